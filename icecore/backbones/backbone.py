@@ -1,0 +1,129 @@
+"""Backbone: a sequence body (N, T, D) -> (N, T, D) whose every parameter has exactly one role.
+
+Roles are found by module type and structure. A parameter that fits none is an error that names it:
+freezing is a total function, never a substring match.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from icecore.backbones.fast import RunAxis, RunNorm
+
+
+class Role(StrEnum):
+    """What a parameter of a body is for."""
+
+    NORM = "norm"
+    POSITION = "position"
+    ATTENTION = "attention"
+    FEEDFORWARD = "feedforward"
+    EMBEDDING = "embedding"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """Sizes and kind of a body; `max_length` None means no limit of its own."""
+
+    name: str
+    family: str
+    width: int
+    layers: int
+    heads: int | None
+    max_length: int | None
+    causal: bool
+    weights: str
+    source: str
+    #: the body mixes nothing (no body): the output layer then reads all positions at once
+    identity: bool = False
+
+
+class Backbone(nn.Module):
+    """A body and its description. Subclasses implement `forward` and `role_of`.
+
+    The absolute position table is not part of the body: it is handed out as `position_table` (P, D),
+    or None where the family has none, and added by the model outside. Norms are `RunNorm`s with gains
+    (R, D). Dropout is `RunDropout`. All of these read `axis`, which the model sets before a pass.
+
+    A body is always in evaluation mode: dropout in training is steered by `axis.dropout`.
+    """
+
+    def __init__(self, info: BackboneInfo) -> None:
+        super().__init__()
+        self.info = info
+        self.axis = RunAxis()
+        self.position_table: Tensor | None = None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Hidden states (N, T, D) from inputs (N, T, D).
+
+        mask (N, T) bool, True on real positions (padding is at the end), or None where all are real.
+        """
+        raise NotImplementedError
+
+    def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
+        """Role of the parameters held by leaf `module`, given its ancestors from the root down; None: unknown."""
+        raise NotImplementedError
+
+    def roles(self) -> dict[str, Role]:
+        """Role of every parameter, by name. Raises TypeError naming a parameter without one."""
+        found: dict[str, Role] = {}
+        for module_name, module in self.named_modules():
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            if not own:
+                continue
+            role = Role.NORM if isinstance(module, RunNorm) else self.role_of(module_name, module, self._path(module_name))
+            if role is None:
+                raise TypeError(
+                    f"parameter {module_name}.{own[0]} of {self.info.name} ({type(module).__name__}) has no role; "
+                    f"teach the {self.info.family} adapter what it is for"
+                )
+            found.update({f"{module_name}.{name}" if module_name else name: role for name in own})
+        return found
+
+    def _path(self, name: str) -> list[nn.Module]:
+        path: list[nn.Module] = [self]
+        for part in name.split("."):
+            path.append(getattr(path[-1], part) if not part.isdigit() else path[-1].get_submodule(part))
+        return path[:-1]
+
+    def norms(self) -> dict[str, RunNorm]:
+        """Every norm of the body, by module name, in order."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, RunNorm)}
+
+    def counts(self) -> dict[Role, int]:
+        """Number of parameters of each role for one run; the position table counts whole."""
+        counts = dict.fromkeys(Role, 0)
+        roles = self.roles()
+        for name, parameter in self.named_parameters():
+            share = parameter[0] if roles[name] is Role.NORM else parameter
+            counts[roles[name]] += share.numel()
+        if self.position_table is not None:
+            counts[Role.POSITION] += self.position_table.numel()
+        return counts
+
+
+@dataclass(frozen=True)
+class BodyRequest:
+    """Which body to build: the named or local backbone, its weights, depth, and the seed of random weights."""
+
+    name: str
+    weights: str = "pretrained"
+    layers: int | None = None
+    seed: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and values (as float32) of `tensors`, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,128 @@
+"""The pieces icecore puts into a body: run-axis norm, dropout that is a pure function, attention.
+
+The run axis: rows are run-major, N = R * B, so per-run gains (R, D) meet rows viewed as (R, B, ...).
+Serving mixes programs freely instead: `RunAxis.run_of_row` names the program of each row.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NormKind = Literal["layer", "rms"]
+
+
+@dataclass
+class RunAxis:
+    """How the rows of the pass under way map to runs. One object is shared by all pieces of a body.
+
+    run_of_row  (N,) int64 when rows are mixed freely, None when they are run-major (N = R * B)
+    row_keys    (N,) int64 keys of the dropout draws, None outside training
+    record      attention maps are appended here, (N, H, T, T) a layer, when it is a list
+    """
+
+    run_of_row: Tensor | None = None
+    row_keys: Tensor | None = None
+    record: list[Tensor] | None = None
+    _counters: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    def spread(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Per-run values (R, D) shaped to multiply rows (N, ..., D): a view of (N, 1, ..., D) or R-grouped."""
+        inner = [1] * (rows.dim() - 2)
+        if self.run_of_row is not None:
+            return values[self.run_of_row].view(rows.shape[0], *inner, values.shape[-1])
+        R = values.shape[0]
+        if R == 1:
+            return values.view(*[1] * (rows.dim() - 1), values.shape[-1])
+        B = rows.shape[0] // R
+        return values[:, None].expand(R, B, -1).reshape(rows.shape[0], *inner, values.shape[-1])
+
+
+class RunNorm(nn.Module):
+    """Layer norm or RMS norm with gains (R, D) and biases (R, D), computed in fp32.
+
+    Parameters:
+        kind: "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019)
+        weight: (D,) gains to start from; becomes (1, D)
+        bias: (D,) or None
+        axis: the body's shared run axis
+    """
+
+    def __init__(self, kind: NormKind, weight: Tensor, bias: Tensor | None, eps: float, axis: RunAxis) -> None:
+        super().__init__()
+        self.kind: NormKind = kind
+        self.eps = eps
+        self.axis = axis
+        self.weight = nn.Parameter(weight.detach().float().clone()[None])
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone()[None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, ..., D) -> (N, ..., D) in x's dtype."""
+        D = x.shape[-1]
+        single = self.axis.run_of_row is None and self.weight.shape[0] == 1
+        if single and x.dtype == torch.float32:
+            bias = None if self.bias is None else self.bias[0]
+            if self.kind == "layer":
+                return F.layer_norm(x, (D,), self.weight[0], bias, self.eps)
+            return F.rms_norm(x, (D,), self.weight[0], self.eps)
+        wide = x.float()
+        unit = F.layer_norm(wide, (D,), None, None, self.eps) if self.kind == "layer" else F.rms_norm(wide, (D,), None, self.eps)
+        R = self.weight.shape[0]
+        if self.axis.run_of_row is None and R > 1:
+            # (R, B, ...) view: gains broadcast over a run's rows without being copied
+            grouped = unit.view(R, unit.shape[0] // R, *unit.shape[1:])
+            shape = (R, *[1] * (grouped.dim() - 2), D)
+            grouped = grouped * self.weight.view(shape)
+            if self.bias is not None:
+                grouped = grouped + self.bias.view(shape)
+            return grouped.view(x.shape).to(x.dtype)
+        out = unit * self.axis.spread(self.weight, unit)
+        if self.bias is not None:
+            out = out + self.axis.spread(self.bias, unit)
+        return out.to(x.dtype)
+
+
+def hashed_uniform(keys: Tensor, salt: int, counters: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) that are a pure function of row key, salt and element counter.
+
+    keys (N,) int64, counters (K,) int32 -> (N, K) float32. Integer hashing (lowbias32, Wellons 2018)
+    rather than a generator: draws do not depend on packing, micro-batches, device or history.
+    """
+    mixed = (keys * 0x9E3779B1 + salt * 0x85EBCA77) & 0xFFFFFFFF
+    mixed = torch.where(mixed >= 2**31, mixed - 2**32, mixed).to(torch.int32)
+    h = counters[None] ^ mixed[:, None]
+    h = (h ^ ((h >> 16) & 0xFFFF)) * 0x21F0AAAD
+    h = (h ^ ((h >> 15) & 0x1FFFF)) * 0x735A2D97
+    h = h ^ ((h >> 15) & 0x1FFFF)
+    return (h & 0xFFFFFF).float() * 2.0**-24
+
+
+class RunDropout(nn.Module):
+    """Dropout whose mask is a pure function of (row key, place in the body, element).
+
+    `salt` tells the dropouts of one body apart. Inactive while `axis.row_keys` is None.
+    """
+
+    def __init__(self, p: float, salt: int, axis: RunAxis) -> None:
+        super().__init__()
+        self.p = p
+        self.salt = salt
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, ...) -> (N, ...), scaled by 1 / (1 - p) where kept."""
+        keys = self.axis.row_keys
+        if keys is None or self.p == 0.0:
+            return x
+        shape = tuple(x.shape[1:])
+        counters = self.axis._counters.get(shape)
+        if counters is None or counters.device != x.device:
+            counters = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device) * 0x2C1B3C6D
+            self.axis._counters[shape] = counters
+        keep = hashed_uniform(keys, self.salt, counters).view(x.shape) >= self.p
+        return x * keep.to(x.dtype).mul_(1.0 / (1.0 - self.p))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

@@ -1,0 +1,1 @@
+"""Tasks by name. Importing a task module reads no data."""
