@@ -6,7 +6,7 @@ random state, and a run sees the same examples alone or packed with others.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from icecore.errors import ConfigError, unknown
 
 TokenKind = Literal["continuous", "discrete"]
 ReadOut = Literal["last", "mean"]
@@ -245,7 +247,7 @@ class StoredTask(Task):
         return Batch(self.tokens(inputs, lengths), part.targets[index], lengths)
 
 
-@dataclass
+@dataclass(frozen=True)
 class TaskRequest:
     """What a builder gets: options from the configuration, where data may lie, and named faults to keep.
 
@@ -256,3 +258,35 @@ class TaskRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     data_dir: str | None = None
     faults: frozenset[str] = frozenset()
+
+
+def read_options(request: TaskRequest, name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's options over their defaults, each as the type of its default. Raises ConfigError."""
+    values = dict(defaults)
+    for key, given in request.options.items():
+        if key not in defaults:
+            raise unknown(f"option of {name}", key, defaults) if defaults else ConfigError(
+                f"{name} has no options, found {key!r}"
+            )
+        kind = type(defaults[key])
+        try:
+            if kind is bool and isinstance(given, str):
+                values[key] = {"true": True, "false": False}[given.lower()]
+            else:
+                values[key] = kind(given)
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(f"option {key} of {name}: expected {kind.__name__}, found {given!r}") from None
+    return values
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A row of the table of tasks: how to build it and what to say of it without building it.
+
+    `options` maps each option the builder understands to its default; `shape` is T x P in words.
+    """
+
+    build: Callable[[TaskRequest], Task]
+    summary: str
+    shape: str
+    options: Mapping[str, Any] = field(default_factory=dict)
