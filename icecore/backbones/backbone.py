@@ -50,8 +50,11 @@ class Backbone(nn.Module):
     or None where the family has none, and added by the model outside. Norms are `RunNorm`s with gains
     (R, D). Dropout is `RunDropout`. All of these read `axis`, which the model sets before a pass.
 
-    A body is always in evaluation mode: dropout in training is steered by `axis.dropout`.
+    A body is always in evaluation mode: dropout in training is steered by `axis.row_keys`.
     """
+
+    #: whether learned absolute positions are added to the input (the paper's plain LSTM has none)
+    takes_positions: bool = True
 
     def __init__(self, info: BackboneInfo) -> None:
         super().__init__()
@@ -95,6 +98,14 @@ class Backbone(nn.Module):
     def norms(self) -> dict[str, RunNorm]:
         """Every norm of the body, by module name, in order."""
         return {name: module for name, module in self.named_modules() if isinstance(module, RunNorm)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the body by its plain name: norms without run axis, the table as `positions`."""
+        norms = {f"{name}.{kind}" for name in self.norms() for kind in ("weight", "bias")}
+        found = {name: p[0] if name in norms else p for name, p in self.named_parameters()}
+        if self.position_table is not None:
+            found["positions"] = self.position_table
+        return {name: p.detach() for name, p in found.items()}
 
     def counts(self) -> dict[Role, int]:
         """Number of parameters of each role for one run; the position table counts whole."""

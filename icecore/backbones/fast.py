@@ -19,11 +19,13 @@ class RunAxis:
     """How the rows of the pass under way map to runs. One object is shared by all pieces of a body.
 
     run_of_row  (N,) int64 when rows are mixed freely, None when they are run-major (N = R * B)
+    dropout     rate of every dropout in the body while training
     row_keys    (N,) int64 keys of the dropout draws, None outside training
     record      attention maps are appended here, (N, H, T, T) a layer, when it is a list
     """
 
     run_of_row: Tensor | None = None
+    dropout: float = 0.0
     row_keys: Tensor | None = None
     record: list[Tensor] | None = None
     _counters: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
@@ -102,27 +104,24 @@ def hashed_uniform(keys: Tensor, salt: int, counters: Tensor) -> Tensor:
 class RunDropout(nn.Module):
     """Dropout whose mask is a pure function of (row key, place in the body, element).
 
-    `salt` tells the dropouts of one body apart. Inactive while `axis.row_keys` is None.
+    The rate is `axis.dropout`; `salt` tells the dropouts of one body apart. Inactive while
+    `axis.row_keys` is None.
     """
 
-    def __init__(self, p: float, salt: int, axis: RunAxis) -> None:
+    def __init__(self, salt: int, axis: RunAxis) -> None:
         super().__init__()
-        self.p = p
         self.salt = salt
         self.axis = axis
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, ...) -> (N, ...), scaled by 1 / (1 - p) where kept."""
-        keys = self.axis.row_keys
-        if keys is None or self.p == 0.0:
+        keys, p = self.axis.row_keys, self.axis.dropout
+        if keys is None or p == 0.0:
             return x
         shape = tuple(x.shape[1:])
         counters = self.axis._counters.get(shape)
         if counters is None or counters.device != x.device:
             counters = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device) * 0x2C1B3C6D
             self.axis._counters[shape] = counters
-        keep = hashed_uniform(keys, self.salt, counters).view(x.shape) >= self.p
-        return x * keep.to(x.dtype).mul_(1.0 / (1.0 - self.p))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
+        keep = hashed_uniform(keys, self.salt, counters).view(x.shape) >= p
+        return x * keep.to(x.dtype).mul_(1.0 / (1.0 - p))

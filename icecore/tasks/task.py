@@ -283,10 +283,13 @@ def read_options(request: TaskRequest, name: str, defaults: Mapping[str, Any]) -
 class TaskEntry:
     """A row of the table of tasks: how to build it and what to say of it without building it.
 
-    `options` maps each option the builder understands to its default; `shape` is T x P in words.
+    `options` maps each option the builder understands to its default; `shape` is T x P in words;
+    `defaults` and `paper` are training settings under the fair and the paper protocol.
     """
 
     build: Callable[[TaskRequest], Task]
     summary: str
     shape: str
+    defaults: TaskDefaults
+    paper: TaskDefaults
     options: Mapping[str, Any] = field(default_factory=dict)

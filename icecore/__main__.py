@@ -1,0 +1,5 @@
+"""`python -m icecore`."""
+
+from icecore.cli import main
+
+main()

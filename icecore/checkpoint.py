@@ -1,0 +1,166 @@
+"""Files a run leaves on disk: written whole or not at all, and training states that resume exactly.
+
+A run folder holds config.json, events.jsonl, checkpoint/, program.safetensors, summary.json. The runs
+of a pack checkpoint one after another; a state counts once all of them have it, so a kill between two
+writes loses nothing but steps.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from icecore.config import RunConfig
+from icecore.errors import ConfigError, StorageError
+
+STATE = re.compile(r"step_(\d+)\.safetensors")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an unwritable or full disk into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); what was there is intact") from error
+    except SafetensorError as error:
+        raise StorageError(f"{path}: cannot be written ({error}); what was there is intact") from error
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place at once. Raises StorageError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file, atomically."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(held, temporary, dict(header)))
+
+
+class RunFolder:
+    """One run's folder, `parent / run_id`."""
+
+    def __init__(self, parent: Path, config: RunConfig) -> None:
+        self.config = config
+        self.path = parent / config.run_id
+        self.states = self.path / "checkpoint"
+
+    @property
+    def summary_path(self) -> Path:
+        """Present once the run is finished."""
+        return self.path / "summary.json"
+
+    @property
+    def program_path(self) -> Path:
+        """The trained program."""
+        return self.path / "program.safetensors"
+
+    def open(self) -> None:
+        """Create the folder or check that it belongs to this configuration. Raises ConfigError, StorageError."""
+        held = self.path / "config.json"
+        if held.exists():
+            found = RunConfig.from_json(held.read_text())
+            if found != self.config:
+                raise ConfigError(
+                    f"{self.path}: written by another configuration ({differences(found, self.config)}); "
+                    "name another --out, or move the folder away"
+                )
+            return
+        write_json(held, json.loads(self.config.to_json()))
+
+    def summary(self) -> dict[str, Any] | None:
+        """The finished run's summary, or None. Raises ConfigError where the file is damaged."""
+        if not self.summary_path.exists():
+            return None
+        try:
+            return json.loads(self.summary_path.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{self.summary_path}: damaged ({error}); delete it and run again") from error
+
+    def log(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Append events, one JSON line each, in a single write."""
+        path = self.path / "events.jsonl"
+        with storage_errors(path), path.open("a") as file:
+            file.write("".join(json.dumps(event) + "\n" for event in events))
+
+    def events(self) -> list[dict[str, Any]]:
+        """Logged events; a half-written last line is left out, and so is what a resumed run did again."""
+        path = self.path / "events.jsonl"
+        found: list[dict[str, Any]] = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") == "start":
+                found = [e for e in found if e["step"] <= event["step"]]
+            found.append(event)
+        return found
+
+    def saved_steps(self) -> list[int]:
+        """Steps of the states on disk, ascending."""
+        names = os.listdir(self.states) if self.states.is_dir() else []
+        return sorted(int(match[1]) for name in names if (match := STATE.fullmatch(name)))
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Write the training state after `step` steps."""
+        write_tensors(self.states / f"step_{step:09d}.safetensors", tensors, {"state": json.dumps(values)})
+
+    def load_state(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state that `save_state` wrote. Raises StorageError where it is damaged."""
+        path = self.states / f"step_{step:09d}.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+                return tensors, json.loads(file.metadata()["state"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"{path}: damaged state ({error}); delete it to resume from an earlier one") from error
+
+    def drop_states(self, before: int | None = None) -> None:
+        """Delete states of steps before `before` (None: all)."""
+        with storage_errors(self.states):
+            for step in self.saved_steps():
+                if before is None or step < before:
+                    (self.states / f"step_{step:09d}.safetensors").unlink(missing_ok=True)
+
+    def reset(self) -> None:
+        """Forget everything but the configuration, to start over."""
+        self.drop_states()
+        with storage_errors(self.path):
+            for name in ("events.jsonl", "summary.json", "program.safetensors"):
+                (self.path / name).unlink(missing_ok=True)
+
+
+def common_step(folders: Sequence[RunFolder]) -> int | None:
+    """The latest step that every folder has a state of, or None."""
+    shared = set.intersection(*(set(folder.saved_steps()) for folder in folders))
+    return max(shared, default=None)
+
+
+def differences(found: RunConfig, wanted: RunConfig) -> str:
+    """Settings in which two configurations differ, in words."""
+    left, right = json.loads(found.to_json()), json.loads(wanted.to_json())
+    return ", ".join(f"{key} {left[key]!r} there, {right[key]!r} here" for key in left if left[key] != right[key])

@@ -1,0 +1,159 @@
+"""One run's configuration: a frozen value with its validation, JSON in and out, and a stable id.
+
+Whatever changes a run's result is here, and nothing else: devices, folders and micro-batches are not,
+so the same configuration has the same id everywhere.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from icecore.errors import ConfigError, unknown
+
+INPUT, OUTPUT = "input", "output"
+BODY_ROLES = ("norm", "position", "attention", "feedforward", "embedding", "other")
+ROLES = (INPUT, OUTPUT, *BODY_ROLES)
+#: roles whose parameters have no run axis: a pack that trains them holds one run
+SINGLE_ROLES = frozenset({"attention", "feedforward", "embedding", "other"})
+#: what the paper trains (Section 2)
+FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How runs are made and judged. `faults` are those of the published code that are kept on purpose."""
+
+    summary: str
+    dropout: float
+    schedule: str
+    warmup: float
+    faults: frozenset[str] = frozenset()
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    # Dropout 0: a frozen body underfits (paper, Table 7), so dropout only slows it down.
+    "fair": Protocol("validation split, whole test set once, faults mended", 0.0, "cosine", 0.05),
+    "paper": Protocol(
+        "the paper's settings, with the faults of its code where they change numbers",
+        0.1,
+        "constant",
+        0.0,
+        frozenset({"listops-tokens", "no-mask", "choose-on-test", "homology-valid"}),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides the result of one run.
+
+    lr            peak learning rate of Adam
+    warmup        share of `steps` over which the learning rate rises linearly
+    clip          largest norm of the run's gradient
+    eval_every    steps between validations; the best validated state is kept
+    eval_examples validation examples of each evaluation in training (the final one uses all)
+    patience      evaluations without improvement after which the run stops; None: never
+    stop_at       validation metric at which the run stops; None: never
+    body_seed     seed of random body weights: one body for all runs of a pack, so not `seed`
+    """
+
+    task: str
+    steps: int
+    batch_size: int
+    lr: float
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str = "minilm"
+    weights: str = "pretrained"
+    layers: int | None = None
+    body_seed: int = 0
+    train_roles: tuple[str, ...] = FPT_ROLES
+    input_hidden: tuple[int, ...] = ()
+    output_hidden: tuple[int, ...] = ()
+    protocol: str = "fair"
+    seed: int = 0
+    precision: str = "fp32"
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    clip: float = 1.0
+    dropout: float = 0.0
+    eval_every: int = 200
+    eval_examples: int = 1000
+    patience: int | None = None
+    stop_at: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train_roles", tuple(sorted(set(self.train_roles))))
+        object.__setattr__(self, "input_hidden", tuple(self.input_hidden))
+        object.__setattr__(self, "output_hidden", tuple(self.output_hidden))
+        for role in self.train_roles:
+            if role not in ROLES:
+                raise unknown("role", role, ROLES)
+        if self.protocol not in PROTOCOLS:
+            raise unknown("protocol", self.protocol, PROTOCOLS)
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        if not self.train_roles:
+            raise ConfigError(f"nothing is trained: name at least one role of {', '.join(ROLES)}")
+        for name in ("steps", "batch_size", "eval_every", "eval_examples"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(math.isfinite(self.lr) and self.lr > 0, "lr", "a positive number", self.lr)
+        _require(self.seed >= 0, "seed", "at least 0", self.seed)
+        _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+        _require(0 <= self.warmup <= 1, "warmup", "a share of the steps in [0, 1]", self.warmup)
+        _require(self.clip > 0, "clip", "a positive number", self.clip)
+        _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self.patience)
+
+    @property
+    def run_id(self) -> str:
+        """Twelve hex digits that name this configuration; equal configurations have equal ids."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    @property
+    def faults(self) -> frozenset[str]:
+        """Faults of the published code that this run keeps."""
+        return PROTOCOLS[self.protocol].faults
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        """The inverse of `to_json`. Raises ConfigError for text that is not a configuration."""
+        try:
+            values = json.loads(text)
+            known = {f.name for f in dataclasses.fields(cls)}
+            for name in values:
+                if name not in known:
+                    raise unknown("setting", name, known)
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"not a run configuration: {error}") from error
+
+    def pack_key(self) -> str:
+        """Equal for runs that can share one pack: everything but learning rate and seed is the same."""
+        alone = f"{self.lr} {self.seed}" if SINGLE_ROLES & set(self.train_roles) else ""
+        return dataclasses.replace(self, lr=1.0, seed=0).to_json() + alone
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step `step` (from 0)."""
+        warm = round(self.warmup * self.steps)
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        if self.schedule == "constant":
+            return self.lr
+        progress = (step - warm) / max(1, self.steps - warm)
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _require(holds: bool, name: str, expected: str, found: object) -> None:
+    if not holds:
+        raise ConfigError(f"{name}: expected {expected}, found {found}")

@@ -1,0 +1,106 @@
+"""Adam over a pack of runs: one flat buffer (R, K), so clipping, learning rates and state are per run.
+
+A step gathers the gradients once, does a handful of whole-pack operations however many tensors there
+are, and copies the result back. The formula is torch.optim.Adam's, run by run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one parameter lies in a run's K numbers, and its shape without the run axis."""
+
+    name: str
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+
+class PackedAdam:
+    """Adam (Kingma and Ba 2015) with the run axis.
+
+    Parameters:
+        parameters: trained parameters by name, leading with R where `has_run_axis` says so (else R = 1)
+        runs: R
+        clip: largest gradient norm of a run
+
+    Attributes: values, first, second: (R, K) fp32, parameters and moments; alive (R,) bool, False once a
+    run's loss or gradient was not finite: such a run keeps its last good values.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        runs: int,
+        clip: float,
+        has_run_axis: Callable[[str], bool],
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.clip, self.betas, self.eps = clip, betas, eps
+        self.slots: list[Slot] = []
+        self._run_axis = {name: has_run_axis(name) for name in parameters}
+        stop = 0
+        for name, parameter in self.parameters.items():
+            shape = tuple(parameter.shape[1:] if self._run_axis[name] else parameter.shape)
+            start, stop = stop, stop + parameter.numel() // (runs if self._run_axis[name] else 1)
+            self.slots.append(Slot(name, start, stop, shape))
+        device = next(iter(self.parameters.values())).device
+        self.values = torch.empty(runs, stop, device=device)
+        for slot in self.slots:
+            self.values[:, slot.start : slot.stop] = self.parameters[slot.name].detach().reshape(runs, -1)
+        self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.alive = torch.ones(runs, dtype=torch.bool, device=device)
+
+    @property
+    def runs(self) -> int:
+        """R, the number of runs still in the pack."""
+        return self.values.shape[0]
+
+    def zero_grad(self) -> None:
+        """Clear the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, step: int, lr: Tensor) -> None:
+        """One update. `step` counts from 0, `lr` is (R,). Runs with a non-finite gradient are left as they are."""
+        grads = torch.cat([self._grad(slot) for slot in self.slots], 1)
+        norm = torch.linalg.vector_norm(grads, dim=1)
+        self.alive &= norm.isfinite()
+        scale = (self.clip / (norm + 1e-6)).clamp(max=1.0).nan_to_num_(0.0)
+        grads.nan_to_num_(0.0, 0.0, 0.0).mul_(scale[:, None])
+        b1, b2 = self.betas
+        self.first.lerp_(grads, 1 - b1)
+        self.second.mul_(b2).addcmul_(grads, grads, value=1 - b2)
+        denominator = self.second.sqrt().div_((1 - b2 ** (step + 1)) ** 0.5).add_(self.eps)
+        rate = (lr * self.alive / (1 - b1 ** (step + 1)))[:, None]
+        self.values.sub_(self.first.div(denominator).mul_(rate))
+        self.write()
+
+    def keep(self, runs: Sequence[int]) -> None:
+        """Drop all runs but the given ones; the model must have dropped them too (`FPT.set_programs`)."""
+        index = torch.tensor(list(runs), device=self.values.device)
+        self.values, self.first, self.second = self.values[index], self.first[index], self.second[index]
+        self.alive = self.alive[index]
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Copy the numbers of all runs into the parameters."""
+        for slot in self.slots:
+            parameter = self.parameters[slot.name]
+            parameter.copy_(self.values[:, slot.start : slot.stop].reshape(parameter.shape))
+
+    def tensors(self, values: Tensor) -> dict[str, Tensor]:
+        """One run's numbers (K,) as named tensors without run axis."""
+        return {slot.name: values[slot.start : slot.stop].view(slot.shape) for slot in self.slots}
+
+    def _grad(self, slot: Slot) -> Tensor:
+        grad = self.parameters[slot.name].grad
+        return self.values.new_zeros(self.runs, slot.stop - slot.start) if grad is None else grad.reshape(self.runs, -1)

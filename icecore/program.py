@@ -1,0 +1,125 @@
+"""Program: what one run learned, as a small self-describing safetensors file (never pickle).
+
+The header says which task, sizes and body it was made for; every tensor has its checksum. A program
+goes only onto the body it was trained on: the fingerprint of the frozen tensors decides.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from icecore.backbones.backbone import Backbone
+from icecore.checkpoint import write_tensors
+from icecore.config import RunConfig
+from icecore.errors import ConfigError, DataError, WeightsError
+from icecore.model import FPT, ModelSettings
+from icecore.tasks.task import TaskSpec
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Program:
+    """One run's tensors (without run axis) and what is needed to use them.
+
+    fingerprint  sha256 of the frozen tensors of the body
+    metrics      validation and test metrics at the end of the run
+    extra        what a task adds (classes, preprocessing)
+    """
+
+    config: RunConfig
+    spec: TaskSpec
+    fingerprint: str
+    tensors: Mapping[str, Tensor]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the program, atomically. Raises StorageError."""
+        header = {
+            "format": FORMAT,
+            "config": json.loads(self.config.to_json()),
+            "spec": dataclasses.asdict(self.spec),
+            "fingerprint": self.fingerprint,
+            "metrics": dict(self.metrics),
+            "versions": dict(self.versions),
+            "extra": dict(self.extra),
+            "sha256": {name: _checksum(tensor) for name, tensor in self.tensors.items()},
+        }
+        write_tensors(path, self.tensors, {"icecore": json.dumps(header)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Program":
+        """Read a program and check every tensor. Raises DataError naming the file and the damaged part."""
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads((file.metadata() or {})["icecore"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such program file") from error
+        except KeyError as error:
+            raise DataError(f"{path}: a safetensors file, but not an icecore program") from error
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"{path}: not a readable program, perhaps cut short ({error}); copy it again") from error
+        if header.get("format") != FORMAT:
+            raise DataError(f"{path}: program format {header.get('format')}, this version reads {FORMAT}; upgrade icecore")
+        for name, checksum in header["sha256"].items():
+            if name not in tensors:
+                raise DataError(f"{path}: tensor {name} is missing; copy the file again")
+            if _checksum(tensors[name]) != checksum:
+                raise DataError(f"{path}: tensor {name} is damaged (checksum differs); copy the file again")
+        return cls(
+            config=RunConfig.from_json(json.dumps(header["config"])),
+            spec=TaskSpec(**header["spec"]),
+            fingerprint=header["fingerprint"],
+            tensors=tensors,
+            metrics=header["metrics"],
+            versions=header["versions"],
+            extra=header["extra"],
+        )
+
+
+def model_settings(config: RunConfig) -> ModelSettings:
+    """The part of a run's configuration that shapes its model."""
+    return ModelSettings(config.train_roles, config.input_hidden, config.output_hidden, config.dropout)
+
+
+def assemble(programs: Sequence[Program], backbone: Backbone, dtype: torch.dtype = torch.float32) -> FPT:
+    """One model that holds `programs` on `backbone`: program r is run r.
+
+    Raises WeightsError where the body is not the one a program was trained on (both fingerprints
+    shown), ConfigError where programs cannot share one model, DataError naming a tensor that does not fit.
+    """
+    first = programs[0]
+    for program in programs[1:]:
+        if (program.spec, model_settings(program.config)) != (first.spec, model_settings(first.config)):
+            raise ConfigError(f"programs of {first.config.task} and {program.config.task} differ in sizes or roles")
+    model = FPT(first.spec, backbone, [p.config.seed for p in programs], model_settings(first.config), dtype)
+    for program in programs:
+        if program.fingerprint != model.body_fingerprint:
+            raise WeightsError(
+                f"the program was trained on another body: fingerprint {program.fingerprint}, "
+                f"{backbone.info.name} ({backbone.info.weights}) here has {model.body_fingerprint}"
+            )
+    for program in programs:
+        for name, expected in model.programs()[0].items():
+            source = program.tensors.get(name)
+            if source is None or source.shape != expected.shape:
+                found = "missing" if source is None else f"of shape {tuple(source.shape)}"
+                raise DataError(f"tensor {name} is {found}, expected shape {tuple(expected.shape)}")
+    model.set_programs([program.tensors for program in programs])
+    return model.requires_grad_(False)
+
+
+def _checksum(tensor: Tensor) -> str:
+    held = tensor.detach().cpu().contiguous()
+    return hashlib.sha256(held.view(torch.uint8).numpy().tobytes() if held.numel() else b"").hexdigest()

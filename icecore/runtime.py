@@ -1,0 +1,72 @@
+"""Where and how to compute, as one explicit value: device, precision, threads. No global state.
+
+`auto` takes CUDA, then Apple's MPS, then the CPU; bf16 only where the hardware multiplies it natively.
+"""
+
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from icecore.errors import ConfigError, unknown
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and the precision of the body's products there ("fp32" or "bf16")."""
+
+    device: torch.device
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the frozen weights and of the residual stream."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def describe(self) -> str:
+        """The device in words, for summaries and the progress display."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        if self.device.type == "mps":
+            return f"Apple {platform.machine()} (MPS)"
+        return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that clocks tell the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def choose(device: str = "auto", precision: str = "auto") -> Runtime:
+    """The runtime for the names given on the command line. Raises ConfigError for what is not there."""
+    kind, _, index = device.partition(":")
+    if kind not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if kind == "auto":
+        kind = next(name for name, there in available.items() if there or name == "cpu")
+    if not available[kind]:
+        there = [name for name, found in available.items() if found]
+        raise ConfigError(f"--device {device}: no such device here; available: {', '.join(there)}")
+    if index and not (index.isdigit() and kind == "cuda" and int(index) < torch.cuda.device_count()):
+        raise ConfigError(f"--device {device}: no such device here; {kind} has {max(1, torch.cuda.device_count())}")
+    chosen = torch.device(kind, int(index)) if index else torch.device(kind)
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(chosen) else "fp32"
+    if precision not in ("fp32", "bf16"):
+        raise unknown("precision", precision, ("auto", "fp32", "bf16"))
+    return Runtime(chosen, precision)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 matrices in hardware, faster than fp32 (AMX on CPU, Ampere on)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        return bool(check()) if check is not None else False
+    return False

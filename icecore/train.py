@@ -1,0 +1,406 @@
+"""The one training loop: a pack of runs that share a body, from first step to summaries.
+
+Resuming is exact: data order and dropout are pure functions of (seed, step), so a state is just
+parameters, Adam's moments and a few counters.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from icecore import __version__
+from icecore.backbones import Backbone
+from icecore.checkpoint import RunFolder, common_step, write_json
+from icecore.config import RunConfig
+from icecore.errors import UserError
+from icecore.evaluation import evaluate, without_mask
+from icecore.model import FPT
+from icecore.optim import PackedAdam
+from icecore.program import Program, model_settings
+from icecore.runtime import Runtime
+from icecore.tasks.task import DROPOUT, Task, stream
+
+
+class Watcher(Protocol):
+    """Who is told how training goes (a progress display, a test)."""
+
+    def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
+        """A pack starts or resumes at `step`."""
+
+    def progress(self, step: int, losses: Mapping[str, float]) -> None:
+        """Mean training loss by run id since the last call."""
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Validation metric by run id."""
+
+    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+        """The pack is done."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a pack is run; none of it changes results.
+
+    out                 parent of the run folders
+    micro_batch         rows of each run per pass (None: the whole batch); the gradient is the same
+    checkpoint_seconds  at most this long between states; evaluations always write one
+    """
+
+    out: Path
+    runtime: Runtime
+    micro_batch: int | None = None
+    checkpoint_seconds: float = 30.0
+    watchers: Sequence[Watcher] = ()
+
+
+@dataclass
+class Progress:
+    """Counters of one run that resuming needs besides tensors."""
+
+    best_metric: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    stopped: str | None = None
+    seconds: float = 0.0
+    final: dict[str, Any] | None = None
+
+
+@dataclass(eq=False)
+class Member:
+    """A run within a pack. `best` (K,) are the trained numbers of the best validated state."""
+
+    config: RunConfig
+    folder: RunFolder
+    initial: dict[str, Tensor]
+    best: Tensor | None = None
+    progress: Progress = field(default_factory=Progress)
+
+
+def train_pack(task: Task, backbone: Backbone, configs: Sequence[RunConfig], execution: Execution) -> list[dict[str, Any]]:
+    """Train runs that differ in learning rate and seed only, together. Returns their summaries, in order.
+
+    The task must be on the runtime's device. Interrupted packs go on from their last common state.
+    Raises UserError for what the user can mend (disk, memory); states on disk stay intact.
+    """
+    with _memory_advice(configs[0], execution):
+        pack = Pack(task, backbone, configs, execution)
+        pack.resume()
+        pack.run()
+        return pack.finish()
+
+
+class Pack:
+    """The state of a pack and the steps of its life: resume, run, finish."""
+
+    def __init__(self, task: Task, backbone: Backbone, configs: Sequence[RunConfig], execution: Execution) -> None:
+        self.task, self.execution = task, execution
+        self.config = configs[0]
+        runtime = execution.runtime
+        seeds = [config.seed for config in configs]
+        self.model = FPT(task.spec, backbone, seeds, model_settings(self.config), runtime.dtype).to(runtime.device)
+        folders = [RunFolder(execution.out, config) for config in configs]
+        for folder in folders:
+            folder.open()
+        starts = self.model.programs()
+        self.members = [Member(c, f, s) for c, f, s in zip(configs, folders, starts, strict=True)]
+        self.active = list(self.members)
+        #: the members that the model's R programs belong to, in order
+        self.rows = list(self.members)
+        self.adam = PackedAdam(self.model.trained(), len(configs), self.config.clip, self.model.has_run_axis)
+        self.step = 0
+        self.clock = time.perf_counter()
+        self.saved = self.clock
+
+    def resume(self) -> None:
+        """Load the last common state of the runs, if there is one, and tell the watchers."""
+        stopped = [m for m in self.members if self._load_stopped(m)]
+        self.active = [m for m in self.members if m not in stopped]
+        step = common_step([m.folder for m in self.active]) if self.active else None
+        if stopped and self.active:
+            self._narrow()
+        if step is not None:
+            for row, member in enumerate(self.active):
+                self._restore(row, member, step)
+            self.step = step
+        elif not self.active:
+            self.step = self.config.steps
+        trained, frozen = self.model.counts()
+        info = {"trained": trained, "frozen": frozen, "device": self.execution.runtime.describe()}
+        for member in self.active:
+            member.folder.log([{"event": "start", "step": self.step, **info}])
+        for watcher in self.execution.watchers:
+            watcher.begin([m.config for m in self.members], self.step, info)
+
+    def run(self) -> None:
+        """Train until every run has stopped or made its steps."""
+        config = self.config
+        log_every = max(1, config.eval_every // 10)
+        loss_sum, since = torch.zeros(self.adam.runs, device=self.adam.values.device), 0
+        while self.active and self.step < config.steps:
+            loss_sum += self.train_step()
+            since += 1
+            self.step += 1
+            evaluating = self.step % config.eval_every == 0 or self.step == config.steps
+            if evaluating or self.step % log_every == 0:
+                self._log_losses((loss_sum / since).tolist())
+                loss_sum.zero_()
+                since = 0
+            if evaluating:
+                self.validate()
+            stopping = [m for m in self.active if m.progress.stopped]
+            if evaluating or stopping or time.perf_counter() - self.saved > self.execution.checkpoint_seconds:
+                self.save()
+            if stopping:
+                self.active = [m for m in self.active if not m.progress.stopped]
+                self._narrow()
+                loss_sum, since = torch.zeros(self.adam.runs, device=loss_sum.device), 0
+
+    def train_step(self) -> Tensor:
+        """One update of every active run. Returns the mean losses (R,) before it."""
+        config, model, R = self.config, self.model, self.adam.runs
+        batch = self.task.train_batch([m.config.seed for m in self.active], self.step, config.batch_size)
+        if "no-mask" in config.faults:
+            batch = without_mask(batch, self.task.spec)
+        B = config.batch_size
+        keys = self._dropout_keys() if config.dropout else None
+        self.adam.zero_grad()
+        losses = torch.zeros(R, device=self.adam.values.device)
+        size = min(B, self.execution.micro_batch or B)
+        for first in range(0, B, size):
+            part, part_keys = batch, keys
+            if size < B:
+                rows = (torch.arange(R)[:, None] * B + torch.arange(first, min(first + size, B))).reshape(-1)
+                rows = rows.to(batch.tokens.device)
+                part, part_keys = batch.rows(rows), None if keys is None else keys[rows]
+            logits = model(part, row_keys=part_keys)
+            loss = self.task.loss(logits, part.targets).view(R, -1).sum(1) / B
+            # programs are disjoint: the sum's gradient is each run's own
+            loss.sum().backward()
+            losses += loss.detach()
+        lr = torch.tensor([m.config.lr_at(self.step) for m in self.active], device=losses.device)
+        self.adam.alive &= losses.isfinite()
+        self.adam.step(self.step, lr)
+        return losses
+
+    def validate(self) -> None:
+        """Score the active runs, keep the best state of each, and decide who stops."""
+        config = self.config
+        metrics = self._score(self._choice_split(), config.eval_examples)
+        for row, (member, metric) in enumerate(zip(self.active, metrics, strict=True)):
+            progress = member.progress
+            if progress.stopped:
+                continue
+            if progress.best_metric is None or metric > progress.best_metric:
+                progress.best_metric, progress.best_step, progress.stale = metric, self.step, 0
+                member.best = self.adam.values[row].clone()
+            else:
+                progress.stale += 1
+            member.folder.log([{"event": "validation", "step": self.step, "metric": metric}])
+            if config.stop_at is not None and metric >= config.stop_at:
+                progress.stopped = "reached stop_at"
+            elif config.patience is not None and progress.stale >= config.patience:
+                progress.stopped = "no improvement"
+        for watcher in self.execution.watchers:
+            watcher.validated(self.step, {m.config.run_id: x for m, x in zip(self.active, metrics, strict=True)})
+
+    def save(self) -> None:
+        """Write a state of every active run; those that stop come last (see `resume`)."""
+        now = time.perf_counter()
+        for member in self.active:
+            member.progress.seconds += now - self.clock
+        self.clock = now
+        rows = sorted(range(len(self.active)), key=lambda row: self.active[row].progress.stopped is not None)
+        for row in rows:
+            member = self.active[row]
+            tensors = {"values": self.adam.values[row], "first": self.adam.first[row], "second": self.adam.second[row]}
+            if member.best is not None:
+                tensors["best"] = member.best
+            member.folder.save_state(self.step, tensors, dataclasses.asdict(member.progress))
+        for row in rows:
+            self.active[row].folder.drop_states(before=self.step)
+        self.saved = time.perf_counter()
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Score every run's best state once on the whole splits and write programs and summaries."""
+        if any(m.progress.final is None for m in self.members):
+            self._score_final()
+        summaries = []
+        for member in self.members:
+            program = None if member.best is None else self._program(member)
+            if program is not None:
+                program.save(member.folder.program_path)
+            summaries.append(self._summary(member))
+        for member, summary in zip(self.members, summaries, strict=True):
+            write_json(member.folder.summary_path, summary)
+            member.folder.log([{"event": "end", "step": summary["steps_done"]}])
+        for member in self.members:
+            member.folder.drop_states()
+        for watcher in self.execution.watchers:
+            watcher.finished(summaries)
+        return summaries
+
+    def _choice_split(self) -> str:
+        return self.task.test_splits[0] if "choose-on-test" in self.config.faults else "val"
+
+    def _score(self, split: str, limit: int | None = None) -> list[float]:
+        unmasked = "no-mask" in self.config.faults
+        return evaluate(self.model, self.task, split, limit, unmasked=unmasked).tolist()
+
+    def _score_final(self) -> None:
+        """Metrics of the best states, stored in the states first so that a kill cannot change them."""
+        scored = [m for m in self.members if m.best is not None]
+        for member in self.members:
+            member.progress.final = {}
+        if scored:
+            self.model.set_programs([m.initial | self.adam.tensors(_known(m.best)) for m in scored])
+            limit = self.config.eval_examples
+            for split in ("train", "val", *self.task.test_splits):
+                for member, metric in zip(scored, self._score(split, limit if split == "train" else None), strict=True):
+                    assert member.progress.final is not None
+                    member.progress.final[split] = metric
+        self.execution.runtime.synchronize()
+        now = time.perf_counter()
+        for member in self.members:
+            member.progress.seconds += now - self.clock
+            if member.best is not None:
+                step = max(member.folder.saved_steps(), default=self.config.steps)
+                tensors, _ = member.folder.load_state(step)
+                member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
+        self.clock = now
+
+    def _narrow(self) -> None:
+        """Shrink model and optimizer to the active runs."""
+        rows = [row for row, member in enumerate(self.rows) if member in self.active]
+        if not rows:
+            return
+        held = self.model.programs()
+        self.model.set_programs([held[row] for row in rows])
+        self.adam.keep(rows)
+        self.rows = [self.rows[row] for row in rows]
+
+    def _load_stopped(self, member: Member) -> bool:
+        steps = member.folder.saved_steps()
+        if not steps:
+            return False
+        tensors, values = member.folder.load_state(steps[-1])
+        if not values["stopped"] and values["final"] is None:
+            return False
+        member.progress = Progress(**values)
+        if "best" in tensors:
+            member.best = tensors["best"].to(self.adam.values.device)
+        return True
+
+    def _restore(self, row: int, member: Member, step: int) -> None:
+        tensors, values = member.folder.load_state(step)
+        for name, buffer in (("values", self.adam.values), ("first", self.adam.first), ("second", self.adam.second)):
+            buffer[row] = tensors[name].to(buffer.device)
+        self.adam.write()
+        member.best = tensors["best"].to(self.adam.values.device) if "best" in tensors else None
+        member.progress = Progress(**values)
+
+    def _dropout_keys(self) -> Tensor:
+        """Keys (N,) of this step's dropout draws: a function of seed, step and row."""
+        B = self.config.batch_size
+        draws = [torch.randint(2**62, (B,), generator=stream(m.config.seed, DROPOUT, self.step)) for m in self.active]
+        return torch.cat(draws).to(self.adam.values.device)
+
+    def _log_losses(self, losses: Sequence[float]) -> None:
+        alive = self.adam.alive.tolist()
+        shown: dict[str, float] = {}
+        for member, loss, ok in zip(self.active, losses, alive, strict=True):
+            shown[member.config.run_id] = loss
+            lr = member.config.lr_at(self.step - 1)
+            finite = loss if math.isfinite(loss) else None
+            member.folder.log([{"event": "train", "step": self.step, "loss": finite, "lr": lr}])
+            if not ok:
+                member.progress.stopped = "diverged"
+                member.folder.log([{"event": "diverged", "step": self.step}])
+        for watcher in self.execution.watchers:
+            watcher.progress(self.step, shown)
+
+    def _program(self, member: Member) -> Program:
+        final = member.progress.final or {}
+        return Program(
+            config=member.config,
+            spec=self.task.spec,
+            fingerprint=self.model.body_fingerprint,
+            tensors=member.initial | self.adam.tensors(_known(member.best)),
+            metrics=final,
+            versions=versions(),
+            extra={"data": dict(self.task.data)},
+        )
+
+    def _summary(self, member: Member) -> dict[str, Any]:
+        """The summary's keys are a contract (docs/method.md lists them)."""
+        config, progress, task = member.config, member.progress, self.task
+        final = progress.final or {}
+        steps = self.config.steps if not progress.stopped else max(member.folder.saved_steps(), default=0)
+        trained, frozen = self.model.counts()
+        return {
+            "task": config.task,
+            "task_options": dict(config.task_options),
+            "backbone": config.backbone,
+            "weights": config.weights,
+            "train_roles": list(config.train_roles),
+            "protocol": config.protocol,
+            "lr": config.lr,
+            "seed": config.seed,
+            "steps": config.steps,
+            "steps_done": steps,
+            "status": progress.stopped or "completed",
+            "best_step": progress.best_step,
+            "batch_size": config.batch_size,
+            "precision": config.precision,
+            "train_metric": final.get("train"),
+            "val_metric": final.get("val"),
+            "test_metric": final.get(task.test_splits[0]),
+            "test_metrics": {split: final.get(split) for split in task.test_splits},
+            "metric_name": task.metric_name,
+            "trainable_parameters": trained,
+            "frozen_parameters": frozen,
+            "seconds": round(progress.seconds, 3),
+            "steps_per_second": round(steps / progress.seconds, 3) if progress.seconds else None,
+            "packed_runs": len(self.members),
+            "device": self.execution.runtime.describe(),
+            "versions": versions(),
+            "data": dict(task.data),
+            "run_id": config.run_id,
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers depend on."""
+    found = {"icecore": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    return found | {"transformers": importlib.metadata.version("transformers")}
+
+
+def _known(values: Tensor | None) -> Tensor:
+    assert values is not None
+    return values
+
+
+@contextlib.contextmanager
+def _memory_advice(config: RunConfig, execution: Execution) -> Iterator[None]:
+    """Answer exhausted memory with what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            if "can't allocate memory" not in text and "not enough memory" not in text:
+                raise
+        rows = execution.micro_batch or config.batch_size
+        raise UserError(
+            f"out of memory on {execution.runtime.describe()} with {rows} rows a run and pass: lower --micro-batch "
+            f"(now {rows}; results stay the same), give fewer --lr or --seeds at once, or lower --batch-size"
+        ) from error
