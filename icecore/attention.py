@@ -73,7 +73,7 @@ def draw(found: AttentionMaps, path: Path, title: str, task: Task | None = None)
         from matplotlib.patches import Rectangle
     except ImportError as error:
         raise UserError("drawing needs matplotlib: pip install 'icecore[plot]'") from error
-    L, H, T, _ = found.maps.shape
+    L, _, T, _ = found.maps.shape
     xor = task if isinstance(task, BitXor) else None
     mass = None if xor is None else found.relevant_mass(xor)
     score = mass if mass is not None else (found.maps * found.maps.clamp(min=1e-9).log()).sum(-1).mean(-1)
@@ -85,8 +85,9 @@ def draw(found: AttentionMaps, path: Path, title: str, task: Task | None = None)
         names = (f"layer {layer + 1}", f"head {head + 1}")
         for row, (panel, name) in enumerate(zip(panels, names, strict=True)):
             ax = axes[row, layer]
-            image = ax.imshow(panel.numpy(), cmap="magma", vmin=0, vmax=float(panel.max()), interpolation="nearest")
-            note = "" if mass is None else f"\n{float(mass[layer].mean() if row == 0 else mass[layer, head]):.0%} on needed"
+            ax.imshow(panel.numpy(), cmap="magma", vmin=0, vmax=float(panel.max()), interpolation="nearest")
+            share = 0.0 if mass is None else float(mass[layer].mean() if row == 0 else mass[layer, head])
+            note = "" if mass is None else f"\n{share:.0%} on needed"
             ax.set_title(f"{name}{note}", fontsize=9)
             ax.tick_params(labelsize=7, length=2)
             ax.set_xticks([0, T - 1])
@@ -96,7 +97,6 @@ def draw(found: AttentionMaps, path: Path, title: str, task: Task | None = None)
                     for key in xor.relevant(i):
                         box = Rectangle((key - 0.5, xor.n + i - 0.5), 1, 1, fill=False, edgecolor="#4cc9f0", lw=0.8)
                         ax.add_patch(box)
-        del image
     axes[0, 0].set_ylabel("mean of heads\nquery position", fontsize=8)
     axes[1, 0].set_ylabel("most telling head\nquery position", fontsize=8)
     figure.supxlabel("key position", fontsize=8)

@@ -31,6 +31,10 @@ app.add_typer(data_app, name="data")
 DataDir = Annotated[str | None, typer.Option(help="Folder with data sets (else ICECORE_DATA, then the cache).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
+Version = Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")]
+Body = Annotated[str, typer.Option(help="A name of `icecore backbones`, a folder, a GGUF file or org/model.")]
+TaskOptions = Annotated[list[str] | None, typer.Option(help="An option of the task, e.g. n=20 (repeatable).")]
+Picture = Annotated[Path | None, typer.Option(help="Picture to write (.png or .svg); default: in the run folder.")]
 
 
 def main() -> None:
@@ -45,17 +49,11 @@ def main() -> None:
         sys.exit(130)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+@app.callback(invoke_without_command=True)
+def _options(context: typer.Context, version: Version = False) -> None:
+    if version:
         typer.echo(f"icecore {__version__}")
         raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
-) -> None:
-    pass
 
 
 @app.command()
@@ -73,7 +71,7 @@ def demo(
 @app.command()
 def train(
     task: Annotated[str, typer.Argument(help="A task; see `icecore tasks`.")],
-    backbone: Annotated[str, typer.Option(help="A name of `icecore backbones`, a folder, a GGUF file or org/model.")] = "minilm",
+    backbone: Body = "minilm",
     weights: Annotated[str, typer.Option(help="pretrained, random, statistics, or a weights file.")] = "pretrained",
     layers: Annotated[int | None, typer.Option(help="Use only the first layers of the body.")] = None,
     train_roles: Annotated[str | None, typer.Option(help="What is trained, e.g. input,norm,position,output.")] = None,
@@ -86,8 +84,8 @@ def train(
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Parent of the run folders.")] = Path("runs"),
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option(help="Go on from the last state; --no-resume starts over.")] = True,
-    task_option: Annotated[list[str] | None, typer.Option(help="An option of the task, e.g. n=20 (repeatable).")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last state, or start over.")] = True,
+    task_option: TaskOptions = None,
     schedule: Annotated[str | None, typer.Option(help="constant, or cosine with warm-up.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Rate of every dropout in the body.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between validations.")] = None,
@@ -157,7 +155,7 @@ def evaluate(
 @app.command()
 def attend(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Picture to write (.png or .svg); default: in the run folder.")] = None,
+    out: Picture = None,
     examples: Annotated[int, typer.Option(help="Examples to average over.")] = 64,
     data_dir: DataDir = None,
     device: Device = "auto",
@@ -185,21 +183,10 @@ def attend(
 def info(run: Annotated[Path, typer.Argument(help="A run folder or a program file.")]) -> None:
     """Show what a run or program is."""
     from icecore import grid
-    from icecore.checkpoint import RunFolder
-    from icecore.program import Program
 
-    if run.is_file():
-        program = Program.load(run)
-        config, metrics, finger = program.config, program.metrics, program.fingerprint
-    else:
-        config = grid.find_run(run)
-        summary = RunFolder(run.parent, config).summary() if run.name == config.run_id else None
-        metrics = summary or {}
-        finger = Program.load(run / "program.safetensors").fingerprint if (run / "program.safetensors").exists() else ""
     table = _table("", "")
-    for name, value in [*vars(config).items(), *metrics.items(), ("fingerprint", finger)]:
-        if name not in vars(config) or name in config.__dataclass_fields__:
-            table.add_row(name, _plain(str(value)))
+    for name, value in grid.describe(run).items():
+        table.add_row(name, _plain(str(value)))
     _console().print(table)
 
 
@@ -226,10 +213,10 @@ def backbones() -> None:
     for name in BACKBONES:
         named = NAMED.get(name)
         if named is None:
-            table.add_row(name, "none" if name == "none" else "lstm", "random only", "yes")
+            table.add_row(name, name.partition("-")[0], "nothing to load" if name == "none" else "random only", "yes")
         else:
             where = f"hub {named.hub}" + (f", or {named.package[3]}" if named.package else "")
-            table.add_row(name, named.family, where, "yes" if installed(name) else "")
+            table.add_row(name, named.family, _plain(where), "yes" if installed(name) else "")
     _console().print(table)
     typer.echo("Also: a save_pretrained folder, a .gguf file, or a hub name org/model of these families.")
 
@@ -242,7 +229,10 @@ def data_get(
     """Fetch a public data set, resumably, checked by checksum."""
     from icecore import download
 
-    download.get(name, dest, _download_bar())
+    with _download_bar() as progress:
+        paths = download.get(name, dest, progress)
+    for path in paths:
+        typer.echo(path)
 
 
 @data_app.command(name="list")
@@ -250,8 +240,10 @@ def data_list() -> None:
     """List the data sets that can be fetched."""
     from icecore import download
 
+    table = _table("data set", "what")
     for name, dataset in download.DATASETS.items():
-        typer.echo(f"{name:18} {dataset}")
+        table.add_row(name, _plain(dataset.note))
+    _console().print(table)
 
 
 @contextlib.contextmanager
@@ -273,11 +265,11 @@ def _watchers(out: Path, quiet: bool, tensorboard: bool) -> Iterator[list[Any]]:
 def _print_group(group: dict[str, Any], out: Path) -> None:
     """One row a run, then what validation chose."""
     runs = group["runs"]
-    table = _table("run", "lr", "seed", "status", "best step", "train", "val", "test", "trained", "frozen", "seconds")
+    table = _table("run", "lr", "seed", "status", "best step", "train", "val", "test", "seconds")
     for s in runs:
         metrics = ("-" if s[k] is None else f"{s[k]:.2%}" for k in ("train_metric", "val_metric", "test_metric"))
-        counts = (f"{s['trainable_parameters']:,}", f"{s['frozen_parameters']:,}", f"{s['seconds']:.1f}")
-        table.add_row(s["run_id"], f"{s['lr']:g}", str(s["seed"]), s["status"], f"{s['best_step']:,}", *metrics, *counts)
+        settings = (s["run_id"], f"{s['lr']:g}", str(s["seed"]), s["status"], f"{s['best_step']:,}")
+        table.add_row(*settings, *metrics, f"{s['seconds']:.0f}")
     _console().print(table)
     extra = {k: v for k, v in runs[0]["test_metrics"].items() if v is not None}
     if len(extra) > 1:
@@ -290,7 +282,8 @@ def _print_group(group: dict[str, Any], out: Path) -> None:
         typer.echo(f"{chosen}; test {runs[0]['metric_name']} there {group['test_mean']:.2%}{sem}")
     else:
         typer.echo(f"test {runs[0]['metric_name']}: {group['test_mean']:.2%}")
-    typer.echo(f"{out / 'summary.json'}")
+    counts = f"{runs[0]['trainable_parameters']:,} trained, {runs[0]['frozen_parameters']:,} frozen parameters"
+    typer.echo(f"{counts}; everything is in {out / 'summary.json'}")
 
 
 def _split(text: str) -> list[str]:
@@ -315,10 +308,23 @@ def _task_options(pairs: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
+@contextlib.contextmanager
+def _download_bar() -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for bytes, on standard error."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_error_console()) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console()
+    console = Console()
+    # a pipe or a log has no width: never cut what a program may read
+    return console if console.is_terminal else Console(width=200)
 
 
 def _error_console() -> "Console":

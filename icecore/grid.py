@@ -7,7 +7,7 @@ learning rate validation chose and the test metric there as mean and standard er
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def expand(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[int] = 
     return [replace(config, lr=lr, seed=seed) for lr, seed in pairs]
 
 
-def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:  # noqa: B008 (a frozen value)
+def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
     """Train what is not finished yet, packed where runs share a body, and write the group's summary.
 
     Returns the content of `out/summary.json`. Finished runs are read, not run again.
@@ -161,3 +161,17 @@ def open_run(path: Path, data_dir: str | None = None, device: str = "auto") -> t
 def body_of(config: RunConfig) -> Backbone:
     """The body of a configuration, with its weights."""
     return build_backbone(BodyRequest(config.backbone, config.weights, config.layers, config.body_seed))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a run folder or a program file holds, as one flat table. Raises ConfigError, DataError."""
+    if path.is_file():
+        program = Program.load(path)
+        held = {f"{split} metric": metric for split, metric in program.metrics.items()}
+        about = {"run_id": program.config.run_id, "fingerprint": program.fingerprint, "versions": dict(program.versions)}
+        return vars(program.config) | held | about | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
+    config = find_run(path)
+    folder = RunFolder(path.parent, config)
+    summary = folder.summary()
+    state = {"status": f"unfinished, last state at step {max(folder.saved_steps(), default=0)}"}
+    return {**vars(config), **(summary if summary is not None else state)}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from icecore.errors import ConfigError, DataError
-from icecore.tasks import image_files, images
+from icecore.tasks import image_files
 from icecore.tasks.image_files import CIFAR10_CLASSES, ImageSet, read_cifar10, read_idx, read_mnist
 from icecore.tasks.images import (
     Cifar10,
@@ -32,23 +32,18 @@ from icecore.tasks.images import (
     to_patches,
     warp,
 )
-from icecore.tasks.task import TaskRequest, training_order
+from icecore.tasks.task import Examples, TaskRequest, training_order
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(own_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for each test, because its contents are looked at."""
     folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.delenv("ICECORE_DATA", raising=False)
     monkeypatch.setenv("ICECORE_CACHE", str(folder))
     return folder
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 def some_images(count: int, size: int = 32, colours: int = 3) -> Tensor:
@@ -218,11 +213,13 @@ def warped(whole: Tensor, down: float = 0, right: float = 0, flip: bool = False,
     return warp(whole, torch.tensor([[down, right]] * N), torch.tensor([flip] * N), torch.tensor([angle] * N))
 
 
+def augmented(whole: Tensor, draws: Tensor) -> Tensor:
+    return Cifar10({"train": Examples(whole, torch.zeros(len(whole)))}, {}).augment(whole, draws)
+
+
 def test_draws_of_one_half_change_nothing():
     whole = some_images(3)
-    augment = Cifar10.augment
-    task = Cifar10.__new__(Cifar10)
-    assert torch.equal(augment(task, whole, torch.full((3, 4), 0.5)), whole.float())
+    assert torch.equal(augmented(whole, torch.full((3, 4), 0.5)), whole.float())
 
 
 def test_flip_is_a_mirror():
@@ -269,18 +266,22 @@ def scalar_warp(image: np.ndarray, down: int, right: int, flip: bool, angle: flo
 def test_augmentation_agrees_with_a_scalar_loop():
     whole = some_images(4)
     draws = torch.tensor([[0.0, 0.99, 0.2, 0.9], [0.99, 0.3, 0.7, 0.1], [0.5, 0.5, 0.2, 0.0], [0.2, 0.7, 0.9, 0.6]])
-    found = Cifar10.augment(Cifar10.__new__(Cifar10), whole, draws)
+    found = augmented(whole, draws)
     for image, out, (a, b, c, d) in zip(whole, found, draws.tolist(), strict=True):
         shift = [math.floor(9 * u) - 4 for u in (a, b)]
         expected = scalar_warp(image[..., 1].numpy(), shift[0], shift[1], c < 0.5, math.radians(40 * d - 20))
         np.testing.assert_allclose(out[..., 1], expected, atol=0.02)
 
 
-def test_every_shift_of_the_crop_is_as_likely():
-    u = torch.arange(9000).add(0.5).div(9000)
-    shift = (u * (2 * images.CROP_PADDING + 1)).floor() - images.CROP_PADDING
-    assert shift.unique(return_counts=True)[1].tolist() == [1000] * 9
-    assert (shift.min(), shift.max()) == (-4, 4)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_crop_reaches_each_of_nine_shifts_as_often(axis: int):
+    dot = torch.zeros(90, 32, 32, 3, dtype=torch.uint8)
+    dot[:, 16, 16] = 255
+    draws = torch.full((90, 4), 0.5)
+    draws[:, axis] = torch.arange(90).add(0.5).div(90)
+    place = augmented(dot, draws)[..., 0].sum(2 - axis).argmax(1)  # the row for axis 0, the column for 1
+    assert place.unique(return_counts=True)[0].tolist() == [*range(12, 21)]
+    assert place.bincount()[12:].tolist() == [10] * 9
 
 
 # ------------------------------------------------------------------------------------------ tasks
@@ -482,7 +483,7 @@ class Hostile:
 )
 def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path, payload: bytes, capsys: pytest.CaptureFixture[str]):
     put(tmp_path / "cifar-10-batches-py", python_2_files(cifar_batches()) | {"data_batch_2": payload})
-    with pytest.raises(DataError, match=r"data_batch_2: not a pickle of arrays \(it asks for [\w.]+, which"):
+    with pytest.raises(DataError, match=r"data_batch_2: not a pickle of plain data \(it asks for [\w.]+, which"):
         read_cifar10([tmp_path])
     assert "code ran" not in capsys.readouterr().out
 
@@ -490,7 +491,7 @@ def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path, payload: bytes, 
 @pytest.mark.parametrize(
     ("name", "raw", "message"),
     [
-        ("data_batch_1", b"nonsense", "not a pickle of arrays"),
+        ("data_batch_1", b"nonsense", "not a pickle of plain data"),
         ("data_batch_1", pickle.dumps([1]), "data_batch_1: expected a pickled dict, found list"),
         ("data_batch_1", pickle.dumps({"labels": [1]}), r"expected data of uint8 \(N, 3072\), found object \(\)"),
         ("test_batch", pickle.dumps({"data": np.zeros((2, 3), np.uint8)}, 4), r"test_batch: .* found uint8 \(2, 3\)"),

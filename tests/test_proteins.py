@@ -12,7 +12,8 @@ import torch
 
 from icecore.errors import ConfigError, DataError
 from icecore.tasks import proteins
-from icecore.tasks.protein_files import STEMS, unpickle
+from icecore.tasks.pickles import unpickle
+from icecore.tasks.protein_files import STEMS
 from icecore.tasks.proteins import CLS, SEP, UNK, VOCABULARY, RemoteHomology, build_remote_homology, encode
 from icecore.tasks.task import TaskRequest
 

@@ -7,7 +7,6 @@ arrays and nothing else. Decoded JPEG and PNG images are cached, because decodin
 import hashlib
 import lzma
 import os
-import pickle
 import re
 import tarfile
 import warnings
@@ -23,6 +22,7 @@ import numpy as np
 
 from icecore.errors import DataError
 from icecore.tasks.files import cache_dir, digest, find, missing, read_bytes
+from icecore.tasks.pickles import unpickle
 
 MNIST_FOLDERS = ("mnist", "MNIST/raw", ".")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -170,10 +170,7 @@ def _binary_batch(raw: bytes, place: str) -> Split:
 
 def _python_batch(raw: bytes, place: str) -> Split:
     """A batch of the Python version: a pickled dict with data (N, 3072) uint8 and a list of labels."""
-    try:
-        item = _ArrayUnpickler(BytesIO(raw), encoding="bytes").load()
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise DataError(f"{place}: not a pickle of arrays ({error}); {AGAIN}") from error
+    item = unpickle(raw, place, encoding="bytes")
     if not isinstance(item, dict):
         raise DataError(f"{place}: expected a pickled dict, found {type(item).__name__}; {AGAIN}")
     fields = {key.decode() if isinstance(key, bytes) else key: value for key, value in item.items()}
@@ -181,34 +178,6 @@ def _python_batch(raw: bytes, place: str) -> Split:
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != wanted:
         raise DataError(f"{place}: expected data of uint8 (N, {wanted}), found {rows.dtype} {rows.shape}; {AGAIN}")
     return Split.checked(_pixels(rows), fields.get("labels"), place)
-
-
-def _dtype(code: bytes | str, align: int = 0, copy: int = 0) -> np.dtype:
-    # Python 2 pickled the flags as integers, which numpy no longer takes
-    return np.dtype(code.decode() if isinstance(code, bytes) else code, bool(align), bool(copy))
-
-
-def _latin1(text: str, _encoding: str) -> bytes:
-    return text.encode("latin-1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds containers, strings, numbers and numpy arrays; refuses every other global, hence all code."""
-
-    # numpy's constructor comes from its own reduction: its module differs in numpy 1 and 2
-    ALLOWED: Mapping[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _dtype,
-        ("numpy.core.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-        ("_codecs", "encode"): _latin1,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The object a pickle asks for by name, if arrays need it. Raises UnpicklingError."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")
-        return self.ALLOWED[module, name]
 
 
 def _read_batches(path: Path, form: str, suffix: str, decode: Callable[[bytes, str], Split]) -> ImageSet:

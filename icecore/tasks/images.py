@@ -18,7 +18,7 @@ from icecore.tasks.files import data_roots
 from icecore.tasks.image_files import ImageSet, read_cifar10, read_mnist
 from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskRequest, TaskSpec, held_out, read_options
 
-#: `val`: training images held out; by default at most a tenth of a smaller source
+# `val`: training images held out; by default at most a tenth of a smaller source
 MNIST_OPTIONS: Mapping[str, Any] = {"val": 5000}
 CIFAR10_OPTIONS: Mapping[str, Any] = {"val": 5000}
 

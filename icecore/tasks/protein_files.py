@@ -6,9 +6,7 @@ from the network: they are opened by an unpickler that can build plain data and 
 
 import csv
 import json
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from icecore.errors import DataError
 from icecore.tasks.files import find, missing, read_bytes
+from icecore.tasks.pickles import unpickle
 
 #: file stems of each split, ours first, then TAPE's
 STEMS: Mapping[str, tuple[str, ...]] = {
@@ -141,43 +140,6 @@ def read_json(path: Path) -> Iterator[Record]:
         raise DataError(f"{path}: expected a list of records, found {type(items).__name__}")
     for index, item in enumerate(items):
         yield _tape_record(f"{path} record {index}", index, item)
-
-
-def _latin1(text: str, _encoding: str) -> bytes:
-    return text.encode("latin-1")
-
-
-# The only globals a pickle may name. numpy's constructors come from its own reductions, because the
-# modules that hold them are named differently in numpy 1 and 2.
-_PLAIN: Mapping[tuple[str, str], Any] = {
-    ("builtins", "set"): set,
-    ("__builtin__", "set"): set,
-    ("_codecs", "encode"): _latin1,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-    ("numpy.core.multiarray", "scalar"): np.int64(0).__reduce__()[0],
-    ("numpy.core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
-}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds containers, strings, numbers and numpy values; refuses every other global, hence all code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The object a pickle asks for by name, if it is one that holds data. Raises UnpicklingError."""
-        key = (module.replace("numpy._core", "numpy.core"), name)
-        if key not in _PLAIN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not plain data")
-        return _PLAIN[key]
-
-
-def unpickle(data: bytes, place: str) -> Any:
-    """The plain data in a pickle; anything that could run code is refused. Raises DataError naming `place`."""
-    try:
-        return _PlainUnpickler(BytesIO(data)).load()
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise DataError(f"{place}: not a pickle of plain data ({error}); fetch or copy it again") from error
 
 
 def read_lmdb(path: Path) -> Iterator[Record]:

@@ -90,8 +90,9 @@ class Examples:
     lengths: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.inputs) == len(self.targets) == (len(self.inputs) if self.lengths is None else len(self.lengths)):
-            raise ValueError(f"{len(self.inputs)} inputs, {len(self.targets)} targets: the lengths must agree")
+        counts = [len(part) for part in (self.inputs, self.targets, self.lengths) if part is not None]
+        if len(set(counts)) > 1:
+            raise ValueError(f"inputs, targets and lengths must agree in number, found {counts}")
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -265,8 +266,10 @@ def read_options(request: TaskRequest, name: str, defaults: Mapping[str, Any]) -
     values = dict(defaults)
     for key, given in request.options.items():
         if key not in defaults:
-            raise unknown(f"option of {name}", key, defaults) if defaults else ConfigError(
-                f"{name} has no options, found {key!r}"
+            raise (
+                unknown(f"option of {name}", key, defaults)
+                if defaults
+                else ConfigError(f"{name} has no options, found {key!r}")
             )
         kind = type(defaults[key])
         try:
