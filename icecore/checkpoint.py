@@ -20,6 +20,7 @@ from torch import Tensor
 from icecore.config import RunConfig
 from icecore.errors import ConfigError, StorageError
 
+CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
 STATE = re.compile(r"step_(\d+)\.safetensors")
 
 
@@ -29,12 +30,14 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); what was there is intact") from error
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}); what was there is intact"
+        ) from error
     except SafetensorError as error:
         raise StorageError(f"{path}: cannot be written ({error}); what was there is intact") from error
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place at once. Raises StorageError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
@@ -71,25 +74,36 @@ class RunFolder:
     @property
     def summary_path(self) -> Path:
         """Present once the run is finished."""
-        return self.path / "summary.json"
+        return self.path / SUMMARY
+
+    @property
+    def events_path(self) -> Path:
+        """The run's log."""
+        return self.path / EVENTS
 
     @property
     def program_path(self) -> Path:
         """The trained program."""
-        return self.path / "program.safetensors"
+        return self.path / PROGRAM
 
     def open(self) -> None:
-        """Create the folder or check that it belongs to this configuration. Raises ConfigError, StorageError."""
-        held = self.path / "config.json"
-        if held.exists():
-            found = RunConfig.from_json(held.read_text())
-            if found != self.config:
-                raise ConfigError(
-                    f"{self.path}: written by another configuration ({differences(found, self.config)}); "
-                    "name another --out, or move the folder away"
-                )
-            return
-        write_json(held, json.loads(self.config.to_json()))
+        """Create the folder, or check that it belongs to this configuration and mend what a kill left.
+
+        Raises ConfigError, StorageError.
+        """
+        if not (self.path / CONFIG).exists():
+            write_json(self.path / CONFIG, json.loads(self.config.to_json()))
+        elif changed := differences(read_config(self.path), self.config):
+            raise ConfigError(
+                f"{self.path}: written by another configuration ({changed}); "
+                "name another --out, or move the folder away"
+            )
+        with storage_errors(self.path):
+            for leftover in self.path.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            if self.events_path.exists() and not self.events_path.read_bytes().endswith(b"\n"):
+                with self.events_path.open("a") as file:
+                    file.write("\n")  # a line cut short must not swallow the next one
 
     def summary(self) -> dict[str, Any] | None:
         """The finished run's summary, or None. Raises ConfigError where the file is damaged."""
@@ -102,15 +116,13 @@ class RunFolder:
 
     def log(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Append events, one JSON line each, in a single write."""
-        path = self.path / "events.jsonl"
-        with storage_errors(path), path.open("a") as file:
+        with storage_errors(self.events_path), self.events_path.open("a") as file:
             file.write("".join(json.dumps(event) + "\n" for event in events))
 
     def events(self) -> list[dict[str, Any]]:
         """Logged events; a half-written last line is left out, and so is what a resumed run did again."""
-        path = self.path / "events.jsonl"
         found: list[dict[str, Any]] = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in self.events_path.read_text().splitlines() if self.events_path.exists() else []:
             try:
                 event = json.loads(line)
             except ValueError:
@@ -120,44 +132,65 @@ class RunFolder:
             found.append(event)
         return found
 
+    def pack(self) -> list[str]:
+        """Ids of the runs of the pack that this run was last in; empty for a run that has not begun."""
+        starts = [event["pack"] for event in self.events() if event["event"] == "start"]
+        return starts[-1] if starts else []
+
     def saved_steps(self) -> list[int]:
         """Steps of the states on disk, ascending."""
-        names = os.listdir(self.states) if self.states.is_dir() else []
-        return sorted(int(match[1]) for name in names if (match := STATE.fullmatch(name)))
+        return sorted(int(match[1]) for path in self.states.glob("*") if (match := STATE.fullmatch(path.name)))
 
     def save_state(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Write the training state after `step` steps."""
-        write_tensors(self.states / f"step_{step:09d}.safetensors", tensors, {"state": json.dumps(values)})
+        write_tensors(self._state(step), tensors, {"state": json.dumps(values)})
 
     def load_state(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state that `save_state` wrote. Raises StorageError where it is damaged."""
-        path = self.states / f"step_{step:09d}.safetensors"
+        path = self._state(step)
         try:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
                 return tensors, json.loads(file.metadata()["state"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{path}: damaged state ({error}); delete it to resume from an earlier one") from error
+            raise StorageError(
+                f"{path}: damaged state ({error}); delete it to go on from an earlier one, or from the start"
+            ) from error
 
-    def drop_states(self, before: int | None = None) -> None:
-        """Delete states of steps before `before` (None: all)."""
+    def drop_states(self, keep: int | None = None) -> None:
+        """Delete every state but that of step `keep`."""
         with storage_errors(self.states):
             for step in self.saved_steps():
-                if before is None or step < before:
-                    (self.states / f"step_{step:09d}.safetensors").unlink(missing_ok=True)
+                if step != keep:
+                    self._state(step).unlink(missing_ok=True)
 
     def reset(self) -> None:
         """Forget everything but the configuration, to start over."""
         self.drop_states()
         with storage_errors(self.path):
-            for name in ("events.jsonl", "summary.json", "program.safetensors"):
+            for name in (EVENTS, SUMMARY, PROGRAM):
                 (self.path / name).unlink(missing_ok=True)
 
+    def _state(self, step: int) -> Path:
+        return self.states / f"step_{step:09d}.safetensors"
 
-def common_step(folders: Sequence[RunFolder]) -> int | None:
-    """The latest step that every folder has a state of, or None."""
-    shared = set.intersection(*(set(folder.saved_steps()) for folder in folders))
-    return max(shared, default=None)
+
+def common_step(folders: Sequence[RunFolder], ends: Sequence[int | None]) -> int | None:
+    """The latest step that every run has a state of or had stopped by (at step `ends`), or None."""
+    saved = [set(folder.saved_steps()) for folder in folders]
+    for step in sorted(set.union(*saved), reverse=True):
+        if all(step in steps or (end is not None and end < step) for steps, end in zip(saved, ends, strict=True)):
+            return step
+    return None
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration in a run folder. Raises ConfigError naming the file where it is none."""
+    path = folder / CONFIG
+    try:
+        return RunConfig.from_json(path.read_text())
+    except (OSError, ValueError, ConfigError) as error:
+        raise ConfigError(f"{path}: {error}; move the folder away and run again") from error
 
 
 def differences(found: RunConfig, wanted: RunConfig) -> str:

@@ -311,12 +311,18 @@ def _task_options(pairs: Sequence[str] | None) -> dict[str, str]:
 @contextlib.contextmanager
 def _download_bar() -> Iterator[Callable[[int, int | None], None]]:
     """A bar for bytes, on standard error."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_error_console()) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        shown: list[TaskID] = []
+
+        def progress(done: int, total: int | None) -> None:
+            if not shown:  # nothing is shown of a download that never starts
+                shown.append(bar.add_task("", total=total))
+            bar.update(shown[0], completed=done, total=total)
+
+        yield progress
 
 
 def _console() -> "Console":

@@ -88,9 +88,20 @@ class RunConfig:
     stop_at: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "train_roles", tuple(sorted(set(self.train_roles))))
-        object.__setattr__(self, "input_hidden", tuple(self.input_hidden))
-        object.__setattr__(self, "output_hidden", tuple(self.output_hidden))
+        # one canonical form: equal configurations have equal JSON and so equal ids (lr 1 and 1.0, lists and tuples)
+        canonical: dict[str, Any] = {
+            "train_roles": tuple(sorted(set(self.train_roles))),
+            "input_hidden": tuple(self.input_hidden),
+            "output_hidden": tuple(self.output_hidden),
+            "task_options": json.loads(json.dumps(dict(self.task_options))),
+            "stop_at": None if self.stop_at is None else float(self.stop_at),
+            **{name: float(getattr(self, name)) for name in ("lr", "warmup", "clip", "dropout")},
+        }
+        for name, value in canonical.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
         for role in self.train_roles:
             if role not in ROLES:
                 raise unknown("role", role, ROLES)
@@ -109,6 +120,8 @@ class RunConfig:
         _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
         _require(0 <= self.warmup <= 1, "warmup", "a share of the steps in [0, 1]", self.warmup)
         _require(self.clip > 0, "clip", "a positive number", self.clip)
+        for name in ("input_hidden", "output_hidden"):
+            _require(min(getattr(self, name), default=1) >= 1, name, "widths of at least 1", getattr(self, name))
         _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self.patience)
 
     @property

@@ -27,7 +27,8 @@ def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, unmas
         rows = without_mask(batch, task.spec) if unmasked else batch
         repeated = rows.repeat(R) if R > 1 else rows
         hits = task.metric(model(repeated), repeated.targets)
-        total += hits.view(R, -1).sum(1).double().cpu()
+        # summed in fp64, so that the mean does not depend on the size of the passes
+        total += hits.view(R, -1).cpu().double().sum(1)
         count += len(batch)
     return total / max(1, count)
 

@@ -4,6 +4,7 @@ A sweep over learning rates and seeds is one packed training; the summary of the
 learning rate validation chose and the test metric there as mean and standard error over seeds.
 """
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -14,13 +15,13 @@ from typing import Any
 
 from icecore import runtime as runtimes
 from icecore.backbones import Backbone, BodyRequest, build_backbone
-from icecore.checkpoint import RunFolder, write_json
+from icecore.checkpoint import CONFIG, PROGRAM, RunFolder, read_config, write_json
 from icecore.config import PROTOCOLS, RunConfig
 from icecore.errors import ConfigError, unknown
 from icecore.model import FPT
 from icecore.program import Program, assemble
 from icecore.tasks import TASKS, build_task
-from icecore.tasks.task import Task, TaskRequest
+from icecore.tasks.task import Task, TaskRequest, read_options
 from icecore.train import Execution, Watcher, train_pack
 
 
@@ -45,6 +46,12 @@ def configure(task: str, precision: str = "auto", device: str = "auto", **settin
     if entry is None:
         raise unknown("task", task, TASKS)
     given = {name: value for name, value in settings.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    for name in given:
+        if name not in known:
+            raise unknown("setting", name, known)
+    # all options with their types: what is left to a default today must not change its meaning tomorrow
+    given["task_options"] = read_options(TaskRequest(given.get("task_options", {})), task, entry.options)
     name = given.get("protocol", "fair")
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
@@ -81,23 +88,31 @@ def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
         folder.open()
         if not place.resume:
             folder.reset()
-    missing = [c for c in configs if folders[c.run_id].summary() is None]
-    for pack in packs(missing):
+    missing = [folder for folder in folders.values() if folder.summary() is None]
+    for pack in packs([f.config for f in missing], [f.pack() for f in missing]):
         first = pack[0]
         chosen = runtimes.choose(place.device, first.precision)
         task = load_task(first, place.data_dir).to(chosen.device)
         train_pack(task, body_of(first), pack, Execution(place.out, chosen, place.micro_batch, watchers=place.watchers))
-    summaries = [folders[c.run_id].summary() for c in configs]
+    summaries = [folder.summary() for folder in folders.values()]
     group = summarize([s for s in summaries if s is not None])
     write_json(place.out / "summary.json", group)
     return group
 
 
-def packs(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
-    """Runs grouped so that each group differs in learning rate and seed only."""
-    groups: dict[str, list[RunConfig]] = {}
+def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> list[list[RunConfig]]:
+    """Runs grouped so that each group differs in learning rate and seed only.
+
+    begun  run ids of the pack that each run was last in: these stay together, and apart from new runs,
+           so that they go on from their state and to the bit as they would have
+    """
+    known = dict(zip((c.run_id for c in configs), begun, strict=False))
+    groups: dict[tuple[str, ...], list[RunConfig]] = {}
     for config in configs:
-        groups.setdefault(config.pack_key(), []).append(config)
+        # a kill may have come before this run's own record, but not before that of another of its pack
+        records = (known.get(config.run_id, ()), *known.values())
+        together = next((ids for ids in records if config.run_id in ids), ())
+        groups.setdefault((config.pack_key(), *together), []).append(config)
     return list(groups.values())
 
 
@@ -109,25 +124,26 @@ def load_task(config: RunConfig, data_dir: str | None) -> Task:
 def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The group summary: the learning rate validation chose, and the metrics there over seeds.
 
-    `test_sem` is the standard error of the mean over seeds, None for a single seed.
+    `test_sem` is the standard error of the mean over `n_seeds` seeds, None for a single one; `seconds` is
+    the wall time, that of a pack counted once.
     """
-    group: dict[str, Any] = {"runs": list(runs), "chosen_lr": None, "val_mean": None, "test_mean": None, "test_sem": None}
+    group: dict[str, Any] = {"runs": list(runs)}
+    group |= {"chosen_lr": None, "val_mean": None, "test_mean": None, "test_sem": None, "n_seeds": 0}
+    group["seconds"] = round(sum(summary["seconds_share"] for summary in runs), 3)
     by_lr: dict[float, list[Mapping[str, Any]]] = {}
     for summary in runs:
         if summary["val_metric"] is not None:
             by_lr.setdefault(summary["lr"], []).append(summary)
     # a learning rate at which some seed diverged counts only if no other is left
-    complete = max((len(group) for group in by_lr.values()), default=0)
-    means = {lr: _mean(group, "val_metric") for lr, group in by_lr.items() if len(group) == complete}
+    complete = max(map(len, by_lr.values()), default=0)
+    means = {lr: _mean(seeds, "val_metric") for lr, seeds in by_lr.items() if len(seeds) == complete}
     if means:
         chosen = max(means, key=lambda lr: means[lr])
         tests = [summary["test_metric"] for summary in by_lr[chosen]]
-        group |= {"chosen_lr": chosen, "val_mean": means[chosen], "test_mean": statistics.fmean(tests)}
+        group |= {"chosen_lr": chosen, "val_mean": means[chosen], "test_mean": _mean(by_lr[chosen], "test_metric")}
+        group["n_seeds"] = len(tests)
         if len(tests) > 1:
             group["test_sem"] = statistics.stdev(tests) / math.sqrt(len(tests))
-    group["n_seeds"] = len({summary["seed"] for summary in runs})
-    # packed runs share their seconds: count each pack's wall time once
-    group["seconds"] = round(sum(s["seconds"] / s["packed_runs"] for s in runs), 3)
     return group
 
 
@@ -137,12 +153,11 @@ def _mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
 
 def find_run(path: Path) -> RunConfig:
     """The configuration of a run folder. Raises ConfigError where `path` is none."""
-    held = path / "config.json"
-    if not held.is_file():
-        inside = sorted(p.parent.name for p in path.glob("*/config.json")) if path.is_dir() else []
+    if not (path / CONFIG).is_file():
+        inside = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
         hint = f"; it holds the runs {', '.join(inside[:5])}" if inside else ""
-        raise ConfigError(f"{path}: not a run folder (no config.json){hint}")
-    return RunConfig.from_json(held.read_text())
+        raise ConfigError(f"{path}: not a run folder (no {CONFIG}){hint}")
+    return read_config(path)
 
 
 def open_run(path: Path, data_dir: str | None = None, device: str = "auto") -> tuple[FPT, Task]:
@@ -151,7 +166,12 @@ def open_run(path: Path, data_dir: str | None = None, device: str = "auto") -> t
     Raises ConfigError for a folder that is no finished run, WeightsError where the body has changed.
     """
     config = find_run(path)
-    program = Program.load(path / "program.safetensors")
+    held = path / PROGRAM
+    if not held.exists():
+        raise ConfigError(
+            f"{path}: no program here; the run is not finished (give its command again) or has diverged"
+        )
+    program = Program.load(held)
     chosen = runtimes.choose(device, config.precision)
     task = load_task(config, data_dir).to(chosen.device)
     model = assemble([program], body_of(config), chosen.dtype).to(chosen.device)
@@ -168,8 +188,14 @@ def describe(path: Path) -> dict[str, Any]:
     if path.is_file():
         program = Program.load(path)
         held = {f"{split} metric": metric for split, metric in program.metrics.items()}
-        about = {"run_id": program.config.run_id, "fingerprint": program.fingerprint, "versions": dict(program.versions)}
-        return vars(program.config) | held | about | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
+        about = {
+            "run_id": program.config.run_id,
+            "fingerprint": program.fingerprint,
+            "versions": dict(program.versions),
+        }
+        return (
+            vars(program.config) | held | about | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
+        )
     config = find_run(path)
     folder = RunFolder(path.parent, config)
     summary = folder.summary()

@@ -4,6 +4,7 @@ Rows are run-major (N = R * B) in training; serving mixes programs freely with `
 Source: Lu et al. 2021, Section 2; the run axis is ours.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -118,8 +119,14 @@ class FPT(nn.Module):
         self.input = self._input_layers(generators)
         self.output = self._output_layers(generators)
         self.positions = nn.Parameter(self._initial_positions(len(seeds))) if backbone.takes_positions else None
+        norms = backbone.norms()
+        self.norm_names = {f"body.{name}.{kind}" for name, norm in norms.items() for kind, _ in norm.named_parameters()}
         self._add_run_axis(len(seeds))
         self._set_trained(roles, trained)
+        if not self.trained():
+            raise ConfigError(
+                f"nothing is trained: {backbone.info.name} has no parameters of {', '.join(sorted(trained))}"
+            )
         self._set_dtype(dtype)
         backbone.axis.dropout = settings.dropout
 
@@ -161,9 +168,8 @@ class FPT(nn.Module):
         own |= {f"output.{n}": p for n, p in self.output.named_parameters()}
         if self.positions is not None:
             own["positions"] = self.positions
-        norms = {f"{m}.{n}" for m, norm in self.backbone.norms().items() for n, _ in norm.named_parameters()}
-        body = {f"body.{n}": p for n, p in self.backbone.named_parameters() if n in norms or p.requires_grad}
-        return own | body
+        body = {f"body.{n}": p for n, p in self.backbone.named_parameters()}
+        return own | {n: p for n, p in body.items() if n in self.norm_names or p.requires_grad}
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The part of `program` that has gradients."""
@@ -171,9 +177,7 @@ class FPT(nn.Module):
 
     def has_run_axis(self, name: str) -> bool:
         """Whether the program tensor `name` leads with R."""
-        if not name.startswith("body."):
-            return True
-        return name.removeprefix("body.").rpartition(".")[0] in self.backbone.norms()
+        return not name.startswith("body.") or name in self.norm_names
 
     def counts(self) -> tuple[int, int]:
         """(trained, frozen) parameters of one run; dropped token embeddings count nowhere."""
@@ -188,7 +192,8 @@ class FPT(nn.Module):
         """Each run's tensors without run axis, as copies."""
         held = self.program()
         return [
-            {n: (p[r] if self.has_run_axis(n) else p).detach().clone() for n, p in held.items()} for r in range(self.runs)
+            {n: (p[r] if self.has_run_axis(n) else p).detach().clone() for n, p in held.items()}
+            for r in range(self.runs)
         ]
 
     @torch.no_grad()
@@ -204,7 +209,7 @@ class FPT(nn.Module):
     def _input_layers(self, generators: Sequence[torch.Generator]) -> RunMLP:
         sizes = [self.spec.size, *self.settings.input_hidden, self.backbone.info.width]
         layers: list[nn.Module] = []
-        for number, (P, D) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for number, (P, D) in enumerate(itertools.pairwise(sizes)):
             weights = [nn.init.orthogonal_(torch.empty(P, D), gain=1.41, generator=g) for g in generators]
             if number == 0 and self.spec.kind == "discrete":
                 layers.append(RunEmbedding(weights))
@@ -219,7 +224,7 @@ class FPT(nn.Module):
         outputs = spec.read_positions * spec.outputs if body.identity else spec.outputs
         sizes = [inputs, *self.settings.output_hidden, outputs]
         layers: list[nn.Module] = []
-        for D, C in zip(sizes, sizes[1:], strict=False):
+        for D, C in itertools.pairwise(sizes):
             bound = 1.0 / math.sqrt(D)  # torch.nn.Linear's default
             weights = [torch.empty(D, C).uniform_(-bound, bound, generator=g) for g in generators]
             layers.append(RunLinear(weights, [torch.empty(C).uniform_(-bound, bound, generator=g) for g in generators]))
@@ -281,7 +286,8 @@ class FPT(nn.Module):
             return self.output(flat.float(), run_of_row).view(N, n, self.spec.outputs)
         if self.spec.read_out == "mean":
             weight = hidden.new_ones(N, T) if mask is None else mask.to(hidden.dtype)
-            read = (weight[:, None] @ hidden) / weight.sum(1)[:, None, None]
+            # counted in fp32: bf16 has no integers beyond 256
+            read = (weight[:, None] @ hidden) / weight.float().sum(1)[:, None, None]
         elif lengths is None:
             read = hidden[:, T - n :]
         else:

@@ -30,7 +30,7 @@ class PackedAdam:
         clip: largest gradient norm of a run
 
     Attributes: values, first, second: (R, K) fp32, parameters and moments; alive (R,) bool, False once a
-    run's loss or gradient was not finite: such a run keeps its last good values.
+    run's loss, gradient or update was not finite: such a run keeps its last good values.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class PackedAdam:
 
     @torch.no_grad()
     def step(self, step: int, lr: Tensor) -> None:
-        """One update. `step` counts from 0, `lr` is (R,). Runs with a non-finite gradient are left as they are."""
+        """One update. `step` counts from 0, `lr` is (R,). Runs that meet a non-finite number are left as they are."""
         grads = torch.cat([self._grad(slot) for slot in self.slots], 1)
         norm = torch.linalg.vector_norm(grads, dim=1)
         self.alive &= norm.isfinite()
@@ -80,8 +80,10 @@ class PackedAdam:
         self.first.lerp_(grads, 1 - b1)
         self.second.mul_(b2).addcmul_(grads, grads, value=1 - b2)
         denominator = self.second.sqrt().div_((1 - b2 ** (step + 1)) ** 0.5).add_(self.eps)
-        rate = (lr * self.alive / (1 - b1 ** (step + 1)))[:, None]
-        self.values.sub_(self.first.div(denominator).mul_(rate))
+        rate = (lr / (1 - b1 ** (step + 1)))[:, None]
+        moved = self.values - self.first.div(denominator).mul_(rate)
+        self.alive &= moved.isfinite().all(1)
+        self.values = torch.where(self.alive[:, None], moved, self.values)
         self.write()
 
     def keep(self, runs: Sequence[int]) -> None:

@@ -55,14 +55,16 @@ class Program:
             "extra": dict(self.extra),
             "sha256": {name: _checksum(tensor) for name, tensor in self.tensors.items()},
         }
-        write_tensors(path, self.tensors, {"icecore": json.dumps(header)})
+        text = json.dumps(header)
+        write_tensors(path, self.tensors, {"icecore": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
 
     @classmethod
     def load(cls, path: Path) -> "Program":
         """Read a program and check every tensor. Raises DataError naming the file and the damaged part."""
         try:
             with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})["icecore"])
+                metadata = file.metadata() or {}
+                text, checksum = metadata["icecore"], metadata["sha256"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such program file") from error
@@ -70,8 +72,11 @@ class Program:
             raise DataError(f"{path}: a safetensors file, but not an icecore program") from error
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise DataError(f"{path}: not a readable program, perhaps cut short ({error}); copy it again") from error
-        if header.get("format") != FORMAT:
-            raise DataError(f"{path}: program format {header.get('format')}, this version reads {FORMAT}; upgrade icecore")
+        if hashlib.sha256(text.encode()).hexdigest() != checksum:
+            raise DataError(f"{path}: the header is damaged (checksum differs); copy the file again")
+        header = json.loads(text)
+        if header["format"] != FORMAT:
+            raise DataError(f"{path}: program format {header['format']}, this version reads {FORMAT}; upgrade icecore")
         for name, checksum in header["sha256"].items():
             if name not in tensors:
                 raise DataError(f"{path}: tensor {name} is missing; copy the file again")
@@ -121,5 +126,7 @@ def assemble(programs: Sequence[Program], backbone: Backbone, dtype: torch.dtype
 
 
 def _checksum(tensor: Tensor) -> str:
+    """sha256 of type, shape and bytes."""
     held = tensor.detach().cpu().contiguous()
-    return hashlib.sha256(held.view(torch.uint8).numpy().tobytes() if held.numel() else b"").hexdigest()
+    kind = f"{held.dtype} {tuple(held.shape)}\n".encode()
+    return hashlib.sha256(kind + held.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

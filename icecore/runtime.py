@@ -3,12 +3,16 @@
 `auto` takes CUDA, then Apple's MPS, then the CPU; bf16 only where the hardware multiplies it natively.
 """
 
+import contextlib
+import importlib.metadata
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from icecore.errors import ConfigError, unknown
+from icecore import __version__
+from icecore.errors import ConfigError, UserError, unknown
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -40,6 +44,20 @@ class Runtime:
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
+    @contextlib.contextmanager
+    def memory_advice(self, rows: int) -> Iterator[None]:
+        """Answer exhausted memory with what to lower; `rows` of each run go through the body at once."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not full and not any(sign in str(error) for sign in ("can't allocate memory", "not enough memory")):
+                raise
+            raise UserError(
+                f"out of memory on {self.describe()} with {rows} rows a run and pass: lower --micro-batch (now {rows}; "
+                "results stay the same), give fewer --lr or --seeds at once, or lower --batch-size"
+            ) from error
+
 
 def choose(device: str = "auto", precision: str = "auto") -> Runtime:
     """The runtime for the names given on the command line. Raises ConfigError for what is not there."""
@@ -60,6 +78,12 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
     if precision not in ("fp32", "bf16"):
         raise unknown("precision", precision, ("auto", "fp32", "bf16"))
     return Runtime(chosen, precision)
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers depend on."""
+    found = {"icecore": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    return found | {"transformers": importlib.metadata.version("transformers")}
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -4,13 +4,10 @@ Resuming is exact: data order and dropout are pure functions of (seed, step), so
 parameters, Adam's moments and a few counters.
 """
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import math
-import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,16 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from icecore import __version__
 from icecore.backbones import Backbone
 from icecore.checkpoint import RunFolder, common_step, write_json
 from icecore.config import RunConfig
-from icecore.errors import UserError
 from icecore.evaluation import evaluate, without_mask
 from icecore.model import FPT
 from icecore.optim import PackedAdam
 from icecore.program import Program, model_settings
-from icecore.runtime import Runtime
+from icecore.runtime import Runtime, versions
 from icecore.tasks.task import DROPOUT, Task, stream
 
 
@@ -65,13 +60,18 @@ class Execution:
 
 @dataclass
 class Progress:
-    """Counters of one run that resuming needs besides tensors."""
+    """Counters of one run that resuming needs besides tensors.
+
+    seconds  wall time of the packs it was in
+    share    its share of that time: each pack's divided by the runs then active
+    """
 
     best_metric: float | None = None
     best_step: int = 0
     stale: int = 0
     stopped: str | None = None
     seconds: float = 0.0
+    share: float = 0.0
     final: dict[str, Any] | None = None
 
 
@@ -86,13 +86,15 @@ class Member:
     progress: Progress = field(default_factory=Progress)
 
 
-def train_pack(task: Task, backbone: Backbone, configs: Sequence[RunConfig], execution: Execution) -> list[dict[str, Any]]:
+def train_pack(
+    task: Task, backbone: Backbone, configs: Sequence[RunConfig], execution: Execution
+) -> list[dict[str, Any]]:
     """Train runs that differ in learning rate and seed only, together. Returns their summaries, in order.
 
     The task must be on the runtime's device. Interrupted packs go on from their last common state.
     Raises UserError for what the user can mend (disk, memory); states on disk stay intact.
     """
-    with _memory_advice(configs[0], execution):
+    with execution.runtime.memory_advice(execution.micro_batch or configs[0].batch_size):
         pack = Pack(task, backbone, configs, execution)
         pack.resume()
         pack.run()
@@ -122,22 +124,18 @@ class Pack:
         self.saved = self.clock
 
     def resume(self) -> None:
-        """Load the last common state of the runs, if there is one, and tell the watchers."""
-        stopped = [m for m in self.members if self._load_stopped(m)]
-        self.active = [m for m in self.members if m not in stopped]
-        step = common_step([m.folder for m in self.active]) if self.active else None
-        if stopped and self.active:
-            self._narrow()
+        """Load the last state that the runs have in common, if there is one, and tell the watchers."""
+        folders = [m.folder for m in self.members]
+        step = common_step(folders, [self._end(folder) for folder in folders])
         if step is not None:
-            for row, member in enumerate(self.active):
-                self._restore(row, member, step)
-            self.step = step
-        elif not self.active:
-            self.step = self.config.steps
+            self._restore(step)
+        for folder in folders if step is None else ():
+            folder.drop_states()
         trained, frozen = self.model.counts()
         info = {"trained": trained, "frozen": frozen, "device": self.execution.runtime.describe()}
+        pack = [m.config.run_id for m in self.members]
         for member in self.active:
-            member.folder.log([{"event": "start", "step": self.step, **info}])
+            member.folder.log([{"event": "start", "step": self.step, "pack": pack, **info}])
         for watcher in self.execution.watchers:
             watcher.begin([m.config for m in self.members], self.step, info)
 
@@ -214,20 +212,15 @@ class Pack:
             watcher.validated(self.step, {m.config.run_id: x for m, x in zip(self.active, metrics, strict=True)})
 
     def save(self) -> None:
-        """Write a state of every active run; those that stop come last (see `resume`)."""
-        now = time.perf_counter()
-        for member in self.active:
-            member.progress.seconds += now - self.clock
-        self.clock = now
-        rows = sorted(range(len(self.active)), key=lambda row: self.active[row].progress.stopped is not None)
-        for row in rows:
-            member = self.active[row]
-            tensors = {"values": self.adam.values[row], "first": self.adam.first[row], "second": self.adam.second[row]}
+        """Write a state of every active run; the states before go once all have the new one."""
+        self._count_seconds(self.active)
+        for row, member in enumerate(self.active):
+            tensors = {name: getattr(self.adam, name)[row] for name in ("values", "first", "second", "alive")}
             if member.best is not None:
                 tensors["best"] = member.best
             member.folder.save_state(self.step, tensors, dataclasses.asdict(member.progress))
-        for row in rows:
-            self.active[row].folder.drop_states(before=self.step)
+        for member in self.active:
+            member.folder.drop_states(keep=self.step)
         self.saved = time.perf_counter()
 
     def finish(self) -> list[dict[str, Any]]:
@@ -241,9 +234,8 @@ class Pack:
                 program.save(member.folder.program_path)
             summaries.append(self._summary(member))
         for member, summary in zip(self.members, summaries, strict=True):
-            write_json(member.folder.summary_path, summary)
             member.folder.log([{"event": "end", "step": summary["steps_done"]}])
-        for member in self.members:
+            write_json(member.folder.summary_path, summary)
             member.folder.drop_states()
         for watcher in self.execution.watchers:
             watcher.finished(summaries)
@@ -268,14 +260,18 @@ class Pack:
                 for member, metric in zip(scored, self._score(split, limit if split == "train" else None), strict=True):
                     assert member.progress.final is not None
                     member.progress.final[split] = metric
+        self._count_seconds(self.members)
+        for member in self.members:
+            step = max(member.folder.saved_steps())
+            tensors, _ = member.folder.load_state(step)
+            member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
+
+    def _count_seconds(self, members: Sequence[Member]) -> None:
         self.execution.runtime.synchronize()
         now = time.perf_counter()
-        for member in self.members:
+        for member in members:
             member.progress.seconds += now - self.clock
-            if member.best is not None:
-                step = max(member.folder.saved_steps(), default=self.config.steps)
-                tensors, _ = member.folder.load_state(step)
-                member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
+            member.progress.share += (now - self.clock) / len(members)
         self.clock = now
 
     def _narrow(self) -> None:
@@ -288,25 +284,30 @@ class Pack:
         self.adam.keep(rows)
         self.rows = [self.rows[row] for row in rows]
 
-    def _load_stopped(self, member: Member) -> bool:
-        steps = member.folder.saved_steps()
-        if not steps:
-            return False
-        tensors, values = member.folder.load_state(steps[-1])
-        if not values["stopped"] and values["final"] is None:
-            return False
-        member.progress = Progress(**values)
-        if "best" in tensors:
-            member.best = tensors["best"].to(self.adam.values.device)
-        return True
+    @staticmethod
+    def _end(folder: RunFolder) -> int | None:
+        """The step at which a run stopped before its last, or None."""
+        last = max(folder.saved_steps(), default=None)
+        return last if last is not None and folder.load_state(last)[1]["stopped"] else None
 
-    def _restore(self, row: int, member: Member, step: int) -> None:
-        tensors, values = member.folder.load_state(step)
-        for name, buffer in (("values", self.adam.values), ("first", self.adam.first), ("second", self.adam.second)):
-            buffer[row] = tensors[name].to(buffer.device)
+    def _restore(self, step: int) -> None:
+        """Be what the pack was after `step` steps: the same runs active, the same numbers."""
+        self.step, device, states = step, self.adam.values.device, []
+        for member in self.members:
+            own = max(s for s in member.folder.saved_steps() if s <= step)
+            member.folder.drop_states(keep=own)  # what came later is not shared, and is done again
+            tensors, values = member.folder.load_state(own)
+            member.progress = Progress(**values)
+            member.best = tensors["best"].to(device) if "best" in tensors else None
+            if not member.progress.stopped:
+                states.append(tensors)
+        self.active = [m for m in self.members if not m.progress.stopped]
+        if not self.active:
+            return
+        self._narrow()
+        for name in ("values", "first", "second", "alive"):
+            getattr(self.adam, name).copy_(torch.stack([tensors[name] for tensors in states]))
         self.adam.write()
-        member.best = tensors["best"].to(self.adam.values.device) if "best" in tensors else None
-        member.progress = Progress(**values)
 
     def _dropout_keys(self) -> Tensor:
         """Keys (N,) of this step's dropout draws: a function of seed, step and row."""
@@ -370,6 +371,7 @@ class Pack:
             "frozen_parameters": frozen,
             "seconds": round(progress.seconds, 3),
             "steps_per_second": round(steps / progress.seconds, 3) if progress.seconds else None,
+            "seconds_share": round(progress.share, 3),
             "packed_runs": len(self.members),
             "device": self.execution.runtime.describe(),
             "versions": versions(),
@@ -378,29 +380,6 @@ class Pack:
         }
 
 
-def versions() -> dict[str, str]:
-    """Versions that numbers depend on."""
-    found = {"icecore": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    return found | {"transformers": importlib.metadata.version("transformers")}
-
-
 def _known(values: Tensor | None) -> Tensor:
     assert values is not None
     return values
-
-
-@contextlib.contextmanager
-def _memory_advice(config: RunConfig, execution: Execution) -> Iterator[None]:
-    """Answer exhausted memory with what to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error)
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            if "can't allocate memory" not in text and "not enough memory" not in text:
-                raise
-        rows = execution.micro_batch or config.batch_size
-        raise UserError(
-            f"out of memory on {execution.runtime.describe()} with {rows} rows a run and pass: lower --micro-batch "
-            f"(now {rows}; results stay the same), give fewer --lr or --seeds at once, or lower --batch-size"
-        ) from error

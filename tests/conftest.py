@@ -1,12 +1,20 @@
-"""Fixtures shared by all tests: real data where it is, tiny bodies, a cache of its own."""
+"""Fixtures shared by all tests: real data where it is, tiny bodies and tasks, a cache of its own."""
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+from icecore.backbones import Backbone, BodyRequest, build_backbone
+from icecore.config import RunConfig
+from icecore.tasks.task import Examples, StoredTask, TaskSpec
 
 ROOT = Path(__file__).parents[1]
+SMALL = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +40,73 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def seeded() -> None:
     """Tests that draw from the global generator draw the same every time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny products gain nothing from threads and lose much where others compute beside them."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bodies(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Folders by family as `save_pretrained` writes them: 2 layers of width 16, weights random."""
+    from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+
+    folder = tmp_path_factory.mktemp("bodies")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        models = {
+            "bert": BertModel(BertConfig(**SMALL, intermediate_size=32, max_position_embeddings=32)),
+            "gpt2": GPT2Model(GPT2Config(**SMALL, max_position_embeddings=32, bos_token_id=0, eos_token_id=0)),
+        }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+    return {name: str(folder / name) for name in models}
+
+
+@pytest.fixture
+def body(bodies: Mapping[str, str]) -> Callable[..., Backbone]:
+    """Builds a fresh tiny body of a family: `body("bert", weights="random")`."""
+
+    def build(family: str = "bert", **request: Any) -> Backbone:
+        return build_backbone(BodyRequest(bodies[family], **request))
+
+    return build
+
+
+@pytest.fixture
+def config(bodies: Mapping[str, str]) -> Callable[..., RunConfig]:
+    """Configures a short run of bit XOR over two bits on a tiny body: `config(lr=3e-3, seed=1)`."""
+
+    def build(family: str = "bert", **changes: Any) -> RunConfig:
+        few = {"steps": 12, "batch_size": 4, "lr": 1e-2, "eval_every": 4, "task_options": {"n": 2}}
+        return RunConfig(**{"task": "bit-xor", "backbone": bodies[family], **few, **changes})
+
+    return build
+
+
+class Ragged(StoredTask):
+    """Sequences of 1 to 9 tokens of a vocabulary of 7: which token comes last decides the class."""
+
+    name = "ragged"
+    spec = TaskSpec("discrete", length=9, size=7, outputs=7)
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(5)
+        splits = {}
+        for split, count in {"train": 40, "val": 11, "test": 13}.items():
+            lengths = torch.randint(1, 10, (count,), generator=generator)
+            inputs = torch.randint(1, 7, (count, 9), generator=generator)
+            inputs *= torch.arange(9) < lengths[:, None]
+            splits[split] = Examples(inputs, inputs.gather(1, lengths[:, None] - 1)[:, 0], lengths)
+        super().__init__(splits)
+
+    def tokens(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        return inputs
+
+
+@pytest.fixture
+def ragged() -> Ragged:
+    """A discrete task with sequences of different lengths, of which each batch is cut to its longest."""
+    return Ragged()

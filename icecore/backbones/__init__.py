@@ -15,8 +15,11 @@ Builder = Callable[[BodyRequest], Backbone]
 
 def _matched(request: BodyRequest) -> Backbone:
     """`lstm-matched:NAME`: an LSTM with the frozen and trainable counts of the transformer NAME."""
+    lstm.require_random(request)
     name = request.options.get("like", "minilm")
     like = build_backbone(BodyRequest(name, "random", request.layers, request.seed))
+    if like.info.heads is None:
+        raise ConfigError(f"lstm-matched:{name}: {name} is not a transformer; name one, say lstm-matched:minilm")
     norms = list(like.norms().values())
     counts = like.counts()
     return lstm.build_matched(

@@ -77,23 +77,23 @@ class Backbone(nn.Module):
         """Role of every parameter, by name. Raises TypeError naming a parameter without one."""
         found: dict[str, Role] = {}
         for module_name, module in self.named_modules():
-            own = [name for name, _ in module.named_parameters(recurse=False)]
+            prefix = f"{module_name}." if module_name else ""
+            own = [prefix + name for name, _ in module.named_parameters(recurse=False)]
             if not own:
                 continue
             role = Role.NORM if isinstance(module, RunNorm) else self.role_of(module_name, module, self._path(module_name))
             if role is None:
                 raise TypeError(
-                    f"parameter {module_name}.{own[0]} of {self.info.name} ({type(module).__name__}) has no role; "
+                    f"parameter {own[0]} of {self.info.name} ({type(module).__name__}) has no role; "
                     f"teach the {self.info.family} adapter what it is for"
                 )
-            found.update({f"{module_name}.{name}" if module_name else name: role for name in own})
+            found.update(dict.fromkeys(own, role))
         return found
 
     def _path(self, name: str) -> list[nn.Module]:
-        path: list[nn.Module] = [self]
-        for part in name.split("."):
-            path.append(getattr(path[-1], part) if not part.isdigit() else path[-1].get_submodule(part))
-        return path[:-1]
+        """The ancestors of the module called `name`, from the root down; the root has none."""
+        parts = name.split(".") if name else []
+        return [self.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
 
     def norms(self) -> dict[str, RunNorm]:
         """Every norm of the body, by module name, in order."""

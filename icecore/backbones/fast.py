@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NormKind = Literal["layer", "rms"]
+# Side of the grid on which attention scores are counted: longer rows would repeat draws.
+GRID = 4096
 
 
 @dataclass
@@ -68,7 +70,8 @@ class RunNorm(nn.Module):
             bias = None if self.bias is None else self.bias[0]
             if self.kind == "layer":
                 return F.layer_norm(x, (D,), self.weight[0], bias, self.eps)
-            return F.rms_norm(x, (D,), self.weight[0], self.eps)
+            scaled = F.rms_norm(x, (D,), self.weight[0], self.eps)
+            return scaled if bias is None else scaled + bias
         wide = x.float()
         unit = F.layer_norm(wide, (D,), None, None, self.eps) if self.kind == "layer" else F.rms_norm(wide, (D,), None, self.eps)
         R = self.weight.shape[0]
@@ -101,6 +104,19 @@ def hashed_uniform(keys: Tensor, salt: int, counters: Tensor) -> Tensor:
     return (h & 0xFFFFFF).float() * 2.0**-24
 
 
+def element_counters(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """A scrambled number (K,) int32 for each element of a row: positions (T, D) or attention scores (H, T, T).
+
+    It does not depend on T, the longest row of whichever batch the row came in: packed runs are cut
+    to a common length that each alone need not have.
+    """
+    numbers = torch.zeros((), dtype=torch.int32, device=device)
+    strides = (GRID * GRID, GRID, 1) if len(shape) == 3 else (shape[-1], 1)
+    for size, stride in zip(shape, strides, strict=True):
+        numbers = numbers[..., None] + torch.arange(size, dtype=torch.int32, device=device) * stride
+    return numbers.flatten() * 0x2C1B3C6D
+
+
 class RunDropout(nn.Module):
     """Dropout whose mask is a pure function of (row key, place in the body, element).
 
@@ -121,7 +137,6 @@ class RunDropout(nn.Module):
         shape = tuple(x.shape[1:])
         counters = self.axis._counters.get(shape)
         if counters is None or counters.device != x.device:
-            counters = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device) * 0x2C1B3C6D
-            self.axis._counters[shape] = counters
+            counters = self.axis._counters[shape] = element_counters(shape, x.device)
         keep = hashed_uniform(keys, self.salt, counters).view(x.shape) >= p
         return x * keep.to(x.dtype).mul_(1.0 / (1.0 - p))

@@ -7,7 +7,7 @@ network unless a hub model's pretrained weights are asked for.
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from icecore.backbones.backbone import Backbone, BodyRequest
 from icecore.errors import StorageError, WeightsError
 
 WEIGHTS = ("pretrained", "random", "statistics")
+CHECKPOINTS = tuple(f"{stem}{end}" for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,13 @@ def build_transformer(request: BodyRequest) -> Backbone:
             return _pretrained(request)
         body = _random(request)
         if request.weights == "statistics":
-            match_statistics(body, _pretrained(request))
+            match_statistics(body, _pretrained(request), request.seed)
     return body
 
 
 def _pretrained(request: BodyRequest) -> Backbone:
     place, gguf, source = _locate(request.name)
-    config = huggingface.prepare_config(_read_config(place, gguf), request.layers)
+    config = huggingface.prepare_config(_read_config(request.name, place, gguf), request.layers)
     family = huggingface.family_of(config)
     try:
         model, report = huggingface.model_class(family).from_pretrained(
@@ -116,7 +117,7 @@ def _pretrained(request: BodyRequest) -> Backbone:
             dtype=torch.float32,
             attn_implementation="eager" if family.own_attention else attention.NAME,
             output_loading_info=True,
-            **_gguf_option(gguf),
+            **_access(place, gguf, CHECKPOINTS),
         )
     except Exception as error:
         raise _load_error(request.name, place, error) from error
@@ -136,13 +137,14 @@ def _random(request: BodyRequest) -> Backbone:
         config = AutoConfig.for_model(named.family, **named.sizes)
     else:
         place, gguf, _ = _locate(request.name)
-        config = _read_config(place, gguf)
+        config = _read_config(request.name, place, gguf)
     config = huggingface.prepare_config(config, request.layers)
     family = huggingface.family_of(config)
     # the token embedding is dropped at once: make it as small as its padding index allows
-    config.vocab_size = (config.pad_token_id or 0) + 1 if (config.pad_token_id or 0) < 16 else 1
-    if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
-        config.pad_token_id = None
+    padding = getattr(config, "pad_token_id", None)
+    if padding is not None and not 0 <= padding < 16:
+        padding = config.pad_token_id = None
+    config.vocab_size = (padding or 0) + 1
     config._attn_implementation = "eager" if family.own_attention else attention.NAME
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
@@ -175,23 +177,42 @@ def _locate(name: str) -> tuple[str, str | None, str]:
 
 def installed(name: str) -> bool:
     """Whether the pretrained weights of the named model are on this machine; asks no network."""
+    place, _, _ = _locate(name)
+    return os.path.isdir(place) or _cached(place, CHECKPOINTS)
+
+
+def _cached(place: str, files: Iterable[str]) -> bool:
+    """Whether the hub's cache holds one of `files` of the hub model `place`."""
     from huggingface_hub import try_to_load_from_cache
 
-    place, _, _ = _locate(name)
-    return os.path.isdir(place) or isinstance(try_to_load_from_cache(place, "config.json"), str)
+    return any(isinstance(try_to_load_from_cache(place, file), str) for file in files)
 
 
-def _gguf_option(gguf: str | None) -> dict[str, Any]:
-    return {} if gguf is None else {"gguf_file": gguf}
+def _access(place: str, gguf: str | None, files: Iterable[str]) -> dict[str, Any]:
+    """What `from_pretrained` is told to read one of `files` from `place`.
+
+    Cached files are taken as they are. Others are asked for once, with a limit of ten seconds: the
+    library would repeat a hopeless request for half a minute. Raises what the hub's client raises.
+    """
+    if gguf is not None:
+        return {"gguf_file": gguf}
+    if os.path.isdir(place):
+        return {}
+    if _cached(place, files):
+        return {"local_files_only": True}
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(place, timeout=10)
+    return {}
 
 
-def _read_config(place: str, gguf: str | None) -> Any:
+def _read_config(name: str, place: str, gguf: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place, **_gguf_option(gguf))
+        return AutoConfig.from_pretrained(place, **_access(place, gguf, ["config.json"]))
     except Exception as error:
-        raise _load_error(place, place, error) from error
+        raise _load_error(name, place, error) from error
 
 
 def _load_error(name: str, place: str, error: Exception) -> WeightsError:
@@ -209,12 +230,12 @@ def _load_error(name: str, place: str, error: Exception) -> WeightsError:
 
 
 @torch.no_grad()
-def match_statistics(body: Backbone, model: Backbone) -> None:
+def match_statistics(body: Backbone, model: Backbone, seed: int = 0) -> None:
     """Give each tensor of `body` the mean and standard deviation of `model`'s (paper, Table 9), in place.
 
-    Tensors whose random start is constant (norm gains, biases) are first redrawn from a normal.
+    Tensors whose random start is constant (norm gains, biases) are first redrawn from a normal, by `seed`.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     targets = model.tensors()
     for name, tensor in body.tensors().items():
         target = targets[name].float()
@@ -228,11 +249,13 @@ def match_statistics(body: Backbone, model: Backbone) -> None:
 
 def save(body: Backbone, path: Path) -> None:
     """Write the whole body to a safetensors file that `load` and `--weights FILE` read."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    held = {name: tensor.contiguous().cpu() for name, tensor in body.tensors().items()}
     try:
-        save_file({k: v.contiguous().cpu() for k, v in body.tensors().items()}, path, {"icecore": "body", "name": body.info.name})
-    except OSError as error:
+        save_file(held, path, {"icecore": "body", "name": body.info.name})
+    except (OSError, SafetensorError) as error:
         raise StorageError(f"{path}: cannot be written ({error})") from error
 
 

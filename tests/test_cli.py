@@ -1,0 +1,174 @@
+"""The commands: what they print and write, and that mistakes end with one message and exit code 2."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from icecore import cli
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+
+    def call(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["icecore", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        code = ended.value.code
+        return Ended(code if isinstance(code, int) else 0, shown.out, " ".join(shown.err.split()))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT saved as the library saves it."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("bodies") / "tiny-bert"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=5, max_position_embeddings=32, **sizes)).save_pretrained(folder)
+    return folder
+
+
+def train(run: Run, body: Path, out: Path, *words: object) -> Ended:
+    small = ("--backbone", body, "--steps", 4, "--eval-every", 2, "--batch-size", 4, "--device", "cpu")
+    return run("train", "bit-xor", *small, "--task-option", "n=2", "--out", out, *words)
+
+
+def test_help_is_quick_because_torch_is_not_imported():
+    command = [sys.executable, "-X", "importtime", "-m", "icecore", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "typer" in imported
+    assert not {"torch", "transformers", "numpy"} & imported
+    assert "Usage" in shown.stdout
+
+
+def test_version(run: Run):
+    assert run("--version").out.startswith("icecore 0.")
+
+
+@pytest.mark.parametrize(("command", "words"), [("tasks", ["remote-homology", "64 x 48"]), ("backbones", ["gpt2-xl"])])
+def test_lists(run: Run, command: str, words: list[str]):
+    ended = run(command)
+    assert ended.code == 0
+    assert all(word in ended.out for word in words)
+
+
+def test_backbones_names_the_extra_whole(run: Run):
+    assert "icecore[minilm]" in run("backbones").out
+
+
+def test_data_list(run: Run):
+    assert "mnist" in run("data", "list").out
+
+
+def test_train_then_eval_attend_info(run: Run, body: Path, tmp_path: Path):
+    out = tmp_path / "runs"
+    ended = train(run, body, out, "--lr", "1e-3,3e-3", "--seeds", "0,1")
+    assert ended.code == 0, ended.err
+    assert "validation chose lr" in ended.out
+    assert "step 2/4" in ended.err, "plain lines where there is no terminal"
+    group = json.loads((out / "summary.json").read_text())
+    assert group["n_seeds"] == 2
+    assert len(group["runs"]) == 4
+    folder = out / group["runs"][0]["run_id"]
+
+    assert f"test bit accuracy: {group['runs'][0]['test_metric']:.4f} (16 examples)" in run("eval", folder).out
+    assert "attention of the outputs on the two bits they need" in run("attend", folder, "--examples", 4).out
+    assert (folder / "attention.png").read_bytes()[:4] == b"\x89PNG"
+    shown = run("info", folder).out
+    assert "fingerprint" in run("info", folder / "program.safetensors").out
+    assert "test_metric" in shown
+    assert "{'n': 2}" in shown
+
+
+def test_a_finished_run_is_free(run: Run, body: Path, tmp_path: Path):
+    train(run, body, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
+    assert train(run, body, tmp_path, "--quiet").code == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == before
+
+
+def test_quiet_prints_the_result_only(run: Run, body: Path, tmp_path: Path):
+    ended = train(run, body, tmp_path, "--quiet")
+    assert ended.err == ""
+    assert "test bit accuracy" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "mnits"], "unknown task 'mnits'; did you mean 'mnist'?"),
+        (["train", "bit-xor", "--backbone", "gpt"], "unknown backbone 'gpt'; did you mean 'gpt2'"),
+        (["train", "bit-xor", "--train-roles", "norms"], "unknown role 'norms'; did you mean 'norm'?"),
+        (["train", "bit-xor", "--weights", "pretraind"], "neither one of pretrained, random, statistics"),
+        (["train", "bit-xor", "--protocol", "fare"], "unknown protocol 'fare'; did you mean 'fair'?"),
+        (["train", "bit-xor", "--device", "gpu"], "unknown device 'gpu'"),
+        (["train", "bit-xor", "--precision", "fp8"], "unknown precision 'fp8'"),
+        (["train", "bit-xor", "--lr", "fast"], "--lr: expected numbers separated by commas, found 'fast'"),
+        (["train", "bit-xor", "--task-option", "m=3"], "unknown option of bit-xor 'm'"),
+        (["train", "bit-xor", "--task-option", "n"], "--task-option n: expected name=value"),
+        (["train", "bit-xor", "--steps", "0"], "steps: expected at least 1, found 0"),
+        (["train", "bit-xor", "--bakbone", "gpt2"], "--backbone"),
+        (["trian", "bit-xor"], "train"),
+        (["data", "get", "minst"], "unknown data set 'minst'; did you mean 'mnist'"),
+        (["eval", "nowhere"], "nowhere: not a run folder"),
+        (["info", "nowhere"], "nowhere: not a run folder"),
+    ],
+)
+def test_mistakes_end_with_one_message(run: Run, tmp_path: Path, monkeypatch, words: list[str], message: str):
+    monkeypatch.chdir(tmp_path)
+    ended = run(*words)
+    assert ended.code == 2
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_missing_data_names_the_command_and_the_files(run: Run, body: Path, tmp_path: Path):
+    ended = run("train", "mnist", "--backbone", body, "--data-dir", tmp_path / "none", "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert "icecore data get mnist" in ended.err
+    assert "train-images-idx3-ubyte" in ended.err
+
+
+def test_offline_hub_names_the_remedy(run: Run, tmp_path: Path):
+    ended = run("train", "bit-xor", "--backbone", "gpt2", "--out", tmp_path)
+    assert ended.code == 2
+    assert "hf download openai-community/gpt2" in ended.err
+    assert "--weights random needs no download" in ended.err
+
+
+def test_an_unfinished_run_says_so(run: Run, body: Path, tmp_path: Path):
+    train(run, body, tmp_path)
+    folder = next(tmp_path.glob("*/summary.json")).parent
+    (folder / "summary.json").unlink()
+    assert "unfinished" in run("info", folder).out
+
+
+def test_unwritable_out(run: Run, body: Path, tmp_path: Path):
+    place = tmp_path / "file"
+    place.write_text("not a folder")
+    ended = train(run, body, place)
+    assert ended.code == 2
+    assert "cannot be written" in ended.err
+    assert place.read_text() == "not a folder"

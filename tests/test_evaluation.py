@@ -1,0 +1,102 @@
+"""Scoring is honest: every example once, in order, and independent of how it is cut into passes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from icecore import evaluation
+from icecore.backbones import Backbone
+from icecore.evaluation import evaluate, without_mask
+from icecore.model import FPT
+from icecore.tasks.bits import BitXor
+from icecore.tasks.task import Batch, StoredTask, Task
+
+SEEDS = [0, 1, 2]
+
+
+@pytest.fixture(params=["bit-xor", "ragged"])
+def task(request: pytest.FixtureRequest, ragged: StoredTask) -> Task:
+    return ragged if request.param == "ragged" else BitXor(2)
+
+
+@pytest.fixture
+def model(task: Task, body: Callable[..., Backbone]) -> FPT:
+    return FPT(task.spec, body(), SEEDS)
+
+
+def by_hand(model: FPT, task: Task, run: int, split: str, limit: int | None = None) -> float:
+    """The mean over examples, one at a time."""
+    scores = []
+    for batch in task.batches(split, 1, limit):
+        logits = model(batch, run_of_row=torch.tensor([run]))
+        scores.append(float(task.metric(logits, batch.targets)))
+    return sum(scores) / len(scores)
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_equals_scoring_one_example_at_a_time(model: FPT, task: Task, split: str, limit: int | None) -> None:
+    if split == "train":
+        limit = 20
+    expected = [by_hand(model, task, run, split, limit) for run in range(len(SEEDS))]
+    assert evaluate(model, task, split, limit).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 100_000])
+def test_the_size_of_the_passes_changes_nothing(
+    model: FPT, task: Task, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate(model, task, "test").tolist()
+    monkeypatch.setattr(evaluation, "TOKENS_PER_PASS", {"cpu": tokens})
+    assert evaluate(model, task, "test").tolist() == expected
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_every_example_is_scored_once_in_order(
+    body: Callable[..., Backbone], ragged: StoredTask, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    seen: list[Batch] = []
+    batches = ragged.batches
+
+    def recorded(*args: Any) -> Iterator[Batch]:
+        for batch in batches(*args):
+            seen.append(batch)
+            yield batch
+
+    monkeypatch.setattr(ragged, "batches", recorded)
+    monkeypatch.setattr(evaluation, "TOKENS_PER_PASS", {"cpu": 4 * 9 * len(SEEDS)})
+    evaluate(FPT(ragged.spec, body(), SEEDS), ragged, "test", limit)
+    assert [len(batch) for batch in seen] == ([4, 4, 4, 1] if limit is None else [3])
+    assert torch.equal(torch.cat([batch.targets for batch in seen]), ragged.splits["test"].targets[:limit])
+
+
+def test_scoring_leaves_training_as_it_was(model: FPT, task: Task) -> None:
+    batch = task.train_batch(SEEDS, 0, 2)
+    keys = torch.arange(len(batch))
+    model.backbone.axis.dropout = 0.1
+    before = model(batch, row_keys=keys)
+    evaluate(model, task, "val")
+    after = model(batch, row_keys=keys)
+    assert torch.equal(before, after)
+    after.sum().backward()
+
+
+def test_without_mask_is_the_published_fault(body: Callable[..., Backbone], ragged: StoredTask) -> None:
+    model = FPT(ragged.spec, body(), [0])
+    batch = next(iter(ragged.batches("test", 13)))
+    faulty = without_mask(batch, ragged.spec)
+    assert faulty.lengths is None
+    assert faulty.tokens.shape == (13, 9)
+    padded = torch.zeros(13, 9, dtype=torch.int64)
+    padded[:, : batch.tokens.shape[1]] = batch.tokens
+    assert torch.equal(faulty.tokens, padded)
+    expected = ragged.metric(model(Batch(padded, batch.targets)), batch.targets).mean()
+    assert evaluate(model, ragged, "test", unmasked=True).tolist() == pytest.approx([float(expected)])
+
+
+def test_full_sequences_have_no_mask_to_lose() -> None:
+    task = BitXor(2)
+    batch = task.train_batch([0], 0, 3)
+    assert without_mask(batch, task.spec) is batch

@@ -1,0 +1,186 @@
+"""A program is a small file that says what it is, notices any damage, and fits one body only."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from icecore.backbones import Backbone
+from icecore.config import RunConfig
+from icecore.errors import ConfigError, DataError, WeightsError
+from icecore.model import FPT
+from icecore.program import Program, assemble, model_settings
+from icecore.tasks.bits import BitXor
+
+Body = Callable[..., Backbone]
+TASK = BitXor(2)
+
+
+@pytest.fixture
+def make(body: Body, config: Callable[..., RunConfig]) -> Callable[..., Program]:
+    """A program fresh from its seed: `make(seed=1)`."""
+
+    def build(**changes: Any) -> Program:
+        settings = config(**changes)
+        model = FPT(TASK.spec, body(), [settings.seed], model_settings(settings))
+        metrics, extra = {"val": 0.5, "test": 1 / 3}, {"classes": ["a", "ä"]}
+        versions = {"icecore": "0"}
+        return Program(settings, TASK.spec, model.body_fingerprint, model.programs()[0], metrics, versions, extra)
+
+    return build
+
+
+@pytest.fixture
+def path(make: Callable[..., Program], tmp_path: Path) -> Path:
+    make().save(tmp_path / "program.safetensors")
+    return tmp_path / "program.safetensors"
+
+
+def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> None:
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+
+
+def test_save_and_load_is_identity(make: Callable[..., Program], path: Path) -> None:
+    program, found = make(), Program.load(path)
+    assert replace(found, tensors={}) == replace(program, tensors={})
+    assert found.tensors.keys() == program.tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in program.tensors.items())
+
+
+def test_views_of_one_buffer_are_saved_apart(make: Callable[..., Program], path: Path) -> None:
+    buffer = torch.arange(12.0)
+    tensors = {"a": buffer[:4].view(2, 2), "b": buffer[4:]}
+    replace(make(), tensors=tensors).save(path)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in Program.load(path).tensors.items())
+
+
+def test_a_program_is_small_and_no_pickle(path: Path) -> None:
+    data = path.read_bytes()
+    numbers = sum(tensor.numel() for tensor in load_file(path).values())
+    assert len(data) < 4 * numbers + 8192
+    length = int.from_bytes(data[:8], "little")
+    assert json.loads(data[8 : 8 + length])["__metadata__"]["icecore"]  # a safetensors header, plain JSON
+
+
+def test_the_model_of_a_loaded_program_is_the_model(make: Callable[..., Program], path: Path, body: Body) -> None:
+    programs = [make(seed=1), Program.load(path)]
+    model = assemble(programs, body())
+    batch = TASK.train_batch([0], 0, 6)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    for run, program in enumerate(programs):
+        alone = FPT(TASK.spec, body(), [program.config.seed])(batch)
+        mixed = model(batch, run_of_row=torch.full((6,), run))
+        torch.testing.assert_close(mixed, alone)
+
+
+def test_every_flipped_byte_is_noticed(path: Path, body: Body) -> None:
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    places = [*range(0, 8 + length, 41), *range(8 + length, len(data), 977), len(data) - 1]
+    for place in places:
+        for flip in (0x01, 0x0F):
+            path.write_bytes(data[:place] + bytes([data[place] ^ flip]) + data[place + 1 :])
+            with pytest.raises(DataError, match=str(path)):
+                Program.load(path)
+
+
+def test_a_damaged_tensor_is_named(path: Path) -> None:
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    name, place = next(
+        (name, entry["data_offsets"][0])
+        for name, entry in json.loads(data[8 : 8 + length]).items()
+        if name == "output.layers.0.weight"
+    )
+    at = 8 + length + place + 5
+    path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+    with pytest.raises(DataError, match=rf"{path}: tensor {name} is damaged \(checksum differs\); copy the file again"):
+        Program.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: t.pop("positions"), "tensor positions is missing; copy the file again"),
+        (lambda t, m: t.update(positions=t["positions"].int()), "tensor positions is damaged"),
+        (lambda t, m: t.update(positions=t["positions"].t().contiguous()), "tensor positions is damaged"),
+        (lambda t, m: m.update(icecore=m["icecore"].replace("bit-xor", "bit-xoR")), "the header is damaged"),
+        (lambda t, m: m.pop("icecore"), "a safetensors file, but not an icecore program"),
+    ],
+)
+def test_a_changed_file_is_refused(path: Path, change: Callable[..., None], message: str) -> None:
+    rewrite(path, change)
+    with pytest.raises(DataError, match=rf"{path}: {message}"):
+        Program.load(path)
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -1])
+def test_a_file_cut_short_is_refused(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match=rf"{path}: not a readable program, perhaps cut short .*copy it again"):
+        Program.load(path)
+
+
+def test_files_that_are_no_programs(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such program file"):
+        Program.load(tmp_path / "none.safetensors")
+    with pytest.raises(DataError, match="not a readable program"):
+        Program.load(tmp_path)
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(DataError, match="not a readable program"):
+        Program.load(path)
+
+
+def test_a_newer_format_asks_for_an_upgrade(
+    make: Callable[..., Program], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icecore.program.FORMAT", 2)
+    make().save(path)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="program format 2, this version reads 1; upgrade icecore"):
+        Program.load(path)
+
+
+def test_another_body_is_refused_with_both_fingerprints(path: Path, body: Body) -> None:
+    program = Program.load(path)
+    other = body(weights="random")
+    here = FPT(TASK.spec, body(weights="random"), [0]).body_fingerprint
+    with pytest.raises(WeightsError, match="another body") as caught:
+        assemble([program], other)
+    assert program.fingerprint in str(caught.value)
+    assert here in str(caught.value)
+
+
+def test_the_same_body_in_bf16_is_the_same_body(path: Path, body: Body) -> None:
+    assert assemble([Program.load(path)], body(), torch.bfloat16).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"positions": torch.zeros(3, 16)}, r"tensor positions is of shape \(3, 16\), expected shape \(4, 16\)"),
+        ({}, r"tensor input.layers.0.weight is missing, expected shape \(1, 16\)"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(
+    make: Callable[..., Program], body: Body, tensors: dict[str, torch.Tensor], message: str
+) -> None:
+    program = make()
+    held = dict(program.tensors) | tensors if tensors else {}
+    with pytest.raises(DataError, match=message):
+        assemble([replace(program, tensors=held)], body())
+
+
+def test_programs_that_cannot_share_a_model(make: Callable[..., Program], body: Body) -> None:
+    with pytest.raises(ConfigError, match="programs of bit-xor and bit-xor differ in sizes or roles"):
+        assemble([make(), make(train_roles=("output",))], body())

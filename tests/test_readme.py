@@ -1,0 +1,79 @@
+"""Every command and every code block of the README and the guides runs, on fewer steps where it trains."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from icecore import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: what makes a training command short without changing what it shows
+SHORT = ["--steps", "2", "--eval-every", "1", "--eval-examples", "8", "--test-examples", "8", "--batch-size", "2"]
+#: commands that install, push or fetch; `make` targets are checked apart
+NOT_RUN = ("pip install", "hf download", "icecore data get")
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(place, text) of every fenced block of `language`."""
+    found = []
+    for page in PAGES:
+        for number, match in enumerate(re.finditer(rf"```{language}\n(.*?)```", page.read_text(), re.S)):
+            found.append((f"{page.name}-{number}", match[1]))
+    return found
+
+
+def commands() -> list[str]:
+    lines = [line.partition("#")[0].strip() for _, text in blocks("sh") for line in text.splitlines()]
+    return list(dict.fromkeys(line for line in lines if line))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all commands, so that later ones find the runs of earlier ones."""
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command(line: str, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+    words = shlex.split(line)
+    if words[0] == "make":
+        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+        return
+    if line.startswith(NOT_RUN):
+        pytest.skip("needs the network")
+    assert Path(words[0]).name == "icecore", f"what is {line!r}?"
+    if "../shared/data" in words:
+        words[words.index("../shared/data")] = str(request.getfixturevalue("real_data"))
+    if words[1] == "train":
+        words += [*SHORT, "--quiet"]
+    monkeypatch.chdir(place)
+    runs = sorted(path.parent for path in place.glob("runs/*/program.safetensors"))
+    words = [str(runs[0]) if word == "runs/RUN" else word for word in words]
+    monkeypatch.setattr(sys, "argv", ["icecore", *words[1:]])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+
+
+@pytest.mark.parametrize(("where", "text"), blocks("python"))
+def test_code(where: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    # a guide's blocks belong together: those before this one come first
+    page, _, number = where.rpartition("-")
+    earlier = [t for w, t in blocks("python") if w.rpartition("-")[0] == page and int(w.rpartition("-")[2]) < int(number)]
+    scope: dict[str, object] = {}
+    for block in (*(earlier if page != "README.md" else ()), text):
+        exec(compile(block, where, "exec"), scope)
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    shown = re.search(r"```\n(icecore/\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert shown is not None
+    named = set(re.findall(r"(\w+\.py)", shown[1]))
+    there = {path.name for path in (ROOT / "icecore").rglob("*.py")} - {"__init__.py", "__main__.py"}
+    assert named == there

@@ -1,0 +1,93 @@
+"""Devices and precisions are chosen explicitly; exhausted memory is answered with a remedy."""
+
+import pytest
+import torch
+
+from icecore import runtime
+from icecore.errors import ConfigError, UserError
+
+CPU = torch.device("cpu")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, cuda: int = 0, mps: bool = False, bf16: bool = False) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: bf16)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device", "expected"),
+    [
+        (0, False, "auto", "cpu"),
+        (0, True, "auto", "mps"),
+        (2, True, "auto", "cuda"),
+        (2, False, "cuda:1", "cuda:1"),
+        (2, True, "cpu", "cpu"),
+    ],
+)
+def test_device(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, device: str, expected: str) -> None:
+    pretend(monkeypatch, cuda, mps)
+    assert str(runtime.choose(device).device) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cdua", "unknown device 'cdua'; did you mean 'cuda'?"),
+        ("mps", "--device mps: no such device here; available: cuda, cpu"),
+        ("cuda:2", "--device cuda:2: no such device here; cuda has 2"),
+        ("cuda:one", "--device cuda:one: no such device here"),
+        ("cpu:1", "--device cpu:1: no such device here; cpu has"),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
+    pretend(monkeypatch, cuda=2)
+    with pytest.raises(ConfigError, match=message):
+        runtime.choose(device)
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_takes_bf16_where_the_hardware_has_it(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, expected: torch.dtype
+) -> None:
+    pretend(monkeypatch, bf16=fast)
+    assert runtime.choose("cpu").dtype is expected
+    assert runtime.choose("cpu", "fp32").dtype is torch.float32
+    assert runtime.choose("cpu", "bf16").dtype is torch.bfloat16
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(ConfigError, match="unknown precision 'fp16'; did you mean 'bf16'"):
+        runtime.choose("cpu", "fp16")
+
+
+def test_the_cpu_is_described_and_needs_no_waiting() -> None:
+    here = runtime.Runtime(CPU, "fp32")
+    here.synchronize()
+    assert here.describe().startswith(f"CPU, {torch.get_num_threads()} threads, ")
+
+
+def test_versions_name_what_numbers_depend_on() -> None:
+    found = runtime.versions()
+    assert found["torch"] == torch.__version__
+    assert set(found) == {"icecore", "python", "torch", "transformers"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_exhausted_memory_says_what_to_lower(error: Exception) -> None:
+    advice = pytest.raises(UserError, match=r"out of memory on CPU.*64 rows.*lower --micro-batch \(now 64")
+    with advice, runtime.Runtime(CPU, "fp32").memory_advice(64):
+        raise error
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), runtime.Runtime(CPU, "fp32").memory_advice(64):
+        raise RuntimeError("shapes do not match")
