@@ -168,9 +168,7 @@ def open_run(path: Path, data_dir: str | None = None, device: str = "auto") -> t
     config = find_run(path)
     held = path / PROGRAM
     if not held.exists():
-        raise ConfigError(
-            f"{path}: no program here; the run is not finished (give its command again) or has diverged"
-        )
+        raise ConfigError(f"{path}: no program here; the run is not finished (give its command again) or has diverged")
     program = Program.load(held)
     chosen = runtimes.choose(device, config.precision)
     task = load_task(config, data_dir).to(chosen.device)

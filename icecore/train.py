@@ -129,8 +129,9 @@ class Pack:
         step = common_step(folders, [self._end(folder) for folder in folders])
         if step is not None:
             self._restore(step)
-        for folder in folders if step is None else ():
-            folder.drop_states()
+        else:
+            for folder in folders:
+                folder.drop_states()
         trained, frozen = self.model.counts()
         info = {"trained": trained, "frozen": frozen, "device": self.execution.runtime.describe()}
         pack = [m.config.run_id for m in self.members]
@@ -286,7 +287,7 @@ class Pack:
 
     @staticmethod
     def _end(folder: RunFolder) -> int | None:
-        """The step at which a run stopped before its last, or None."""
+        """The step of a run's last state if it stopped there by itself, else None."""
         last = max(folder.saved_steps(), default=None)
         return last if last is not None and folder.load_state(last)[1]["stopped"] else None
 

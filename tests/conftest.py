@@ -14,7 +14,7 @@ from icecore.config import RunConfig
 from icecore.tasks.task import Examples, StoredTask, TaskSpec
 
 ROOT = Path(__file__).parents[1]
-SMALL = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL: dict[str, Any] = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
         torch.manual_seed(1)
         models = {
             "bert": BertModel(BertConfig(**SMALL, intermediate_size=32, max_position_embeddings=32)),
-            "gpt2": GPT2Model(GPT2Config(**SMALL, max_position_embeddings=32, bos_token_id=0, eos_token_id=0)),
+            "gpt2": GPT2Model(GPT2Config(**SMALL, n_positions=32, bos_token_id=0, eos_token_id=0)),
         }
     for name, model in models.items():
         model.save_pretrained(folder / name)

@@ -95,11 +95,11 @@ def test_without_a_mask_the_module_or_the_argument_says_what_is_causal(biased: b
 
 
 def test_paths_agree_in_value_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [x.requires_grad_() for x in inputs(kv_heads=2)]
+    query, key, value = parts = [x.requires_grad_() for x in inputs(kv_heads=2)]
     probe, results = torch.randn(N, T, H, D), []
     for limit in (512 * 512, 0):
         monkeypatch.setattr(attention, "EAGER_SCORES", limit)
-        out, _ = attention.attend(Site(), *parts, allowed("both"))
+        out, _ = attention.attend(Site(), query, key, value, allowed("both"))
         results.append([out, *torch.autograd.grad(out, parts, probe)])
     for explicit, sdpa in zip(*results, strict=True):
         torch.testing.assert_close(explicit, sdpa, atol=1e-5, rtol=1e-5)

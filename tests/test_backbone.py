@@ -60,7 +60,7 @@ def test_attention_and_feedforward_are_matrices_of_the_blocks(case: str) -> None
     body = body_of(case)
     roles, D = body.roles(), body.info.width
     counts = body.counts()
-    matrices = {role: 0 for role in Role}
+    matrices = dict.fromkeys(Role, 0)
     for name, parameter in body.named_parameters():
         if parameter.dim() == 2 and roles[name] is not Role.NORM:
             matrices[roles[name]] += parameter.numel()
@@ -95,7 +95,8 @@ def test_a_parameter_without_a_role_is_named(case: str) -> None:
     name = next(name for name, module in body.named_modules() if isinstance(module, nn.ModuleList))
     block = body.get_submodule(f"{name}.0")
     block.register_parameter("alien", nn.Parameter(torch.zeros(3)))
-    with pytest.raises(TypeError, match=rf"parameter {name}\.0\.alien of .*{type(block).__name__}.* has no role; teach"):
+    kind = type(block).__name__
+    with pytest.raises(TypeError, match=rf"parameter {name}\.0\.alien of .*\({kind}\) has no role; teach"):
         body.roles()
 
 
@@ -149,7 +150,7 @@ def randomised(module: nn.Module) -> nn.Module:
         (Scale(16), None),
         (nn.Linear(16, 16), None),
         (nn.LayerNorm(16, elementwise_affine=False), None),
-        (nn.LayerNorm((4, 4)), None),
+        (nn.LayerNorm([4, 4]), None),
         (nn.BatchNorm1d(16).eval(), None),
         (nn.PReLU(16), None),
         (nn.Embedding(4, 16), None),

@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_what_was_there(folder: RunFolder, monkeypatch: pytes
 
     owner, name = {"write": (checkpoint, "save_file"), "fsync": (os, "fsync"), "rename": (Path, "replace")}[failing]
     monkeypatch.setattr(owner, name, full)
-    with pytest.raises(StorageError, match="step_000000005.*No space left on device.*what was there is intact"):
+    with pytest.raises(StorageError, match=r"step_000000005.*No space left on device.*what was there is intact"):
         save(folder, 5, best=2)
     assert files(folder.path) == before
 
@@ -190,5 +190,5 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_an_unwritable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(StorageError, match="cannot be written.*Permission denied"):
+    with pytest.raises(StorageError, match=r"cannot be written.*Permission denied"):
         RunFolder(tmp_path, CONFIG).open()

@@ -1,5 +1,6 @@
 """A configuration is a value: canonical, checked, and named by a stable id."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -62,9 +63,9 @@ def test_every_setting_is_part_of_the_id() -> None:
         "schedule": "constant",
         "patience": 2,
         "stop_at": 0.5,
-        **{name: 1 for name in ("body_seed", "seed")},
-        **{name: 0.25 for name in ("lr", "warmup", "clip", "dropout")},
-        **{name: 7 for name in ("steps", "batch_size", "eval_every", "eval_examples")},
+        **dict.fromkeys(("body_seed", "seed"), 1),
+        **dict.fromkeys(("lr", "warmup", "clip", "dropout"), 0.25),
+        **dict.fromkeys(("steps", "batch_size", "eval_every", "eval_examples"), 7),
     }
     assert changed.keys() == json.loads(config.to_json()).keys()
     ids = {replace(config, **{name: value}).run_id for name, value in changed.items()}
@@ -141,7 +142,7 @@ def test_cosine_schedule() -> None:
     assert rates[20] == pytest.approx(2.0)
     assert rates[60] == pytest.approx(1.0)  # half way down the cosine
     assert rates[40] == pytest.approx(1.0 + math.sqrt(0.5))
-    assert all(a > b > 0 for a, b in zip(rates[20:], rates[21:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates[20:]))
 
 
 @pytest.mark.parametrize("warmup", [0.0, 1.0])

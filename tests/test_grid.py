@@ -165,7 +165,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, bodies: dict[str, str]) -
 
 
 def test_the_group_summary_has_the_keys_of_the_contract(finished: tuple[Path, list[RunConfig]]) -> None:
-    """../shared/design.md, Contracts."""
+    """The contract of the design; more keys are allowed."""
     out, configs = finished
     group = json.loads((out / "summary.json").read_text())
     assert {"runs", "chosen_lr", "val_mean", "test_mean", "test_sem", "n_seeds", "seconds"} <= group.keys()
@@ -217,7 +217,9 @@ def test_a_sweep_with_a_diverged_seed_is_summed_up(finished: tuple[Path, list[Ru
 
 def test_folders_that_are_no_runs(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     out, configs = finished
-    with pytest.raises(ConfigError, match=r"not a run folder \(no config.json\); it holds the runs .*" + configs[0].run_id):
+    with pytest.raises(
+        ConfigError, match=r"not a run folder \(no config.json\); it holds the runs .*" + configs[0].run_id
+    ):
         find_run(out)
     with pytest.raises(ConfigError, match=r"not a run folder \(no config.json\)$"):
         find_run(tmp_path / "absent")
@@ -232,7 +234,13 @@ def test_an_output_folder_that_cannot_be_made(config: Configure, tmp_path: Path)
 def test_listops_trains_and_is_scored_on_the_whole_test_set(bodies: dict[str, str], tmp_path: Path) -> None:
     options = {"train": 20, "val": 6, "test": 7, "length": 24}
     base = configure(
-        "listops", precision="fp32", backbone=bodies["bert"], weights="random", steps=3, batch_size=2, task_options=options
+        "listops",
+        precision="fp32",
+        backbone=bodies["bert"],
+        weights="random",
+        steps=3,
+        batch_size=2,
+        task_options=options,
     )
     group = run(expand(base, seeds=[0, 1]), Place(tmp_path))
     assert all(s["test_metric"] * 7 == pytest.approx(round(s["test_metric"] * 7)) for s in group["runs"])

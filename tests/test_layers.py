@@ -13,7 +13,8 @@ LONGEST_FILE = 400
 LAYERS: Sequence[Sequence[str]] = (
     ("icecore", "icecore.errors"),
     ("icecore.config", "icecore.runtime"),
-    ("icecore.tasks.task", "icecore.tasks.files", "icecore.backbones.fast", "icecore.backbones.recurrence"),
+    ("icecore.tasks.task", "icecore.tasks.files", "icecore.tasks.pickles"),
+    ("icecore.backbones.fast", "icecore.backbones.recurrence"),
     ("icecore.tasks.image_files", "icecore.tasks.protein_files", "icecore.download"),
     ("icecore.backbones.backbone", "icecore.backbones.attention"),
     ("icecore.tasks.bits", "icecore.tasks.listops", "icecore.tasks.images", "icecore.tasks.proteins"),

@@ -109,7 +109,7 @@ def test_mean_read_out_averages_real_positions(body: Body, ragged: StoredTask, d
     model = FPT(spec, body(), [0], dtype=dtype)
     batch = ragged.train_batch([0], 0, B)
     hidden: list[Tensor] = []
-    model.backbone.register_forward_hook(lambda module, args, out: hidden.append(out))
+    model.backbone.register_forward_hook(lambda module, args, out: hidden.append(torch.as_tensor(out)))
     logits = model(batch)
     assert batch.lengths is not None
     for row, length in enumerate(batch.lengths.tolist()):
@@ -134,7 +134,9 @@ def part_of(name: str, model: FPT) -> str:
     return own.get(name.split(".")[0]) or str(model.backbone.roles()[name.removeprefix("body.")])
 
 
-@pytest.mark.parametrize("roles", [("output",), ("input", "position"), ("norm",), FPT_ROLES, (*FPT_ROLES, "feedforward"), ROLES])
+@pytest.mark.parametrize(
+    "roles", [("output",), ("input", "position"), ("norm",), FPT_ROLES, (*FPT_ROLES, "feedforward"), ROLES]
+)
 def test_exactly_the_roles_asked_for_get_gradients(body: Body, roles: tuple[str, ...]) -> None:
     task = BitXor(2)
     model = FPT(task.spec, body(), [0], ModelSettings(roles))

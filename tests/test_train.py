@@ -28,7 +28,7 @@ from icecore.model import FPT
 from icecore.program import Program, assemble, model_settings
 from icecore.runtime import Runtime
 from icecore.tasks.bits import BitXor
-from icecore.tasks.task import StoredTask, Task
+from icecore.tasks.task import Batch, StoredTask, Task
 from icecore.train import Execution, Pack, train_pack
 
 Configure = Callable[..., RunConfig]
@@ -38,8 +38,14 @@ CPU = Runtime(torch.device("cpu"), "fp32")
 CIRCUMSTANCES = ("seconds", "seconds_share", "steps_per_second", "packed_runs", "run_id")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power fails in these tests, and a process that dies leaves its writes to the system."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 class Recorder:
-    """A watcher that keeps what it is told and may raise at a step."""
+    """A watcher that keeps what it is told."""
 
     def __init__(self) -> None:
         self.losses: dict[str, list[float]] = {}
@@ -61,7 +67,9 @@ class Recorder:
         self.calls.append(f"finished {len(summaries)}")
 
 
-def trained(configs: list[RunConfig], out: Path, body: Backbone, task: Task | None = None, **how: Any) -> list[dict[str, Any]]:
+def trained(
+    configs: list[RunConfig], out: Path, body: Backbone, task: Task | None = None, **how: Any
+) -> list[dict[str, Any]]:
     return train_pack(task or BitXor(2), body, configs, Execution(out, CPU, **how))
 
 
@@ -176,7 +184,9 @@ def test_full_training_leaves_a_program_that_holds_the_body(config: Configure, b
 # --- choosing and stopping ---------------------------------------------------------------------------
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, curves: Sequence[Sequence[float]], every: int = 4) -> list[dict[str, Tensor]]:
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, curves: Sequence[Sequence[float]], every: int = 4
+) -> list[dict[str, Tensor]]:
     """Make validation report `curves`, one a run, at steps every, 2 every, ... Returns the states seen, by call."""
     score, seen = Pack._score, []
 
@@ -307,12 +317,22 @@ def test_divergence_is_remembered_over_a_kill(
     config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the bad step and the next look at the losses a state may be written."""
-    configs = [config(lr=1e-2, eval_every=40, steps=40), config(lr=1e30, eval_every=40, steps=40)]
+    draw = BitXor.train_batch
+
+    def poisoned(task: BitXor, seeds: Sequence[int], step: int, batch_size: int) -> Batch:
+        batch = draw(task, seeds, step, batch_size)
+        for run_number, seed in enumerate(seeds):
+            if (step, seed) == (2, 1):
+                batch.tokens[run_number * batch_size] = math.nan
+        return batch
+
+    monkeypatch.setattr(BitXor, "train_batch", poisoned)
+    configs = [config(eval_every=40, steps=40), config(eval_every=40, steps=40, seed=1)]
     trained(configs, tmp_path / "unbroken", body())
-    interrupt(monkeypatch, Pack, "train_step", 3)
-    with pytest.raises(Killed):
-        trained(configs, tmp_path / "resumed", body(), checkpoint_seconds=0.0)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        interrupt(patch, Pack, "train_step", 3)
+        with pytest.raises(Killed):
+            trained(configs, tmp_path / "resumed", body(), checkpoint_seconds=0.0)
     trained(configs, tmp_path / "resumed", body())
     assert_same_results(tmp_path / "unbroken", tmp_path / "resumed", configs[:1])
     summaries = [RunFolder(tmp_path / place, configs[1]).summary() for place in ("unbroken", "resumed")]
@@ -354,21 +374,17 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (Pack, "train_step", 0),
         (Pack, "train_step", 7),  # between two evaluations
         (Pack, "validate", 1),
         (RunFolder, "save_state", 0),  # the very first state
         (RunFolder, "save_state", 1),  # between the states of a pack's members
-        (RunFolder, "save_state", 4),
         (RunFolder, "save_state", 5),
         (RunFolder, "drop_states", 4),
         (Pack, "_score_final", 0),
-        (train, "evaluate", 2),
         (Pack, "_score", 5),  # in the middle of final scoring
         (Program, "save", 1),
         (train, "write_json", 0),  # after final scoring, before the first summary
         (train, "write_json", 1),
-        (train, "write_json", 2),
     ],
 )
 @pytest.mark.parametrize("case", CASES)
@@ -428,7 +444,8 @@ from icecore.train import Execution, train_pack
 torch.set_num_threads(1)
 configs = [RunConfig.from_json(text) for text in json.loads(sys.argv[1])]
 runtime = Runtime(torch.device("cpu"), "fp32")
-train_pack(load_task(configs[0], None), body_of(configs[0]), configs, Execution(Path(sys.argv[2]), runtime, checkpoint_seconds=0.0))
+execution = Execution(Path(sys.argv[2]), runtime, checkpoint_seconds=0.0)
+train_pack(load_task(configs[0], None), body_of(configs[0]), configs, execution)
 """
 
 
@@ -436,10 +453,12 @@ def test_a_real_kill_changes_nothing(config: Configure, body: Body, tmp_path: Pa
     configs = sweep(config, steps=3000, eval_every=1000, dropout=0.1, batch_size=1)
     arguments = [json.dumps([c.to_json() for c in configs]), str(tmp_path / "broken")]
     folders = [RunFolder(tmp_path / "broken", c) for c in configs]
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     try:
         deadline = time.monotonic() + 60
-        while not all(f.saved_steps() and f.saved_steps()[-1] > 20 for f in folders):
+        while not all(f.saved_steps() and f.saved_steps()[-1] > 5 for f in folders):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -467,7 +486,12 @@ def test_a_real_kill_changes_nothing(config: Configure, body: Body, tmp_path: Pa
 def test_finished_runs_are_not_run_again(config: Configure, tmp_path: Path) -> None:
     configs = sweep(config)
     first = run(configs, Place(tmp_path))
-    held = {p: (p.stat().st_mtime_ns, p.read_bytes()) for c in configs for p in RunFolder(tmp_path, c).path.rglob("*") if p.is_file()}
+    held = {
+        p: (p.stat().st_mtime_ns, p.read_bytes())
+        for c in configs
+        for p in RunFolder(tmp_path, c).path.rglob("*")
+        if p.is_file()
+    }
     again = Recorder()
     assert run(configs, Place(tmp_path, watchers=[again])) == first
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in held} == held
@@ -508,7 +532,7 @@ def test_a_full_disk_ends_with_one_message_and_what_was_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(StorageError, match="No space left on device.*what was there is intact"):
+        with pytest.raises(StorageError, match=r"No space left on device.*what was there is intact"):
             run(configs, Place(tmp_path / "full"))
     assert all(RunFolder(tmp_path / "full", c).saved_steps()[0] == 4 for c in configs)
     run(configs, Place(tmp_path / "full"))
@@ -527,9 +551,10 @@ def test_exhausted_memory_says_what_to_lower(
 
 
 def test_summary_has_the_keys_of_the_contract(config: Configure, body: Body, tmp_path: Path) -> None:
-    """../shared/design.md, Contracts; more keys are allowed."""
+    """The contract of the design; more keys are allowed."""
     keys = """task backbone weights train_roles protocol lr seed steps batch_size precision train_metric val_metric
-        test_metric metric_name trainable_parameters frozen_parameters seconds steps_per_second device versions run_id"""
+        test_metric metric_name trainable_parameters frozen_parameters seconds steps_per_second device versions
+        run_id"""
     each = config()
     summary = trained([each], tmp_path, body())[0]
     assert set(keys.split()) <= summary.keys()

@@ -58,7 +58,9 @@ def attend(
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     T = query.shape[2]
-    causal = attention_mask is None and T > 1 and bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    if is_causal is None:
+        is_causal = bool(getattr(module, "is_causal", False))
+    causal = is_causal and attention_mask is None and T > 1
     dropping = site.axis.row_keys is not None and site.axis.dropout > 0
     small = T * key.shape[2] <= EAGER_SCORES and query.device.type == "cpu"
     if site.axis.record is not None or dropping or small:
@@ -84,7 +86,9 @@ def _bias(query: Tensor, mask: Tensor | None, position_bias: Tensor | None, caus
     return bias
 
 
-def _explicit(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def _explicit(
+    site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> Tensor:
     """Attention with the score matrix in memory. Returns (N, T, H, d)."""
     scores = torch.matmul(query * scale, key.transpose(-1, -2))
     if bias is not None:

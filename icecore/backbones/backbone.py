@@ -81,7 +81,8 @@ class Backbone(nn.Module):
             own = [prefix + name for name, _ in module.named_parameters(recurse=False)]
             if not own:
                 continue
-            role = Role.NORM if isinstance(module, RunNorm) else self.role_of(module_name, module, self._path(module_name))
+            is_norm = isinstance(module, RunNorm)
+            role = Role.NORM if is_norm else self.role_of(module_name, module, self._path(module_name))
             if role is None:
                 raise TypeError(
                     f"parameter {own[0]} of {self.info.name} ({type(module).__name__}) has no role; "

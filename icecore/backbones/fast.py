@@ -73,7 +73,8 @@ class RunNorm(nn.Module):
             scaled = F.rms_norm(x, (D,), self.weight[0], self.eps)
             return scaled if bias is None else scaled + bias
         wide = x.float()
-        unit = F.layer_norm(wide, (D,), None, None, self.eps) if self.kind == "layer" else F.rms_norm(wide, (D,), None, self.eps)
+        normalise = F.layer_norm if self.kind == "layer" else F.rms_norm
+        unit = normalise(wide, (D,), eps=self.eps)
         R = self.weight.shape[0]
         if self.axis.run_of_row is None and R > 1:
             # (R, B, ...) view: gains broadcast over a run's rows without being copied

@@ -116,7 +116,7 @@ def _vit_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tens
     for block in _blocks(body.model, body.info.layers):
         out = block(x, wide)
         x = out[0] if isinstance(out, tuple) else out
-    return body.model.layernorm(x)
+    return body.model.get_submodule("layernorm")(x)
 
 
 def _blocks(model: nn.Module, layers: int) -> nn.ModuleList:
@@ -272,7 +272,7 @@ def _take_positions(model: nn.Module, family: Family) -> Tensor:
     assert family.positions is not None
     parent, child = _parent(model, family.positions)
     held = getattr(parent, child)
-    table = held.weight if isinstance(held, nn.Module) else held[0]
+    table = held.weight if isinstance(held, nn.Embedding) else held[0]
     delattr(parent, child)
     setattr(parent, child, NoTable())
     return table.detach()[family.first_position(model.config) :].float().clone()

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from icecore.backbones.backbone import Backbone, BackboneInfo, BodyRequest, Role
 from icecore.backbones.fast import NormKind, RunAxis, RunNorm

