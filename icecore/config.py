@@ -58,6 +58,7 @@ class RunConfig:
     clip          largest norm of the run's gradient
     eval_every    steps between validations; the best validated state is kept
     eval_examples validation examples of each evaluation in training (the final one uses all)
+    test_examples scores only the first so many examples at the end, for trying things out; None: all
     patience      evaluations without improvement after which the run stops; None: never
     stop_at       validation metric at which the run stops; None: never
     body_seed     seed of random body weights: one body for all runs of a pack, so not `seed`
@@ -84,6 +85,7 @@ class RunConfig:
     dropout: float = 0.0
     eval_every: int = 200
     eval_examples: int = 1000
+    test_examples: int | None = None
     patience: int | None = None
     stop_at: float | None = None
 
@@ -122,6 +124,9 @@ class RunConfig:
         _require(self.clip > 0, "clip", "a positive number", self.clip)
         for name in ("input_hidden", "output_hidden"):
             _require(min(getattr(self, name), default=1) >= 1, name, "widths of at least 1", getattr(self, name))
+        _require(
+            self.test_examples is None or self.test_examples >= 1, "test_examples", "at least 1", self.test_examples
+        )
         _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self.patience)
 
     @property

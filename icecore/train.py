@@ -6,6 +6,7 @@ parameters, Adam's moments and a few counters.
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -256,9 +257,10 @@ class Pack:
             member.progress.final = {}
         if scored:
             self.model.set_programs([m.initial | self.adam.tensors(_known(m.best)) for m in scored])
-            limit = self.config.eval_examples
-            for split in ("train", "val", *self.task.test_splits):
-                for member, metric in zip(scored, self._score(split, limit if split == "train" else None), strict=True):
+            config = self.config
+            for split in dict.fromkeys(("train", "val", *self.task.test_splits)):
+                limit = config.eval_examples if split == "train" else config.test_examples
+                for member, metric in zip(scored, self._score(split, limit), strict=True):
                     assert member.progress.final is not None
                     member.progress.final[split] = metric
         self._count_seconds(self.members)
@@ -367,6 +369,7 @@ class Pack:
             "val_metric": final.get("val"),
             "test_metric": final.get(task.test_splits[0]),
             "test_metrics": {split: final.get(split) for split in task.test_splits},
+            "test_examples": min(task.split_size(task.test_splits[0]), config.test_examples or sys.maxsize),
             "metric_name": task.metric_name,
             "trainable_parameters": trained,
             "frozen_parameters": frozen,

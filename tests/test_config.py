@@ -65,7 +65,7 @@ def test_every_setting_is_part_of_the_id() -> None:
         "stop_at": 0.5,
         **dict.fromkeys(("body_seed", "seed"), 1),
         **dict.fromkeys(("lr", "warmup", "clip", "dropout"), 0.25),
-        **dict.fromkeys(("steps", "batch_size", "eval_every", "eval_examples"), 7),
+        **dict.fromkeys(("steps", "batch_size", "eval_every", "eval_examples", "test_examples"), 7),
     }
     assert changed.keys() == json.loads(config.to_json()).keys()
     ids = {replace(config, **{name: value}).run_id for name, value in changed.items()}
@@ -74,7 +74,7 @@ def test_every_setting_is_part_of_the_id() -> None:
 
 def test_run_id_is_the_same_everywhere() -> None:
     # golden: a change of this value means that users' finished runs are no longer found
-    assert make().run_id == "742ebeb05353"
+    assert make().run_id == "ee718324567f"
 
 
 @pytest.mark.parametrize(

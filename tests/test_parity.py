@@ -164,7 +164,6 @@ def test_longer_than_the_table(case: str, kind: str) -> None:
     torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
 
 
-@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("kind", ["none", "padded"])
 @pytest.mark.parametrize("case", TINY)
 def test_runs_packed_or_mixed_equal_each_alone(case: str, kind: str) -> None:
