@@ -87,6 +87,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last state, or start over.")] = True,
     task_option: TaskOptions = None,
     schedule: Annotated[str | None, typer.Option(help="constant, or cosine with warm-up.")] = None,
+    lr_factors: Annotated[str | None, typer.Option(help="Relative rates, e.g. position=3,output=0.3.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Rate of every dropout in the body.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between validations.")] = None,
     eval_examples: Annotated[int | None, typer.Option(help="Validation examples each time.")] = None,
@@ -102,7 +103,7 @@ def train(
 ) -> None:
     """Train a task on a frozen body; several --lr and --seeds are one packed training."""
     lrs, seed_list = _numbers("--lr", lr, float), _numbers("--seeds", seeds, int)
-    options = _task_options(task_option)
+    options = _pairs("--task-option", task_option or (), str)
     from icecore import grid
 
     config = grid.configure(
@@ -119,6 +120,7 @@ def train(
         protocol=protocol,
         task_options=options,
         schedule=schedule,
+        lr_factors=None if lr_factors is None else _pairs("--lr-factors", _split(lr_factors), float),
         dropout=dropout,
         eval_every=eval_every,
         eval_examples=eval_examples,
@@ -302,13 +304,17 @@ def _numbers(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[An
         raise ConfigError(f"{flag}: expected numbers separated by commas, found {text!r}") from None
 
 
-def _task_options(pairs: Sequence[str] | None) -> dict[str, str]:
+def _pairs(flag: str, pairs: Sequence[str], kind: Callable[[str], Any]) -> dict[str, Any]:
+    """name=value pairs of a flag."""
     found = {}
-    for pair in pairs or ():
+    for pair in pairs:
         key, equals, value = pair.partition("=")
+        try:
+            found[key.strip()] = kind(value)
+        except ValueError:
+            equals = ""
         if not equals:
-            raise ConfigError(f"--task-option {pair}: expected name=value")
-        found[key] = value
+            raise ConfigError(f"{flag} {pair}: expected name=value")
     return found
 
 

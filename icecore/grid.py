@@ -63,6 +63,7 @@ def configure(task: str, precision: str = "auto", device: str = "auto", **settin
         "lr": defaults.lr,
         "eval_every": min(defaults.eval_every, given.get("steps", defaults.steps)),
         "dropout": protocol.dropout,
+        "lr_factors": protocol.lr_factors,
         "schedule": protocol.schedule,
         "warmup": protocol.warmup,
         "precision": runtimes.choose(device, precision).precision,

@@ -110,6 +110,7 @@ class FPT(nn.Module):
                 f"training {', '.join(single)} changes the shared body: one run at a time, found {len(seeds)} runs"
             )
         self.body_trained = bool(single)
+        self.body_roles = dict(roles)
         held = backbone.tensors()
         self.body_fingerprint = fingerprint(
             {name: t for name, t in held.items() if roles.get(name, "position") not in trained}
@@ -152,12 +153,13 @@ class FPT(nn.Module):
         x = self.input(batch.tokens, run_of_row)
         if self.positions is not None:
             x = self._add_positions(x, run_of_row)
-        if self.body_trained:
-            with torch.autocast(x.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext():
-                hidden = self.backbone(x, mask)
-        else:
-            hidden = self.backbone(x.to(self.dtype), mask)
-        return self._read(hidden, mask, batch.lengths, run_of_row)
+        if not self.body_trained:
+            x = x.to(self.dtype)
+        mixed = self.body_trained and self.dtype != torch.float32
+        with torch.autocast(x.device.type, self.dtype) if mixed else nullcontext():
+            read = self._read(x, mask, batch.lengths)
+        logits = self.output(read.float(), run_of_row)
+        return logits.view(len(x), self.spec.read_positions, self.spec.outputs)
 
     def program(self) -> dict[str, nn.Parameter]:
         """Everything that makes a run: own layers, positions, norms and trained body weights, by name.
@@ -174,6 +176,11 @@ class FPT(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         """The part of `program` that has gradients."""
         return {name: p for name, p in self.program().items() if p.requires_grad}
+
+    def role_of(self, name: str) -> str:
+        """Role of the program tensor `name`."""
+        part, _, rest = name.partition(".")
+        return {"input": INPUT, "output": OUTPUT, "positions": "position"}.get(part) or self.body_roles[rest]
 
     def has_run_axis(self, name: str) -> bool:
         """Whether the program tensor `name` leads with R."""
@@ -275,22 +282,16 @@ class FPT(nn.Module):
             return x + rows[run_of_row]
         return (x.view(R, N // R, T, D) + rows[:, None]).view(N, T, D)
 
-    def _read(self, hidden: Tensor, mask: Tensor | None, lengths: Tensor | None, run_of_row: Tensor | None) -> Tensor:
-        """Hidden states (N, T, D) at the read-out positions, through the output layer: (N, n, C) fp32."""
-        N, T, D = hidden.shape
+    def _read(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """The body's hidden states at the read-out: (N, n, D), (N, 1, D) for the mean, (N, 1, T D) without a body."""
+        N, T, _ = x.shape
         n = self.spec.read_positions
         if self.backbone.info.identity:
-            if mask is not None:
-                hidden = hidden * mask[..., None]
-            flat = F.pad(hidden, (0, 0, 0, self.spec.length - T)).reshape(N, 1, -1)
-            return self.output(flat.float(), run_of_row).view(N, n, self.spec.outputs)
+            hidden = x if mask is None else x * mask[..., None]
+            return F.pad(hidden, (0, 0, 0, self.spec.length - T)).reshape(N, 1, -1)
         if self.spec.read_out == "mean":
-            weight = hidden.new_ones(N, T) if mask is None else mask.to(hidden.dtype)
+            weight = x.new_ones(N, T) if mask is None else mask.to(x.dtype)
             # counted in fp32: bf16 has no integers beyond 256
-            read = (weight[:, None] @ hidden) / weight.float().sum(1)[:, None, None]
-        elif lengths is None:
-            read = hidden[:, T - n :]
-        else:
-            index = (lengths - n)[:, None] + torch.arange(n, device=lengths.device)
-            read = hidden.gather(1, index[..., None].expand(-1, -1, D))
-        return self.output(read.float(), run_of_row)
+            return (weight[:, None] @ self.backbone(x, mask)) / weight.float().sum(1)[:, None, None]
+        ends = torch.full((N,), T, device=x.device) if lengths is None else lengths
+        return self.backbone.read(x, mask, (ends - n)[:, None] + torch.arange(n, device=x.device))

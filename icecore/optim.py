@@ -28,6 +28,7 @@ class PackedAdam:
         parameters: trained parameters by name, leading with R where `has_run_axis` says so (else R = 1)
         runs: R
         clip: largest gradient norm of a run
+        factors: learning rate of a parameter, by name, relative to its run's (1 where not named)
 
     Attributes: values, first, second: (R, K) fp32, parameters and moments; alive (R,) bool, False once a
     run's loss, gradient or update was not finite: such a run keeps its last good values.
@@ -39,6 +40,7 @@ class PackedAdam:
         runs: int,
         clip: float,
         has_run_axis: Callable[[str], bool],
+        factors: Mapping[str, float] | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
@@ -56,6 +58,9 @@ class PackedAdam:
         for slot in self.slots:
             self.values[:, slot.start : slot.stop] = self.parameters[slot.name].detach().reshape(runs, -1)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.factors = torch.ones(stop, device=device)
+        for slot in self.slots:
+            self.factors[slot.start : slot.stop] = (factors or {}).get(slot.name, 1.0)
         self.alive = torch.ones(runs, dtype=torch.bool, device=device)
 
     @property
@@ -80,7 +85,7 @@ class PackedAdam:
         self.first.lerp_(grads, 1 - b1)
         self.second.mul_(b2).addcmul_(grads, grads, value=1 - b2)
         denominator = self.second.sqrt().div_((1 - b2 ** (step + 1)) ** 0.5).add_(self.eps)
-        rate = (lr / (1 - b1 ** (step + 1)))[:, None]
+        rate = (lr / (1 - b1 ** (step + 1)))[:, None] * self.factors
         moved = self.values - self.first.div(denominator).mul_(rate)
         self.alive &= moved.isfinite().all(1)
         self.values = torch.where(self.alive[:, None], moved, self.values)

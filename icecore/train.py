@@ -119,7 +119,9 @@ class Pack:
         self.active = list(self.members)
         #: the members that the model's R programs belong to, in order
         self.rows = list(self.members)
-        self.adam = PackedAdam(self.model.trained(), len(configs), self.config.clip, self.model.has_run_axis)
+        model, config = self.model, self.config
+        factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
+        self.adam = PackedAdam(model.trained(), len(configs), config.clip, model.has_run_axis, factors)
         self.step = 0
         self.clock = time.perf_counter()
         self.saved = self.clock

@@ -63,6 +63,7 @@ def test_every_setting_is_part_of_the_id() -> None:
         "schedule": "constant",
         "patience": 2,
         "stop_at": 0.5,
+        "lr_factors": {"norm": 2.0},
         **dict.fromkeys(("body_seed", "seed"), 1),
         **dict.fromkeys(("lr", "warmup", "clip", "dropout"), 0.25),
         **dict.fromkeys(("steps", "batch_size", "eval_every", "eval_examples", "test_examples"), 7),

@@ -69,6 +69,10 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def read(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        """Hidden states (N, n, D) at `positions` (N, n) only; bodies that can leave out work override this."""
+        return gather(self(x, mask), positions)
+
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
         """Role of the parameters held by leaf `module`, given its ancestors from the root down; None: unknown."""
         raise NotImplementedError
@@ -118,6 +122,11 @@ class Backbone(nn.Module):
         if self.position_table is not None:
             counts[Role.POSITION] += self.position_table.numel()
         return counts
+
+
+def gather(hidden: Tensor, positions: Tensor) -> Tensor:
+    """Rows (N, T, D) at positions (N, n): (N, n, D)."""
+    return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 @dataclass(frozen=True)

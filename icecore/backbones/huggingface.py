@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from icecore.backbones import attention
-from icecore.backbones.backbone import Backbone, BackboneInfo, Role
+from icecore.backbones.backbone import Backbone, BackboneInfo, Role, gather
 from icecore.backbones.fast import NormKind, RunAxis, RunDropout, RunNorm
 from icecore.errors import WeightsError, unknown
 
@@ -29,6 +29,8 @@ class Family:
     call       runs the body on (N, T, D) and a bool mask (N, T) or None
     remove     modules that read tokens or pixels and are dropped
     positions  name of the absolute position table and its first usable row
+    last_step  submodule of a block that takes (attention's output, residual) and after which positions do not
+               meet again: in the last block it needs the read-out positions only
     """
 
     model: str
@@ -40,6 +42,7 @@ class Family:
     first_position: Callable[[Any], int] = lambda config: 0
     causal: bool = False
     own_attention: bool = False
+    last_step: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     max_length: Callable[[Any], int | None] = lambda config: config.max_position_embeddings
 
@@ -73,9 +76,26 @@ class HuggingFaceBackbone(Backbone):
         if not family.own_attention and attention.attach(model, self.axis, salt) < info.layers:
             raise TypeError(f"{info.name}: fewer attention modules than its {info.layers} layers")
         self.model = model.eval().requires_grad_(False)
+        self._positions: Tensor | None = None
+        if family.last_step is not None:
+            last = _blocks(model, info.layers)[-1].get_submodule(family.last_step)
+            last.register_forward_pre_hook(self._keep_read)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.family.call(self, x, mask)
+
+    def read(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        if self.family.last_step is None:
+            return super().read(x, mask, positions)
+        self._positions = positions
+        try:
+            return self(x, mask)
+        finally:
+            self._positions = None
+
+    def _keep_read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """In the last block, go on with the read-out positions only."""
+        return None if self._positions is None else tuple(gather(x, self._positions) for x in inputs)
 
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
         for ancestor in (module, *reversed(list(path))):
@@ -171,10 +191,13 @@ FAMILIES: Mapping[str, Family] = {
         causal=True,
         arguments={"use_cache": False},
     ),
-    "bert": _bert_like("Bert"),
+    "bert": _bert_like("Bert", last_step="attention.output"),
     # rows up to the padding index belong to padding and are never used for tokens
     "roberta": _bert_like(
-        "Roberta", first_position=_after_padding, max_length=lambda c: c.max_position_embeddings - _after_padding(c)
+        "Roberta",
+        last_step="attention.output",
+        first_position=_after_padding,
+        max_length=lambda c: c.max_position_embeddings - _after_padding(c),
     ),
     "longformer": _bert_like(
         "Longformer",
