@@ -11,13 +11,13 @@ from icecore.backbones.backbone import Backbone, BodyRequest, Role
 from icecore.backbones.fast import RunNorm
 from icecore.backbones.lstm import (
     LayerNormLSTM,
-    _Recurrence,
     build_lstm,
     build_lstm_star,
     build_matched,
     build_none,
     matched_hidden_sizes,
 )
+from icecore.backbones.recurrence import Recurrence
 from icecore.errors import ConfigError, WeightsError
 
 D, N, T = 8, 3, 5
@@ -79,7 +79,7 @@ def recurrence_inputs(rows: int, weights: bool) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("weights", [True, False])
 def test_recurrence_gradcheck(rows: int, weights: bool) -> None:
-    assert torch.autograd.gradcheck(_Recurrence.apply, recurrence_inputs(rows, weights))
+    assert torch.autograd.gradcheck(Recurrence.apply, recurrence_inputs(rows, weights))
 
 
 @pytest.mark.parametrize("residual", [False, True])

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from icecore.backbones.backbone import Backbone, BackboneInfo, BodyRequest, Role
 from icecore.backbones.fast import NormKind, RunAxis, RunNorm
-from icecore.backbones.recurrence import EPS
-from icecore.backbones.recurrence import Recurrence as _Recurrence
+from icecore.backbones.recurrence import EPS, Recurrence
 from icecore.errors import ConfigError, WeightsError, unknown
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -61,7 +60,7 @@ class LayerNormLSTM(nn.Module):
         drive = drive + self.axis.spread(recurrent.bias, drive)
         rows = x[:, 0]
         per_row = (self.axis.spread(values, rows) for values in (recurrent.weight, cell.weight, cell.bias))
-        return _Recurrence.apply(drive, self.recurrent.weight, self.recurrent.bias, *per_row)
+        return Recurrence.apply(drive, self.recurrent.weight, self.recurrent.bias, *per_row)
 
 
 class _RecurrentBody(Backbone):
