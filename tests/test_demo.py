@@ -31,5 +31,7 @@ def test_first_perfect_step(tmp_path: Path):
     folder = RunFolder(tmp_path, RunConfig(task="bit-xor", steps=9, batch_size=1, lr=1e-3))
     folder.open()
     assert demo.first_perfect(folder) is None
-    folder.log([{"event": "validation", "step": step, "metric": metric} for step, metric in ((3, 0.9), (6, 1.0), (9, 1.0))])
+    folder.log(
+        [{"event": "validation", "step": step, "metric": metric} for step, metric in ((3, 0.9), (6, 1.0), (9, 1.0))]
+    )
     assert demo.first_perfect(folder) == 6

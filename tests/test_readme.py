@@ -68,9 +68,10 @@ def test_code(where: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     # a guide's blocks belong together: those before this one come first
     page, _, number = where.rpartition("-")
-    earlier = [t for w, t in blocks("python") if w.rpartition("-")[0] == page and int(w.rpartition("-")[2]) < int(number)]
+    pages = [(w.rpartition("-"), t) for w, t in blocks("python")]
+    earlier = [t for (p, _, n), t in pages if p == page != "README.md" and int(n) < int(number)]
     scope: dict[str, object] = {}
-    for block in (*(earlier if page != "README.md" else ()), text):
+    for block in (*earlier, text):
         exec(compile(block, where, "exec"), scope)
 
 

@@ -1,6 +1,7 @@
 """All seven tasks go through the whole engine on real data: train, choose, score, save, open again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,14 @@ from icecore.tasks.task import TaskRequest
 GENERATED = {"bit-memory": {}, "bit-xor": {}, "listops": {"train": 60, "val": 10, "test": 10}}
 
 
-def go(task: str, place: Path, data_dir: Path | None, **settings: object) -> dict:
-    short = {"steps": 2, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "test_examples": 4}
-    body = {"backbone": "minilm", "weights": "random", "layers": 1, "task_options": GENERATED.get(task, {})}
+def go(task: str, place: Path, data_dir: Path | None, **settings: Any) -> dict[str, Any]:
+    short: dict[str, Any] = {"steps": 2, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "test_examples": 4}
+    body: dict[str, Any] = {
+        "backbone": "minilm",
+        "weights": "random",
+        "layers": 1,
+        "task_options": GENERATED.get(task, {}),
+    }
     config = grid.configure(task, **(short | body | settings))
     group = grid.run([config], grid.Place(place, None if data_dir is None else str(data_dir)))
     model, _ = grid.open_run(place / config.run_id, None if data_dir is None else str(data_dir))
@@ -21,7 +27,7 @@ def go(task: str, place: Path, data_dir: Path | None, **settings: object) -> dic
     return group["runs"][0]
 
 
-def check(summary: dict, task: str) -> None:
+def check(summary: dict[str, Any], task: str) -> None:
     assert summary["task"] == task
     assert 0 <= summary["test_metric"] <= 1
     assert 0 <= summary["val_metric"] <= 1
