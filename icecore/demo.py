@@ -18,8 +18,8 @@ from icecore.progress import watcher
 from icecore.tasks.bits import BitXor
 
 STEPS = 250
-SETTINGS: dict[str, Any] = {"steps": STEPS, "batch_size": 32, "lr": 1e-3, "eval_every": 10, "schedule": "constant"}
-SETTINGS |= {"eval_examples": 64, "stop_at": 1.0}
+SETTINGS: dict[str, Any] = {"steps": STEPS, "batch_size": 32, "lr": 1e-3, "eval_every": 20, "schedule": "constant"}
+SETTINGS |= {"eval_examples": 256, "stop_at": 1.0}
 
 
 def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:

@@ -3,10 +3,9 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,16 +38,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-@pytest.fixture(scope="module")
-def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def body(bodies: Mapping[str, str]) -> Path:
     """A tiny BERT saved as the library saves it."""
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("bodies") / "tiny-bert"
-    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    sizes["intermediate_size"] = 32
-    BertModel(BertConfig(vocab_size=5, max_position_embeddings=32, **sizes)).save_pretrained(folder)
-    return folder
+    return Path(bodies["bert"])
 
 
 def train(run: Run, body: Path, out: Path, *words: object) -> Ended:
