@@ -77,29 +77,33 @@ def draw(found: AttentionMaps, path: Path, title: str, task: Task | None = None)
     xor = task if isinstance(task, BitXor) else None
     mass = None if xor is None else found.relevant_mass(xor)
     score = mass if mass is not None else (found.maps * found.maps.clamp(min=1e-9).log()).sum(-1).mean(-1)
-    figure = Figure(figsize=(max(5.0, 1.9 * L + 0.6), 4.9), layout="constrained")
+    heads = [int(layer.argmax()) for layer in score]
+    rows = (found.maps.mean(1), found.maps[torch.arange(L), heads])
+    figure = Figure(figsize=(max(5.0, 1.8 * L + 1.2), 5.4), layout="constrained")
     axes = figure.subplots(2, L, squeeze=False)
-    for layer in range(L):
-        head = int(score[layer].argmax())
-        panels = (found.maps[layer].mean(0), found.maps[layer, head])
-        names = (f"layer {layer + 1}", f"head {head + 1}")
-        for row, (panel, name) in enumerate(zip(panels, names, strict=True)):
-            ax = axes[row, layer]
-            ax.imshow(panel.numpy(), cmap="magma", vmin=0, vmax=float(panel.max()), interpolation="nearest")
-            share = 0.0 if mass is None else float(mass[layer].mean() if row == 0 else mass[layer, head])
-            note = "" if mass is None else f"\n{share:.0%} on needed"
-            ax.set_title(f"{name}{note}", fontsize=9)
+    for row, panels in enumerate(rows):
+        # one scale a row, so that layers can be compared
+        scale = {"cmap": "magma", "vmin": 0.0, "vmax": float(panels.max()), "interpolation": "nearest"}
+        images = [ax.imshow(panel.numpy(), **scale) for ax, panel in zip(axes[row], panels, strict=True)]
+        for layer, ax in enumerate(axes[row]):
+            name = f"layer {layer + 1}" if row == 0 else f"head {heads[layer] + 1}"
+            if mass is not None:
+                share = mass[layer].mean() if row == 0 else mass[layer, heads[layer]]
+                name += f"\n{float(share):.0%} on needed"
+            ax.set_title(name, fontsize=9)
             ax.tick_params(labelsize=7, length=2)
             ax.set_xticks([0, T - 1])
             ax.set_yticks([0, T - 1] if layer == 0 else [])
             if xor is not None:
-                for i in range(xor.n):
-                    for key in xor.relevant(i):
-                        box = Rectangle((key - 0.5, xor.n + i - 0.5), 1, 1, fill=False, edgecolor="#4cc9f0", lw=0.8)
-                        ax.add_patch(box)
+                for query, key in ((xor.n + i, key) for i in range(xor.n) for key in xor.relevant(i)):
+                    ax.add_patch(Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor="#4cc9f0", lw=0.8))
+        bar = figure.colorbar(images[0], ax=list(axes[row]), shrink=0.85, pad=0.01)
+        bar.set_label("attention weight", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("mean of heads\nquery position", fontsize=8)
     axes[1, 0].set_ylabel("most telling head\nquery position", fontsize=8)
     figure.supxlabel("key position", fontsize=8)
     uniform = "" if xor is None else f" (outlined: the bits an output needs; uniform attention gives them {2 / T:.0%})"
     figure.suptitle(f"{title}{uniform}", fontsize=10)
+    figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
     write_atomic(path, lambda temporary: figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150))
