@@ -102,7 +102,7 @@ class FPT(nn.Module):
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
         self.dtype = dtype
-        roles = backbone.roles()
+        self.body_roles = roles = backbone.roles()
         trained = set(settings.train_roles)
         single = sorted(SINGLE_ROLES & trained)
         if single and len(seeds) > 1:
@@ -110,7 +110,6 @@ class FPT(nn.Module):
                 f"training {', '.join(single)} changes the shared body: one run at a time, found {len(seeds)} runs"
             )
         self.body_trained = bool(single)
-        self.body_roles = dict(roles)
         held = backbone.tensors()
         self.body_fingerprint = fingerprint(
             {name: t for name, t in held.items() if roles.get(name, "position") not in trained}
@@ -123,7 +122,7 @@ class FPT(nn.Module):
         norms = backbone.norms()
         self.norm_names = {f"body.{name}.{kind}" for name, norm in norms.items() for kind, _ in norm.named_parameters()}
         self._add_run_axis(len(seeds))
-        self._set_trained(roles, trained)
+        self._set_trained(trained)
         if not self.trained():
             raise ConfigError(
                 f"nothing is trained: {backbone.info.name} has no parameters of {', '.join(sorted(trained))}"
@@ -188,11 +187,10 @@ class FPT(nn.Module):
 
     def counts(self) -> tuple[int, int]:
         """(trained, frozen) parameters of one run; dropped token embeddings count nowhere."""
-        R = self.runs
-        trained = {n: p.numel() // (R if self.has_run_axis(n) else 1) for n, p in self.trained().items()}
-        frozen = {n: p.numel() // (R if self.has_run_axis(n) else 1) for n, p in self.program().items()}
-        body = sum(p.numel() for n, p in self.backbone.named_parameters() if f"body.{n}" not in frozen)
-        return sum(trained.values()), sum(frozen.values()) - sum(trained.values()) + body
+        held = self.program() | {f"body.{n}": p for n, p in self.backbone.named_parameters()}
+        sizes = {n: p.numel() // (self.runs if self.has_run_axis(n) else 1) for n, p in held.items()}
+        trained = sum(sizes[name] for name in self.trained())
+        return trained, sum(sizes.values()) - trained
 
     @torch.no_grad()
     def programs(self) -> list[dict[str, Tensor]]:
@@ -256,20 +254,19 @@ class FPT(nn.Module):
             if norm.bias is not None:
                 norm.bias = nn.Parameter(norm.bias.detach().expand(runs, -1).clone())
 
-    def _set_trained(self, roles: Mapping[str, str], trained: set[str]) -> None:
+    def _set_trained(self, trained: set[str]) -> None:
         self.input.requires_grad_(INPUT in trained)
         self.output.requires_grad_(OUTPUT in trained)
         if self.positions is not None:
             self.positions.requires_grad_("position" in trained)
         for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(roles[name] in trained)
+            parameter.requires_grad_(self.body_roles[name] in trained)
 
     def _set_dtype(self, dtype: torch.dtype) -> None:
         if self.body_trained:
             return  # trained weights stay fp32; the products are autocast
-        norms = {id(p) for norm in self.backbone.norms().values() for p in norm.parameters()}
-        for parameter in self.backbone.parameters():
-            if id(parameter) not in norms:
+        for name, parameter in self.backbone.named_parameters():
+            if f"body.{name}" not in self.norm_names:
                 parameter.data = parameter.data.to(dtype)
 
     def _add_positions(self, x: Tensor, run_of_row: Tensor | None) -> Tensor:

@@ -115,12 +115,13 @@ def assemble(programs: Sequence[Program], backbone: Backbone, dtype: torch.dtype
                 f"the program was trained on another body: fingerprint {program.fingerprint}, "
                 f"{backbone.info.name} ({backbone.info.weights}) here has {model.body_fingerprint}"
             )
+    shapes = {n: tuple(p.shape[1:] if model.has_run_axis(n) else p.shape) for n, p in model.program().items()}
     for program in programs:
-        for name, expected in model.programs()[0].items():
+        for name, expected in shapes.items():
             source = program.tensors.get(name)
-            if source is None or source.shape != expected.shape:
+            if source is None or tuple(source.shape) != expected:
                 found = "missing" if source is None else f"of shape {tuple(source.shape)}"
-                raise DataError(f"tensor {name} is {found}, expected shape {tuple(expected.shape)}")
+                raise DataError(f"tensor {name} is {found}, expected shape {expected}")
     model.set_programs([program.tensors for program in programs])
     return model.requires_grad_(False)
 

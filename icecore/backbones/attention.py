@@ -15,18 +15,6 @@ NAME = "icecore"
 EAGER_SCORES = 512 * 512
 
 
-class AttentionSite(nn.Module):
-    """What the attention of one layer needs besides its inputs: the run axis and its own dropout.
-
-    Holds no parameters and is kept outside the module tree (see `attach`).
-    """
-
-    def __init__(self, axis: RunAxis, salt: int) -> None:
-        super().__init__()
-        self.axis = axis
-        self.dropout = RunDropout(salt, axis)
-
-
 def register() -> None:
     """Make `attn_implementation="icecore"` known to transformers. Safe to call again."""
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -52,7 +40,8 @@ def attend(
     query (N, H, T, d), key and value (N, H_kv, T, d) with H a multiple of H_kv;
     attention_mask (N or 1, 1, T, T) bool (True attends) or additive; returns (N, T, H, d).
     """
-    site: AttentionSite = module.icecore_site  # type: ignore[assignment]
+    dropout: RunDropout = module.icecore_dropout  # type: ignore[assignment]
+    axis = dropout.axis
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -61,10 +50,10 @@ def attend(
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", False))
     causal = is_causal and attention_mask is None and T > 1
-    dropping = site.axis.row_keys is not None and site.axis.dropout > 0
+    dropping = axis.row_keys is not None and axis.dropout > 0
     small = T * key.shape[2] <= EAGER_SCORES and query.device.type == "cpu"
-    if site.axis.record is not None or dropping or small:
-        return _explicit(site, query, key, value, _bias(query, attention_mask, position_bias, causal), scale), None
+    if axis.record is not None or dropping or small:
+        return _explicit(dropout, query, key, value, _bias(query, attention_mask, position_bias, causal), scale), None
     mask = attention_mask
     if position_bias is not None:
         mask, causal = _bias(query, attention_mask, position_bias, causal), False
@@ -87,22 +76,22 @@ def _bias(query: Tensor, mask: Tensor | None, position_bias: Tensor | None, caus
 
 
 def _explicit(
-    site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+    dropout: RunDropout, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> Tensor:
     """Attention with the score matrix in memory. Returns (N, T, H, d)."""
     scores = torch.matmul(query * scale, key.transpose(-1, -2))
     if bias is not None:
         scores = scores + bias
     weights = scores.softmax(-1)
-    if site.axis.record is not None:
-        site.axis.record.append(weights.detach().float())
-    return torch.matmul(site.dropout(weights), value).transpose(1, 2)
+    if dropout.axis.record is not None:
+        dropout.axis.record.append(weights.detach().float())
+    return torch.matmul(dropout(weights), value).transpose(1, 2)
 
 
 def attach(body: nn.Module, axis: RunAxis, first_salt: int) -> int:
-    """Give every attention module of `body` that uses the interface its site. Returns how many there are."""
+    """Give every attention module of `body` that uses the interface its dropout. Returns how many there are."""
     sites = [m for m in body.modules() if hasattr(m, "is_causal") and list(m.children())]
     for number, module in enumerate(sites):
-        # not a submodule: the site must not show up in the body's state or module tree
-        object.__setattr__(module, "icecore_site", AttentionSite(axis, first_salt + number))
+        # not a submodule: it must not show up in the body's state or module tree
+        object.__setattr__(module, "icecore_dropout", RunDropout(first_salt + number, axis))
     return len(sites)

@@ -46,6 +46,11 @@ class Family:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     max_length: Callable[[Any], int | None] = lambda config: config.max_position_embeddings
 
+    @property
+    def attention(self) -> str:
+        """Name of the attention implementation, as transformers takes it."""
+        return "eager" if self.own_attention else attention.NAME
+
 
 class NoTable(nn.Module):
     """Stands where a position table was: positions are added outside the body, so this adds zero."""

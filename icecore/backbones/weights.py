@@ -115,7 +115,7 @@ def _pretrained(request: BodyRequest) -> Backbone:
             place,
             config=config,
             dtype=torch.float32,
-            attn_implementation="eager" if family.own_attention else attention.NAME,
+            attn_implementation=family.attention,
             output_loading_info=True,
             **_access(place, gguf, CHECKPOINTS),
         )
@@ -147,7 +147,7 @@ def _random(request: BodyRequest) -> Backbone:
     if padding is not None and not 0 <= padding < 16:
         padding = config.pad_token_id = None
     config.vocab_size = (padding or 0) + 1
-    config._attn_implementation = "eager" if family.own_attention else attention.NAME
+    config._attn_implementation = family.attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         model = huggingface.model_class(family)(config)
