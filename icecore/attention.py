@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from icecore.checkpoint import write_atomic
 from icecore.errors import ConfigError, UserError
 from icecore.model import FPT
+from icecore.storage import write_atomic
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Task
 

@@ -1,15 +1,13 @@
-"""Files a run leaves on disk: written whole or not at all, and training states that resume exactly.
+"""Files a run leaves on disk, and training states that resume exactly.
 
 A run folder holds config.json, events.jsonl, checkpoint/, program.safetensors, summary.json. The runs
 of a pack checkpoint one after another; a state counts once all of them have it, so a kill between two
 writes loses nothing but steps.
 """
 
-import contextlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +17,10 @@ from torch import Tensor
 
 from icecore.config import RunConfig
 from icecore.errors import ConfigError, StorageError
+from icecore.storage import storage_errors, write_atomic
 
 CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
 STATE = re.compile(r"step_(\d+)\.safetensors")
-
-
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an unwritable or full disk into one clear message."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}); what was there is intact"
-        ) from error
-    except SafetensorError as error:
-        raise StorageError(f"{path}: cannot be written ({error}); what was there is intact") from error
-
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place at once. Raises StorageError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storage_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,12 +15,13 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from icecore.errors import DataError, StorageError, unknown
+from icecore.errors import DataError, unknown
+from icecore.storage import storage_errors
 from icecore.tasks.files import cache_dir, digest
 
 #: called with (bytes done, total bytes or None) of the file under way
@@ -137,16 +138,9 @@ class _MirrorError(Exception):
         self.stale = stale
 
 
-@contextmanager
-def _storing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write `path` into a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}); free space there, or name another folder with "
-            "--dest or ICECORE_CACHE"
-        ) from error
+def _storing(path: Path) -> AbstractContextManager[None]:
+    """Refusals to write `path` become a StorageError that says where else the data may go."""
+    return storage_errors(path, "free space there, or name another folder with --dest or ICECORE_CACHE")
 
 
 def get(name: str, dest: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> list[Path]:

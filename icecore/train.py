@@ -347,7 +347,7 @@ class Pack:
         )
 
     def _summary(self, member: Member) -> dict[str, Any]:
-        """The summary's keys are a contract (docs/method.md lists them)."""
+        """The content of summary.json; other tools read its keys, so none may be renamed."""
         config, progress, task = member.config, member.progress, self.task
         final = progress.final or {}
         steps = self.config.steps if not progress.stopped else max(member.folder.saved_steps(), default=0)

@@ -12,7 +12,7 @@ LONGEST_FILE = 400
 # From the bottom up. A module may import modules of rows below its own only.
 LAYERS: Sequence[Sequence[str]] = (
     ("icecore", "icecore.errors"),
-    ("icecore.config", "icecore.runtime"),
+    ("icecore.config", "icecore.runtime", "icecore.storage"),
     ("icecore.tasks.task", "icecore.tasks.files", "icecore.tasks.pickles"),
     ("icecore.backbones.fast", "icecore.backbones.recurrence"),
     ("icecore.tasks.image_files", "icecore.tasks.protein_files", "icecore.download"),

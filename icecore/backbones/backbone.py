@@ -146,5 +146,5 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.to("cpu", torch.float32).contiguous().numpy())
+        digest.update(tensor.to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()

@@ -15,7 +15,8 @@ import torch
 
 from icecore.backbones import attention, huggingface
 from icecore.backbones.backbone import Backbone, BodyRequest
-from icecore.errors import StorageError, WeightsError
+from icecore.errors import WeightsError
+from icecore.storage import storage_errors
 
 WEIGHTS = ("pretrained", "random", "statistics")
 CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
@@ -251,14 +252,11 @@ def match_statistics(body: Backbone, model: Backbone, seed: int = 0) -> None:
 
 def save(body: Backbone, path: Path) -> None:
     """Write the whole body to a safetensors file that `load` and `--weights FILE` read."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     held = {name: tensor.contiguous().cpu() for name, tensor in body.tensors().items()}
-    try:
+    with storage_errors(path, "name another file"):
         save_file(held, path, {"icecore": "body", "name": body.info.name})
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: cannot be written ({error})") from error
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ arrays and nothing else. Decoded JPEG and PNG images are cached, because decodin
 
 import hashlib
 import lzma
-import os
 import re
 import tarfile
 import warnings
@@ -20,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from icecore.errors import DataError
+from icecore.errors import DataError, StorageError
+from icecore.storage import write_atomic
 from icecore.tasks.files import cache_dir, digest, find, missing, read_bytes
 from icecore.tasks.pickles import unpickle
 
@@ -290,17 +290,17 @@ def _load(cache: Path) -> dict[str, Any] | None:
 
 def _store(cache: Path, arrays: Mapping[str, Any]) -> None:
     """Write the cache atomically. One that cannot be written costs time, not the run: it is a warning."""
-    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)
-            temporary.replace(cache)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        warnings.warn(f"{cache}: decoded images not cached ({error}); they are decoded again next time", stacklevel=3)
+        write_atomic(cache, write)
+    except StorageError as error:
+        warnings.warn(
+            f"{cache}: decoded images not cached ({error.__cause__}); they are decoded again next time", stacklevel=3
+        )
 
 
 #: what may lie in a data root, or in its folder cifar10/, best first: the published pixels, then JPEG

@@ -6,7 +6,6 @@ computed while they are laid out. Generated data are cached; Long Range Arena's 
 
 import hashlib
 import itertools
-import os
 import statistics
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icecore.errors import ConfigError, DataError, StorageError
+from icecore.errors import ConfigError, DataError
+from icecore.storage import write_atomic
 from icecore.tasks.files import cache_dir, data_roots, find
 from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskRequest, TaskSpec, read_options
 
@@ -274,22 +274,16 @@ def load_generated(count: int, seed: int = 0, progress: Progress | None = None) 
         return _load(path)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         expressions = generate(count, seed, progress)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _save(path, expressions)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error}); name another folder with ICECORE_CACHE") from error
+    # other processes may write the same file at this moment: each its own copy, then one atomic step
+    write_atomic(path, lambda own: _save(own, expressions), "name another folder with ICECORE_CACHE")
     return expressions
 
 
 def _save(path: Path, expressions: Expressions) -> None:
     lengths = np.array([len(source) for source in expressions.sources])
     tokens = np.frombuffer(b"".join(expressions.sources), np.uint8)
-    # other processes may write the same file at this moment: each its own copy, then one atomic step
-    own = path.with_name(f"{path.name}.{os.getpid()}")
-    with own.open("wb") as file:
+    with path.open("wb") as file:
         np.savez(file, tokens=tokens, lengths=lengths, targets=np.array(expressions.targets, np.uint8))
-    own.replace(path)
 
 
 def _load(path: Path) -> Expressions:
