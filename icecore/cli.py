@@ -79,7 +79,7 @@ def train(
     seeds: Annotated[str, typer.Option(help="Seed, or several: 0,1,2.")] = "0",
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step of each run.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, or int8 (frozen weights on CPUs).")] = "auto",
     protocol: Annotated[str, typer.Option(help="fair, or paper (its settings and faults).")] = "fair",
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Parent of the run folders.")] = Path("runs"),
@@ -95,6 +95,9 @@ def train(
     patience: Annotated[int | None, typer.Option(help="Stop after so many validations without improvement.")] = None,
     stop_at: Annotated[float | None, typer.Option(help="Stop at this validation metric.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Rows of a run per pass; saves memory, same results.")] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compiled kernels; by default where training is long.")
+    ] = None,
     input_hidden: Annotated[str | None, typer.Option(help="Hidden widths of an MLP input layer, e.g. 256.")] = None,
     output_hidden: Annotated[str | None, typer.Option(help="Hidden widths of an MLP output layer.")] = None,
     body_seed: Annotated[int, typer.Option(help="Seed of random body weights.")] = 0,
@@ -133,7 +136,7 @@ def train(
     )
     configs = grid.expand(config, lrs, seed_list)
     with _watchers(out, quiet, tensorboard) as watchers:
-        group = grid.run(configs, grid.Place(out, data_dir, device, micro_batch, resume, watchers))
+        group = grid.run(configs, grid.Place(out, data_dir, device, micro_batch, resume, compile, watchers))
     _print_group(group, out)
 
 

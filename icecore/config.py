@@ -22,7 +22,7 @@ SINGLE_ROLES = frozenset({"attention", "feedforward", "embedding", "other"})
 #: what the paper trains (Section 2)
 FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
 SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
-"""Scoring R programs on a split: in order, each example once, every program on the same rows."""
+"""Scoring R programs on a split: each example once, every program on the same rows."""
+
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.model import FPT
+from icecore.passes import cut
 from icecore.tasks.task import Batch, Task, TaskSpec
 
 #: tokens in one forward pass; larger passes are no faster, smaller ones waste launches
 TOKENS_PER_PASS = {"cpu": 8192, "cuda": 262144, "mps": 65536}
+#: passes whose examples are sorted by length together, so that each pass holds like ones
+PASSES_PER_WINDOW = 8
 
 
 @torch.inference_mode()
@@ -19,18 +24,29 @@ def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, unmas
     unmasked  reproduce the published code's fault of reading short sequences at a padding position
     """
     R = model.runs
+    size = examples_per_pass(model, R)
+
+    def passes() -> Iterator[tuple[Tensor, Tensor]]:
+        for window in task.batches(split, PASSES_PER_WINDOW * size, limit):
+            rows = without_mask(window, task.spec) if unmasked else window
+            for part, _ in cut(rows, runs=1, tokens=size * task.spec.length):
+                repeated = part.repeat(R) if R > 1 else part
+                yield model(repeated), repeated.targets
+
+    return mean_metric(task, R, passes())
+
+
+def examples_per_pass(model: FPT, runs: int = 1) -> int:
+    """Examples that go through the body at once, each for `runs` runs."""
     tokens = TOKENS_PER_PASS[next(model.parameters()).device.type]
-    size = max(1, tokens // (R * task.spec.length))
-    total = torch.zeros(R, dtype=torch.float64)
-    count = 0
-    for batch in task.batches(split, size, limit):
-        rows = without_mask(batch, task.spec) if unmasked else batch
-        repeated = rows.repeat(R) if R > 1 else rows
-        hits = task.metric(model(repeated), repeated.targets)
-        # summed in fp64, so that the mean does not depend on the size of the passes
-        total += hits.view(R, -1).cpu().double().sum(1)
-        count += len(batch)
-    return total / max(1, count)
+    return max(1, tokens // (runs * model.spec.length))
+
+
+def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Mean metric of each run (R,), on the CPU, over passes of run-major logits (N, n, C) and targets (N, ...)."""
+    hits = [task.metric(logits, targets).view(runs, -1) for logits, targets in passes]
+    # in fp64, so that the mean does not depend on the cut into passes; fetched once, as fetching waits
+    return torch.cat(hits, 1).cpu().double().mean(1)
 
 
 def without_mask(batch: Batch, spec: TaskSpec) -> Batch:

@@ -18,11 +18,13 @@ from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.checkpoint import CONFIG, PROGRAM, RunFolder, read_config, write_json
 from icecore.config import PROTOCOLS, RunConfig
 from icecore.errors import ConfigError, unknown
+from icecore.execution import Execution, Watcher
 from icecore.model import FPT
-from icecore.program import Program, assemble
+from icecore.passes import most_runs
+from icecore.program import Program, assemble, model_settings
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.task import Task, TaskRequest, read_options
-from icecore.train import Execution, Watcher, train_pack
+from icecore.train import train_pack
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Place:
     device: str = "auto"
     micro_batch: int | None = None
     resume: bool = True
+    compile: bool | None = None
     watchers: Sequence[Watcher] = ()
 
 
@@ -90,11 +93,13 @@ def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
         if not place.resume:
             folder.reset()
     missing = [folder for folder in folders.values() if folder.summary() is None]
-    for pack in packs([f.config for f in missing], [f.pack() for f in missing]):
-        first = pack[0]
-        chosen = runtimes.choose(place.device, first.precision)
-        task = load_task(first, place.data_dir).to(chosen.device)
-        train_pack(task, body_of(first), pack, Execution(place.out, chosen, place.micro_batch, watchers=place.watchers))
+    for group in packs([f.config for f in missing], [f.pack() for f in missing]):
+        chosen = runtimes.choose(place.device, group[0].precision)
+        task = load_task(group[0], place.data_dir).to(chosen.device)
+        execution = Execution(place.out, chosen, place.micro_batch, compile=place.compile, watchers=place.watchers)
+        size = pack_size(group, task, execution)
+        for first in range(0, len(group), size):
+            train_pack(task, body_of(group[first]), group[first : first + size], execution)
     summaries = [folder.summary() for folder in folders.values()]
     group = summarize([s for s in summaries if s is not None])
     write_json(place.out / "summary.json", group)
@@ -115,6 +120,20 @@ def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> 
         together = next((ids for ids in records if config.run_id in ids), ())
         groups.setdefault((config.pack_key(), *together), []).append(config)
     return list(groups.values())
+
+
+def pack_size(configs: Sequence[RunConfig], task: Task, execution: Execution) -> int:
+    """How many of the runs, which share a body, train at once: as many as memory holds (`most_runs`).
+
+    A larger group is trained in packs of this size, in order. An interrupted one is cut at the same
+    places: what is finished are whole packs, and what had begun is a group of its own (`packs`).
+    """
+    if len(configs) == 1:
+        return 1
+    config, runtime = configs[0], execution.runtime
+    # two runs: a model of one may take a shorter way, and keep less
+    trial = FPT(task.spec, body_of(config), [0, 1], model_settings(config), runtime.precision).to(runtime.device)
+    return min(len(configs), most_runs(trial, task, min(execution.micro_batch or 1, config.batch_size)))
 
 
 def load_task(config: RunConfig, data_dir: str | None) -> Task:
@@ -173,7 +192,7 @@ def open_run(path: Path, data_dir: str | None = None, device: str = "auto") -> t
     program = Program.load(held)
     chosen = runtimes.choose(device, config.precision)
     task = load_task(config, data_dir).to(chosen.device)
-    model = assemble([program], body_of(config), chosen.dtype).to(chosen.device)
+    model = assemble([program], body_of(config), chosen.precision).to(chosen.device)
     return model, task
 
 

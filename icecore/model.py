@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icecore.backbones import int8
 from icecore.backbones.backbone import Backbone, fingerprint
 from icecore.config import FPT_ROLES, INPUT, OUTPUT, SINGLE_ROLES
 from icecore.errors import ConfigError
+from icecore.runtime import send
 from icecore.tasks.task import INIT, Batch, TaskSpec, stream
 
 
@@ -84,10 +86,11 @@ class FPT(nn.Module):
 
     Parameters:
         spec: the task's sizes
-        backbone: the body; taken over (its norms get the run axis, its frozen weights `dtype`)
+        backbone: the body; taken over (its norms get the run axis, its frozen weights `precision`)
         seeds: one a run, deciding the initial input and output layers
         settings: what is trained and the shape of the own layers
-        dtype: type of frozen weights and residual stream; trained parameters stay fp32
+        precision: of the frozen weights' products: "fp32", "bf16" (the residual stream too) or "int8";
+            trained parameters stay fp32
     """
 
     def __init__(
@@ -96,12 +99,12 @@ class FPT(nn.Module):
         backbone: Backbone,
         seeds: Sequence[int],
         settings: ModelSettings | None = None,
-        dtype: torch.dtype = torch.float32,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
-        self.dtype = dtype
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.body_roles = roles = backbone.roles()
         trained = set(settings.train_roles)
         single = sorted(SINGLE_ROLES & trained)
@@ -127,7 +130,10 @@ class FPT(nn.Module):
             raise ConfigError(
                 f"nothing is trained: {backbone.info.name} has no parameters of {', '.join(sorted(trained))}"
             )
-        self._set_dtype(dtype)
+        # counted now: rounded to 8 bits they are no parameters any more
+        held = self.program() | {f"body.{n}": p for n, p in backbone.named_parameters()}
+        self._sizes = {n: p.numel() // (len(seeds) if self.has_run_axis(n) else 1) for n, p in held.items()}
+        self._set_precision(precision)
         backbone.axis.dropout = settings.dropout
 
     @property
@@ -138,7 +144,11 @@ class FPT(nn.Module):
         return layer.weight.shape[0]
 
     def forward(self, batch: Batch, run_of_row: Tensor | None = None, row_keys: Tensor | None = None) -> Tensor:
-        """Logits (N, n, C) in fp32.
+        """Logits (N, n, C) in fp32: the output layer on what `read` gives."""
+        return self.logits(self.read(batch, run_of_row, row_keys), run_of_row)
+
+    def read(self, batch: Batch, run_of_row: Tensor | None = None, row_keys: Tensor | None = None) -> Tensor:
+        """The body's features at the read-out: (N, n, D), (N, 1, D) for the mean, (N, 1, T D) without a body.
 
         run_of_row  (N,) program of each row; None: rows are run-major, N = R * B
         row_keys    (N,) int64 keys of the dropout draws; None: no dropout
@@ -146,9 +156,10 @@ class FPT(nn.Module):
         axis = self.backbone.axis
         axis.run_of_row, axis.row_keys = run_of_row, row_keys
         T = batch.tokens.shape[1]
-        mask = None
+        lengths = mask = None
         if batch.lengths is not None:
-            mask = torch.arange(T, device=batch.lengths.device) < batch.lengths[:, None]
+            lengths = send(batch.lengths, batch.tokens.device)
+            mask = torch.arange(T, device=lengths.device) < lengths[:, None]
         x = self.input(batch.tokens, run_of_row)
         if self.positions is not None:
             x = self._add_positions(x, run_of_row)
@@ -156,9 +167,12 @@ class FPT(nn.Module):
             x = x.to(self.dtype)
         mixed = self.body_trained and self.dtype != torch.float32
         with torch.autocast(x.device.type, self.dtype) if mixed else nullcontext():
-            read = self._read(x, mask, batch.lengths)
-        logits = self.output(read.float(), run_of_row)
-        return logits.view(len(x), self.spec.read_positions, self.spec.outputs)
+            return self._read_out(x, mask, lengths)
+
+    def logits(self, features: Tensor, run_of_row: Tensor | None = None) -> Tensor:
+        """The output layer alone: what `read` gave, in any dtype, to logits (N, n, C) in fp32."""
+        logits = self.output(features.float(), run_of_row)
+        return logits.view(len(features), self.spec.read_positions, self.spec.outputs)
 
     def program(self) -> dict[str, nn.Parameter]:
         """Everything that makes a run: own layers, positions, norms and trained body weights, by name.
@@ -187,10 +201,8 @@ class FPT(nn.Module):
 
     def counts(self) -> tuple[int, int]:
         """(trained, frozen) parameters of one run; dropped token embeddings count nowhere."""
-        held = self.program() | {f"body.{n}": p for n, p in self.backbone.named_parameters()}
-        sizes = {n: p.numel() // (self.runs if self.has_run_axis(n) else 1) for n, p in held.items()}
-        trained = sum(sizes[name] for name in self.trained())
-        return trained, sum(sizes.values()) - trained
+        trained = sum(self._sizes[name] for name in self.trained())
+        return trained, sum(self._sizes.values()) - trained
 
     @torch.no_grad()
     def programs(self) -> list[dict[str, Tensor]]:
@@ -262,12 +274,16 @@ class FPT(nn.Module):
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(self.body_roles[name] in trained)
 
-    def _set_dtype(self, dtype: torch.dtype) -> None:
+    def _set_precision(self, precision: str) -> None:
         if self.body_trained:
+            if precision == "int8":
+                raise ConfigError("int8 is for frozen weights: train these roles with --precision fp32 or bf16")
             return  # trained weights stay fp32; the products are autocast
+        if precision == "int8":
+            int8.convert(self.backbone, self.backbone.axis)
         for name, parameter in self.backbone.named_parameters():
             if f"body.{name}" not in self.norm_names:
-                parameter.data = parameter.data.to(dtype)
+                parameter.data = parameter.data.to(self.dtype)
 
     def _add_positions(self, x: Tensor, run_of_row: Tensor | None) -> Tensor:
         """x (N, T, D) + the first T positions of each row's run."""
@@ -279,16 +295,18 @@ class FPT(nn.Module):
             return x + rows[run_of_row]
         return (x.view(R, N // R, T, D) + rows[:, None]).view(N, T, D)
 
-    def _read(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """The body's hidden states at the read-out: (N, n, D), (N, 1, D) for the mean, (N, 1, T D) without a body."""
+    def _read_out(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """The body's hidden states at the read-out, from its inputs x (N, T, D)."""
         N, T, _ = x.shape
         n = self.spec.read_positions
         if self.backbone.info.identity:
             hidden = x if mask is None else x * mask[..., None]
             return F.pad(hidden, (0, 0, 0, self.spec.length - T)).reshape(N, 1, -1)
+        # padding is at the end, where no real position of a causal body looks
+        seen = None if self.backbone.info.causal else mask
         if self.spec.read_out == "mean":
             weight = x.new_ones(N, T) if mask is None else mask.to(x.dtype)
             # counted in fp32: bf16 has no integers beyond 256
-            return (weight[:, None] @ self.backbone(x, mask)) / weight.float().sum(1)[:, None, None]
+            return (weight[:, None] @ self.backbone(x, seen)) / weight.float().sum(1)[:, None, None]
         ends = torch.full((N,), T, device=x.device) if lengths is None else lengths
-        return self.backbone.read(x, mask, (ends - n)[:, None] + torch.arange(n, device=x.device))
+        return self.backbone.read(x, seen, (ends - n)[:, None] + torch.arange(n, device=x.device))

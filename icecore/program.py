@@ -98,7 +98,7 @@ def model_settings(config: RunConfig) -> ModelSettings:
     return ModelSettings(config.train_roles, config.input_hidden, config.output_hidden, config.dropout)
 
 
-def assemble(programs: Sequence[Program], backbone: Backbone, dtype: torch.dtype = torch.float32) -> FPT:
+def assemble(programs: Sequence[Program], backbone: Backbone, precision: str = "fp32") -> FPT:
     """One model that holds `programs` on `backbone`: program r is run r.
 
     Raises WeightsError where the body is not the one a program was trained on (both fingerprints
@@ -108,7 +108,7 @@ def assemble(programs: Sequence[Program], backbone: Backbone, dtype: torch.dtype
     for program in programs[1:]:
         if (program.spec, model_settings(program.config)) != (first.spec, model_settings(first.config)):
             raise ConfigError(f"programs of {first.config.task} and {program.config.task} differ in sizes or roles")
-    model = FPT(first.spec, backbone, [p.config.seed for p in programs], model_settings(first.config), dtype)
+    model = FPT(first.spec, backbone, [p.config.seed for p in programs], model_settings(first.config), precision)
     for program in programs:
         if program.fingerprint != model.body_fingerprint:
             raise WeightsError(

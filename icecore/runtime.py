@@ -5,11 +5,14 @@
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from icecore import __version__
 from icecore.errors import ConfigError, UserError, unknown
@@ -19,15 +22,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and the precision of the body's products there ("fp32" or "bf16")."""
+    """A device and the precision of the frozen products there ("fp32", "bf16" or "int8")."""
 
     device: torch.device
     precision: str
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the frozen weights and of the residual stream."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def describe(self) -> str:
         """The device in words, for summaries and the progress display."""
@@ -75,9 +73,31 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
     chosen = torch.device(kind, int(index)) if index else torch.device(kind)
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(chosen) else "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise unknown("precision", precision, ("auto", "fp32", "bf16"))
+    if precision not in ("fp32", "bf16", "int8"):
+        raise unknown("precision", precision, ("auto", "fp32", "bf16", "int8"))
+    if precision == "int8" and (kind != "cpu" or not hasattr(torch.ops.onednn, "qlinear_pointwise")):
+        raise ConfigError(f"--precision int8 is for x86 CPUs, found {chosen}; take bf16 or fp32")
     return Runtime(chosen, precision)
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on `device`, without waiting for the work under way there."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        # a copy from memory that may be paged out would wait
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that `device` has, in use or not; of a container where it is allowed less than the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return machine
 
 
 def versions() -> dict[str, str]:

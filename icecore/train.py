@@ -8,10 +8,9 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,43 +19,14 @@ from icecore.backbones import Backbone
 from icecore.checkpoint import RunFolder, common_step, write_json
 from icecore.config import RunConfig
 from icecore.evaluation import evaluate, without_mask
+from icecore.execution import Execution, pays_to_compile
+from icecore.features import Features, plan
 from icecore.model import FPT
 from icecore.optim import PackedAdam
+from icecore.passes import cut, tokens_per_pass
 from icecore.program import Program, model_settings
-from icecore.runtime import Runtime, versions
+from icecore.runtime import send, versions
 from icecore.tasks.task import DROPOUT, Task, stream
-
-
-class Watcher(Protocol):
-    """Who is told how training goes (a progress display, a test)."""
-
-    def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
-        """A pack starts or resumes at `step`."""
-
-    def progress(self, step: int, losses: Mapping[str, float]) -> None:
-        """Mean training loss by run id since the last call."""
-
-    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Validation metric by run id."""
-
-    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
-        """The pack is done."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a pack is run; none of it changes results.
-
-    out                 parent of the run folders
-    micro_batch         rows of each run per pass (None: the whole batch); the gradient is the same
-    checkpoint_seconds  at most this long between states; evaluations always write one
-    """
-
-    out: Path
-    runtime: Runtime
-    micro_batch: int | None = None
-    checkpoint_seconds: float = 30.0
-    watchers: Sequence[Watcher] = ()
 
 
 @dataclass
@@ -110,7 +80,7 @@ class Pack:
         self.config = configs[0]
         runtime = execution.runtime
         seeds = [config.seed for config in configs]
-        self.model = FPT(task.spec, backbone, seeds, model_settings(self.config), runtime.dtype).to(runtime.device)
+        self.model = FPT(task.spec, backbone, seeds, model_settings(self.config), runtime.precision).to(runtime.device)
         folders = [RunFolder(execution.out, config) for config in configs]
         for folder in folders:
             folder.open()
@@ -120,7 +90,12 @@ class Pack:
         #: the members that the model's R programs belong to, in order
         self.rows = list(self.members)
         model, config = self.model, self.config
+        axis = backbone.axis
+        axis.compiled = pays_to_compile(model, config) if execution.compile is None else execution.compile
+        self.features = plan(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
+        # by all runs at the start: a resumed pack must be cut as it would have been
+        self.tokens_per_pass = None if execution.micro_batch else tokens_per_pass(model, task)
         self.adam = PackedAdam(model.trained(), len(configs), config.clip, model.has_run_axis, factors)
         self.step = 0
         self.clock = time.perf_counter()
@@ -137,9 +112,9 @@ class Pack:
                 folder.drop_states()
         trained, frozen = self.model.counts()
         info = {"trained": trained, "frozen": frozen, "device": self.execution.runtime.describe()}
+        info["compiled"] = self.model.backbone.axis.compiled
         pack = [m.config.run_id for m in self.members]
-        for member in self.active:
-            member.folder.log([{"event": "start", "step": self.step, "pack": pack, **info}])
+        self._log("start", pack=pack, **info)
         for watcher in self.execution.watchers:
             watcher.begin([m.config for m in self.members], self.step, info)
 
@@ -169,6 +144,8 @@ class Pack:
 
     def train_step(self) -> Tensor:
         """One update of every active run. Returns the mean losses (R,) before it."""
+        if self.features is not None:
+            return self._update(self._kept_losses(self.features))
         config, model, R = self.config, self.model, self.adam.runs
         batch = self.task.train_batch([m.config.seed for m in self.active], self.step, config.batch_size)
         if "no-mask" in config.faults:
@@ -177,19 +154,27 @@ class Pack:
         keys = self._dropout_keys() if config.dropout else None
         self.adam.zero_grad()
         losses = torch.zeros(R, device=self.adam.values.device)
-        size = min(B, self.execution.micro_batch or B)
-        for first in range(0, B, size):
-            part, part_keys = batch, keys
-            if size < B:
-                rows = (torch.arange(R)[:, None] * B + torch.arange(first, min(first + size, B))).reshape(-1)
-                rows = rows.to(batch.tokens.device)
-                part, part_keys = batch.rows(rows), None if keys is None else keys[rows]
-            logits = model(part, row_keys=part_keys)
+        for part, rows in cut(batch, R, self.execution.micro_batch, self.tokens_per_pass):
+            logits = model(part, row_keys=None if keys is None else send(keys[rows], losses.device))
             loss = self.task.loss(logits, part.targets).view(R, -1).sum(1) / B
             # programs are disjoint: the sum's gradient is each run's own
             loss.sum().backward()
             losses += loss.detach()
-        lr = torch.tensor([m.config.lr_at(self.step) for m in self.active], device=losses.device)
+        return self._update(losses)
+
+    def _kept_losses(self, features: Features) -> Tensor:
+        """Mean losses (R,) on the cached features, with gradients of the output layers; no part of the body runs."""
+        seeds = [m.config.seed for m in self.active]
+        if features.kept is None:
+            self._log("features", **features.keep(seeds, self.execution.out, self.execution.feature_memory))
+        self.adam.zero_grad()
+        losses = features.losses(seeds, self.step, self.config.batch_size)
+        losses.sum().backward()
+        return losses.detach()
+
+    def _update(self, losses: Tensor) -> Tensor:
+        """One step of Adam along the gradients at hand, of runs whose `losses` (R,) are finite. Returns these."""
+        lr = send(torch.tensor([m.config.lr_at(self.step) for m in self.active]), losses.device)
         self.adam.alive &= losses.isfinite()
         self.adam.step(self.step, lr)
         return losses
@@ -249,6 +234,8 @@ class Pack:
         return self.task.test_splits[0] if "choose-on-test" in self.config.faults else "val"
 
     def _score(self, split: str, limit: int | None = None) -> list[float]:
+        if self.features is not None:
+            return self.features.evaluate(split, limit, [m.config.seed for m in self.rows]).tolist()
         unmasked = "no-mask" in self.config.faults
         return evaluate(self.model, self.task, split, limit, unmasked=unmasked).tolist()
 
@@ -259,6 +246,7 @@ class Pack:
             member.progress.final = {}
         if scored:
             self.model.set_programs([m.initial | self.adam.tensors(_known(m.best)) for m in scored])
+            self.rows = scored
             config = self.config
             for split in dict.fromkeys(("train", "val", *self.task.test_splits)):
                 limit = config.eval_examples if split == "train" else config.test_examples
@@ -315,10 +303,14 @@ class Pack:
         self.adam.write()
 
     def _dropout_keys(self) -> Tensor:
-        """Keys (N,) of this step's dropout draws: a function of seed, step and row."""
+        """Keys (N,) of this step's dropout draws, on the CPU: a function of seed, step and row."""
         B = self.config.batch_size
         draws = [torch.randint(2**62, (B,), generator=stream(m.config.seed, DROPOUT, self.step)) for m in self.active]
-        return torch.cat(draws).to(self.adam.values.device)
+        return torch.cat(draws)
+
+    def _log(self, event: str, **fields: Any) -> None:
+        for member in self.active:
+            member.folder.log([{"event": event, "step": self.step, **fields}])
 
     def _log_losses(self, losses: Sequence[float]) -> None:
         alive = self.adam.alive.tolist()

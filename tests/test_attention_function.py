@@ -54,9 +54,11 @@ def plain(query: Tensor, key: Tensor, value: Tensor, see: Tensor, scale: float, 
     return out
 
 
-@pytest.fixture(params=["explicit", "sdpa"])
+@pytest.fixture(params=["explicit", "sdpa", "blocks"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute the same thing."""
+    """All ways to compute the same thing."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
+    monkeypatch.setattr(attention, "BLOCK_TYPES", (torch.float32,) if request.param == "blocks" else ())
     monkeypatch.setattr(attention, "EAGER_SCORES", 512 * 512 if request.param == "explicit" else 0)
     return request.param
 
@@ -94,15 +96,33 @@ def test_without_a_mask_the_module_or_the_argument_says_what_is_causal(biased: b
             torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)
 
 
-def test_paths_agree_in_value_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["full", "causal", "padded", "both"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_paths_agree_in_value_and_gradient(kind: str, biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
     query, key, value = parts = [x.requires_grad_() for x in inputs(kv_heads=2)]
+    bias = torch.randn(1, H, T, T) if biased else None
+    mask = None if kind in ("full", "causal") else allowed(kind)
     probe, results = torch.randn(N, T, H, D), []
-    for limit in (512 * 512, 0):
+    for limit, blocks in ((512 * 512, ()), (0, ()), (0, (torch.float32,))):
         monkeypatch.setattr(attention, "EAGER_SCORES", limit)
-        out, _ = attention.attend(Site(), query, key, value, allowed("both"))
+        monkeypatch.setattr(attention, "BLOCK_TYPES", blocks)
+        site = Site(is_causal=kind == "causal")
+        out, _ = attention.attend(site, query, key, value, mask, position_bias=bias)
         results.append([out, *torch.autograd.grad(out, parts, probe)])
-    for explicit, sdpa in zip(*results, strict=True):
-        torch.testing.assert_close(explicit, sdpa, atol=1e-5, rtol=1e-5)
+    for explicit, *others in zip(*results, strict=True):
+        for other in others:
+            torch.testing.assert_close(explicit, other, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_leave_learnt_position_bias_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "EAGER_SCORES", 0)
+    monkeypatch.setattr(attention, "BLOCK_TYPES", (torch.float32,))
+    bias = torch.randn(1, H, T, T, requires_grad=True)
+    out, _ = attention.attend(Site(), *inputs(), None, position_bias=bias)
+    out.square().sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("kind", ["full", "causal", "padded", "both"])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from icecore.backbones import BACKBONES, Backbone, BodyRequest, Role, build_backbone
 from icecore.backbones.backbone import fingerprint
 from icecore.backbones.fast import RunNorm
-from icecore.backbones.huggingface import norm_kind
 from icecore.backbones.lstm import build_matched
+from icecore.backbones.swap import norm_kind
 from icecore.errors import ConfigError, WeightsError
 
 WIDTH = {"width": "16"}

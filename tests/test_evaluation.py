@@ -1,12 +1,11 @@
-"""Scoring is honest: every example once, in order, and independent of how it is cut into passes."""
+"""Scoring is honest: every example once, and independent of how it is cut into passes."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from icecore import evaluation
+from icecore import evaluation, passes
 from icecore.backbones import Backbone
 from icecore.evaluation import evaluate, without_mask
 from icecore.model import FPT
@@ -44,32 +43,33 @@ def test_equals_scoring_one_example_at_a_time(model: FPT, task: Task, split: str
     assert evaluate(model, task, split, limit).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("cost", [0, 64])
 @pytest.mark.parametrize("tokens", [1, 100, 100_000])
 def test_the_size_of_the_passes_changes_nothing(
-    model: FPT, task: Task, tokens: int, monkeypatch: pytest.MonkeyPatch
+    model: FPT, task: Task, tokens: int, cost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = evaluate(model, task, "test").tolist()
     monkeypatch.setattr(evaluation, "TOKENS_PER_PASS", {"cpu": tokens})
+    monkeypatch.setattr(passes, "PASS_COST", {"cpu": cost})
     assert evaluate(model, task, "test").tolist() == expected
 
 
 @pytest.mark.parametrize("limit", [None, 3])
-def test_every_example_is_scored_once_in_order(
+def test_every_example_is_scored_once(
     body: Callable[..., Backbone], ragged: StoredTask, monkeypatch: pytest.MonkeyPatch, limit: int | None
 ) -> None:
+    model = FPT(ragged.spec, body(), SEEDS)
     seen: list[Batch] = []
-    batches = ragged.batches
-
-    def recorded(*args: Any) -> Iterator[Batch]:
-        for batch in batches(*args):
-            seen.append(batch)
-            yield batch
-
-    monkeypatch.setattr(ragged, "batches", recorded)
-    monkeypatch.setattr(evaluation, "TOKENS_PER_PASS", {"cpu": 4 * 9 * len(SEEDS)})
-    evaluate(FPT(ragged.spec, body(), SEEDS), ragged, "test", limit)
-    assert [len(batch) for batch in seen] == ([4, 4, 4, 1] if limit is None else [3])
-    assert torch.equal(torch.cat([batch.targets for batch in seen]), ragged.splits["test"].targets[:limit])
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    monkeypatch.setattr(evaluation, "TOKENS_PER_PASS", {"cpu": 2 * 9 * len(SEEDS)})
+    monkeypatch.setattr(evaluation, "PASSES_PER_WINDOW", 3)
+    monkeypatch.setattr(passes, "PASS_COST", {"cpu": 0})
+    evaluate(model, ragged, "test", limit)
+    expected = ragged.splits["test"].inputs[:limit]
+    for run in range(len(SEEDS)):  # every program on the same rows
+        rows = [row for batch in seen for row in batch.tokens.view(len(SEEDS), -1, batch.tokens.shape[1])[run].tolist()]
+        assert sorted(row + [0] * (9 - len(row)) for row in rows) == sorted(expected.tolist())
+    assert sum(batch.tokens.numel() for batch in seen) == 3 * int(expected.count_nonzero())  # no padding at all
 
 
 def test_scoring_leaves_training_as_it_was(model: FPT, task: Task) -> None:

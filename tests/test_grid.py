@@ -2,20 +2,25 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from icecore import grid, train
+from icecore import grid, passes, runtime, train
 from icecore.checkpoint import RunFolder
 from icecore.config import PROTOCOLS, RunConfig
 from icecore.errors import ConfigError, StorageError
 from icecore.evaluation import evaluate
+from icecore.execution import Execution
 from icecore.grid import Place, configure, expand, find_run, open_run, packs, run, summarize
+from icecore.program import Program
 from icecore.tasks import TASKS
+from icecore.tasks.bits import BitXor
 
 Configure = Callable[..., RunConfig]
 
@@ -115,6 +120,49 @@ def test_a_new_seed_does_not_cost_an_interrupted_run_its_steps(
     run([old, new], Place(tmp_path))
     starts = [e["step"] for e in RunFolder(tmp_path, old).events() if e["event"] == "start"]
     assert starts == [0, 12]
+
+
+def test_more_runs_than_memory_holds_are_cut_and_an_interrupted_sweep_is_cut_the_same(
+    config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "most_runs", lambda model, task, rows: 2)
+    monkeypatch.setattr(passes, "total_memory", lambda device: 2**16)  # so little that batches are cut too
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    configs = expand(config(), seeds=range(5))
+    run(configs, Place(tmp_path / "unbroken"))
+    save, calls = RunFolder.save_state, []
+
+    def killed(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 12:  # in the second pack, between the states of its two runs
+            raise KeyboardInterrupt
+        save(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(configs, Place(tmp_path / "broken"))
+    assert [RunFolder(tmp_path / "broken", c).summary() is None for c in configs] == [False, False, True, True, True]
+    run(configs, Place(tmp_path / "broken"))
+    ids = [c.run_id for c in configs]
+    expected = [ids[:2], ids[:2], ids[2:4], ids[2:4], ids[4:]]
+    for place in ("unbroken", "broken"):
+        assert [RunFolder(tmp_path / place, c).pack() for c in configs] == expected
+    for each in configs:
+        one, other = (Program.load(RunFolder(tmp_path / place, each).program_path) for place in ("unbroken", "broken"))
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+@pytest.mark.parametrize(("micro_batch", "rows"), [(None, 1), (3, 3), (100, 4)])
+def test_a_pack_is_as_large_as_memory_holds_with_the_rows_asked_for(
+    config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch: int | None, rows: int
+) -> None:
+    asked = []
+    monkeypatch.setattr(grid, "most_runs", lambda model, task, rows: asked.append((model.runs, rows)) or 3)
+    configs = expand(config(batch_size=4), seeds=range(5))
+    execution = Execution(tmp_path, runtime.choose("cpu", "fp32"), micro_batch)
+    assert [grid.pack_size(configs[:n], BitXor(2), execution) for n in (5, 2, 1)] == [3, 2, 1]
+    assert asked == [(2, rows)] * 2  # a single run needs no trial
 
 
 # --- summaries ---------------------------------------------------------------------------------------

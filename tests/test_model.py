@@ -103,10 +103,10 @@ def test_padding_changes_nothing(body: Body, ragged: StoredTask) -> None:
         torch.testing.assert_close(model(alone)[0], model(batch)[row])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_mean_read_out_averages_real_positions(body: Body, ragged: StoredTask, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_mean_read_out_averages_real_positions(body: Body, ragged: StoredTask, precision: str) -> None:
     spec = TaskSpec("discrete", length=9, size=7, outputs=7, read_out="mean")
-    model = FPT(spec, body(), [0], dtype=dtype)
+    model = FPT(spec, body(), [0], precision=precision)
     batch = ragged.train_batch([0], 0, B)
     hidden: list[Tensor] = []
     model.backbone.register_forward_hook(lambda module, args, out: hidden.append(torch.as_tensor(out)))
@@ -115,7 +115,7 @@ def test_mean_read_out_averages_real_positions(body: Body, ragged: StoredTask, d
     for row, length in enumerate(batch.lengths.tolist()):
         mean = hidden[0][row, :length].float().mean(0)
         expected = model.output(mean[None, None], None)[0]
-        torch.testing.assert_close(logits[row], expected, rtol=0.02, atol=0.02 if dtype == torch.bfloat16 else 1e-6)
+        torch.testing.assert_close(logits[row], expected, rtol=0.02, atol=0.02 if precision == "bf16" else 1e-6)
 
 
 def test_programs_there_and_back_is_identity_for_any_number(body: Body) -> None:
@@ -166,7 +166,7 @@ def test_roles_that_a_body_does_not_have_are_refused(body: Body) -> None:
 
 def test_bf16_keeps_what_is_trained_in_fp32(body: Body) -> None:
     task = BitXor(2)
-    model = FPT(task.spec, body(), [0, 1], dtype=torch.bfloat16)
+    model = FPT(task.spec, body(), [0, 1], precision="bf16")
     assert {p.dtype for p in model.program().values()} == {torch.float32}
     frozen = [p for n, p in model.backbone.named_parameters() if not p.requires_grad]
     assert {p.dtype for p in frozen} == {torch.bfloat16}

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from icecore.backbones import attention, huggingface
+from icecore.backbones.backbone import gather
+from icecore.backbones.fast import Activation
 from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
 
 D, T, N, R = 32, 16, 3, 3
@@ -98,8 +100,10 @@ def set_gains(body: HuggingFaceBackbone, gains: dict[str, Tensor]) -> None:
             norm.bias = nn.Parameter(gains[name] - 1)
 
 
-@pytest.fixture(params=["explicit", "sdpa"])
+@pytest.fixture(params=["explicit", "sdpa", "blocks"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+    monkeypatch.setattr(attention, "BLOCK_TYPES", (torch.float32, torch.bfloat16) if request.param == "blocks" else ())
     monkeypatch.setattr(attention, "EAGER_SCORES", 512 * 512 if request.param == "explicit" else 0)
     return request.param
 
@@ -187,6 +191,39 @@ def test_runs_packed_or_mixed_equal_each_alone(case: str, kind: str) -> None:
     real = torch.ones(R * N, T, dtype=torch.bool) if tiled is None else tiled
     torch.testing.assert_close(packed[real], expected[real], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(mixed[real[order]], expected[order][real[order]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "padded"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("case", TINY)
+def test_reading_some_positions_equals_reading_all(case: str, kind: str, count: int) -> None:
+    body = tiny_body(case)
+    mask, x = mask_of(kind), torch.randn(N, T, D)
+    ends = torch.full((N,), T) if mask is None else mask.sum(1)
+    positions = (ends - count)[:, None] + torch.arange(count)
+    norms = [p.requires_grad_() for norm in body.norms().values() for p in norm.parameters()]
+    inputs = [x.requires_grad_(), *norms]
+    probe, results = torch.randn(N, count, D), []
+    for read in (body.read, lambda *given: gather(body(*given[:2]), given[2])):
+        out = read(x, mask, positions)
+        results.append([out, *torch.autograd.grad(out, inputs, probe)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    # and the body is whole again
+    assert body(x, mask).shape == (N, T, D)
+
+
+@pytest.mark.parametrize("case", TINY)
+def test_every_layer_has_its_activation_and_reads_less_in_the_last(case: str) -> None:
+    body = tiny_body(case)
+    assert sum(isinstance(module, Activation) for module in body.modules()) == (0 if case == "t5" else 2)
+    if case == "longformer":
+        return
+    rows: list[int] = []
+    last = [module for module in body.modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
+    last[-1].register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[-2]))
+    body.read(torch.randn(N, T, D), None, torch.full((N, 1), T - 1))
+    assert rows == [1]
 
 
 @pytest.mark.usefixtures("path")

@@ -1,5 +1,8 @@
 """Devices and precisions are chosen explicitly; exhausted memory is answered with a remedy."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -47,14 +50,18 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch, device: str
         runtime.choose(device)
 
 
-@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_takes_bf16_where_the_hardware_has_it(
-    monkeypatch: pytest.MonkeyPatch, fast: bool, expected: torch.dtype
-) -> None:
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_takes_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch, fast: bool, expected: str) -> None:
     pretend(monkeypatch, bf16=fast)
-    assert runtime.choose("cpu").dtype is expected
-    assert runtime.choose("cpu", "fp32").dtype is torch.float32
-    assert runtime.choose("cpu", "bf16").dtype is torch.bfloat16
+    assert runtime.choose("cpu").precision == expected
+    for asked in ("fp32", "bf16", "int8"):
+        assert runtime.choose("cpu", asked).precision == asked
+
+
+def test_int8_is_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, cuda=1)
+    with pytest.raises(ConfigError, match="int8 is for x86 CPUs, found cuda"):
+        runtime.choose("cuda", "int8")
 
 
 def test_unknown_precision() -> None:
@@ -91,3 +98,15 @@ def test_exhausted_memory_says_what_to_lower(error: Exception) -> None:
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shapes"), runtime.Runtime(CPU, "fp32").memory_advice(64):
         raise RuntimeError("shapes do not match")
+
+
+def test_memory_is_that_of_the_machine_or_of_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit, expected in (("max\n", machine), ("4096\n", 4096), (f"{2 * machine}\n", machine)):
+        monkeypatch.setattr(Path, "read_text", lambda path, limit=limit: limit)
+        assert runtime.total_memory(CPU) == expected
+
+
+def test_sending_to_where_a_tensor_lies_copies_nothing() -> None:
+    x = torch.ones(3)
+    assert runtime.send(x, CPU) is x

@@ -23,13 +23,14 @@ from icecore.checkpoint import RunFolder, common_step
 from icecore.config import ROLES, RunConfig
 from icecore.errors import StorageError, UserError
 from icecore.evaluation import evaluate
+from icecore.execution import Execution
 from icecore.grid import Place, load_task, run
 from icecore.model import FPT
 from icecore.program import Program, assemble, model_settings
 from icecore.runtime import Runtime
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Batch, StoredTask, Task
-from icecore.train import Execution, Pack, train_pack
+from icecore.train import Pack, train_pack
 
 Configure = Callable[..., RunConfig]
 Body = Callable[..., Backbone]
@@ -440,7 +441,8 @@ from pathlib import Path
 from icecore.config import RunConfig
 from icecore.grid import Place, load_task, body_of
 from icecore.runtime import Runtime
-from icecore.train import Execution, train_pack
+from icecore.execution import Execution
+from icecore.train import train_pack
 torch.set_num_threads(1)
 configs = [RunConfig.from_json(text) for text in json.loads(sys.argv[1])]
 runtime = Runtime(torch.device("cpu"), "fp32")

@@ -1,8 +1,11 @@
 """Attention as icecore computes it in every body that has Hugging Face's attention interface.
 
 One function serves all: causal or not, masks, relative bias, grouped keys, run-axis dropout, recording.
-Short sequences use plain batched products, whose backward on CPU is several times faster than SDPA's.
+Short sequences on CPU use plain batched products, whose backward is several times faster than SDPA's;
+long ones in bf16 the same products over blocks of queries, with the scores made again in backward.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,9 @@ from icecore.backbones.fast import RunAxis, RunDropout
 NAME = "icecore"
 # Above this many scores a head the T x T matrix costs more memory traffic than SDPA's tiling saves.
 EAGER_SCORES = 512 * 512
+# Queries a block, and the types for which SDPA's backward on CPU has no fast products.
+QUERY_BLOCK = 256
+BLOCK_TYPES = (torch.bfloat16,)
 
 
 def register() -> None:
@@ -20,8 +26,14 @@ def register() -> None:
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
     from transformers.modeling_utils import AttentionInterface
 
+    def mask(*args: Any, **kwargs: Any) -> Tensor | None:
+        if kwargs.get("attention_mask") is not None:
+            # looking whether all of a mask is true waits for the device; icecore gives none where it is
+            kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return sdpa_mask(*args, **kwargs)
+
     AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, mask)
 
 
 def attend(
@@ -54,6 +66,12 @@ def attend(
     small = T * key.shape[2] <= EAGER_SCORES and query.device.type == "cpu"
     if axis.record is not None or dropping or small:
         return _explicit(dropout, query, key, value, _bias(query, attention_mask, position_bias, causal), scale), None
+    learnt = position_bias is not None and position_bias.requires_grad
+    if query.device.type == "cpu" and query.dtype in BLOCK_TYPES and not learnt:
+        bias = _bias(query, attention_mask, position_bias, False)
+        out = _BlockAttention.apply(query, key, value, bias, scale, causal)
+        assert isinstance(out, Tensor)
+        return out.transpose(1, 2), None
     mask = attention_mask
     if position_bias is not None:
         mask, causal = _bias(query, attention_mask, position_bias, causal), False
@@ -81,11 +99,69 @@ def _explicit(
     """Attention with the score matrix in memory. Returns (N, T, H, d)."""
     scores = torch.matmul(query * scale, key.transpose(-1, -2))
     if bias is not None:
-        scores = scores + bias
+        scores += bias
     weights = scores.softmax(-1)
     if dropout.axis.record is not None:
         dropout.axis.record.append(weights.detach().float())
     return torch.matmul(dropout(weights), value).transpose(1, 2)
+
+
+class _BlockAttention(torch.autograd.Function):
+    """Attention by blocks of queries; backward makes each block's weights again, so no (T, T) is kept.
+
+    Arguments as `attend`'s, with everything added to the scores in `bias` but the causal mask; the bias
+    gets no gradient (a frozen body's relative positions have none).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, causal: bool
+    ) -> Tensor:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        out = torch.empty_like(query)
+        for a, b, end in _blocks(query.shape[2], key.shape[2], causal):
+            weights = _block_weights(query, key, bias, scale, causal, (a, b, end))
+            out[:, :, a:b] = weights @ value[:, :, :end]
+        ctx.save_for_backward(query, key, value, bias)
+        ctx.scale, ctx.causal = scale, causal
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, key, value, bias = ctx.saved_tensors
+        dquery = torch.empty_like(query)
+        # sums over blocks stay in fp32
+        dkey, dvalue = torch.zeros_like(key, dtype=torch.float32), torch.zeros_like(value, dtype=torch.float32)
+        for a, b, end in _blocks(query.shape[2], key.shape[2], ctx.causal):
+            weights = _block_weights(query, key, bias, ctx.scale, ctx.causal, (a, b, end))
+            part = grad[:, :, a:b]
+            dvalue[:, :, :end] += weights.transpose(-1, -2) @ part
+            dweights = part @ value[:, :, :end].transpose(-1, -2)
+            dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+            dquery[:, :, a:b] = dscores @ key[:, :, :end]
+            dkey[:, :, :end] += dscores.transpose(-1, -2) @ query[:, :, a:b]
+        dquery, dkey = dquery * ctx.scale, dkey * ctx.scale
+        return dquery, dkey.to(key.dtype), dvalue.to(value.dtype), None, None, None
+
+
+def _blocks(T: int, keys: int, causal: bool) -> list[tuple[int, int, int]]:
+    """(first query, end of queries, end of keys) of each block."""
+    ends = [(a, min(a + QUERY_BLOCK, T)) for a in range(0, T, QUERY_BLOCK)]
+    return [(a, b, b if causal else keys) for a, b in ends]
+
+
+def _block_weights(
+    query: Tensor, key: Tensor, bias: Tensor | None, scale: float, causal: bool, block: tuple[int, int, int]
+) -> Tensor:
+    """Softmax weights (N, H, b - a, end) of one block."""
+    a, b, end = block
+    scores = (query[:, :, a:b] * scale) @ key[:, :, :end].transpose(-1, -2)
+    if bias is not None:
+        scores += bias[:, :, a:b, :end] if bias.shape[2] > 1 else bias[..., :end]
+    if causal:
+        future = torch.ones(b - a, b - a, dtype=torch.bool, device=query.device).triu_(1)
+        scores[..., a:].masked_fill_(future, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1)
 
 
 def attach(body: nn.Module, axis: RunAxis, first_salt: int) -> int:

@@ -1,15 +1,19 @@
-"""The pieces icecore puts into a body: run-axis norm, dropout that is a pure function, attention.
+"""The pieces icecore puts into a body: run-axis norm, activation, dropout that is a pure function.
 
 The run axis: rows are run-major, N = R * B, so per-run gains (R, D) meet rows viewed as (R, B, ...).
 Serving mixes programs freely instead: `RunAxis.run_of_row` names the program of each row.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from icecore.backbones import kernels
 
 NormKind = Literal["layer", "rms"]
 # Side of the grid on which attention scores are counted: longer rows would repeat draws.
@@ -24,12 +28,14 @@ class RunAxis:
     dropout     rate of every dropout in the body while training
     row_keys    (N,) int64 keys of the dropout draws, None outside training
     record      attention maps are appended here, (N, H, T, T) a layer, when it is a list
+    compiled    elementwise work runs as compiled kernels (`kernels.compiled`)
     """
 
     run_of_row: Tensor | None = None
     dropout: float = 0.0
     row_keys: Tensor | None = None
     record: list[Tensor] | None = None
+    compiled: bool = False
     _counters: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def spread(self, values: Tensor, rows: Tensor) -> Tensor:
@@ -64,30 +70,128 @@ class RunNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, ..., D) -> (N, ..., D) in x's dtype."""
-        D = x.shape[-1]
-        single = self.axis.run_of_row is None and self.weight.shape[0] == 1
-        if single and x.dtype == torch.float32:
+        if self.axis.run_of_row is not None:
+            return self._mixed(x)
+        R, D = self.weight.shape
+        grouped = x.reshape(R, -1, D)
+        native = x.device.type == "cpu" or (x.dtype == torch.float32 and R == 1)
+        if self.axis.compiled or not (native and self.kind == "layer"):
+            centre = self.kind == "layer"
+            out = _CompiledNorm.apply(grouped, self.weight, self.bias, self.eps, centre, self.axis.compiled)
+        elif R == 1:
             bias = None if self.bias is None else self.bias[0]
-            if self.kind == "layer":
-                return F.layer_norm(x, (D,), self.weight[0], bias, self.eps)
-            scaled = F.rms_norm(x, (D,), self.weight[0], self.eps)
-            return scaled if bias is None else scaled + bias
-        wide = x.float()
+            out = F.layer_norm(grouped, (D,), self.weight[0], bias, self.eps)
+        else:
+            out = _LoopedNorm.apply(grouped, self.weight, self.bias, self.eps)
+        assert isinstance(out, Tensor)
+        return out.view(x.shape)
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """Rows of any program in any order: gains are gathered, one set a row."""
         normalise = F.layer_norm if self.kind == "layer" else F.rms_norm
-        unit = normalise(wide, (D,), eps=self.eps)
-        R = self.weight.shape[0]
-        if self.axis.run_of_row is None and R > 1:
-            # (R, B, ...) view: gains broadcast over a run's rows without being copied
-            grouped = unit.view(R, unit.shape[0] // R, *unit.shape[1:])
-            shape = (R, *[1] * (grouped.dim() - 2), D)
-            grouped = grouped * self.weight.view(shape)
-            if self.bias is not None:
-                grouped = grouped + self.bias.view(shape)
-            return grouped.view(x.shape).to(x.dtype)
+        unit = normalise(x.float(), (x.shape[-1],), eps=self.eps)
         out = unit * self.axis.spread(self.weight, unit)
         if self.bias is not None:
             out = out + self.axis.spread(self.bias, unit)
         return out.to(x.dtype)
+
+
+class _CompiledNorm(torch.autograd.Function):
+    """The norm kernels with their gradients; what they keep is their input and two numbers a row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centre: bool, compiled: bool
+    ) -> Tensor:
+        forward = kernels.compiled(kernels.norm) if compiled else kernels.norm
+        out, mean, scale = forward(x, weight, bias, eps, centre)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.centre, ctx.compiled, ctx.biased = centre, compiled, bias is not None
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        backward = kernels.compiled(kernels.norm_backward) if ctx.compiled else kernels.norm_backward
+        x, weight, bias = backward(grad.contiguous(), *ctx.saved_tensors, ctx.centre)
+        return x, weight, bias if ctx.biased else None, None, None, None
+
+
+class _LoopedNorm(torch.autograd.Function):
+    """Layer norm, one native call a run: on CPU each call is one fused pass, and mixes bf16 with fp32 gains."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        R, _, D = x.shape
+        out = torch.empty_like(x)
+        moments: list[Tensor] = []
+        for r in range(R):
+            out[r], *own = torch.native_layer_norm(x[r], [D], weight[r], None if bias is None else bias[r], eps)
+            moments += own
+        ctx.save_for_backward(x, weight, *([] if bias is None else [bias]), *moments)
+        ctx.biased = bias is not None
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, *rest = ctx.saved_tensors
+        bias = rest.pop(0) if ctx.biased else None
+        R, _, D = x.shape
+        grad = grad.contiguous()
+        dx, dweight = torch.empty_like(x), torch.empty_like(weight)
+        dbias = None if bias is None else torch.empty_like(bias)
+        for r in range(R):
+            own = None if bias is None else bias[r]
+            wanted = [True, True, bias is not None]
+            dx[r], dweight[r], db = torch.ops.aten.native_layer_norm_backward(
+                grad[r], x[r], [D], rest[2 * r], rest[2 * r + 1], weight[r], own, wanted
+            )
+            if dbias is not None:
+                dbias[r] = db
+        return dx, dweight, dbias, None
+
+
+@dataclass(frozen=True)
+class ActivationKind:
+    """An activation as torch has it, and the kernel that yields it with its derivative."""
+
+    plain: Callable[[Tensor], Tensor]
+    kernel: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+ACTIVATIONS: Mapping[str, ActivationKind] = {
+    "gelu": ActivationKind(F.gelu, kernels.gelu),
+    "gelu_tanh": ActivationKind(partial(F.gelu, approximate="tanh"), kernels.gelu_tanh),
+    "silu": ActivationKind(F.silu, kernels.silu),
+}
+
+
+class Activation(nn.Module):
+    """An activation whose backward is one product: its derivative is kept instead of its input."""
+
+    def __init__(self, kind: ActivationKind, axis: RunAxis) -> None:
+        super().__init__()
+        self.kind = kind
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, ...) -> (N, ...)."""
+        if self.axis.compiled and x.requires_grad:
+            out = _CompiledActivation.apply(x, self.kind.kernel)
+            assert isinstance(out, Tensor)
+            return out
+        return self.kind.plain(x)
+
+
+class _CompiledActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        out, slope = kernels.compiled(kernel)(x)
+        ctx.save_for_backward(slope)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad * ctx.saved_tensors[0], None
 
 
 def hashed_uniform(keys: Tensor, salt: int, counters: Tensor) -> Tensor:

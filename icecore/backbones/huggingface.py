@@ -1,7 +1,8 @@
 """Hugging Face transformers as bodies: one row of the table FAMILIES for each architecture.
 
-The library's own blocks run unchanged but for three replaced pieces: norms (run axis), dropout (pure
-function) and, where the family has the attention interface, attention. Token embeddings are dropped.
+The library's own blocks run unchanged but for a few replaced pieces: norms (run axis), dropout (pure
+function), activations and, where the family has the attention interface, attention. Token embeddings are
+dropped, and the last block works on the read-out positions only.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from icecore.backbones import attention
 from icecore.backbones.backbone import Backbone, BackboneInfo, Role, gather
-from icecore.backbones.fast import NormKind, RunAxis, RunDropout, RunNorm
+from icecore.backbones.swap import NoTable, parent_of, replace_activations, replace_dropouts, replace_norms
 from icecore.errors import WeightsError, unknown
 
 Call = Callable[["HuggingFaceBackbone", Tensor, Tensor | None], Tensor]
@@ -31,6 +32,8 @@ class Family:
     positions  name of the absolute position table and its first usable row
     last_step  submodule of a block that takes (attention's output, residual) and after which positions do not
                meet again: in the last block it needs the read-out positions only
+    pre_norm   the same for blocks that add the residual themselves: names of their first norm and of the
+               attention module
     """
 
     model: str
@@ -43,6 +46,7 @@ class Family:
     causal: bool = False
     own_attention: bool = False
     last_step: str | None = None
+    pre_norm: tuple[str, str] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     max_length: Callable[[Any], int | None] = lambda config: config.max_position_embeddings
 
@@ -50,18 +54,6 @@ class Family:
     def attention(self) -> str:
         """Name of the attention implementation, as transformers takes it."""
         return "eager" if self.own_attention else attention.NAME
-
-
-class NoTable(nn.Module):
-    """Stands where a position table was: positions are added outside the body, so this adds zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("zero", torch.zeros(()), persistent=False)
-
-    def forward(self, *_: Any, **__: Any) -> Tensor:
-        """A zero that broadcasts to every shape and keeps every dtype."""
-        return self.zero  # type: ignore[return-value]
 
 
 class HuggingFaceBackbone(Backbone):
@@ -74,33 +66,56 @@ class HuggingFaceBackbone(Backbone):
         if family.positions is not None:
             self.position_table = _take_positions(model, family)
         for name in family.remove:
-            parent, child = _parent(model, name)
+            parent, child = parent_of(model, name)
             setattr(parent, child, None)
-        _replace_norms(model, self.axis)
-        salt = _replace_dropouts(model, self.axis)
+        replace_norms(model, self.axis)
+        replace_activations(model, self.axis)
+        salt = replace_dropouts(model, self.axis)
         if not family.own_attention and attention.attach(model, self.axis, salt) < info.layers:
             raise TypeError(f"{info.name}: fewer attention modules than its {info.layers} layers")
         self.model = model.eval().requires_grad_(False)
         self._positions: Tensor | None = None
-        if family.last_step is not None:
-            last = _blocks(model, info.layers)[-1].get_submodule(family.last_step)
-            last.register_forward_pre_hook(self._keep_read)
+        self._all: Tensor | None = None
+        self._hook_last_block(_blocks(model, info.layers)[-1])
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.family.call(self, x, mask)
 
     def read(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-        if self.family.last_step is None:
+        if self.family.last_step is None and self.family.pre_norm is None:
             return super().read(x, mask, positions)
         self._positions = positions
         try:
             return self(x, mask)
         finally:
-            self._positions = None
+            self._positions = self._all = None
+
+    def _hook_last_block(self, block: nn.Module) -> None:
+        """In the last block, go on with the read-out positions only as soon as attention has seen all."""
+        if self.family.last_step is not None:
+            block.get_submodule(self.family.last_step).register_forward_pre_hook(self._keep_read)
+        if self.family.pre_norm is not None:
+            norm, attention = (block.get_submodule(name) for name in self.family.pre_norm)
+            # the residual is the block's input: gathered there, and whole again for norm and attention
+            block.register_forward_pre_hook(self._keep_residual)
+            norm.register_forward_pre_hook(lambda module, inputs: None if self._all is None else (self._all,))
+            attention.register_forward_hook(self._keep_output)
 
     def _keep_read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """In the last block, go on with the read-out positions only."""
         return None if self._positions is None else tuple(gather(x, self._positions) for x in inputs)
+
+    def _keep_residual(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._positions is None:
+            return None
+        self._all, *rest = inputs
+        return (gather(inputs[0], self._positions), *rest)
+
+    def _keep_output(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if self._positions is None:
+            return None
+        if isinstance(output, Tensor):
+            return gather(output, self._positions)
+        return (gather(output[0], self._positions), *output[1:])
 
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
         for ancestor in (module, *reversed(list(path))):
@@ -138,10 +153,24 @@ def _longformer_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) 
 def _vit_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
     # the encoder's blocks and final norm; patches, class token and pooler are not part of the body
     wide = None if mask is None else mask[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+    return body.model.get_submodule("layernorm")(_run_blocks(body, x, wide))
+
+
+def _gpt2_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    # without the model's own forward, which insists on as many positions out as in
+    T = x.shape[1]
+    wide = None
+    if mask is not None:
+        wide = mask[:, None, None, :] & torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
+    return body.model.get_submodule("ln_f")(_run_blocks(body, x, wide))
+
+
+def _run_blocks(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    """x (N, T, D) through the blocks in turn; mask (N, 1, T, T) bool, True attends."""
     for block in _blocks(body.model, body.info.layers):
-        out = block(x, wide)
+        out = block(x, attention_mask=mask)
         x = out[0] if isinstance(out, tuple) else out
-    return body.model.get_submodule("layernorm")(x)
+    return x
 
 
 def _blocks(model: nn.Module, layers: int) -> nn.ModuleList:
@@ -177,6 +206,7 @@ def _llama_like(prefix: str) -> Family:
         call=_standard_call,
         remove=("embed_tokens",),
         causal=True,
+        pre_norm=("input_layernorm", "self_attn"),
         arguments={"use_cache": False},
     )
 
@@ -190,11 +220,11 @@ FAMILIES: Mapping[str, Family] = {
         model="GPT2Model",
         layers="n_layer",
         roles={"GPT2Attention": Role.ATTENTION, "GPT2MLP": Role.FEEDFORWARD},
-        call=_standard_call,
+        call=_gpt2_call,
         remove=("wte",),
         positions="wpe",
         causal=True,
-        arguments={"use_cache": False},
+        pre_norm=("ln_1", "attn"),
     ),
     "bert": _bert_like("Bert", last_step="attention.output"),
     # rows up to the padding index belong to padding and are never used for tokens
@@ -221,6 +251,7 @@ FAMILIES: Mapping[str, Family] = {
         positions="embeddings.position_embeddings",
         first_position=lambda config: 1,
         max_length=lambda c: (c.image_size // c.patch_size) ** 2,
+        pre_norm=("layernorm_before", "attention"),
     ),
     # relative positions enter T5's attention scores: they are part of its attention
     "t5": Family(
@@ -231,6 +262,7 @@ FAMILIES: Mapping[str, Family] = {
         call=_standard_call,
         remove=("shared", "encoder.embed_tokens"),
         max_length=lambda config: None,
+        pre_norm=("layer.0.layer_norm", "layer.0.SelfAttention"),
     ),
     "llama": _llama_like("Llama"),
     "mistral": _llama_like("Mistral"),
@@ -290,69 +322,12 @@ def build(config: Any, name: str, weights: str, source: str, model: nn.Module) -
     return HuggingFaceBackbone(describe(config, name, weights, source), model, family_of(config))
 
 
-def _parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, child = name.rpartition(".")
-    return model.get_submodule(path), child
-
-
 def _take_positions(model: nn.Module, family: Family) -> Tensor:
     """Remove the absolute position table from `model` and return its usable rows (P, D) in fp32."""
     assert family.positions is not None
-    parent, child = _parent(model, family.positions)
+    parent, child = parent_of(model, family.positions)
     held = getattr(parent, child)
     table = held.weight if isinstance(held, nn.Embedding) else held[0]
     delattr(parent, child)
     setattr(parent, child, NoTable())
     return table.detach()[family.first_position(model.config) :].float().clone()
-
-
-def norm_kind(module: nn.Module) -> NormKind | None:
-    """What norm `module` is, found by structure (one vector of gains, perhaps one of biases) and by trial.
-
-    The trial compares it with the layer norm and RMS norm formulas on random numbers, so a norm of
-    another kind (say with gains of 1 + w) is not mistaken for one of these.
-    """
-    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-    vector = shapes.get("weight")
-    if not shapes or list(module.children()) or vector is None or len(vector) != 1:
-        return None
-    if set(shapes) - {"weight", "bias"} or shapes.get("bias", vector) != vector:
-        return None
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, vector[0], generator=generator)
-    weight, bias = module.weight, getattr(module, "bias", None)
-    assert isinstance(weight, Tensor)
-    eps = norm_eps(module)
-    with torch.no_grad():
-        try:
-            found = module.float()(x)
-        except Exception:
-            return None
-        if torch.allclose(found, nn.functional.layer_norm(x, vector, weight, bias, eps), atol=1e-4):
-            return "layer"
-        if bias is None and torch.allclose(found, nn.functional.rms_norm(x, vector, weight, eps), atol=1e-4):
-            return "rms"
-    return None
-
-
-def norm_eps(module: nn.Module) -> float:
-    """The epsilon of a norm, under either of the names in use."""
-    return float(getattr(module, "eps", None) or getattr(module, "variance_epsilon", 1e-5))
-
-
-def _replace_norms(model: nn.Module, axis: RunAxis) -> None:
-    for name, module in list(model.named_modules()):
-        kind = norm_kind(module)
-        if kind is not None:
-            parent, child = _parent(model, name)
-            bias = getattr(module, "bias", None)
-            setattr(parent, child, RunNorm(kind, module.weight, bias, norm_eps(module), axis))  # type: ignore[arg-type]
-
-
-def _replace_dropouts(model: nn.Module, axis: RunAxis) -> int:
-    """Replace every dropout by a run-axis one. Returns how many there are."""
-    dropouts = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
-    for salt, name in enumerate(dropouts):
-        parent, child = _parent(model, name)
-        setattr(parent, child, RunDropout(salt, axis))
-    return len(dropouts)

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from icecore.errors import ConfigError
+from icecore.runtime import send
 from icecore.tasks.task import (
     EXAMPLES,
     SPLIT,
@@ -78,7 +79,7 @@ class BitTask(Task):
             yield self._batch(self.held(split, rows[first : first + batch_size]))
 
     def _batch(self, draws: Iterable[Tensor]) -> Batch:
-        return self.assemble(*(draw.to(self.device, non_blocking=True) for draw in draws))
+        return self.assemble(*(send(draw, self.device) for draw in draws))
 
 
 class BitMemory(BitTask):

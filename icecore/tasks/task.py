@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.errors import ConfigError, unknown
+from icecore.runtime import send
 
 TokenKind = Literal["continuous", "discrete"]
 ReadOut = Literal["last", "mean"]
@@ -50,11 +51,12 @@ class TaskDefaults:
 
 @dataclass(frozen=True)
 class Batch:
-    """N examples on one device.
+    """N examples, tokens and targets on one device.
 
     tokens   (N, T, P) float, or (N, T) int64 for discrete tokens; T is at most `spec.length`
     targets  (N,) int64 for one class an example, (N, n) or (N, n, k) for several
-    lengths  (N,) int64 real positions a row (padding is at the end), or None: all rows are full
+    lengths  (N,) int64 real positions a row (padding is at the end), or None: all rows are full; always on
+             the CPU, where the passes through a body are planned
     """
 
     tokens: Tensor
@@ -65,9 +67,10 @@ class Batch:
         return self.tokens.shape[0]
 
     def rows(self, index: Tensor | slice) -> "Batch":
-        """The rows `index` selects, in that order."""
+        """The rows that `index`, on the CPU, selects, in that order."""
         lengths = None if self.lengths is None else self.lengths[index]
-        return Batch(self.tokens[index], self.targets[index], lengths)
+        there = index if isinstance(index, slice) else send(index, self.tokens.device)
+        return Batch(self.tokens[there], self.targets[there], lengths)
 
     def repeat(self, runs: int) -> "Batch":
         """The same rows once for each of `runs` runs: (R * N, ...), run-major."""
@@ -82,7 +85,7 @@ class Batch:
 class Examples:
     """One split of stored data, as whole tensors on the training device (uint8 where that is the source).
 
-    inputs (N, ...), targets (N, ...), lengths (N,) or None.
+    inputs (N, ...), targets (N, ...), lengths (N,) on the CPU, or None.
     """
 
     inputs: Tensor
@@ -99,8 +102,7 @@ class Examples:
 
     def to(self, device: torch.device) -> "Examples":
         """The same split on `device`."""
-        lengths = None if self.lengths is None else self.lengths.to(device)
-        return Examples(self.inputs.to(device), self.targets.to(device), lengths)
+        return Examples(self.inputs.to(device), self.targets.to(device), self.lengths)
 
 
 def stream(*key: int) -> torch.Generator:
@@ -166,6 +168,13 @@ class Task(ABC):
         A pure function of (seed, step, batch_size) for each run.
         """
 
+    def train_index(self, seeds: Sequence[int], step: int, batch_size: int) -> Tensor | None:
+        """Places (N,) int64, on the CPU, of the rows of `train_batch` in the split "train".
+
+        None where training examples are generated or augmented, and so are no stored ones.
+        """
+        return None
+
     @abstractmethod
     def split_size(self, split: str) -> int:
         """Number of examples of "train", "val" or a test split."""
@@ -222,14 +231,16 @@ class StoredTask(Task):
     #: uniform numbers an example's augmentation needs; 0 means no augmentation
     augment_draws: int = 0
 
+    def train_index(self, seeds: Sequence[int], step: int, batch_size: int) -> Tensor | None:
+        return None if self.augment_draws else self._drawn(seeds, step, batch_size)
+
     def train_batch(self, seeds: Sequence[int], step: int, batch_size: int) -> Batch:
-        size = len(self.splits["train"])
-        index = torch.cat([training_order(size, seed, step, batch_size) for seed in seeds]).to(self.device)
         draws = None
         if self.augment_draws:
             shape = (batch_size, self.augment_draws)
-            draws = torch.cat([torch.rand(shape, generator=stream(s, AUGMENT, step)) for s in seeds]).to(self.device)
-        return self._collate(self.splits["train"], index, draws)
+            draws = torch.cat([torch.rand(shape, generator=stream(seed, AUGMENT, step)) for seed in seeds])
+            draws = send(draws, self.device)
+        return self._collate(self.splits["train"], self._drawn(seeds, step, batch_size), draws)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         part = self.splits[split]
@@ -237,15 +248,21 @@ class StoredTask(Task):
         for first in range(0, size, batch_size):
             yield self._collate(part, slice(first, min(first + batch_size, size)), None)
 
+    def _drawn(self, seeds: Sequence[int], step: int, batch_size: int) -> Tensor:
+        """Places (N,) in "train" of the examples of one step."""
+        size = len(self.splits["train"])
+        return torch.cat([training_order(size, seed, step, batch_size) for seed in seeds])
+
     def _collate(self, part: Examples, index: Tensor | slice, draws: Tensor | None) -> Batch:
-        inputs = part.inputs[index]
+        there = index if isinstance(index, slice) else send(index, self.device)
+        inputs = part.inputs[there]
         lengths = None if part.lengths is None else part.lengths[index]
         if lengths is not None:
             # no work on positions that no row of the batch uses
             inputs = inputs[:, : int(lengths.max())]
         if draws is not None:
             inputs = self.augment(inputs, draws)
-        return Batch(self.tokens(inputs, lengths), part.targets[index], lengths)
+        return Batch(self.tokens(inputs, lengths), part.targets[there], lengths)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""How a pack of runs is executed: where, in what portions, watched by whom. None of it is part of a run's id."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from icecore.backbones.kernels import can_compile
+from icecore.config import RunConfig
+from icecore.model import FPT
+from icecore.runtime import Runtime
+
+
+class Watcher(Protocol):
+    """Who is told how training goes (a progress display, a test)."""
+
+    def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
+        """A pack starts or resumes at `step`."""
+
+    def progress(self, step: int, losses: Mapping[str, float]) -> None:
+        """Mean training loss by run id since the last call."""
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Validation metric by run id."""
+
+    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+        """The pack is done."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a pack is run; none of it changes results.
+
+    out                 parent of the run folders
+    micro_batch         rows of each run per pass (None: as many as memory holds); the gradient is the same
+    checkpoint_seconds  at most this long between states; evaluations always write one
+    feature_memory      bytes of cached features held in memory, more in a file (None: a share of the machine's)
+    compile             elementwise work as compiled kernels (None: where training is long enough to pay for it)
+    """
+
+    out: Path
+    runtime: Runtime
+    micro_batch: int | None = None
+    checkpoint_seconds: float = 30.0
+    feature_memory: int | None = None
+    compile: bool | None = None
+    watchers: Sequence[Watcher] = ()
+
+
+#: arithmetic (floating-point operations) from which a training pays back the seconds that compiling takes
+COMPILE_FROM = {"cpu": 5e13, "cuda": 5e16}
+
+
+def pays_to_compile(model: FPT, config: RunConfig) -> bool:
+    """Whether compiled kernels are there and a training of the configuration is long enough for them.
+
+    A function of the configuration only, so that a resumed run computes as it would have.
+    """
+    device = next(model.parameters()).device
+    tokens = model.runs * config.batch_size * model.spec.length * config.steps
+    # forward and the gradient of the input: two operations a weight and token each
+    work = 4 * model.counts()[1] * tokens
+    return work >= COMPILE_FROM.get(device.type, math.inf) and can_compile(device)

