@@ -58,7 +58,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, see: Tensor, scale: float, 
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """All ways to compute the same thing."""
     monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
-    monkeypatch.setattr(attention, "BLOCK_TYPES", (torch.float32,) if request.param == "blocks" else ())
+    monkeypatch.setattr(attention, "PLAIN_TYPES", () if request.param == "sdpa" else (torch.float32, torch.bfloat16))
     monkeypatch.setattr(attention, "EAGER_SCORES", 512 * 512 if request.param == "explicit" else 0)
     return request.param
 
@@ -104,9 +104,9 @@ def test_paths_agree_in_value_and_gradient(kind: str, biased: bool, monkeypatch:
     bias = torch.randn(1, H, T, T) if biased else None
     mask = None if kind in ("full", "causal") else allowed(kind)
     probe, results = torch.randn(N, T, H, D), []
-    for limit, blocks in ((512 * 512, ()), (0, ()), (0, (torch.float32,))):
+    for limit, types in ((512 * 512, (torch.float32,)), (0, (torch.float32,)), (0, ())):
         monkeypatch.setattr(attention, "EAGER_SCORES", limit)
-        monkeypatch.setattr(attention, "BLOCK_TYPES", blocks)
+        monkeypatch.setattr(attention, "PLAIN_TYPES", types)
         site = Site(is_causal=kind == "causal")
         out, _ = attention.attend(site, query, key, value, mask, position_bias=bias)
         results.append([out, *torch.autograd.grad(out, parts, probe)])
@@ -117,7 +117,7 @@ def test_paths_agree_in_value_and_gradient(kind: str, biased: bool, monkeypatch:
 
 def test_blocks_leave_learnt_position_bias_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "EAGER_SCORES", 0)
-    monkeypatch.setattr(attention, "BLOCK_TYPES", (torch.float32,))
+    monkeypatch.setattr(attention, "PLAIN_TYPES", (torch.float32,))
     bias = torch.randn(1, H, T, T, requires_grad=True)
     out, _ = attention.attend(Site(), *inputs(), None, position_bias=bias)
     out.square().sum().backward()

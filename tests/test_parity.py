@@ -103,7 +103,7 @@ def set_gains(body: HuggingFaceBackbone, gains: dict[str, Tensor]) -> None:
 @pytest.fixture(params=["explicit", "sdpa", "blocks"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
-    monkeypatch.setattr(attention, "BLOCK_TYPES", (torch.float32, torch.bfloat16) if request.param == "blocks" else ())
+    monkeypatch.setattr(attention, "PLAIN_TYPES", () if request.param == "sdpa" else (torch.float32, torch.bfloat16))
     monkeypatch.setattr(attention, "EAGER_SCORES", 512 * 512 if request.param == "explicit" else 0)
     return request.param
 

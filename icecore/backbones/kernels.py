@@ -95,6 +95,6 @@ def round_rows(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, T
 
 
 def rescale_rows(x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """x (M, N) * scale (M, 1) + bias (N,)."""
-    out = x * scale
-    return out if bias is None else out + bias
+    """x (M, N) * scale (M, 1) + bias (N,), in the place of x."""
+    x.mul_(scale)
+    return x if bias is None else x.add_(bias)
