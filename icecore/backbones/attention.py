@@ -151,7 +151,7 @@ class _BlockAttention(torch.autograd.Function):
             part = grad[:, :, a:b]
             dvalue[:, :, :end] += weights.transpose(-1, -2) @ part
             dweights = part @ value[:, :, :end].transpose(-1, -2)
-            dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+            dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
             dquery[:, :, a:b] = dscores @ key[:, :, :end]
             dkey[:, :, :end] += dscores.transpose(-1, -2) @ query[:, :, a:b]
         dquery, dkey = dquery * ctx.scale, dkey * ctx.scale

@@ -74,15 +74,16 @@ class RunNorm(nn.Module):
             return self._mixed(x)
         R, D = self.weight.shape
         grouped = x.reshape(R, -1, D)
-        native = x.device.type == "cpu" or (x.dtype == torch.float32 and R == 1)
-        if self.axis.compiled or not (native and self.kind == "layer"):
-            centre = self.kind == "layer"
-            out = _CompiledNorm.apply(grouped, self.weight, self.bias, self.eps, centre, self.axis.compiled)
-        elif R == 1:
-            bias = None if self.bias is None else self.bias[0]
+        layer, plain = self.kind == "layer", x.dtype == torch.float32 and R == 1
+        bias = None if self.bias is None else self.bias[0]
+        if not self.axis.compiled and plain and layer:
             out = F.layer_norm(grouped, (D,), self.weight[0], bias, self.eps)
-        else:
+        elif not self.axis.compiled and plain and bias is None:
+            out = F.rms_norm(grouped, (D,), self.weight[0], self.eps)
+        elif not self.axis.compiled and layer and x.device.type == "cpu":
             out = _LoopedNorm.apply(grouped, self.weight, self.bias, self.eps)
+        else:
+            out = _KernelNorm.apply(grouped, self.weight, self.bias, self.eps, layer, self.axis.compiled)
         assert isinstance(out, Tensor)
         return out.view(x.shape)
 
@@ -96,7 +97,7 @@ class RunNorm(nn.Module):
         return out.to(x.dtype)
 
 
-class _CompiledNorm(torch.autograd.Function):
+class _KernelNorm(torch.autograd.Function):
     """The norm kernels with their gradients; what they keep is their input and two numbers a row."""
 
     @staticmethod
@@ -112,8 +113,9 @@ class _CompiledNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         backward = kernels.compiled(kernels.norm_backward) if ctx.compiled else kernels.norm_backward
-        x, weight, bias = backward(grad.contiguous(), *ctx.saved_tensors, ctx.centre)
-        return x, weight, bias if ctx.biased else None, None, None, None
+        x, weight, mean, scale = ctx.saved_tensors
+        dx, dweight, dbias = backward(grad.contiguous(), x, weight, mean, scale, ctx.centre)
+        return dx, dweight, dbias if ctx.biased else None, None, None, None
 
 
 class _LoopedNorm(torch.autograd.Function):
