@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check bench clean
 
 setup: $(VENV)/installed
 
@@ -25,6 +25,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# one after another, each alone on the machine; results go to benchmarks/results
+BENCHMARKS := training_speed packed_runs long_sequences time_to_accuracy inference feature_cache scaling
+
+bench: setup
+	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --write || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo runs

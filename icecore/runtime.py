@@ -58,7 +58,10 @@ class Runtime:
 
 
 def choose(device: str = "auto", precision: str = "auto") -> Runtime:
-    """The runtime for the names given on the command line. Raises ConfigError for what is not there."""
+    """The runtime for the names given on the command line. Raises ConfigError for what is not there.
+
+    "auto" is bf16 where the hardware has it, else fp32; "fast" is int8 in its place where a CPU has that.
+    """
     kind, _, index = device.partition(":")
     if kind not in DEVICES:
         raise unknown("device", device, DEVICES)
@@ -71,10 +74,11 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
     if index and not (index.isdigit() and kind == "cuda" and int(index) < torch.cuda.device_count()):
         raise ConfigError(f"--device {device}: no such device here; {kind} has {max(1, torch.cuda.device_count())}")
     chosen = torch.device(kind, int(index)) if index else torch.device(kind)
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(chosen) else "fp32"
+    if precision in ("auto", "fast"):
+        wide = "int8" if precision == "fast" and has_fast_int8(chosen) else "fp32"
+        precision = "bf16" if has_fast_bf16(chosen) else wide
     if precision not in ("fp32", "bf16", "int8"):
-        raise unknown("precision", precision, ("auto", "fp32", "bf16", "int8"))
+        raise unknown("precision", precision, ("auto", "fast", "fp32", "bf16", "int8"))
     if precision == "int8" and (kind != "cpu" or not hasattr(torch.ops.onednn, "qlinear_pointwise")):
         raise ConfigError(f"--precision int8 is for x86 CPUs, found {chosen}; take bf16 or fp32")
     return Runtime(chosen, precision)
@@ -114,3 +118,9 @@ def has_fast_bf16(device: torch.device) -> bool:
         check = getattr(torch.cpu, "_is_amx_tile_supported", None)
         return bool(check()) if check is not None else False
     return False
+
+
+def has_fast_int8(device: torch.device) -> bool:
+    """Whether `device` is a CPU that multiplies 8-bit integers in hardware, faster than fp32 (VNNI)."""
+    check = getattr(torch.cpu, "_is_vnni_supported", None)
+    return device.type == "cpu" and hasattr(torch.ops.onednn, "qlinear_pointwise") and bool(check and check())

@@ -58,6 +58,17 @@ def test_auto_takes_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPat
         assert runtime.choose("cpu", asked).precision == asked
 
 
+@pytest.mark.parametrize(
+    ("bf16", "int8", "expected"), [(True, True, "bf16"), (False, True, "int8"), (False, False, "fp32")]
+)
+def test_fast_takes_8_bits_where_bf16_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, bf16: bool, int8: bool, expected: str
+) -> None:
+    pretend(monkeypatch, bf16=bf16)
+    monkeypatch.setattr(runtime, "has_fast_int8", lambda device: int8)
+    assert runtime.choose("cpu", "fast").precision == expected
+
+
 def test_int8_is_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, cuda=1)
     with pytest.raises(ConfigError, match="int8 is for x86 CPUs, found cuda"):

@@ -1,0 +1,67 @@
+"""How fast is `icecore eval`? Examples a second over the model library's own forward in fp32.
+
+GPT-2 small geometry, 64 x 48 input, passes of the same size on both sides, and both count what is right.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from icecore.evaluation import evaluate, examples_per_pass
+from icecore.tasks.task import Task
+from measure import Bench, agree, in_turn, options
+from plain import PlainFPT
+from sides import GPT2_SMALL, TINY, Patches, build_pack, plain_models, save_gpt2
+
+
+@torch.inference_mode()
+def plain_accuracy(model: PlainFPT, task: Task, rows: int) -> Tensor:
+    """Accuracy over the test split in passes of `rows`, (1,)."""
+    hits = sum((model(b.tokens)[:, 0].argmax(-1) == b.targets).sum() for b in task.batches("test", rows))
+    return torch.as_tensor(hits)[None] / task.split_size("test")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark with the command line `argv`."""
+    bench = Bench("inference", options(__doc__, seconds=45).parse_args(argv))
+    runtime, geometry = bench.runtime, TINY if bench.quick else GPT2_SMALL
+    examples = 16 if bench.quick else 8192 if bench.on_gpu else 64
+    task = Patches(examples)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        pack = build_pack(task, save_gpt2(out, geometry), runtime, 1, out)
+        plain, rows = plain_models(pack)[0], min(examples, examples_per_pass(pack.model))
+        batch = next(task.batches("test", rows))
+        with torch.inference_mode():
+            difference = agree("logits", pack.model(batch), plain(batch.tokens), runtime.precision)
+        sides = {
+            "plain": lambda: plain_accuracy(plain, task, rows),
+            "eval": lambda: evaluate(pack.model, task, "test"),
+        }
+        found = in_turn(sides, runtime, bench.seconds, checked=3)
+    ratio = found["plain"].seconds / found["eval"].seconds
+    bench.report(
+        {
+            "ratio": ratio,
+            "examples_per_second": {name: examples / side.seconds for name, side in found.items()},
+            "warmup_seconds": {name: side.warmup for name, side in found.items()},
+            "samples": found["eval"].samples,
+            "examples": examples,
+            "rows_per_pass": rows,
+            "logit_difference": difference,
+        },
+        ["side", "examples/s", "warm-up, s", "accuracy"],
+        [
+            [name, f"{examples / side.seconds:.1f}", f"{side.warmup:.3f}", f"{float(side.results[0]):.3f}"]
+            for name, side in found.items()
+        ],
+        f"{examples} examples of 64 x 48 in passes of {rows}, {geometry.layers} layers of width {geometry.width}. "
+        f"`eval` over the plain forward: **{ratio:.2f}**; logits differ by {difference:.1e}.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""How long until it works? Seconds from process start to 100 % of the validation pairs of bit XOR, n = 5.
+
+Pretrained MiniLM; `icecore train` as a user gives it against plain_bit_xor.py with the same body, data,
+start, batch, learning rates and evaluations: `ratio` is plain over ours, `share` ours over plain.
+`plain_one_rate` is the plain script without icecore's learning-rate factors.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from icecore import grid
+from icecore.backbones.huggingface import HuggingFaceBackbone
+from icecore.config import RunConfig
+from icecore.model import FPT
+from icecore.tasks import build_task
+from icecore.tasks.task import TaskRequest
+from measure import Bench, agree, options
+from watching import Reached, watch
+
+HERE = Path(__file__).parent
+
+
+def settings_of(bench: Bench) -> RunConfig:
+    """The run both sides make: constant rate after a warm-up, validated every ten steps."""
+    given: dict[str, Any] = {"steps": 200, "batch_size": 32, "eval_every": 10, "task_options": {"n": 5}, "stop_at": 1.0}
+    if bench.quick:  # any accuracy will do: only the mechanism is looked at
+        given |= {"steps": 10, "batch_size": 4, "stop_at": 0.0}
+    given |= {"backbone": "minilm", "lr": 1e-3, "schedule": "constant", "eval_examples": 256}
+    runtime = bench.runtime
+    return grid.configure("bit-xor", precision=runtime.precision, device=str(runtime.device), **given)
+
+
+def ours_command(config: RunConfig, bench: Bench, out: Path) -> list[str]:
+    """What a user types."""
+    command = [sys.executable, "-m", "icecore", "train", config.task, "--quiet", "--out", str(out)]
+    for name in ("backbone", "lr", "steps", "batch_size", "schedule", "eval_every", "eval_examples", "stop_at"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    return [*command, "--precision", config.precision, "--device", str(bench.runtime.device)]
+
+
+def plain_command(config: RunConfig, bench: Bench, out: Path, factors: Mapping[str, float]) -> list[str]:
+    """The plain script with the same settings, from the input and output layers that icecore starts from."""
+    body = grid.body_of(config)
+    assert isinstance(body, HuggingFaceBackbone)
+    place = body.config._name_or_path
+    task = build_task(config.task, TaskRequest(config.task_options))
+    program = FPT(task.spec, body, [config.seed]).programs()[0]
+    own = {name: tensor for name, tensor in program.items() if name.startswith(("input.", "output."))}
+    save_file(own, out / "start.safetensors")
+    names = ("lr", "steps", "batch_size", "eval_every", "eval_examples", "stop_at")
+    settings = {name: getattr(config, name) for name in names} | dict(config.task_options)
+    settings |= {"device": str(bench.runtime.device), "body": place, "factors": dict(factors)}
+    settings |= {"warmup_steps": round(config.warmup * config.steps), "start": str(out / "start.safetensors")}
+    (out / "settings.json").write_text(json.dumps(settings | {"events": str(out / "events.jsonl")}))
+    return [sys.executable, str(HERE / "plain_bit_xor.py"), str(out / "settings.json")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark with the command line `argv`."""
+    bench = Bench("time_to_accuracy", options(__doc__, seconds=60).parse_args(argv))
+    config = settings_of(bench)
+    begun = time.perf_counter()
+    found: dict[str, list[Reached]] = {"ours": [], "plain": []}
+
+    def run(side: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            out, factors = Path(folder), config.lr_factors if side == "plain" else {}
+            ours = side == "ours"
+            command = ours_command(config, bench, out) if ours else plain_command(config, bench, out, factors)
+            found.setdefault(side, []).append(watch(command, out, config.stop_at or 0.0))
+
+    while not found["plain"] or time.perf_counter() - begun < bench.seconds:
+        run("ours")
+        run("plain")
+    if not bench.quick:
+        run("plain_one_rate")
+    difference = agree("losses", found["ours"][0].losses, found["plain"][0].losses, bench.runtime.precision)
+    seconds = {side: median([reached.seconds for reached in runs]) for side, runs in found.items()}
+    steps = {side: runs[0].step for side, runs in found.items()}
+    ours, plain = seconds["ours"], seconds["plain"]
+    if ours is None or plain is None:
+        raise SystemExit(
+            f"no ratio: validation was not {config.stop_at:.0%} within {config.steps} steps; steps {steps}"
+        )
+    bench.report(
+        {
+            "ratio": plain / ours,
+            "share": ours / plain,
+            "seconds": seconds,
+            "steps": steps,
+            "rounds": len(found["ours"]),
+            "loss_difference": difference,
+        },
+        ["side", f"seconds to {config.stop_at:.0%}", "steps"],
+        [
+            [
+                side,
+                "never" if seconds[side] is None else f"{seconds[side]:.1f}",
+                steps[side] or f"not in {config.steps}",
+            ]
+            for side in found
+        ],
+        f"Bit XOR (n = {config.task_options['n']}) on frozen pretrained MiniLM, batch {config.batch_size}, validated "
+        f"every {config.eval_every} steps. The plain script's time over `icecore train`'s: **{plain / ours:.2f}**, "
+        f"both with icecore's learning-rate factors ({describe(config.lr_factors)}); plain_one_rate is without them.",
+    )
+
+
+def median(values: Sequence[float | None]) -> float | None:
+    """Median of `values`; None where one never came."""
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if len(there) == len(values) else None
+
+
+def describe(factors: Mapping[str, float]) -> str:
+    """Factors by role, in words."""
+    return ", ".join(f"{role} {factor:g}" for role, factor in factors.items())
+
+
+if __name__ == "__main__":
+    main()
