@@ -80,7 +80,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step of each run.")] = None,
     precision: Annotated[
-        str, typer.Option(help="auto, fast (8 bits where that is fastest), fp32, bf16, int8.")
+        str, typer.Option(help="auto, fast (8 bits where fastest), fp32, bf16, int8.")
     ] = "auto",
     protocol: Annotated[str, typer.Option(help="fair, or paper (its settings and faults).")] = "fair",
     data_dir: DataDir = None,
