@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         plain, rows = plain_models(pack)[0], min(examples, examples_per_pass(pack.model))
         batch = next(task.batches("test", rows))
         with torch.inference_mode():
-            difference = agree("logits", pack.model(batch), plain(batch.tokens), runtime.precision)
+            losses = (task.loss(logits, batch.targets) for logits in (pack.model(batch), plain(batch.tokens)))
+            difference = agree("each example's loss", *losses, runtime.precision)
         sides = {
             "plain": lambda: plain_accuracy(plain, task, rows),
             "eval": lambda: evaluate(pack.model, task, "test"),
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "samples": found["eval"].samples,
             "examples": examples,
             "rows_per_pass": rows,
-            "logit_difference": difference,
+            "loss_difference": difference,
         },
         ["side", "examples/s", "warm-up, s", "accuracy"],
         [
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, side in found.items()
         ],
         f"{examples} examples of 64 x 48 in passes of {rows}, {geometry.layers} layers of width {geometry.width}. "
-        f"`eval` over the plain forward: **{ratio:.2f}**; logits differ by {difference:.1e}.",
+        f"`eval` over the plain forward: **{ratio:.2f}**; losses differ by {difference:.1e}.",
     )
 
 

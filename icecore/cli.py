@@ -79,9 +79,7 @@ def train(
     seeds: Annotated[str, typer.Option(help="Seed, or several: 0,1,2.")] = "0",
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step of each run.")] = None,
-    precision: Annotated[
-        str, typer.Option(help="auto, fast (8 bits where fastest), fp32, bf16, int8.")
-    ] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fast (8 bits where fastest), fp32, bf16, int8.")] = "auto",
     protocol: Annotated[str, typer.Option(help="fair, or paper (its settings and faults).")] = "fair",
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Parent of the run folders.")] = Path("runs"),

@@ -52,13 +52,12 @@ class Execution:
 COMPILE_FROM = {"cpu": 5e13, "cuda": 5e16}
 
 
-def pays_to_compile(model: FPT, config: RunConfig) -> bool:
-    """Whether compiled kernels are there and a training of the configuration is long enough for them.
+def pays_to_compile(model: FPT, passes: int, training: bool = True) -> bool:
+    """Whether compiled kernels are there, and `passes` rows through the body (of all runs together) enough for them.
 
-    A function of the configuration only, so that a resumed run computes as it would have.
+    A function of what is asked for, never of measured time, so that a resumed run computes as it would have.
     """
     device = next(model.parameters()).device
-    tokens = model.runs * config.batch_size * model.spec.length * config.steps
-    # forward and the gradient of the input: two operations a weight and token each
-    work = 4 * model.counts()[1] * tokens
+    # two operations a weight and token forward, and as many for the gradient of the input
+    work = (4 if training else 2) * model.counts()[1] * model.spec.length * passes
     return work >= COMPILE_FROM.get(device.type, math.inf) and can_compile(device)

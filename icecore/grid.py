@@ -18,7 +18,7 @@ from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.checkpoint import CONFIG, PROGRAM, RunFolder, read_config, write_json
 from icecore.config import PROTOCOLS, RunConfig
 from icecore.errors import ConfigError, unknown
-from icecore.execution import Execution, Watcher
+from icecore.execution import Execution, Watcher, pays_to_compile
 from icecore.model import FPT
 from icecore.passes import most_runs
 from icecore.program import Program, assemble, model_settings
@@ -193,6 +193,8 @@ def open_run(path: Path, data_dir: str | None = None, device: str = "auto") -> t
     chosen = runtimes.choose(device, config.precision)
     task = load_task(config, data_dir).to(chosen.device)
     model = assemble([program], body_of(config), chosen.precision).to(chosen.device)
+    rows = sum(task.split_size(split) for split in task.test_splits)
+    model.backbone.axis.compiled = pays_to_compile(model, rows, training=False)
     return model, task
 
 

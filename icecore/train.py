@@ -91,7 +91,8 @@ class Pack:
         self.rows = list(self.members)
         model, config = self.model, self.config
         axis = backbone.axis
-        axis.compiled = pays_to_compile(model, config) if execution.compile is None else execution.compile
+        rows = len(configs) * config.batch_size * config.steps
+        axis.compiled = pays_to_compile(model, rows) if execution.compile is None else execution.compile
         self.features = plan(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
         # by all runs at the start: a resumed pack must be cut as it would have been
