@@ -105,9 +105,7 @@ class _KernelNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centre: bool, compiled: bool
     ) -> Tensor:
         forward = kernels.compiled(kernels.norm) if compiled else kernels.norm
-        # detached: the shape of a parameter would be compiled in, once for every R
-        weight = weight.detach()
-        out, mean, scale = forward(x, weight, None if bias is None else bias.detach(), eps, centre)
+        out, mean, scale = forward(x, weight, bias, eps, centre)
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.centre, ctx.compiled, ctx.biased = centre, compiled, bias is not None
         return out

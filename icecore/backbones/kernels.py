@@ -21,7 +21,13 @@ _TANH_CUBE = 0.044715
 @functools.cache
 def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """`kernel` through torch.compile, for every size; compiled at its first call (some seconds)."""
-    return torch.compile(kernel, dynamic=True)
+    run = torch.compile(kernel, dynamic=True)
+
+    def call(*given: Any) -> Any:
+        # bare data: shapes of parameters, and of what a view is a view of, would be compiled in
+        return run(*(x.data if isinstance(x, Tensor) else x for x in given))
+
+    return call
 
 
 def can_compile(device: torch.device) -> bool:
