@@ -45,7 +45,7 @@ def plain_epochs(model: PlainFPT, features: Tensor, task: Task, batch_size: int,
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with the command line `argv`."""
-    bench = Bench("feature_cache", options(__doc__, seconds=45).parse_args(argv))
+    bench = Bench("feature_cache", options(__doc__, seconds=20).parse_args(argv))
     runtime, geometry = bench.runtime, TINY if bench.quick else GPT2_SMALL
     examples, batch_size = (16, 4) if bench.quick else (8192 if bench.on_gpu else 128, 32)
     task, steps = Patches(examples), examples // batch_size

@@ -26,7 +26,7 @@ def plain_accuracy(model: PlainFPT, task: Task, rows: int) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with the command line `argv`."""
-    bench = Bench("inference", options(__doc__, seconds=45).parse_args(argv))
+    bench = Bench("inference", options(__doc__, seconds=30).parse_args(argv))
     runtime, geometry = bench.runtime, TINY if bench.quick else GPT2_SMALL
     examples = 16 if bench.quick else 8192 if bench.on_gpu else 64
     task = Patches(examples)

@@ -93,7 +93,7 @@ def compare(bench: Bench, geometry: Geometry, length: int, tokens: int) -> dict[
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with the command line `argv`."""
-    parser = options(__doc__, seconds=60)
+    parser = options(__doc__, seconds=40)
     for name, kind in {"--memory-of": str, "--body": str, "--length": int, "--batch-size": int}.items():
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)

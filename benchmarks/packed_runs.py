@@ -17,7 +17,7 @@ BATCH = 4
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with the command line `argv`."""
-    bench = Bench("packed_runs", options(__doc__, seconds=45).parse_args(argv))
+    bench = Bench("packed_runs", options(__doc__, seconds=30).parse_args(argv))
     runtime, geometry = bench.runtime, TINY if bench.quick else GPT2_SMALL
     task, runs = BitXor(n=5), 4 if bench.quick else 16
     with tempfile.TemporaryDirectory() as folder:

@@ -74,7 +74,7 @@ def draw(per_run: Mapping[int, float], per_token: Mapping[int, float], path: Pat
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with the command line `argv`."""
-    bench = Bench("scaling", options(__doc__, seconds=60).parse_args(argv))
+    bench = Bench("scaling", options(__doc__, seconds=30).parse_args(argv))
     geometry, tokens = (TINY, 64) if bench.quick else (GPT2_SMALL, 64 * 1024 if bench.on_gpu else 2048)
     counts, lengths = ((1, 2), (16, 32)) if bench.quick else (RUNS, LENGTHS)
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ def step_flops(geometry: Geometry, rows: int, length: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with the command line `argv`."""
-    bench = Bench("training_speed", options(__doc__, seconds=45).parse_args(argv))
+    bench = Bench("training_speed", options(__doc__, seconds=30).parse_args(argv))
     runtime, geometry = bench.runtime, TINY if bench.quick else GPT2_SMALL
     batch_size = 4 if bench.quick else 256 if bench.on_gpu else 32
     task = Patches(16 * batch_size)
