@@ -99,3 +99,20 @@ def test_compilers_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.can_compile(CPU)
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     assert not kernels.can_compile(torch.device("cuda"))
+
+
+def test_where_compiling_fails_the_kernel_runs_eager_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise RuntimeError("fatal error: Python.h\nmore")
+
+    monkeypatch.setattr(torch, "compile", lambda kernel, dynamic: fail)
+    kernels.compiled.cache_clear()
+    call, x = kernels.compiled(kernels.silu), torch.randn(5)
+    with pytest.warns(UserWarning, match="silu goes on without torch.compile, which failed: fatal error: Python.h$"):
+        first = call(x)
+    for ours, theirs in zip((*first, *call(x)), 2 * kernels.silu(x), strict=True):
+        assert torch.equal(ours, theirs)
+    # a mistake of the caller's is no compiler's fault
+    with pytest.raises(AttributeError):
+        call(None)
+    kernels.compiled.cache_clear()

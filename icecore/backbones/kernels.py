@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,25 @@ _TANH_CUBE = 0.044715
 
 @functools.cache
 def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """`kernel` through torch.compile, for every size; compiled at its first call (some seconds)."""
+    """`kernel` through torch.compile, for every size; compiled at its first call (some seconds).
+
+    Where compiling fails (no headers, a broken compiler) it warns once and goes on eager.
+    """
     run = torch.compile(kernel, dynamic=True)
 
     def call(*given: Any) -> Any:
+        nonlocal run
         # bare data: shapes of parameters, and of what a view is a view of, would be compiled in
-        return run(*(x.data if isinstance(x, Tensor) else x for x in given))
+        bare = [x.data if isinstance(x, Tensor) else x for x in given]
+        try:
+            return run(*bare)
+        except Exception as error:  # of many kinds; what is not the compiler's fault is raised again below
+            if run is kernel:
+                raise
+            result, run = kernel(*bare), kernel
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"{kernel.__name__} goes on without torch.compile, which failed: {reason}", stacklevel=2)
+            return result
 
     return call
 
