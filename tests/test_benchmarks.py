@@ -75,7 +75,7 @@ def test_no_ratio_where_the_sides_differ(
     train_step = loop.train_step
     monkeypatch.setattr(loop, "train_step", lambda *given: train_step(*given) * 1.01)
     with pytest.raises(SystemExit, match=r"no ratio: .* losses of the first steps: relative difference"):
-        script(name).main(["--quick", "--device", "cpu"])
+        script(name).main(["--quick", "--device", "cpu", "--precision", "fp32"])
     assert "ratio" not in capsys.readouterr().out
 
 
