@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         plain, rows = plain_models(pack)[0], min(examples, examples_per_pass(pack.model))
         batch = next(task.batches("test", rows))
         with torch.inference_mode():
-            losses = (task.loss(logits, batch.targets) for logits in (pack.model(batch), plain(batch.tokens)))
-            difference = agree("each example's loss", *losses, runtime.precision)
+            ours, theirs = (task.loss(x, batch.targets) for x in (pack.model(batch), plain(batch.tokens)))
+            difference = agree("each example's loss", ours, theirs, runtime.precision)
         sides = {
             "plain": lambda: plain_accuracy(plain, task, rows),
             "eval": lambda: evaluate(pack.model, task, "test"),
