@@ -155,6 +155,8 @@ class Bench:
         self.seconds: float = 0.0 if given.quick else given.seconds
         self.write: bool = given.write
         self.runtime = runtimes.choose(given.device, given.precision)
+        #: of icecore's side; "each" where a script compares several
+        self.precision = self.runtime.precision
 
     @property
     def on_gpu(self) -> bool:
@@ -166,7 +168,7 @@ class Bench:
         about = hardware(self.runtime)
         parts = [about["gpu"]] if "gpu" in about else [about["cpu"], *about["flags"][:1], f"{about['threads']} threads"]
         slug = re.sub(r"[^a-z0-9.]+", "-", " ".join(parts).lower().replace("(r)", "")).strip("-")
-        return RESULTS / f"{self.name}_{slug}-{self.runtime.precision}_{date.today().isoformat()}{suffix}"
+        return RESULTS / f"{self.name}_{slug}-{self.precision}_{date.today().isoformat()}{suffix}"
 
     def report(
         self, numbers: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequence[object]], setting: str
@@ -177,7 +179,7 @@ class Bench:
         setting  what was compared, in words
         """
         table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (heads, ["---"] * len(heads), *rows))
-        configuration = {"precision": self.runtime.precision, "time_box": self.seconds, "quick": self.quick}
+        configuration = {"precision": self.precision, "time_box": self.seconds, "quick": self.quick}
         about = {"hardware": hardware(self.runtime), "versions": runtimes.versions(), "date": date.today().isoformat()}
         line = {"benchmark": self.name, **_rounded(numbers), **configuration, **about}
         print(f"{setting}\n\n{table}\n\n{json.dumps(line)}")
@@ -188,7 +190,7 @@ class Bench:
             RESULTS.mkdir(exist_ok=True)
             self.path(".md").write_text(
                 f"# {self.name}, {about['date']}\n\n{setting}\n\n{table}\n\n"
-                f"- Precision of icecore's side: {self.runtime.precision}; the plain loop's: fp32\n"
+                f"- Precision: {self.precision}; the plain loop's: fp32\n"
                 f"- Hardware: {machine}\n- Versions: {versions}\n- Command: `{command}`\n\n"
                 f"```json\n{json.dumps(line, indent=2)}\n```\n"
             )

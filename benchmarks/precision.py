@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help="which to try (%(default)s)")
     given = parser.parse_args(argv)
     bench = Bench("precision", given)
+    bench.precision = "each"
     steps, rows = (2, 2) if bench.quick else (300, given.steps)
     found: dict[str, dict[str, Any]] = {}
     for precision in given.precisions.split(","):
