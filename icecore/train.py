@@ -124,8 +124,12 @@ class Pack:
         config = self.config
         log_every = max(1, config.eval_every // 10)
         loss_sum, since = torch.zeros(self.adam.runs, device=self.adam.values.device), 0
+        begun, compiling = time.perf_counter(), self.model.backbone.axis.compiled
         while self.active and self.step < config.steps:
             loss_sum += self.train_step()
+            if compiling:
+                self._log("compiled", first_step_seconds=round(time.perf_counter() - begun, 3))
+                compiling = False
             since += 1
             self.step += 1
             evaluating = self.step % config.eval_every == 0 or self.step == config.steps

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from icecore import checkpoint, train
 from icecore.backbones import Backbone
+from icecore.backbones.kernels import can_compile
 from icecore.checkpoint import RunFolder, common_step
 from icecore.config import ROLES, RunConfig
 from icecore.errors import StorageError, UserError
@@ -127,6 +128,21 @@ def test_micro_batches_change_nothing(config: Configure, body: Body, tmp_path: P
         a, b = program(tmp_path / "whole", each).tensors, program(tmp_path / "micro", each).tensors
         for tensor in a:
             torch.testing.assert_close(a[tensor], b[tensor], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not can_compile(CPU.device), reason="no C++ compiler here")
+def test_compiled_kernels_change_nothing(config: Configure, body: Body, tmp_path: Path) -> None:
+    configs = sweep(config)
+    trained(configs, tmp_path / "eager", body(), compile=False)
+    trained(configs, tmp_path / "compiled", body(), compile=True)
+    for each in configs:
+        a, b = program(tmp_path / "eager", each).tensors, program(tmp_path / "compiled", each).tensors
+        for tensor in a:
+            torch.testing.assert_close(a[tensor], b[tensor], rtol=1e-3, atol=1e-4)
+        events = [json.loads(line) for line in (tmp_path / "compiled" / each.run_id / "events.jsonl").open()]
+        assert [event["first_step_seconds"] > 0 for event in events if event["event"] == "compiled"] == [True]
 
 
 def test_equals_a_plain_torch_loop(config: Configure, body: Body, tmp_path: Path) -> None:
