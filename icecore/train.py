@@ -95,8 +95,9 @@ class Pack:
         axis.compiled = pays_to_compile(model, rows) if execution.compile is None else execution.compile
         self.features = plan(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
-        # by all runs at the start: a resumed pack must be cut as it would have been
-        self.tokens_per_pass = None if execution.micro_batch else tokens_per_pass(model, task)
+        # by all runs at the start: a resumed pack must be cut as it would have been; not where no pass is cut by it
+        measured = self.features is None and not execution.micro_batch
+        self.tokens_per_pass = tokens_per_pass(model, task) if measured else None
         self.adam = PackedAdam(model.trained(), len(configs), config.clip, model.has_run_axis, factors)
         self.step = 0
         self.clock = time.perf_counter()

@@ -24,6 +24,7 @@ from icecore.runtime import Runtime
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Examples, StoredTask, Task, TaskSpec
 from icecore.train import Pack, train_pack
+from interruption import Killed, interrupt
 
 Configure = Callable[..., RunConfig]
 Body = Callable[..., Backbone]
@@ -237,10 +238,6 @@ def test_steps_and_validations_do_not_touch_the_body(
 # --- resuming ----------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
@@ -270,16 +267,8 @@ def test_resumed_equals_unbroken(
 
     monkeypatch.setattr(Pack, "_score", early)
     train_pack(ragged, body(), configs, Execution(tmp_path / "unbroken", CPU))
-    original, calls = getattr(owner, name), []
-
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        calls.append(name)
-        if len(calls) == call + 1:
-            raise Killed
-        return original(*args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, stop)
+        interrupt(patch, owner, name, call)
         with pytest.raises(Killed):
             train_pack(ragged, body(), configs, Execution(tmp_path / "broken", CPU))
     train_pack(ragged, body(), configs, Execution(tmp_path / "broken", CPU))

@@ -32,6 +32,7 @@ from icecore.runtime import Runtime
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Batch, StoredTask, Task
 from icecore.train import Pack, train_pack
+from interruption import Killed, interrupt
 
 Configure = Callable[..., RunConfig]
 Body = Callable[..., Backbone]
@@ -357,23 +358,6 @@ def test_divergence_is_remembered_over_a_kill(
 
 
 # --- resuming ----------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the program may catch it."""
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
-    """Kill at the `call`-th call (from 0) of a function, before it does anything."""
-    original, calls = getattr(owner, name), []
-
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        calls.append(name)
-        if len(calls) == call + 1:
-            raise Killed
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, stop)
 
 
 @pytest.fixture(scope="module")

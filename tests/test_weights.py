@@ -14,13 +14,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_parity import TINY, tiny_config, tiny_model, with_positions
 from torch import Tensor, nn
 
 from icecore.backbones import Backbone, BodyRequest, Role, build_backbone, weights
 from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
 from icecore.backbones.weights import NAMED, installed
 from icecore.errors import ConfigError, StorageError, UserError, WeightsError
+from test_parity import TINY, tiny_config, tiny_model, with_positions
 
 
 @pytest.fixture(autouse=True)

@@ -130,14 +130,12 @@ class _LoopedNorm(torch.autograd.Function):
         for r in range(R):
             out[r], *own = torch.native_layer_norm(x[r], [D], weight[r], None if bias is None else bias[r], eps)
             moments += own
-        ctx.save_for_backward(x, weight, *([] if bias is None else [bias]), *moments)
-        ctx.biased = bias is not None
+        ctx.save_for_backward(x, weight, bias, *moments)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight, *rest = ctx.saved_tensors
-        bias = rest.pop(0) if ctx.biased else None
+        x, weight, bias, *moments = ctx.saved_tensors
         R, _, D = x.shape
         grad = grad.contiguous()
         dx, dweight = torch.empty_like(x), torch.empty_like(weight)
@@ -146,7 +144,7 @@ class _LoopedNorm(torch.autograd.Function):
             own = None if bias is None else bias[r]
             wanted = [True, True, bias is not None]
             dx[r], dweight[r], db = torch.ops.aten.native_layer_norm_backward(
-                grad[r], x[r], [D], rest[2 * r], rest[2 * r + 1], weight[r], own, wanted
+                grad[r], x[r], [D], moments[2 * r], moments[2 * r + 1], weight[r], own, wanted
             )
             if dbias is not None:
                 dbias[r] = db
