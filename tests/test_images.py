@@ -28,6 +28,7 @@ from icecore.tasks.images import (
     build_cifar10_lra,
     build_mnist,
     channel_statistics,
+    shrink,
     to_grey,
     to_patches,
     warp,
@@ -205,6 +206,29 @@ def test_grey_is_itu_601_luma():
     assert to_grey(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8)).item() == 255
 
 
+@pytest.mark.parametrize("side", [4, 8, 16, 32])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_shrinking_is_a_rounded_mean_over_squares(side: int, colours: int):
+    found = some_images(3, colours=colours)
+    step = 32 // side
+    small = shrink(found, side)
+    assert (small.shape, small.dtype) == ((3, side, side, colours), torch.uint8)
+    for row in range(side):
+        for column in range(side):
+            square = found[:, step * row : step * row + step, step * column : step * column + step].numpy()
+            expected = np.floor(square.mean((1, 2), dtype=np.float64) + 0.5)  # halves go up
+            np.testing.assert_array_equal(small[:, row, column], expected)
+    assert shrink(torch.full((1, 32, 32, 1), 255, dtype=torch.uint8), side).unique().tolist() == [255]
+
+
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_shrinking_agrees_with_pillow(side: int):
+    image = pytest.importorskip("PIL.Image")
+    for whole in to_grey(some_images(3)):
+        expected = np.asarray(image.fromarray(whole[..., 0].numpy()).reduce(32 // side))
+        np.testing.assert_array_equal(shrink(whole[None], side)[0, ..., 0], expected)
+
+
 # ------------------------------------------------------------------------------------------ augmentation
 
 
@@ -351,6 +375,35 @@ def test_lra_is_grey_pixels_row_by_row_and_not_augmented(tmp_path: Path):
     stored = task.splits["train"].inputs[training_order(task.split_size("train"), 0, 0, 4)]
     assert stored.shape == (4, 32, 32, 1)
     torch.testing.assert_close(batch.tokens, ((stored - task.mean) / task.std).view(4, 1024, 1))
+
+
+def test_lra_of_another_side_is_the_same_images_averaged(tmp_path: Path):
+    put(tmp_path / "cifar-10-batches-bin", binary_files(cifar_batches()))
+    whole, usual, small = (build_cifar10_lra(request(tmp_path, **o)) for o in ({}, {"side": 32}, {"side": "16"}))
+    assert (whole.spec, whole.data) == (usual.spec, usual.data)
+    assert (whole.spec.length, small.spec.length, Cifar10LRA.spec.length) == (1024, 256, 1024)
+    for split, stored in whole.splits.items():
+        assert torch.equal(usual.splits[split].inputs, stored.inputs)
+        expected = stored.inputs.double().unflatten(2, (16, 2)).unflatten(1, (16, 2)).mean((2, 4)).add(0.5).floor()
+        assert torch.equal(small.splits[split].inputs.double(), expected)
+        assert torch.equal(small.splits[split].targets, stored.targets)
+    tokens = next(small.batches("train", 100)).tokens
+    assert tokens.shape == (18, 256, 1)
+    assert tokens.mean() == pytest.approx(0, abs=1e-4)
+    assert tokens.std() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("side", [0, 2, 20, 64, -16])
+def test_a_side_that_does_not_fit_is_refused(tmp_path: Path, side: int):
+    with pytest.raises(ConfigError, match=rf"option side of cifar10-lra: expected one of 4, 8, 16, 32, found {side}"):
+        build_cifar10_lra(request(tmp_path, side=side))
+
+
+def test_only_lra_has_a_side(tmp_path: Path):
+    with pytest.raises(ConfigError, match="option side of cifar10-lra: expected int, found 'small'"):
+        build_cifar10_lra(request(tmp_path, side="small"))
+    with pytest.raises(ConfigError, match="unknown option of cifar10 'side'"):
+        build_cifar10(request(tmp_path, side=16))
 
 
 # ------------------------------------------------------------------------------------------ MNIST's files

@@ -64,7 +64,7 @@ TASKS: Mapping[str, TaskEntry] = {
         "1024 x 1",
         images.Cifar10LRA.defaults,
         _paper(300_000, 16),
-        images.CIFAR10_OPTIONS,
+        images.CIFAR10_LRA_OPTIONS,
     ),
     "remote-homology": TaskEntry(
         proteins.build_remote_homology,

@@ -6,6 +6,7 @@ happen there for a whole batch at once. image_files.py reads the files.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,9 @@ from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskRequest, 
 # `val`: training images held out; by default at most a tenth of a smaller source
 MNIST_OPTIONS: Mapping[str, Any] = {"val": 2000}
 CIFAR10_OPTIONS: Mapping[str, Any] = {"val": 5000}
+# `side`: pixels averaged to side x side; below 32 a shorter, blurred relative of Long Range Arena's task
+CIFAR10_LRA_OPTIONS: Mapping[str, Any] = {"val": 5000, "side": 32}
+SIDES = (4, 8, 16, 32)
 
 CROP_PADDING = 4
 ROTATION = math.radians(20)
@@ -45,11 +49,6 @@ class ImageTask(StoredTask):
             self.mean, self.std = torch.zeros_like(self.mean), torch.full_like(self.std, 255)
         units = {name: [round(v / 255, 4) for v in x.tolist()] for name, x in (("mean", self.mean), ("std", self.std))}
         super().__init__(splits, {**data, **units})
-
-    @staticmethod
-    def prepare(images: Tensor) -> Tensor:
-        """Images as they were read to images as they are stored, both (N, H, W, C) uint8; once, when building."""
-        return images
 
     def to(self, device: torch.device) -> "ImageTask":
         """Move the stored images and the statistics to `device` (in place) and return the task."""
@@ -103,10 +102,10 @@ class Cifar10LRA(ImageTask):
     defaults = TaskDefaults(steps=3000, batch_size=8, lr=1e-3, eval_every=500)
     patch = 1
 
-    @staticmethod
-    def prepare(images: Tensor) -> Tensor:
-        """Colour images (N, 32, 32, 3) to grey ones (N, 32, 32, 1), uint8."""
-        return to_grey(images)
+    def __init__(self, splits: Mapping[str, Examples], data: Mapping[str, Any]) -> None:
+        _, H, W, _ = splits["train"].inputs.shape
+        self.spec = replace(self.spec, length=H * W)
+        super().__init__(splits, data)
 
 
 def to_patches(images: Tensor, size: int) -> Tensor:
@@ -144,6 +143,14 @@ def to_grey(images: Tensor) -> Tensor:
     return torch.cat([part.to(torch.uint8) for part in parts])
 
 
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Images (N, S, S, C) uint8 averaged over squares, rounded, to (N, side, side, C) uint8; `side` divides S."""
+    _, S, _, C = images.shape
+    area = (S // side) ** 2
+    sums = [part.view(len(part), side, S // side, side, S // side, C).sum((2, 4)) for part in images.split(CHUNK)]
+    return torch.cat([((part + area // 2) // area).to(torch.uint8) for part in sums])
+
+
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (C,) and standard deviation (C,) of images (N, H, W, C) uint8, float32 in grey levels."""
     # from histograms: exact sums of whole numbers, in one pass over the bytes
@@ -159,8 +166,17 @@ Reader = Callable[[Sequence[Path]], ImageSet]
 Kind = TypeVar("Kind", bound=ImageTask)
 
 
-def _build(kind: type[Kind], read: Reader, options: Mapping[str, Any], request: TaskRequest) -> Kind:
-    """The task `kind` on the images that `read` finds, with `val` training images held out."""
+def _build(
+    kind: type[Kind],
+    read: Reader,
+    options: Mapping[str, Any],
+    request: TaskRequest,
+    prepare: Callable[[Tensor], Tensor] = lambda images: images,
+) -> Kind:
+    """The task `kind` on the images that `read` finds, with `val` training images held out.
+
+    `prepare` makes what is stored, (N, H, W, C) uint8, of what was read.
+    """
     val = read_options(request, kind.name, options)["val"]
     found = read(data_roots(request.data_dir))
     size = len(found.train.labels)
@@ -169,8 +185,7 @@ def _build(kind: type[Kind], read: Reader, options: Mapping[str, Any], request: 
     if not 0 < val < size:
         raise ConfigError(f"option val of {kind.name}: expected 1 to {size - 1} of {size} training images, found {val}")
     train, test = (
-        Examples(kind.prepare(torch.tensor(part.images)), torch.tensor(part.labels))
-        for part in (found.train, found.test)
+        Examples(prepare(torch.tensor(part.images)), torch.tensor(part.labels)) for part in (found.train, found.test)
     )
     kept, held = held_out(size, val / size)
     splits = {
@@ -193,5 +208,8 @@ def build_cifar10(request: TaskRequest) -> Cifar10:
 
 
 def build_cifar10_lra(request: TaskRequest) -> Cifar10LRA:
-    """CIFAR-10, grey and pixel by pixel, with the request's options. Raises ConfigError, DataError."""
-    return _build(Cifar10LRA, read_cifar10, CIFAR10_OPTIONS, request)
+    """CIFAR-10, grey and pixel by pixel (see `CIFAR10_LRA_OPTIONS`). Raises ConfigError, DataError."""
+    side = read_options(request, Cifar10LRA.name, CIFAR10_LRA_OPTIONS)["side"]
+    if side not in SIDES:
+        raise ConfigError(f"option side of cifar10-lra: expected one of {', '.join(map(str, SIDES))}, found {side}")
+    return _build(Cifar10LRA, read_cifar10, CIFAR10_LRA_OPTIONS, request, lambda images: shrink(to_grey(images), side))
