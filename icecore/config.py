@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from icecore.errors import ConfigError, unknown
@@ -101,6 +102,7 @@ class RunConfig:
     stop_at: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(vars(self))
         # one canonical form: equal configurations have equal JSON and so equal ids (lr 1 and 1.0, lists and tuples)
         canonical: dict[str, Any] = {
             "train_roles": tuple(sorted(set(self.train_roles))),
@@ -184,6 +186,22 @@ class RunConfig:
             return self.lr
         progress = (step - warm) / max(1, self.steps - warm)
         return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def check_types(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a setting whose value cannot be of its field's type, say text for a number."""
+    hints = {field.name: field.type for field in dataclasses.fields(RunConfig)}
+    kinds: dict[Any, tuple[type, ...]] = {
+        int: (int,),
+        float: (int, float),
+        str: (str,),
+        int | None: (int, NoneType),
+        float | None: (int, float, NoneType),
+    }
+    for name, value in settings.items():
+        kind = kinds.get(hints.get(name))
+        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ConfigError(f"{name}: expected {'text' if str in kind else 'a number'}, found {value!r}")
 
 
 def _require(holds: bool, name: str, expected: str, found: object) -> None:

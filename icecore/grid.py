@@ -16,7 +16,7 @@ from typing import Any
 from icecore import runtime as runtimes
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.checkpoint import CONFIG, PROGRAM, RunFolder, read_config, write_json
-from icecore.config import PROTOCOLS, RunConfig
+from icecore.config import PROTOCOLS, RunConfig, check_types
 from icecore.errors import ConfigError, unknown
 from icecore.execution import Execution, Watcher, pays_to_compile
 from icecore.model import FPT
@@ -53,6 +53,7 @@ def configure(task: str, precision: str = "auto", device: str = "auto", **settin
     for name in given:
         if name not in known:
             raise unknown("setting", name, known)
+    check_types(given)
     # all options with their types: what is left to a default today must not change its meaning tomorrow
     given["task_options"] = read_options(TaskRequest(given.get("task_options", {})), task, entry.options)
     name = given.get("protocol", "fair")
@@ -83,9 +84,16 @@ def expand(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[int] = 
 
 
 def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
-    """Train what is not finished yet, packed where runs share a body, and write the group's summary.
+    """Train what is not finished yet and write the group's summary. Returns the content of `out/summary.json`."""
+    group = summarize(train(configs, place))
+    write_json(place.out / "summary.json", group)
+    return group
 
-    Returns the content of `out/summary.json`. Finished runs are read, not run again.
+
+def train(configs: Sequence[RunConfig], place: Place, task: Task | None = None) -> list[dict[str, Any]]:
+    """Train what is not finished yet, packed where runs share a body. Returns the runs' summaries, in order.
+
+    task  that of all of the configurations, on the device, where it has been read already
     """
     folders = {config.run_id: RunFolder(place.out, config) for config in configs}
     for folder in folders.values():
@@ -95,15 +103,42 @@ def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
     missing = [folder for folder in folders.values() if folder.summary() is None]
     for group in packs([f.config for f in missing], [f.pack() for f in missing]):
         chosen = runtimes.choose(place.device, group[0].precision)
-        task = load_task(group[0], place.data_dir).to(chosen.device)
+        data = task or load_task(group[0], place.data_dir).to(chosen.device)
         execution = Execution(place.out, chosen, place.micro_batch, compile=place.compile, watchers=place.watchers)
-        size = pack_size(group, task, execution)
+        size = pack_size(group, data, execution)
         for first in range(0, len(group), size):
-            train_pack(task, body_of(group[first]), group[first : first + size], execution)
+            train_pack(data, body_of(group[first]), group[first : first + size], execution)
     summaries = [folder.summary() for folder in folders.values()]
-    group = summarize([s for s in summaries if s is not None])
-    write_json(place.out / "summary.json", group)
-    return group
+    return [summary for summary in summaries if summary is not None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One configuration at several learning rates and seeds, of which validation chooses the rate.
+
+    staged  only the first seed tries every learning rate; the others train at the one that was chosen
+    """
+
+    config: RunConfig
+    lrs: Sequence[float]
+    seeds: Sequence[int]
+    staged: bool = False
+
+    def __len__(self) -> int:
+        lrs, seeds = len(self.lrs), len(self.seeds)
+        return lrs + seeds - 1 if self.staged else lrs * seeds
+
+    def runs(self, done: Mapping[str, Mapping[str, Any]]) -> list[RunConfig]:
+        """The runs as far as they can be known from the summaries of those that are `done`, by run id."""
+        first = expand(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
+        if len(first) == len(self) or any(config.run_id not in done for config in first):
+            return first
+        chosen = summarize([done[config.run_id] for config in first])["chosen_lr"]
+        return first if chosen is None else first + expand(self.config, [chosen], self.seeds[1:])
+
+    def missing(self, done: Mapping[str, Mapping[str, Any]]) -> list[RunConfig]:
+        """The runs that are to be made next; none where all are done."""
+        return [config for config in self.runs(done) if config.run_id not in done]
 
 
 def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> list[list[RunConfig]]:

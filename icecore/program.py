@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from icecore.backbones.backbone import Backbone
+from icecore.backbones.weights import save
 from icecore.checkpoint import write_tensors
 from icecore.config import RunConfig
 from icecore.errors import ConfigError, DataError, WeightsError
@@ -124,6 +125,20 @@ def assemble(programs: Sequence[Program], backbone: Backbone, precision: str = "
                 raise DataError(f"tensor {name} is {found}, expected shape {expected}")
     model.set_programs([program.tensors for program in programs])
     return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def write_body(program: Program, backbone: Backbone, path: Path) -> None:
+    """Write `backbone` with what `program` trained of it as a weights file: `--weights FILE` starts from it.
+
+    Positions beyond the program's T keep the backbone's. Raises StorageError.
+    """
+    for name, held in backbone.tensors().items():
+        trained = program.tensors.get("positions" if name == "positions" else f"body.{name}")
+        if trained is not None:
+            rows = min(len(held), len(trained)) if held.ndim else None
+            held[:rows].copy_(trained[:rows])
+    save(backbone, path)
 
 
 def _checksum(tensor: Tensor) -> str:

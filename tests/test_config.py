@@ -111,7 +111,7 @@ def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
         ("[]", "not a run configuration"),
         ('{"task": "x"}', "not a run configuration: .*missing.*'steps'"),
         ('{"stpes": 1}', "unknown setting 'stpes'; did you mean 'steps'?"),
-        (json.dumps(BASE | {"steps": "many"}), "not a run configuration"),
+        (json.dumps(BASE | {"steps": "many"}), "steps: expected a number, found 'many'"),
     ],
 )
 def test_bad_json_is_refused(text: str, message: str) -> None:

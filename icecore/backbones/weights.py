@@ -16,7 +16,7 @@ import torch
 from icecore.backbones import attention, huggingface
 from icecore.backbones.backbone import Backbone, BodyRequest
 from icecore.errors import WeightsError
-from icecore.storage import storage_errors
+from icecore.storage import write_atomic
 
 WEIGHTS = ("pretrained", "random", "statistics")
 CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
@@ -133,15 +133,7 @@ def _pretrained(request: BodyRequest) -> Backbone:
 
 def _random(request: BodyRequest) -> Backbone:
     """The family's own initialisation, seeded by `request.seed`. Reads sizes only, never weights."""
-    from transformers import AutoConfig
-
-    named = NAMED.get(request.name)
-    if named is not None:
-        config = AutoConfig.for_model(named.family, **named.sizes)
-    else:
-        place, gguf, _ = _locate(request.name)
-        config = _read_config(request.name, place, gguf)
-    config = huggingface.prepare_config(config, request.layers)
+    config = huggingface.prepare_config(_sizes(request.name), request.layers)
     family = huggingface.family_of(config)
     # the token embedding is dropped at once: make it as small as its padding index allows
     padding = getattr(config, "pad_token_id", None)
@@ -153,6 +145,23 @@ def _random(request: BodyRequest) -> Backbone:
         torch.manual_seed(request.seed)
         model = huggingface.model_class(family)(config)
     return huggingface.build(config, request.name, request.weights, f"random, seed {request.seed}", model)
+
+
+def _sizes(name: str) -> Any:
+    """Configuration of the model `name`; of a named one without looking anywhere."""
+    from transformers import AutoConfig
+
+    named = NAMED.get(name)
+    if named is not None:
+        return AutoConfig.for_model(named.family, **named.sizes)
+    place, gguf, _ = _locate(name)
+    return _read_config(name, place, gguf)
+
+
+def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
+    """(layers, width) of the transformer `name`, cut to `layers` of them. Raises WeightsError where it is not here."""
+    config = _sizes(name)
+    return layers or config.num_hidden_layers, config.hidden_size
 
 
 def _locate(name: str) -> tuple[str, str | None, str]:
@@ -255,8 +264,8 @@ def save(body: Backbone, path: Path) -> None:
     from safetensors.torch import save_file
 
     held = {name: tensor.contiguous().cpu() for name, tensor in body.tensors().items()}
-    with storage_errors(path, "name another file"):
-        save_file(held, path, {"icecore": "body", "name": body.info.name})
+    header = {"icecore": "body", "name": body.info.name}
+    write_atomic(path, lambda temporary: save_file(held, temporary, header), "name another file")
 
 
 @torch.no_grad()

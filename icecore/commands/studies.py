@@ -1,0 +1,118 @@
+"""Commands about many runs: the paper's tables, grids of one's own, the report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from icecore.commands.console import new_table, output, plain, split, watchers
+from icecore.commands.options import DataDir, Device, DryRun, Quiet, Results, Resume
+
+
+def paper(
+    tables: Annotated[list[str] | None, typer.Argument(help="Tables or figures of --list; `all` for all.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List tables and budgets.")] = False,
+    budget: Annotated[str, typer.Option(help="smoke, cpu or full.")] = "smoke",
+    protocol: Annotated[str, typer.Option(help="fair, or paper (its settings and faults).")] = "fair",
+    only: Annotated[str | None, typer.Option(help="Only these tasks, e.g. mnist,bit-xor.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Only these rows, e.g. pretrained,random.")] = None,
+    body: Annotated[str | None, typer.Option(help="A body in place of the budget's.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
+    data_dir: DataDir = None,
+    out: Results = Path("results"),
+    device: Device = "auto",
+    resume: Resume = True,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make tables of the paper: ours beside the published numbers, packed, resumable."""
+    from icecore import paper as papers
+
+    if show or not tables:
+        _list_tables()
+        return
+    chosen = papers.names(tables)
+    request = papers.Request(budget, protocol, split(only or ""), split(rows or ""), body, precision, device)
+    plans = {name: papers.plan(name, request, out) for name in chosen}
+    _make(plans, out, data_dir, device, resume, dry_run, quiet)
+
+
+def grid(
+    file: Annotated[Path, typer.Argument(help="A TOML file; any field of a run's configuration can be a list.")],
+    data_dir: DataDir = None,
+    out: Results = Path("results"),
+    device: Device = "auto",
+    resume: Resume = True,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train every combination of a file's settings, packed, resumable."""
+    from icecore import gridfile
+
+    cells = gridfile.read(file, device)
+    _make({cells[0].spot.study: cells}, out, data_dir, device, resume, dry_run, quiet)
+
+
+def _list_tables() -> None:
+    """Tables, then budgets."""
+    from icecore.budgets import BUDGETS
+    from icecore.paper import STUDIES
+
+    table = new_table("table", "what it shows", "rows x columns")
+    for name, study in STUDIES.items():
+        table.add_row(name, plain(f"{study.title}. {study.shows}"), f"{len(study.rows)} x {len(study.columns)}")
+    output().print(table)
+    table = new_table("budget", "what it is", "body", "learning rates", "seeds")
+    for name, budget in BUDGETS.items():
+        lrs = ", ".join(f"{lr:g}" for lr in budget.lrs)
+        table.add_row(name, budget.summary, budget.bodies["body"], lrs, str(len(budget.seeds)))
+    output().print(table)
+
+
+def _make(
+    plans: Mapping[str, Sequence[Any]],
+    out: Path,
+    data_dir: str | None,
+    device: str,
+    resume: bool,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """Say what of the plans is to be done, do it, and print the tables."""
+    from icecore import estimate, study
+    from icecore.grid import Place
+
+    for name, cells in plans.items():
+        todo, seconds = study.announce(cells, out, device, resume)
+        budget = cells[0].spot.budget if cells else ""
+        what = f"{name}{budget and f', budget {budget}'}: {len(cells)} cells"
+        if todo:
+            finished = f", {len(cells) - len(todo)} of them finished" if len(todo) < len(cells) else ""
+            runs = sum(len(cell.sweep) for cell in todo)
+            typer.echo(f"{what}{finished}; {runs} runs to make, {estimate.in_words(seconds)}")
+        else:
+            typer.echo(f"{what}, all finished")
+        if dry_run:
+            continue
+        with watchers(out / "runs", quiet, False) as shown:
+            place = Place(out / "runs", data_dir, device, resume=resume, watchers=shown)
+            study.run(cells, out / f"{name}.jsonl", place, typer.echo)
+    if not dry_run:
+        typer.echo(f"results are in {out}; `icecore report {out}` makes tables, plots and a page")
+
+
+def report(
+    results: Annotated[Path, typer.Argument(help="A folder of results, or of runs, or one results file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: `report` in the results).")] = None,
+) -> None:
+    """Tables, plots and one self-contained HTML page from results."""
+    from icecore.report import write
+    from icecore.results import read
+
+    records, faults = read(results)
+    for fault in faults:
+        typer.echo(fault, err=True)
+    place = out or (results if results.is_dir() else results.parent) / "report"
+    for path in write(records, faults, place, results if results.is_dir() else results.parent):
+        typer.echo(path)
