@@ -46,14 +46,20 @@ def run(cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str
     """
     found = known(file.parent) if place.resume else []
     made: list[Record] = []
+    absent: dict[tuple[str, str], WeightsError] = {}
     for _, group in itertools.groupby(cells, key=_data_key):
         neighbours = list(group)
         # read when the first of them trains, and once for all
         load = functools.cache(functools.partial(_load, neighbours[0].sweep.config, place))
         for cell in neighbours:
+            body = cell.sweep.config.backbone, cell.sweep.config.weights
             try:
+                if body in absent:
+                    raise absent[body]  # asking a hub that cannot be reached takes its time, each time
                 records = _make(cell, load, found, place, file.parent)
             except (ConfigError, DataError, WeightsError) as error:
+                if isinstance(error, WeightsError):
+                    absent[body] = error
                 say(f"{cell.spot.row}, {cell.spot.column}: {error}")
                 records = [Record(cell.spot, cell.command, f"{datetime.date.today()}", missing=str(error))]
             results.append(file, [record for record in records if record not in found])

@@ -97,9 +97,35 @@ def _make(
             continue
         with watchers(out / "runs", quiet, False) as shown:
             place = Place(out / "runs", data_dir, device, resume=resume, watchers=shown)
-            study.run(cells, out / f"{name}.jsonl", place, typer.echo)
+            _print(study.run(cells, out / f"{name}.jsonl", place, typer.echo))
     if not dry_run:
         typer.echo(f"results are in {out}; `icecore report {out}` makes tables, plots and a page")
+
+
+def _print(records: Sequence[Any]) -> None:
+    """Tables of the records, ours above the published numbers."""
+    from icecore.report.tables import tabulate
+    from icecore.report.text import cell_text, count_text, marks_text, published_text
+
+    for found in tabulate(records):
+        columns = [name for name in found.columns if any(row.cells[name.name].state != "not run" for row in found.rows)]
+        table = new_table(plain(found.measure.caption), "trained", "frozen", *(plain(c.name) for c in columns))
+        for row in found.rows:
+            cells = [row.cells[column.name] for column in columns]
+            ours = [cell_text(cell, found.measure.unit) + marks_text(found.marks(cell)) for cell in cells]
+            published = [published_text(cell, found.measure.unit) for cell in cells]
+            pairs = zip(ours, published, strict=True)
+            lines = [plain(our) + (f"\n[dim]({plain(theirs)})[/]" if theirs else "") for our, theirs in pairs]
+            table.add_row(plain(row.label), count_text(row.trained), count_text(row.frozen), *lines)
+        output().print(table)
+        if any(cell.values[0].published for cell in found.cells):
+            typer.echo("in parentheses: published")
+        for line in (*(f"mixed: {warning}" for warning in found.warnings), *_numbered(found.notes)):
+            typer.echo(line)
+
+
+def _numbered(notes: Sequence[str]) -> list[str]:
+    return [f"{number} {note}" for number, note in enumerate(notes, start=1)]
 
 
 def report(
