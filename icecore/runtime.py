@@ -33,7 +33,8 @@ class Runtime:
             return torch.cuda.get_device_name(self.device)
         if self.device.type == "mps":
             return f"Apple {platform.machine()} (MPS)"
-        return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        threads = torch.get_num_threads()
+        return f"CPU, {threads} thread{'s' * (threads > 1)}, {torch.backends.cpu.get_cpu_capability()}"
 
     def synchronize(self) -> None:
         """Wait for the device, so that clocks tell the truth."""

@@ -33,6 +33,11 @@ def commands() -> list[str]:
     return list(dict.fromkeys(line for line in lines if line))
 
 
+def files() -> dict[str, str]:
+    """Files that the pages show, by the name in their first line."""
+    return {text.splitlines()[0].removeprefix("# "): text for _, text in blocks("toml")}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all commands, so that later ones find the runs of earlier ones."""
@@ -55,6 +60,11 @@ def test_command(line: str, place: Path, monkeypatch: pytest.MonkeyPatch, reques
         words[words.index("../shared/data")] = str(request.getfixturevalue("real_data"))
     if words[1] == "train":
         words += [*SHORT, "--quiet"]
+    if words[1:3] == ["paper", "table2"]:
+        words += ["--budget", "smoke", "--only", "bit-xor", "--rows", "random,none", "--quiet"]
+    if words[1] == "grid":
+        words.append("--dry-run")
+        (place / words[2]).write_text(files()[words[2]])
     monkeypatch.chdir(place)
     if "runs/RUN" in words:
         summaries = [json.loads(path.read_text()) for path in place.glob("runs/*/summary.json")]

@@ -200,7 +200,7 @@ TABLE_ASPECTS: Mapping[str, Read] = {
     "transformers": _version("transformers"),
     "precision": lambda summary: summary.get("precision", ""),
     # threads change the speed of a run, not its numbers
-    "device": lambda summary: re.sub(r", \d+ threads", "", summary.get("device", "")),
+    "device": lambda summary: re.sub(r", \d+ threads?", "", summary.get("device", "")),
     "protocol": lambda summary: summary.get("protocol", ""),
 }
 COLUMN_ASPECTS: Mapping[str, Read] = {
