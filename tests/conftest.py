@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: real data where it is, tiny bodies and tasks, a cache of its own."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from commandline import Ended, Run
+from icecore import cli
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.config import RunConfig
 from icecore.tasks.task import Examples, StoredTask, TaskSpec
@@ -63,6 +66,22 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     for name, model in models.items():
         model.save_pretrained(folder / name)
     return {name: str(folder / name) for name in models}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+
+    def call(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["icecore", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        code = ended.value.code
+        return Ended(code if isinstance(code, int) else 0, shown.out, " ".join(shown.err.split()))
+
+    return call
 
 
 @pytest.fixture

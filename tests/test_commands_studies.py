@@ -1,0 +1,110 @@
+"""paper, grid and report from the command line: what they say, make and refuse."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from commandline import Run
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Results go to a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def small(bodies: Mapping[str, str]) -> list[str]:
+    """A table of two rows on bit XOR with a tiny body."""
+    return ["table2", "--only", "bit-xor", "--rows", "random,none", "--body", bodies["bert"], "--device", "cpu"]
+
+
+def test_the_list_names_tables_and_budgets(run: Run) -> None:
+    for shown in (run("paper", "--list"), run("paper")):
+        assert shown.code == 0
+        for word in ("table2", "table21", "attention", "rebuttal", "smoke", "cpu", "full"):
+            assert word in shown.out
+
+
+def test_a_table_from_nothing_to_page(run: Run, small: list[str], tmp_path: Path) -> None:
+    planned = run("paper", *small, "--dry-run")
+    assert "table2, budget smoke: 2 cells; 6 runs to make, about" in planned.out
+    assert not (tmp_path / "results").exists()
+    made = run("paper", *small, "--quiet")
+    assert made.code == 0
+    for word in ("no body: linear probe", "in parentheses: published", "(100)", "at the edge of the sweep", "report"):
+        assert word in made.out
+    lines = [json.loads(line) for line in (tmp_path / "results" / "table2.jsonl").read_text().splitlines()]
+    assert len(lines) == 6
+    assert {line["row"] for line in lines} == {"random", "none"}
+    again = run("paper", *small, "--quiet")
+    assert "2 cells, all finished" in again.out
+    assert len((tmp_path / "results" / "table2.jsonl").read_text().splitlines()) == 6
+    reported = run("report", "results")
+    assert reported.code == 0
+    page = tmp_path / "results" / "report" / "index.html"
+    assert "no body: linear probe" in page.read_text()
+    assert f"{Path('results/report/index.html')}" in reported.out
+
+
+def test_a_broken_last_line_is_reported_and_the_rest_used(run: Run, small: list[str], tmp_path: Path) -> None:
+    run("paper", *small, "--quiet")
+    file = tmp_path / "results" / "table2.jsonl"
+    file.write_bytes(file.read_bytes()[:-50])
+    reported = run("report", "results", "--out", "page")
+    assert reported.code == 0
+    assert "table2.jsonl, line 6: left out" in reported.err
+    assert "table2.jsonl, line 6: left out" in (tmp_path / "page" / "index.html").read_text()
+    # the run folder has it still: the line comes back, nothing is trained
+    mended = run("paper", *small, "--quiet")
+    assert mended.code == 0
+    assert "1 of them finished" in mended.out
+    assert "line 6" in run("report", "results").err
+
+
+def test_missing_weights_name_the_remedy_and_the_rest_runs(run: Run, small: list[str], tmp_path: Path) -> None:
+    words = [word.replace("random,none", "vision,none") for word in small]
+    made = run("paper", *words, "--quiet")
+    assert made.code == 0
+    assert "missing¹" in made.out
+    assert "hf download google/vit-base-patch16-224-in21k" in made.out
+    assert "linear probe" in made.out
+
+
+def test_a_grid_from_file_to_page(run: Run, bodies: Mapping[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        f"""
+        task = "bit-xor"
+        backbone = "{bodies["bert"]}"
+        weights = ["pretrained", "random"]
+        lr = [1e-3, 1e-2]
+        steps = 4
+        batch_size = 2
+        task_options = {{ n = 2 }}
+        """
+    )
+    assert "mine: 2 cells; 4 runs to make" in run("grid", "mine.toml", "--dry-run").out
+    made = run("grid", "mine.toml", "--quiet", "--device", "cpu")
+    assert made.code == 0
+    assert "weights=pretrained" in made.out
+    assert run("report", "results").code == 0
+    assert "weights=random" in (tmp_path / "results" / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["paper", "table99"], "unknown table 'table99'"),
+        (["paper", "table2", "--budget", "huge"], "unknown budget 'huge'"),
+        (["paper", "table2", "--only", "mnits"], "did you mean 'mnist'"),
+        (["grid", "none.toml"], "none.toml: not a readable TOML file"),
+        (["report", "nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_mistakes_end_with_one_message(run: Run, words: list[str], message: str) -> None:
+    ended = run(*words)
+    assert ended.code == 2
+    assert message in ended.err
+    assert "Traceback" not in ended.err
