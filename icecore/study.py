@@ -44,15 +44,16 @@ def run(cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str
     place.out  where the run folders are
     say        is told of cells that cannot be made
     """
-    found = known(file.parent) if place.resume else []
+    found = known(file.parent, say) if place.resume else []
     made: list[Record] = []
-    absent: dict[tuple[str, str], WeightsError] = {}
+    absent: dict[tuple[Any, ...], WeightsError] = {}
     for _, group in itertools.groupby(cells, key=_data_key):
         neighbours = list(group)
         # read when the first of them trains, and once for all
         load = functools.cache(functools.partial(_load, neighbours[0].sweep.config, place))
         for cell in neighbours:
-            body = cell.sweep.config.backbone, cell.sweep.config.weights
+            config = cell.sweep.config
+            body = config.backbone, config.weights, config.layers
             try:
                 if body in absent:
                     raise absent[body]  # asking a hub that cannot be reached takes its time, each time
@@ -68,26 +69,35 @@ def run(cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str
     return made
 
 
-def known(folder: Path) -> list[Record]:
-    """Records in a folder of results; none where there is none yet."""
+def known(folder: Path, say: Callable[[str], object] = lambda fault: None) -> list[Record]:
+    """Records in a folder of results, none where there is none yet; `say` is told of what cannot be read."""
     try:
-        return results.read(folder)[0]
+        records, faults = results.read(folder)
     except DataError:
         return []
+    for fault in faults:
+        say(fault)
+    return records
 
 
-def announce(
+def unfinished(
     cells: Sequence[Cell], folder: Path, device: str = "auto", resume: bool = True
-) -> tuple[list[Cell], float]:
-    """The cells that are not in the results yet, and about how many seconds they will take (see `estimate`)."""
+) -> list[tuple[Cell, float]]:
+    """The cells that are not in the results yet, each with about how many seconds it will take (see `estimate`)."""
     done = _summaries(known(folder)) if resume else {}
     todo = [cell for cell in cells if cell.sweep.missing(done)]
     if not todo:
-        return todo, 0.0
+        return []
     speed = estimate.Speed.measure(device, todo[0].sweep.config.precision)
-    bodies = {cell.pretraining.run_id: cell.pretraining for cell in todo if cell.pretraining}
-    asked = [*((cell.sweep.config, len(cell.sweep)) for cell in todo), *((config, 1) for config in bodies.values())]
-    return todo, sum(estimate.seconds(config, runs, speed) for config, runs in asked)
+    found: list[tuple[Cell, float]] = []
+    pretrained: set[str] = set()
+    for cell in todo:
+        seconds = estimate.seconds(cell.sweep.config, len(cell.sweep), speed)
+        if cell.pretraining and cell.pretraining.run_id not in pretrained:  # once for all cells
+            pretrained.add(cell.pretraining.run_id)
+            seconds += estimate.seconds(cell.pretraining, 1, speed)
+        found.append((cell, seconds))
+    return found
 
 
 def _summaries(records: Sequence[Record]) -> dict[str, Mapping[str, Any]]:

@@ -31,6 +31,8 @@ def test_the_list_names_tables_and_budgets(run: Run) -> None:
 def test_a_table_from_nothing_to_page(run: Run, small: list[str], tmp_path: Path) -> None:
     planned = run("paper", *small, "--dry-run")
     assert "table2, budget smoke: 2 cells; 6 runs to make, about" in planned.out
+    assert "no body" not in planned.out
+    assert planned.out.count("about") == 3
     assert not (tmp_path / "results").exists()
     made = run("paper", *small, "--quiet")
     assert made.code == 0
@@ -61,7 +63,7 @@ def test_a_broken_last_line_is_reported_and_the_rest_used(run: Run, small: list[
     mended = run("paper", *small, "--quiet")
     assert mended.code == 0
     assert "1 of them finished" in mended.out
-    assert "line 6" in run("report", "results").err
+    assert "table2.jsonl, line 6: left out" in mended.out
 
 
 def test_missing_weights_name_the_remedy_and_the_rest_runs(run: Run, small: list[str], tmp_path: Path) -> None:

@@ -64,8 +64,7 @@ def test_asking_again_trains_nothing(config: Configure, tmp_path: Path, trained:
     cells = [cell(config())]
     first = study.run(cells, file, place(tmp_path), print)
     text, count = file.read_text(), len(trained)
-    todo, seconds = study.announce(cells, tmp_path, "cpu")
-    assert (todo, seconds) == ([], 0.0)
+    assert study.unfinished(cells, tmp_path, "cpu") == []
     assert study.run(cells, file, place(tmp_path), print) == first
     assert (file.read_text(), len(trained)) == (text, count)
     # without the results, the run folders are enough; without the folders, the results are
@@ -100,8 +99,8 @@ def test_what_is_unfinished_goes_on(config: Configure, tmp_path: Path, monkeypat
         patch.setattr(grid, "train_pack", killed)
         with pytest.raises(KeyboardInterrupt):
             study.run(cells, tmp_path / "two" / "t.jsonl", place(tmp_path / "two"), print)
-    todo, seconds = study.announce(cells, tmp_path / "two", "cpu")
-    assert [c.spot.row for c in todo] == ["b"]
+    ((todo, seconds),) = study.unfinished(cells, tmp_path / "two", "cpu")
+    assert todo.spot.row == "b"
     assert seconds > 0
     again = study.run(cells, tmp_path / "two" / "t.jsonl", place(tmp_path / "two"), print)
     metrics = [[r.summary["test_metric"] for r in records] for records in (unbroken, again)]
@@ -161,6 +160,13 @@ def test_a_body_pretrained_on_the_way(config: Configure, tmp_path: Path, trained
             torch.testing.assert_close(held[name][T:], random[name][T:])
         else:
             torch.testing.assert_close(held[name], program[f"body.{name}"])
+
+
+def test_pretraining_is_counted_once(config: Configure, tmp_path: Path) -> None:
+    start = config(weights="random", train_roles=ROLES, steps=10_000)
+    pair = [cell(config(weights="w.safetensors", backbone="minilm"), row, pretraining=start) for row in ("a", "b")]
+    first, second = (seconds for _, seconds in study.unfinished(pair, tmp_path, "cpu"))
+    assert first > second
 
 
 def test_attention_of_the_chosen_run(config: Configure, tmp_path: Path) -> None:

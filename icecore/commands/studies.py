@@ -80,26 +80,38 @@ def _make(
     quiet: bool,
 ) -> None:
     """Say what of the plans is to be done, do it, and print the tables."""
-    from icecore import estimate, study
+    from icecore import study
+    from icecore.estimate import in_words
     from icecore.grid import Place
 
     for name, cells in plans.items():
-        todo, seconds = study.announce(cells, out, device, resume)
+        todo = study.unfinished(cells, out, device, resume)
         budget = cells[0].spot.budget if cells else ""
         what = f"{name}{budget and f', budget {budget}'}: {len(cells)} cells"
         if todo:
             finished = f", {len(cells) - len(todo)} of them finished" if len(todo) < len(cells) else ""
-            runs = sum(len(cell.sweep) for cell in todo)
-            typer.echo(f"{what}{finished}; {runs} runs to make, {estimate.in_words(seconds)}")
+            runs = sum(len(cell.sweep) for cell, _ in todo)
+            typer.echo(f"{what}{finished}; {runs} runs to make, {in_words(sum(seconds for _, seconds in todo))}")
         else:
             typer.echo(f"{what}, all finished")
         if dry_run:
+            output().print(_plan_table(cells, {cell.spot: in_words(seconds) for cell, seconds in todo}))
             continue
         with watchers(out / "runs", quiet, False) as shown:
             place = Place(out / "runs", data_dir, device, resume=resume, watchers=shown)
             _print(study.run(cells, out / f"{name}.jsonl", place, typer.echo))
     if not dry_run:
         typer.echo(f"results are in {out}; `icecore report {out}` makes tables, plots and a page")
+
+
+def _plan_table(cells: Sequence[Any], expected: Mapping[Any, str]) -> Any:
+    """What is to be done, row by column."""
+    columns = list(dict.fromkeys(cell.spot.column for cell in cells))
+    table = new_table("to make", *map(plain, columns))
+    for row in dict.fromkeys(cell.spot.row for cell in cells):
+        spots = {cell.spot.column: cell.spot for cell in cells if cell.spot.row == row}
+        table.add_row(plain(row), *(expected.get(spots[c], "finished") if c in spots else "" for c in columns))
+    return table
 
 
 def _print(records: Sequence[Any]) -> None:
