@@ -24,6 +24,8 @@ SINGLE_ROLES = frozenset({"attention", "feedforward", "embedding", "other"})
 FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("fp32", "bf16", "int8")
+#: settings younger than the first results, None where they are not used
+LATER = frozenset({"start"})
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class RunConfig:
     patience      evaluations without improvement after which the run stops; None: never
     stop_at       validation metric at which the run stops; None: never
     body_seed     seed of random body weights: one body for all runs of a pack, so not `seed`
+    start         program file whose tensors the run starts from, as far as they fit; None: from its seed
     """
 
     task: str
@@ -100,6 +103,7 @@ class RunConfig:
     test_examples: int | None = None
     patience: int | None = None
     stop_at: float | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         check_types(vars(self))
@@ -157,7 +161,10 @@ class RunConfig:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        values = dataclasses.asdict(self)
+        # runs made before a setting existed keep their ids
+        held = {name: value for name, value in values.items() if value is not None or name not in LATER}
+        return json.dumps(held, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":

@@ -128,6 +128,34 @@ def assemble(programs: Sequence[Program], backbone: Backbone, precision: str = "
 
 
 @torch.no_grad()
+def begin_from(model: FPT, program: Program, config: RunConfig) -> list[str]:
+    """Give every run of `model`, made by `config`, the tensors of `program` that fit it. Returns their names.
+
+    Norms fit the same body, positions as far as both have them, the input layer where tokens are of the same
+    kind and size; an output layer belongs to its classes and is left as it is. Raises ConfigError for another body.
+    """
+    bodies = [(c.backbone, c.weights, c.layers, c.body_seed) for c in (program.config, config)]
+    if bodies[0] != bodies[1]:
+        names = [f"{name} ({weights})" for name, weights, *_ in bodies]
+        raise ConfigError(f"{config.start}: a program of {names[0]} is no start on {names[1]}; name the same body")
+    runs, taken = model.programs(), []
+    like = (program.spec.kind, program.spec.size) == (model.spec.kind, model.spec.size)
+    for name, own in runs[0].items():
+        given = program.tensors.get(name)
+        part = name.partition(".")[0]
+        if given is None or part == "output" or (part == "input" and not like):
+            continue
+        rows = min(len(own), len(given)) if name == "positions" else len(own)
+        if given.shape[1:] != own.shape[1:] or len(given) < rows:
+            continue
+        for run in runs:
+            run[name][:rows] = given[:rows]
+        taken.append(name)
+    model.set_programs(runs)
+    return taken
+
+
+@torch.no_grad()
 def write_body(program: Program, backbone: Backbone, path: Path) -> None:
     """Write `backbone` with what `program` trained of it as a weights file: `--weights FILE` starts from it.
 

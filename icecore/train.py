@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from icecore.features import Features, plan
 from icecore.model import FPT
 from icecore.optim import PackedAdam
 from icecore.passes import cut, tokens_per_pass
-from icecore.program import Program, model_settings
+from icecore.program import Program, begin_from, model_settings
 from icecore.runtime import send, versions
 from icecore.tasks.task import DROPOUT, Task, stream
 
@@ -84,6 +85,8 @@ class Pack:
         folders = [RunFolder(execution.out, config) for config in configs]
         for folder in folders:
             folder.open()
+        if self.config.start is not None:
+            begin_from(self.model, Program.load(Path(self.config.start)), self.config)
         starts = self.model.programs()
         self.members = [Member(c, f, s) for c, f, s in zip(configs, folders, starts, strict=True)]
         self.active = list(self.members)

@@ -1,7 +1,7 @@
 """A program is a small file that says what it is, notices any damage, and fits one body only."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from icecore import grid
 from icecore.backbones import Backbone
+from icecore.checkpoint import RunFolder
 from icecore.config import RunConfig
 from icecore.errors import ConfigError, DataError, WeightsError
 from icecore.model import FPT
-from icecore.program import Program, assemble, model_settings
+from icecore.program import Program, assemble, begin_from, model_settings
 from icecore.tasks.bits import BitXor
 
 Body = Callable[..., Backbone]
@@ -184,3 +186,65 @@ def test_a_tensor_that_does_not_fit_is_named(
 def test_programs_that_cannot_share_a_model(make: Callable[..., Program], body: Body) -> None:
     with pytest.raises(ConfigError, match="programs of bit-xor and bit-xor differ in sizes or roles"):
         assemble([make(), make(train_roles=("output",))], body())
+
+
+# --- starting from a program -------------------------------------------------------------------------
+
+
+def started(
+    config: Callable[..., RunConfig], tmp_path: Path, task: str, options: Mapping[str, Any], **changes: Any
+) -> tuple[Program, FPT]:
+    """A program of bit XOR over two bits, and a model of two runs of another task that began from it."""
+    first = config()
+    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    path = RunFolder(tmp_path, first).program_path
+    later = config(task=task, task_options=options, start=str(path), **changes)
+    model = FPT(grid.load_task(later, None).spec, grid.body_of(later), [0, 1], model_settings(later))
+    begin_from(model, Program.load(path), later)
+    return Program.load(path), model
+
+
+def test_what_fits_is_taken_and_the_output_layer_is_not(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    program, model = started(config, tmp_path, "bit-xor", {"n": 4})
+    fresh = FPT(model.spec, grid.body_of(config()), [0, 1], model.settings).programs()
+    for own, new in zip(model.programs(), fresh, strict=True):
+        for name, tensor in own.items():
+            if name.startswith("output."):
+                assert torch.equal(tensor, new[name])
+            elif name == "positions":
+                assert torch.equal(tensor[:4], program.tensors[name])
+                assert torch.equal(tensor[4:], new[name][4:])
+            else:
+                assert torch.equal(tensor, program.tensors[name])
+
+
+def test_an_input_layer_of_other_tokens_starts_afresh(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    program, model = started(config, tmp_path, "bit-memory", {"strings": 2, "bits": 4, "width": 2})
+    fresh = FPT(model.spec, grid.body_of(config()), [0, 1], model.settings).programs()[0]
+    own = model.programs()[0]
+    assert torch.equal(own["input.layers.0.weight"], fresh["input.layers.0.weight"])
+    norms = [name for name in own if name.startswith("body.")]
+    assert norms
+    assert all(torch.equal(own[name], program.tensors[name]) for name in norms)
+
+
+def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    first = config(steps=40)
+    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    path = str(RunFolder(tmp_path, first).program_path)
+    assert config(start=path).run_id != config().run_id
+    assert "start" not in config().to_json()
+    assert RunConfig.from_json(config(start=path).to_json()) == config(start=path)
+    still = [config(start=path, steps=1, lr=1e-12), config(steps=1, lr=1e-12)]
+    tensors = []
+    for each in still:
+        grid.train([each], grid.Place(tmp_path, device="cpu"))
+        tensors.append(Program.load(RunFolder(tmp_path, each).program_path).tensors["positions"])
+    learned = Program.load(Path(path)).tensors["positions"]
+    torch.testing.assert_close(tensors[0], learned)
+    assert not torch.allclose(tensors[1], learned)
+
+
+def test_another_body_is_no_start(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a program of .*bert \(pretrained\) is no start on .*bert \(random\)"):
+        started(config, tmp_path, "bit-xor", {"n": 4}, weights="random")

@@ -53,6 +53,7 @@ def train(
     input_hidden: Annotated[str | None, typer.Option(help="Hidden widths of an MLP input layer, e.g. 256.")] = None,
     output_hidden: Annotated[str | None, typer.Option(help="Hidden widths of an MLP output layer.")] = None,
     body_seed: Annotated[int, typer.Option(help="Seed of random body weights.")] = 0,
+    start_from: Annotated[Path | None, typer.Option(help="Begin with what a program on this body has learned.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard curves.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,6 +86,7 @@ def train(
         input_hidden=numbers("--input-hidden", input_hidden, int) or None,
         output_hidden=numbers("--output-hidden", output_hidden, int) or None,
         body_seed=body_seed,
+        start=None if start_from is None else str(start_from),
     )
     configs = grid.expand(config, lrs, seed_list)
     with watchers(out, quiet, tensorboard) as shown:
