@@ -23,17 +23,35 @@ def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, unmas
     limit     at most this many examples, from the start
     unmasked  reproduce the published code's fault of reading short sequences at a padding position
     """
+    passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, unmasked))
+    return mean_metric(task, model.runs, passes)
+
+
+@torch.inference_mode()
+def predict(model: FPT, task: Task, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """Logits (R, N, n, C) of each program for the split's examples, in order, and targets (N, ...); on the CPU."""
+    found = [(logits.cpu(), targets.cpu(), places) for logits, targets, places in _passes(model, task, split, limit)]
+    order = torch.cat([places for *_, places in found]).argsort()
+    R = model.runs
+    logits = torch.cat([each.unflatten(0, (R, -1)) for each, *_ in found], 1)
+    targets = torch.cat([each[: len(places)] for _, each, places in found])
+    return logits[:, order], targets[order]
+
+
+def _passes(
+    model: FPT, task: Task, split: str, limit: int | None = None, unmasked: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Run-major logits and targets of each pass, and the places of its examples in the split, on the CPU."""
     R = model.runs
     size = examples_per_pass(model, R)
-
-    def passes() -> Iterator[tuple[Tensor, Tensor]]:
-        for window in task.batches(split, PASSES_PER_WINDOW * size, limit):
-            rows = without_mask(window, task.spec) if unmasked else window
-            for part, _ in cut(rows, runs=1, tokens=size * task.spec.length):
-                repeated = part.repeat(R) if R > 1 else part
-                yield model(repeated), repeated.targets
-
-    return mean_metric(task, R, passes())
+    first = 0
+    for window in task.batches(split, PASSES_PER_WINDOW * size, limit):
+        rows = without_mask(window, task.spec) if unmasked else window
+        places = torch.arange(first, first + len(rows))
+        for part, index in cut(rows, runs=1, tokens=size * task.spec.length):
+            repeated = part.repeat(R) if R > 1 else part
+            yield model(repeated), repeated.targets, places[index]
+        first += len(rows)
 
 
 def examples_per_pass(model: FPT, runs: int = 1) -> int:

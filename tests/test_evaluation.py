@@ -7,7 +7,7 @@ import torch
 
 from icecore import evaluation, passes
 from icecore.backbones import Backbone
-from icecore.evaluation import evaluate, without_mask
+from icecore.evaluation import evaluate, predict, without_mask
 from icecore.model import FPT
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Batch, StoredTask, Task
@@ -100,3 +100,18 @@ def test_full_sequences_have_no_mask_to_lose() -> None:
     task = BitXor(2)
     batch = task.train_batch([0], 0, 3)
     assert without_mask(batch, task.spec) is batch
+
+
+def test_predictions_are_in_order_and_agree_with_the_metric(body: Callable[..., Backbone], ragged: Task) -> None:
+    model = FPT(ragged.spec, body(), [0, 1])
+    logits, targets = predict(model, ragged, "test")
+    assert logits.shape == (2, 13, 1, 7)
+    (whole,) = ragged.batches("test", 100)
+    torch.testing.assert_close(targets, whole.targets)
+    for row in range(13):
+        one = whole.rows(slice(row, row + 1))
+        alone = Batch(one.tokens[:, : int(one.lengths[0])], one.targets, one.lengths)  # type: ignore[index]
+        torch.testing.assert_close(logits[:, row], model(alone.repeat(2)).view(2, 1, 7), rtol=1e-4, atol=1e-5)
+    scores = torch.stack([ragged.metric(each, targets) for each in logits]).double().mean(1)
+    torch.testing.assert_close(scores, evaluate(model, ragged, "test"))
+    assert predict(model, ragged, "test", limit=5)[0].shape[1] == 5

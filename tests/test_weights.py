@@ -296,7 +296,7 @@ def test_weights_that_are_no_weights_file(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"damaged\.safetensors: not a readable weights file"):
         body_of(bert, str(tmp_path / "damaged.safetensors"))
     with pytest.raises(StorageError, match=r"body\.safetensors: cannot be written"):
-        weights.save(body_of(bert), tmp_path / "nowhere" / "body.safetensors")
+        weights.save(body_of(bert), tmp_path / "body.bin" / "body.safetensors")
 
 
 def test_folders_that_are_no_body(bert: Path, tmp_path: Path) -> None:
