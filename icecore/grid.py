@@ -215,8 +215,12 @@ def find_run(path: Path) -> RunConfig:
     return read_config(path)
 
 
-def open_run(path: Path, data_dir: str | None = None, device: str = "auto") -> tuple[FPT, Task]:
+def open_run(
+    path: Path, data_dir: str | None = None, device: str = "auto", task: Task | None = None
+) -> tuple[FPT, Task]:
     """The trained model and the task of a run folder, ready to score on `device`.
+
+    task  that of the run where it has been read already
 
     Raises ConfigError for a folder that is no finished run, WeightsError where the body has changed.
     """
@@ -226,7 +230,7 @@ def open_run(path: Path, data_dir: str | None = None, device: str = "auto") -> t
         raise ConfigError(f"{path}: no program here; the run is not finished (give its command again) or has diverged")
     program = Program.load(held)
     chosen = runtimes.choose(device, config.precision)
-    task = load_task(config, data_dir).to(chosen.device)
+    task = (task or load_task(config, data_dir)).to(chosen.device)
     model = assemble([program], body_of(config), chosen.precision).to(chosen.device)
     rows = sum(task.split_size(split) for split in task.test_splits)
     model.backbone.axis.compiled = pays_to_compile(model, rows, training=False)

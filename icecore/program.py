@@ -76,22 +76,30 @@ class Program:
         if hashlib.sha256(text.encode()).hexdigest() != checksum:
             raise DataError(f"{path}: the header is damaged (checksum differs); copy the file again")
         header = json.loads(text)
-        if header["format"] != FORMAT:
-            raise DataError(f"{path}: program format {header['format']}, this version reads {FORMAT}; upgrade icecore")
+        if header.get("format") != FORMAT:
+            raise DataError(
+                f"{path}: program format {header.get('format')}, this version reads {FORMAT}; upgrade icecore"
+            )
         for name, checksum in header["sha256"].items():
             if name not in tensors:
                 raise DataError(f"{path}: tensor {name} is missing; copy the file again")
             if _checksum(tensors[name]) != checksum:
                 raise DataError(f"{path}: tensor {name} is damaged (checksum differs); copy the file again")
-        return cls(
-            config=RunConfig.from_json(json.dumps(header["config"])),
-            spec=TaskSpec(**header["spec"]),
-            fingerprint=header["fingerprint"],
-            tensors=tensors,
-            metrics=header["metrics"],
-            versions=header["versions"],
-            extra=header["extra"],
-        )
+        try:
+            return cls(
+                config=RunConfig.from_json(json.dumps(header["config"])),
+                spec=TaskSpec(**header["spec"]),
+                fingerprint=header["fingerprint"],
+                tensors=tensors,
+                metrics=header["metrics"],
+                versions=header["versions"],
+                extra=header["extra"],
+            )
+        except (ConfigError, KeyError, TypeError) as error:
+            made = header.get("versions", {}).get("icecore", "unknown")
+            raise DataError(
+                f"{path}: made by icecore {made}, not understood here ({error}); upgrade icecore"
+            ) from error
 
 
 def model_settings(config: RunConfig) -> ModelSettings:

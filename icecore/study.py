@@ -59,9 +59,10 @@ def run(cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str
                     raise absent[body]  # asking a hub that cannot be reached takes its time, each time
                 records = _make(cell, load, found, place, file.parent)
             except (ConfigError, DataError, WeightsError) as error:
+                if body not in absent:  # once for all columns
+                    say(f"{cell.spot.row}, {cell.spot.column}: {error}")
                 if isinstance(error, WeightsError):
                     absent[body] = error
-                say(f"{cell.spot.row}, {cell.spot.column}: {error}")
                 records = [Record(cell.spot, cell.command, f"{datetime.date.today()}", missing=str(error))]
             results.append(file, [record for record in records if record not in found])
             found += records

@@ -344,7 +344,7 @@ class Pack:
             tensors=member.initial | self.adam.tensors(_known(member.best)),
             metrics=final,
             versions=versions(),
-            extra={"data": dict(self.task.data)},
+            extra={"data": dict(self.task.data), "metric_name": self.task.metric_name},
         )
 
     def _summary(self, member: Member) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A program is a small file that says what it is, notices any damage, and fits one body only."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -248,3 +249,24 @@ def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..
 def test_another_body_is_no_start(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a program of .*bert \(pretrained\) is no start on .*bert \(random\)"):
         started(config, tmp_path, "bit-xor", {"n": 4}, weights="random")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "program format 2, this version reads 1"),
+        ({"spec": {"kind": "discrete", "colour": 3}}, r"made by icecore 0, not understood here \(.*colour"),
+        (
+            {"config": {"task": "x", "velocity": 1}},
+            r"made by icecore 0, not understood here \(unknown setting 'velocity'",
+        ),
+    ],
+)
+def test_a_program_of_another_version(path: Path, change: Mapping[str, Any], message: str) -> None:
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["icecore"])
+    text = json.dumps(header | dict(change))
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    save_file(load_file(path), path, {"icecore": text, "sha256": checksum})
+    with pytest.raises(DataError, match=message):
+        Program.load(path)
