@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from icecore import __version__
-from icecore.commands import lists, runs, studies
+from icecore.commands import lists, own, runs, studies
 from icecore.commands.console import errors, plain
 from icecore.errors import UserError
 
@@ -25,7 +25,7 @@ data = typer.Typer(no_args_is_help=True, help="Fetch public data sets and see wh
 for command in (runs.demo, runs.train, studies.paper, studies.grid, studies.report):
     app.command()(command)
 app.command(name="eval")(runs.evaluate)
-for command in (runs.attend, runs.info, lists.tasks, lists.backbones):
+for command in (own.fit, own.predict, own.push, own.pull, runs.attend, runs.info, lists.tasks, lists.backbones):
     app.command()(command)
 app.add_typer(data, name="data")
 data.command(name="get")(lists.data_get)

@@ -142,8 +142,18 @@ def attend(
 
 def info(run: Annotated[Path, typer.Argument(help="A run folder or a program file.")]) -> None:
     """Show what a run or program is."""
-    from icecore import grid
+    from icecore import card, grid
+    from icecore.program import Program
 
+    if run.is_file():
+        program = Program.load(run)
+        if output().is_terminal:
+            from rich.markdown import Markdown
+
+            output().print(Markdown(card.page(program, run.stem)))
+        else:
+            typer.echo(card.card(program, run.stem))
+        return
     table = new_table("", "")
     for name, value in grid.describe(run).items():
         table.add_row(name, plain(str(value)))

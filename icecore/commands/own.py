@@ -1,0 +1,155 @@
+"""Commands for one's own data: fit, predict, push, pull."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from icecore.commands.console import new_table, numbers, output, plain, split, watchers
+from icecore.commands.options import Body, Device, Quiet
+from icecore.errors import ConfigError
+
+Data = Annotated[Path, typer.Argument(help="A folder or archive of images, CSV, Parquet, .npy/.npz, FASTA or text.")]
+
+
+def fit(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The program file to write.")] = Path("program.safetensors"),
+    target: Annotated[str | None, typer.Option(help="Column(s) to predict (else label, target or the last).")] = None,
+    minutes: Annotated[float, typer.Option(help="Time for the sweep; controls take about as long again.")] = 5.0,
+    controls: Annotated[bool, typer.Option("--controls", help="Also a random body, no body and scikit-learn.")] = False,
+    backbone: Body = "minilm",
+    weights: Annotated[str, typer.Option(help="pretrained, random, statistics, or a weights file.")] = "pretrained",
+    layers: Annotated[int | None, typer.Option(help="Use only the first layers of the body.")] = None,
+    lr: Annotated[str | None, typer.Option(help="Learning rates to sweep.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seed, or several.")] = "0",
+    steps: Annotated[int | None, typer.Option(help="Steps of each run, in place of --minutes.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples a step of each run.")] = 16,
+    start_from: Annotated[Path | None, typer.Option(help="Begin with what a program on this body has learned.")] = None,
+    task: Annotated[str, typer.Option(help="auto, classification or regression.")] = "auto",
+    kind: Annotated[str, typer.Option(help="auto, images, table, array, series, strings or fasta.")] = "auto",
+    column: Annotated[str | None, typer.Option(help="The column that holds sequences of characters.")] = None,
+    series: Annotated[str | None, typer.Option(help="The column that says which series a row belongs to.")] = None,
+    time: Annotated[str | None, typer.Option(help="The column that orders the rows of a series.")] = None,
+    values: Annotated[str | None, typer.Option(help="The columns of measured values.")] = None,
+    drop: Annotated[str | None, typer.Option(help="Columns to leave out.")] = None,
+    patch: Annotated[int | None, typer.Option(help="Side of an image patch; columns or points a token.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the squares that images become.")] = None,
+    length: Annotated[int | None, typer.Option(help="Longest sequence kept.")] = None,
+    val: Annotated[float, typer.Option(help="Share of rows to validate on.")] = 0.15,
+    test: Annotated[float, typer.Option(help="Share of rows to test on.")] = 0.15,
+    max_rows: Annotated[int | None, typer.Option(help="Larger tables are sampled.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be skipped and counted.")] = False,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Only show the plan.")] = False,
+    precision: Annotated[str, typer.Option(help="auto, fast, fp32, bf16, int8.")] = "auto",
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Fit a program to your own data: find out what they are, sweep, stop early, say what came of it."""
+    from icecore import fit as fitting
+    from icecore.tasks import own
+    from icecore.tasks.own_records import OwnSettings
+
+    settings = OwnSettings(
+        target=tuple(split(target or "")),
+        task=task,  # type: ignore[arg-type]
+        kind=kind,  # type: ignore[arg-type]
+        column=column,
+        series=series,
+        time=time,
+        values=tuple(split(values or "")),
+        patch=patch,
+        size=size,
+        length=length,
+        val=val,
+        test=test,
+        strict=strict,
+        max_rows=max_rows,
+        drop=tuple(split(drop or "")),
+    )
+    how = fitting.FitSettings(
+        backbone=backbone,
+        weights=weights,
+        layers=layers,
+        lrs=tuple(numbers("--lr", lr, float)) or fitting.LRS,
+        seeds=tuple(numbers("--seeds", seeds, int)) or (0,),
+        batch_size=batch_size,
+        minutes=minutes,
+        steps=steps,
+        precision=precision,
+        start=None if start_from is None else str(start_from),
+        controls=controls,
+    )
+    plan = own.plan(data, settings)
+    if not quiet or plan_only:
+        table = new_table("", "")
+        for what, words in plan.describe():
+            table.add_row(what, plain(words))
+        output().print(table)
+    if plan_only:
+        return
+    with watchers(out.parent, quiet, False) as shown:
+        fitted = fitting.fit(plan.task(), how, out, {"encoder": plan.encoder.to_json()}, device, shown)
+    _print_fitted(fitted, plan.encoder.target.metric_name, out)
+
+
+def _print_fitted(fitted: Any, metric: str, out: Path) -> None:
+    table = new_table("", f"{metric} on {len(fitted.result.scores):,} test rows", "learning rate", "seconds")
+    for result in (fitted.result, *fitted.controls):
+        lr = "" if result.lr is None else f"{result.lr:g}"
+        value = f"{result.metric:.3f}" if metric == "r2" else f"{result.metric:.1%}"
+        table.add_row(plain(result.name), value, lr, f"{result.seconds:.0f}")
+    output().print(table)
+    if fitted.verdict:
+        output().print(fitted.verdict, highlight=False)
+    typer.echo(f"wrote {out}; `icecore predict {out} DATA` uses it, `icecore info {out}` says what it is")
+
+
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="PROGRAM... DATA", help="Program files, then the data.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write; of several programs, a folder.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Predict new rows; several programs on one body share its passes."""
+    from icecore.predict import predict as say
+
+    *programs, data = paths
+    if not programs:
+        raise ConfigError("name a program and the data: icecore predict my.safetensors DATA")
+    for path, found in say(programs, data, device).items():
+        for what, words in found.notes:
+            typer.echo(f"{what}: {words}", err=True)
+        if out is None:
+            if len(programs) > 1:
+                typer.echo(f"# {path}")
+            typer.echo(found.to_csv(), nl=False)
+        else:
+            place = out if len(programs) == 1 else out / f"{path.stem}.csv"
+            found.save(place)
+            typer.echo(f"wrote {place}: {len(found.names):,} rows")
+        if found.score is not None:
+            typer.echo(f"{path.name}: {found.metric_name} {found.score:.4f} on {len(found.names):,} rows", err=True)
+
+
+def push(
+    program: Annotated[Path, typer.Argument(help="A program file or a run folder.")],
+    repo: Annotated[str, typer.Argument(help="owner/name on the Hugging Face hub, or a folder.")],
+    private: Annotated[bool, typer.Option("--private", help="A private repository.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
+) -> None:
+    """Share a program, with a card that says what it is."""
+    from icecore import hub
+
+    typer.echo(hub.push(program, repo, private=private, revision=revision, message=message))
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(help="owner/name on the Hugging Face hub, or a folder.")],
+    out: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Fetch a program that someone shared, checked before it is put in place."""
+    from icecore import hub
+
+    typer.echo(f"wrote {hub.pull(repo, out, revision=revision)}")

@@ -1,0 +1,117 @@
+"""Predict: programs for one's own data on new rows, several programs of one body in one pass."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icecore import grid
+from icecore import runtime as runtimes
+from icecore.engine import Engine
+from icecore.errors import DataError
+from icecore.program import Program
+from icecore.storage import write_atomic
+from icecore.tasks import own
+
+#: rows that go to the body at once
+ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one program says of N rows.
+
+    names    of the rows
+    columns  one a target: labels or numbers (N,), and for classes the probability (N,) of the one predicted
+    score    metric over the rows, where the data have targets
+    notes    what a reader should know, (what, in words)
+    """
+
+    names: Sequence[str]
+    columns: Mapping[str, np.ndarray]
+    metric_name: str
+    score: float | None = None
+    notes: Sequence[tuple[str, str]] = ()
+
+    def to_csv(self) -> str:
+        """A table with a header, one line a row."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", *self.columns])
+        for name, *values in zip(self.names, *self.columns.values(), strict=True):
+            writer.writerow([name, *(f"{v:.6g}" if isinstance(v, float | np.floating) else v for v in values)])
+        return text.getvalue()
+
+    def save(self, path: Path) -> None:
+        """Write the table. Raises StorageError."""
+        write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), encoding="utf-8"))
+
+
+def encoder_of(program: Program, path: Path) -> own.Encoder:
+    """How a program reads one's own data. Raises DataError for programs of built-in tasks."""
+    text = program.extra.get("encoder")
+    if text is None:
+        raise DataError(
+            f"{path}: a program for {program.config.task}, not for one's own data; score it with icecore eval"
+        )
+    return own.Encoder.from_json(text)
+
+
+def predict(paths: Sequence[Path], data: Any, device: str = "auto", score: bool = False) -> dict[Path, Predictions]:
+    """What each program file says of the rows of `data`, by file. Programs of one body share its passes.
+
+    Raises DataError for data that a program cannot read, WeightsError for a program of a body that is not here.
+    """
+    programs = {path: Program.load(path) for path in paths}
+    encoders = {path: encoder_of(program, path) for path, program in programs.items()}
+    rows = {path: own.encode(encoder, data, score=score) for path, encoder in encoders.items()}
+    tokens = {path: _tokens(encoders[path], rows[path]) for path in paths}
+    found: dict[Path, list[Tensor]] = {path: [] for path in paths}
+    bodies: dict[tuple[Any, ...], list[Path]] = {}
+    for path, program in programs.items():
+        config = program.config
+        bodies.setdefault((config.backbone, config.weights, config.layers, config.body_seed), []).append(path)
+    for shared in bodies.values():
+        config = programs[shared[0]].config
+        runtime = runtimes.choose(device, config.precision)
+        engine = Engine(grid.body_of(config).to(runtime.device), runtime.precision)
+        for path in shared:
+            engine.add(programs[path], str(path))
+        asked = [(path, row) for path in shared for row in tokens[path]]
+        for first in range(0, len(asked), ROWS):
+            part = asked[first : first + ROWS]
+            logits = engine.predict([row for _, row in part], [str(path) for path, _ in part])
+            for (path, _), each in zip(part, logits, strict=True):
+                found[path].append(each.cpu())
+    return {path: _predictions(encoders[path], rows[path], torch.stack(found[path])) for path in paths}
+
+
+def _tokens(encoder: own.Encoder, rows: own.Rows) -> list[Tensor]:
+    """The tokens of each row, without padding."""
+    if not len(rows):
+        raise DataError("the data have no rows to predict")
+    task = rows.task(encoder)
+    found: list[Tensor] = []
+    for batch in task.batches("test", ROWS):
+        ends = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+        found += [tokens[:end] for tokens, end in zip(batch.tokens, ends, strict=True)]
+    return found
+
+
+def _predictions(encoder: own.Encoder, rows: own.Rows, logits: Tensor) -> Predictions:
+    """Logits (N, 1, C) as labels or numbers."""
+    target = encoder.target
+    columns: dict[str, np.ndarray] = dict(zip(target.names, target.predict(logits), strict=True))
+    if target.task == "classification":
+        chances = target.probabilities(logits)
+        chosen = [group.argmax(1, keepdim=True) for group in target._groups(logits)]
+        for name, chance, index in zip(target.names, chances, chosen, strict=True):
+            columns[f"{name} probability"] = chance.gather(1, index)[:, 0].numpy()
+    metric = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
+    return Predictions(rows.names, columns, target.metric_name, metric, rows.notes)

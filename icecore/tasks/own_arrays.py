@@ -1,0 +1,82 @@
+"""Arrays as records: NumPy files, and arrays, lists and texts in memory."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from icecore.errors import DataError
+from icecore.tasks.files import find
+from icecore.tasks.own_records import Column, OwnSettings, Records, RowNumbers, Sequences, column_of, listed
+from icecore.tasks.own_source import Request
+
+_INPUTS = ("x", "data", "inputs", "images", "series")
+_TARGETS = ("y", "target", "targets", "label", "labels")
+
+
+def read_array(request: Request) -> Records:
+    """`.npz` with X and y (or x_train, y_train, x_test, ...), or `.npy` with the targets in a `.npy` beside it."""
+    path = request.path
+    if path.is_dir():
+        path = next((file for file in sorted(path.glob("*.npy")) if file.stem.lower().startswith(_INPUTS)), path)
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name.lower(): stored[name] for name in stored.files}
+        else:
+            arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
+            beside = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
+            if (found := find([path.parent], [name for name in beside if name != path.name])) is not None:
+                arrays["y"] = np.load(found, allow_pickle=False)
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        remedy = "save it as numbers or fixed-length texts" if "pickle" in str(error) else "fetch or copy it again"
+        raise DataError(f"{path}: cannot be read as an array ({error}); {remedy}") from error
+    source = {"format": path.suffix.lower()[1:], "files": [path.name]}
+    sets = []
+    for split in ("", "train", "val", "test"):
+        ending = f"_{split}" if split else ""
+        X = next((arrays[f"{name}{ending}"] for name in _INPUTS if f"{name}{ending}" in arrays), None)
+        y = next((arrays[f"{name}{ending}"] for name in _TARGETS if f"{name}{ending}" in arrays), None)
+        if X is not None:
+            if y is None and not request.predicting:
+                raise DataError(
+                    f"{path}: found inputs but no targets; add them as y{ending} "
+                    f"(np.savez(path, X=X, y=y)), or as y.npy beside a .npy"
+                )
+            sets.append((split, X, y))
+    if not sets:
+        raise DataError(f"{path}: found arrays {listed(sorted(arrays))}; expected X and y")
+    X = np.concatenate([X for _, X, _ in sets]) if len(sets) > 1 else sets[0][1]
+    ys = [y for _, _, y in sets if y is not None]
+    y = np.concatenate(ys) if len(ys) == len(sets) else None
+    splits = np.concatenate([np.full(len(X), split, "U5") for split, X, _ in sets]) if len(sets) > 1 else None
+    return replace(array_records(X, y, request.settings), splits=splits, source=source)
+
+
+def array_records(X: Any, y: Any, settings: OwnSettings) -> Records:
+    """Records of arrays: X (N, columns), (N, T, V), a list of (T, V) or (T,) arrays, or a list of texts.
+
+    y is (N,) or (N, targets), or None. Raises DataError for other shapes and for unequal numbers of rows.
+    """
+    count = len(X)
+    targets: dict[str, Column] = {}
+    if y is not None:
+        array = np.asarray(y)
+        if len(array) != count or array.ndim not in (1, 2):
+            raise DataError(f"targets: expected one for each of {count} rows, found an array of shape {array.shape}")
+        columns = array[:, None] if array.ndim == 1 else array
+        names = settings.target if len(settings.target) == columns.shape[1] else ()
+        names = names or tuple("y" if array.ndim == 1 else f"y{i}" for i in range(columns.shape[1]))
+        targets = {name: column_of(name, columns[:, i]) for i, name in enumerate(names)}
+    rows = RowNumbers(np.arange(count))
+    if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS":
+        if X.dtype.kind not in "buif":
+            raise DataError(f"inputs: expected real numbers, found {X.dtype}")
+        if X.ndim == 2 and settings.kind != "series":
+            columns = {f"x{i}": Column(f"x{i}", "number", X[:, i]) for i in range(X.shape[1])}
+            return Records("table", columns, targets, rows)
+        if X.ndim not in (2, 3):
+            raise DataError(f"inputs: expected (N, columns) or (N, T, V), found shape {X.shape}; reshape them")
+    elif count and all(isinstance(row, str) for row in X):
+        return Records("strings", [str(row) for row in X], targets, rows)
+    return Records("sequences", Sequences.of(X), targets, rows)

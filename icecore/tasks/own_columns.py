@@ -1,0 +1,241 @@
+"""Compact columns from cells, chunk by chunk: numbers, dates or texts, and at most so many rows.
+
+Beyond `max_rows` a sample is kept that depends on row numbers and seed alone, so it is the same however the
+rows came. Whatever cannot be read is counted, or refused where strict.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from icecore.errors import DataError
+from icecore.tasks.own_records import Column, ColumnType, listed
+
+#: cells that say that there is no value, in lower case
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "nat"})
+#: a column is of numbers, or of dates, if this share of its first chunk is
+SHARE = 0.98
+#: distinct texts of a column that are kept, unless it is asked for by name
+MAX_LEVELS = 100_000
+
+
+@dataclass
+class Table:
+    """Columns by name, the numbers (N,) of the rows that were kept, and remarks."""
+
+    columns: dict[str, Column]
+    numbers: np.ndarray
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def number(cell: str) -> float:
+    """The number in a cell, nan for one of `MISSING`. Raises ValueError."""
+    try:
+        return float(cell)
+    except ValueError:
+        if cell.strip().lower() in MISSING:
+            return math.nan
+        raise
+
+
+def date(cell: str) -> float:
+    """Seconds since 1970 of an ISO 8601 date or time (slashes will do too), in UTC. Raises ValueError."""
+    text = cell.strip()
+    if text.lower() in MISSING:
+        return math.nan
+    if len(text) < 8 or not text[:4].isdecimal() or text.isdecimal():
+        raise ValueError(cell)
+    moment = datetime.fromisoformat(text.replace("/", "-"))
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+PARSERS: Mapping[str, Callable[[str], float]] = {"number": number, "date": date}
+
+
+class _Text:
+    """A column of texts in the making: codes (N,) int32 into distinct texts."""
+
+    def __init__(self, most: float) -> None:
+        self.index: dict[str, int] = {}
+        self.most = most
+
+    def codes(self, cells: Sequence[str | None]) -> np.ndarray:
+        """(n,) int32, -1 where missing; all -1 once there are too many distinct texts."""
+        index = self.index
+        if len(index) > self.most:
+            return np.full(len(cells), -1, np.int32)
+        found: dict[str | None, int] = {}
+        for cell in dict.fromkeys(cells):
+            if cell is None or cell.strip().lower() in MISSING:
+                found[cell] = -1
+            else:
+                found[cell] = index.setdefault(cell, len(index))
+        return np.fromiter(map(found.__getitem__, cells), np.int32, len(cells))
+
+
+class Chunk(NamedTuple):
+    """Some rows of a file: names of its columns, cells of each as texts or numbers (n,), row numbers (n,) from 0."""
+
+    names: Sequence[str]
+    cells: Mapping[str, Any]
+    rows: np.ndarray
+
+
+class ColumnBuilder:
+    """Columns that grow chunk by chunk, with at most `most` rows in the end and twice that on the way."""
+
+    def __init__(self, types: dict[str, ColumnType], whole: frozenset[str], most: int, seed: int, strict: bool) -> None:
+        self.types, self.whole, self.most, self.strict = types, whole, most, strict
+        self.seed = np.uint64(seed * 2 + 1)
+        self.names: list[str] | None = None
+        self.parts: dict[str, list[np.ndarray]] = {}
+        self.texts: dict[str, _Text] = {}
+        self.origins: dict[str, str] = {}
+        self.bad: dict[str, tuple[int, str]] = {}
+        self.skipped: list[str] = []
+        self.notes: list[tuple[str, str]] = []
+        self.numbers: list[np.ndarray] = []
+        self.files: list[np.ndarray] = []
+        self.first = self.read = self.kept = 0
+
+    def add(self, chunk: Chunk, place: int, path: Path) -> None:
+        """Take the columns of one chunk of the file at `path`, the `place`-th."""
+        names, cells, rows = chunk
+        count = len(rows)
+        if self.names is None:
+            self.names = list(names)
+        elif extra := [name for name in names if name not in self.names]:
+            raise DataError(f"{path}: has the column {listed(extra)}, which the files before it lack; make them agree")
+        for name in self.names:
+            part = cells.get(name)
+            values = self._convert(name, [None] * count if part is None else part, f"{path} row", rows)
+            self.parts.setdefault(name, []).append(values)
+        self.numbers.append(self.first + rows)
+        self.files.append(np.full(count, place, np.int32))
+        self.read += count
+        self.kept += count
+        if self.kept > 2 * self.most:
+            self._thin()
+
+    def end(self, rows: int) -> None:
+        """A file ends that has `rows` rows, skipped ones included."""
+        self.first += rows
+
+    def skip(self, place: str, why: str) -> None:
+        """Leave a damaged row out, or refuse it."""
+        if self.strict:
+            raise DataError(f"{place}: {why}; mend the row, or leave --strict out to skip and count such rows")
+        self.skipped.append(place)
+
+    def table(self) -> tuple[Table, np.ndarray]:
+        """What was read, and each row's file."""
+        if self.names is None or not self.read:
+            raise DataError("the table has no rows; expected a header and at least one row")
+        if self.kept > self.most:
+            self._thin()
+        if self.kept < self.read:
+            self.notes.append(("sampled", f"{self.kept:,} of {self.read:,} rows (--max-rows)"))
+        columns = {}
+        for name in self.names:
+            # column by column, so that parts and whole are never all there at once
+            values = np.concatenate(self.parts.pop(name))
+            text = self.texts.get(name)
+            levels = () if text is None else None if len(text.index) > text.most else list(text.index)
+            columns[name] = Column(name, self.types[name], values, levels, self.origins.get(name, "float"))
+        for name, (count, example) in self.bad.items():
+            self.notes.append(
+                ("not numbers", f"{count:,} cells of {name!r}, say {example!r}: taken as missing (--strict refuses)")
+            )
+        if self.skipped:
+            self.notes.append(("skipped", f"{len(self.skipped):,} damaged rows: {listed(self.skipped, 3)}"))
+        return Table(columns, np.concatenate(self.numbers), self.notes), np.concatenate(self.files)
+
+    def _convert(self, name: str, part: Any, place: str, rows: np.ndarray) -> np.ndarray:
+        if isinstance(part, np.ndarray):
+            if self.types.setdefault(name, "number") != "text":
+                self.origins.setdefault(name, {"b": "bool", "i": "int", "u": "int"}.get(part.dtype.kind, "float"))
+                return self._compact(name, part.astype(np.float64))
+            whole = part.dtype.kind == "f" and not (part[np.isfinite(part)] % 1).any()
+            part = [None if v != v else str(int(v)) if whole else str(v) for v in part.tolist()]
+        kind = self.types.get(name)
+        if kind is None and any(cell is not None for cell in part):
+            kind = self.types[name] = _type_of(part)
+        if kind is None or kind == "text":
+            if kind is None:
+                self.types[name] = "text"
+            self.origins.setdefault(name, "str")
+            text = self.texts.setdefault(name, _Text(math.inf if name in self.whole else MAX_LEVELS))
+            return text.codes(part)
+        return self._compact(name, self._parsed(name, part, PARSERS[kind], place, rows))
+
+    def _parsed(
+        self, name: str, cells: Sequence[str | None], parse: Callable[[str], float], place: str, rows: np.ndarray
+    ) -> np.ndarray:
+        try:
+            # nearly always all are numbers: `float` alone is several times as fast
+            quick: Callable[[Any], float] = float if parse is number else parse
+            return np.fromiter(map(quick, cells), np.float64, len(cells))
+        except (TypeError, ValueError):
+            values = np.full(len(cells), math.nan)
+        for row, cell in enumerate(cells):
+            try:
+                values[row] = math.nan if cell is None else parse(cell)
+            except ValueError:
+                if self.strict:
+                    raise DataError(
+                        f"{place} {rows[row] + 1}: column {name!r} has {cell!r}, expected a "
+                        f"{self.types[name]}; mend it, or leave --strict out to take it as missing"
+                    ) from None
+                count, example = self.bad.get(name, (0, str(cell)))
+                self.bad[name] = (count + 1, example)
+        return values
+
+    def _compact(self, name: str, values: np.ndarray) -> np.ndarray:
+        """As float32 unless that would blur the column: dates, or small changes of large numbers."""
+        parts = self.parts.get(name)
+        if parts:
+            return values.astype(parts[0].dtype)
+        seen = values[np.isfinite(values)]
+        narrow = self.types[name] == "number" and seen.size and np.ptp(seen) >= 1e-3 * np.abs(seen).max()
+        narrow = narrow and (np.abs(seen).max() < 2**24 or (seen % 1).any())
+        return values.astype(np.float32 if narrow else np.float64)
+
+    def _thin(self) -> None:
+        """Keep the `most` rows whose numbers have the smallest hashes: whatever the chunks, the same rows."""
+        numbers = np.concatenate(self.numbers)
+        hashes = _hash(numbers, self.seed)
+        kept = np.sort(np.argpartition(hashes, self.most)[: self.most])
+        for parts in (self.numbers, self.files, *self.parts.values()):
+            parts[:] = [np.concatenate(parts)[kept]]
+        self.kept = len(kept)
+
+
+def _hash(numbers: np.ndarray, seed: np.uint64) -> np.ndarray:
+    """splitmix64 of each row number."""
+    x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _type_of(cells: Sequence[str | None]) -> ColumnType:
+    """What nearly all of the cells that say something are."""
+    said = [cell for cell in cells if cell is not None and cell.strip().lower() not in MISSING]
+    for kind in ("number", "date"):
+        if said and sum(holds(kind, cell) for cell in said) >= SHARE * len(said):
+            return kind
+    return "text"
+
+
+def holds(kind: str, cell: str) -> bool:
+    """Whether the cell is of this kind, one of `PARSERS`, or missing."""
+    try:
+        PARSERS[kind](cell)
+    except ValueError:
+        return False
+    return True

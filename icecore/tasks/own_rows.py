@@ -1,0 +1,180 @@
+"""Readers of tables: rows as examples, or as time series, a row a series (wide) or a row a point (long).
+
+Here the roles of columns are found out: target, split, the one column of character sequences.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from icecore.errors import DataError, unknown
+from icecore.tasks.own_columns import Table
+from icecore.tasks.own_records import SPLIT_NAMES, Column, OwnSettings, Records, RowNumbers, Sequences, listed
+from icecore.tasks.own_source import Request, parts
+from icecore.tasks.own_tables import FORMATS, read_table
+
+#: names of a column that is the target unless another is named
+TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
+
+
+def _table(request: Request, whole: Sequence[str], sampled: bool) -> tuple[Table, np.ndarray | None, dict[str, Any]]:
+    """The table, the split of each row where files or a column say so, and what was read."""
+    settings, files = request.settings, parts(request, tuple(FORMATS))
+    table, places = read_table(
+        [path for path, _ in files],
+        types=request.types,
+        whole=whole,
+        # rows to predict, and points of a series, are all wanted
+        max_rows=settings.max_rows if sampled and not request.predicting else sys.maxsize,
+        seed=settings.seed,
+        strict=settings.strict,
+    )
+    for name in settings.drop:
+        if table.columns.pop(name, None) is None and not request.predicting:
+            raise unknown("column", name, table.columns)
+    splits = np.array([split for _, split in files])[places] if any(split for _, split in files) else None
+    named = table.columns.get("split")
+    if named is not None and named.levels and all(level.lower() in SPLIT_NAMES for level in named.levels):
+        lookup = np.array([*(SPLIT_NAMES[level.lower()] for level in named.levels), ""])
+        splits = lookup[table.columns.pop("split").values]
+    source = {"format": files[0][0].name.lower().removesuffix(".gz").rpartition(".")[2]}
+    return table, splits, source | {"files": [path.name for path, _ in files]}
+
+
+def _target_names(request: Request, table: Table) -> tuple[str, ...]:
+    """The target columns: those named, else one of a usual name, else the last."""
+    settings, columns = request.settings, table.columns
+    if settings.target:
+        if not request.predicting and (absent := [name for name in settings.target if name not in columns]):
+            raise unknown("target column", absent[0], columns)
+        return tuple(name for name in settings.target if name in columns)
+    if request.predicting:
+        return ()
+    usual = [name for name in columns if name.strip().lower() in TARGET_NAMES]
+    name = usual[0] if usual else list(columns)[-1]
+    table.notes.append(
+        ("target", f"{name!r}, {'by its name' if usual else 'the last column'} (--target names another)")
+    )
+    return (name,)
+
+
+def read_rows(request: Request) -> Records:
+    """A table whose rows are examples: columns as tokens, or one column of character sequences."""
+    settings = request.settings
+    whole = [*settings.target, *([settings.column] if settings.column else [])]
+    table, splits, source = _table(request, whole, sampled=True)
+    names = _target_names(request, table)
+    targets = {name: table.columns.pop(name) for name in names}
+    column = settings.column or (None if request.types or request.predicting else _only_text(table))
+    rows = RowNumbers(table.numbers)
+    if column is None:
+        if not table.columns:
+            raise DataError(f"{request.path}: has no columns beside the target {listed(names)}")
+        return Records("table", table.columns, targets, rows, splits, source, table.notes)
+    held = table.columns.get(column)
+    if held is None:
+        raise unknown("sequence column", column, table.columns)
+    held = replace(held, values=held.values.astype(np.float64)).labelled() if held.type != "text" else held
+    if held.levels is None:
+        raise DataError(f"{request.path}: column {column!r} has too many texts to guess at; name it: --column {column}")
+    if other := [name for name in table.columns if name != column]:
+        table.notes.append(("left out", f"{listed(other)}: the tokens are the characters of {column!r}"))
+    levels = [*held.texts, ""]
+    texts = [levels[code] for code in held.values]
+    return Records("strings", texts, targets, rows, splits, source | {"column": column}, table.notes)
+
+
+def _only_text(table: Table) -> str | None:
+    """The column of nearly as many texts as rows, the longest, in a table that has nothing else but perhaps an id."""
+    many = max(20, len(table.numbers) // 2)
+    texts = [c for c in table.columns.values() if c.type == "text" and (c.levels is None or len(c.levels) > many)]
+    others = table.columns.keys() - {column.name for column in texts}
+    if not texts or any(name.lower() != "id" for name in others):
+        return None
+    return max(texts, key=lambda column: sum(map(len, column.texts[:1000])) if column.texts else sys.maxsize).name
+
+
+def read_series(request: Request) -> Records:
+    """A table of time series: long (a row a point, where a column names the series) or wide (a row a series)."""
+    settings = request.settings
+    whole = [*settings.target, *([settings.series] if settings.series else [])]
+    table, splits, source = _table(request, whole, sampled=False)
+    targets = _target_names(request, table)
+    build = wide_series if settings.series is None else long_series
+    return build(table, targets, splits, settings, source)
+
+
+def wide_series(
+    table: Table, targets: Sequence[str], splits: np.ndarray | None, settings: OwnSettings, source: Mapping[str, Any]
+) -> Records:
+    """One series a row: its numeric columns (or `values`), in the table's order, are points in time."""
+    names = _values(table, settings, targets)
+    grid = np.stack([table.columns[name].values for name in names], 1).astype(np.float32)
+    T = grid.shape[1]
+    lengths = T - (np.isfinite(grid)[:, ::-1].argmax(1))
+    lengths[~np.isfinite(grid).any(1)] = 1  # one missing point says as much
+    points = grid[np.arange(T) < lengths[:, None]][:, None]
+    held = {name: table.columns[name] for name in targets}
+    rows = RowNumbers(table.numbers)
+    return Records(
+        "sequences", Sequences(points, lengths), held, rows, splits, {**source, "values": tuple(names)}, table.notes
+    )
+
+
+def long_series(
+    table: Table, targets: Sequence[str], splits: np.ndarray | None, settings: OwnSettings, source: Mapping[str, Any]
+) -> Records:
+    """One point a row: rows of one `series` in order of `time` (or of the file) form a sequence of `values`.
+
+    Raises DataError where the target changes within a series, and ConfigError for columns that do not exist.
+    """
+    for name in (settings.series, settings.time):
+        if name is not None and name not in table.columns:
+            raise unknown("column", name, table.columns)
+    ids = table.columns[settings.series or ""].labelled()
+    if settings.time and table.columns[settings.time].type == "text":
+        raise DataError(f"column {settings.time!r} is text; expected numbers or ISO dates to order the points by")
+    time = table.columns[settings.time].values if settings.time else table.numbers
+    names = _values(table, settings, targets)
+    kept = ids.values >= 0
+    order = np.flatnonzero(kept)[np.lexsort((time[kept], ids.values[kept]))]
+    distinct, first, lengths = np.unique(ids.values[order], return_index=True, return_counts=True)
+    points = np.stack([table.columns[name].values[order] for name in names], 1).astype(np.float32)
+    starts = order[first]
+    held: dict[str, Column] = {}
+    for name in targets:
+        column = table.columns[name]
+        values = column.values[order]
+        changed = (values != np.repeat(column.values[starts], lengths)) & (values == values)
+        if changed.any():
+            place = np.searchsorted(first, changed.argmax(), "right") - 1
+            raise DataError(
+                f"{listed(source['files'])}: target {name!r} changes within series "
+                f"{ids.texts[int(distinct[place])]!r}; expected one value a series"
+            )
+        held[name] = column.rows(starts)
+    levels = ids.texts
+    names_of = [levels[code] for code in distinct.tolist()]
+    splits = None if splits is None else splits[starts]
+    return Records(
+        "sequences", Sequences(points, lengths), held, names_of, splits, {**source, "values": tuple(names)}, table.notes
+    )
+
+
+def _values(table: Table, settings: OwnSettings, targets: Sequence[str]) -> list[str]:
+    """The columns of measured values: those named, else all that are numeric and nothing else."""
+    for name in settings.values:
+        if name not in table.columns:
+            raise unknown("value column", name, table.columns)
+    apart = {*targets, settings.series, settings.time}
+    names = list(settings.values) or [
+        name for name, column in table.columns.items() if column.type == "number" and name not in apart
+    ]
+    if not names:
+        raise DataError(f"the series have no numeric columns; found {listed(list(table.columns))}")
+    if left := [name for name in table.columns if name not in apart and name not in names]:
+        table.notes.append(("left out", f"{listed(left)}: no values of the series"))
+    return names

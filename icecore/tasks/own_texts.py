@@ -1,0 +1,132 @@
+"""Readers of character sequences: labelled lines, and FASTA with labels in it or beside it."""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icecore.errors import DataError
+from icecore.tasks.files import find
+from icecore.tasks.own_records import Column, Records, RowNumbers, column_of, listed
+from icecore.tasks.own_source import Request, parts
+from icecore.tasks.own_tables import open_text, read_table
+
+STRING_ENDINGS = (".txt", ".smi", ".log")
+FASTA_ENDINGS = (".fasta", ".fa", ".faa", ".fna", ".ffn")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    file, _ = open_text(path)
+    with file:
+        yield from (line.rstrip("\r\n") for line in file)
+
+
+def read_strings(request: Request) -> Records:
+    """Lines of `label<TAB>string`; for prediction the strings alone will do."""
+    labels, texts, splits, notes, blank = [], [], [], [], 0
+    files = parts(request, STRING_ENDINGS)
+    for path, split in files:
+        for number, line in enumerate(_lines(path), 1):
+            label, tab, text = line.partition("\t")
+            if not line.strip():
+                blank += 1
+            elif tab or request.predicting:
+                labels.append(label if tab else "")
+                texts.append(text if tab else line)
+                splits.append(split)
+            else:
+                raise DataError(f"{path} line {number}: expected label<TAB>string, found {line[:30]!r}")
+    if blank:
+        notes.append(("skipped", f"{blank:,} empty lines"))
+    source = {"format": "lines", "files": [path.name for path, _ in files]}
+    return _texts(request, texts, labels, RowNumbers(np.arange(len(texts))), splits, source, notes)
+
+
+_LABEL = re.compile(r"(?:^|[\s;|])(?:label|class|target)=([^\s;|]+)", re.IGNORECASE)
+
+
+def read_fasta(request: Request) -> Records:
+    """FASTA; labels from `>id label=...`, `>id|label`, or a table id,label beside it (`labels.csv` or .tsv)."""
+    texts, labels, names, splits = [], [], [], []
+    files = parts(request, FASTA_ENDINGS)
+    for path, split in files:
+        beside = _labels_beside(path)
+        for header, text in _fasta(path):
+            name = (header.split() or [""])[0]
+            stated = _LABEL.search(header)
+            label = stated[1] if stated else name.rpartition("|")[2] if "|" in name else ""
+            texts.append(text)
+            names.append(name)
+            labels.append(beside.get(name, "") if beside else label)
+            splits.append(split)
+    source = {"format": "fasta", "files": [path.name for path, _ in files]}
+    if not texts:
+        raise DataError(f"{request.path}: holds no records; expected lines starting with '>'")
+    if not any(labels) and not request.predicting:
+        raise DataError(
+            f"{request.path}: no labels; write them as '>id label=x' or '>id|x', "
+            "or put labels.csv with the columns id,label beside it"
+        )
+    return _texts(request, texts, labels, names, splits, source, [])
+
+
+def _fasta(path: Path) -> Iterator[tuple[str, str]]:
+    """(header, sequence) of each record; white space and a stop at the end go."""
+    header, parts = None, []
+    for number, line in enumerate(_lines(path), 1):
+        if line.startswith(">"):
+            if header is not None:
+                yield header, "".join(parts).rstrip("*")
+            header, parts = line[1:], []
+        elif header is not None:
+            parts.append("".join(line.split()))
+        elif line.strip():
+            raise DataError(f"{path} line {number}: expected a line starting with '>', found {line[:20]!r}")
+    if header is not None:
+        yield header, "".join(parts).rstrip("*")
+
+
+def _labels_beside(path: Path) -> dict[str, str]:
+    """Label by id from a table beside the file: the column id, or its first, and label, or its second."""
+    stem = path.name.split(".")[0]
+    found = find([path.parent], [f"{s}labels{e}" for s in (f"{stem}.", f"{stem}_", "") for e in (".csv", ".tsv")])
+    if found is None:
+        return {}
+    known = ("id", "label", "column1", "column2")
+    table, _ = read_table([found], types=dict.fromkeys(known, "text"), whole=known, max_rows=sys.maxsize)
+    columns = list(table.columns.values())
+    if len(columns) < 2:
+        raise DataError(f"{found}: expected the columns id and label, found {listed(list(table.columns))}")
+    keys, labels = (table.columns.get(n, columns[i]).labelled() for i, n in enumerate(("id", "label")))
+    ids, names = [*keys.texts, ""], [*labels.texts, ""]
+    return {ids[k]: names[v] for k, v in zip(keys.values, labels.values, strict=True)}
+
+
+def _texts(
+    request: Request,
+    texts: list[str],
+    labels: list[str],
+    names: Sequence[str],
+    splits: list[str],
+    source: Mapping[str, Any],
+    notes: list[tuple[str, str]],
+) -> Records:
+    """Records of texts; labels that are all numbers count as numbers."""
+    targets = _label_target(request, labels)
+    return Records("strings", texts, targets, names, np.array(splits) if any(splits) else None, source, notes)
+
+
+def _label_target(request: Request, labels: Sequence[str]) -> dict[str, Column]:
+    if not any(labels):
+        return {}
+    name = request.settings.target[0] if request.settings.target else "label"
+    column = column_of(name, np.array(labels))
+    try:
+        numbers = np.array([float(level) for level in column.texts] + [np.nan])
+    except ValueError:
+        return {name: column}
+    whole = not (numbers[:-1] % 1).any()
+    return {name: Column(name, "number", numbers[column.values], (), "int" if whole else "float")}

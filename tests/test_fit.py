@@ -1,0 +1,254 @@
+"""Fit and predict: a program without tuning, controls on equal terms, honest sentences, new rows."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from commandline import Run
+from icecore import baseline, fit, predict
+from icecore.errors import ConfigError, DataError
+from icecore.fit import FitSettings, Result, difference, verdict
+from icecore.program import Program
+from icecore.tasks import own
+from icecore.tasks.own_records import OwnSettings
+
+N = 240
+
+
+def arrays(task: str = "classification", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of four numbers; the first one decides."""
+    x = np.random.default_rng(seed).normal(size=(N, 4)).astype(np.float32)
+    return x, (x[:, 0] > 0).astype(int) if task == "classification" else 3 * x[:, 0] + 10
+
+
+@pytest.fixture
+def settings(bodies: Mapping[str, str]) -> FitSettings:
+    return FitSettings(backbone=bodies["bert"], lrs=(1e-2, 3e-2), steps=150, batch_size=16)
+
+
+def fitted(tmp_path: Path, settings: FitSettings, task: str = "classification") -> tuple[own.Plan, fit.Fitted, Path]:
+    plan = own.from_arrays(*arrays(task), OwnSettings(task=task))  # type: ignore[arg-type]
+    out = tmp_path / "mine.safetensors"
+    return plan, fit.fit(plan.task(), settings, out, {"encoder": plan.encoder.to_json()}, "cpu"), out
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_what_can_be_learned_is_learned(tmp_path: Path, settings: FitSettings, task: str) -> None:
+    body = {"backbone": "minilm", "weights": "random", "layers": 1, "lrs": (3e-3, 1e-2)}
+    settings = replace(settings, **body)  # type: ignore[arg-type]
+    _, found, out = fitted(tmp_path, settings, task)
+    assert found.result.metric > 0.8
+    assert list(tmp_path.iterdir()) == [out]
+    program = Program.load(out)
+    assert program.extra["result"]["metric"] == found.result.metric
+    assert program.extra["result"]["lr"] in settings.lrs
+    assert found.verdict == ""
+
+
+def test_the_result_is_that_of_the_saved_program_on_the_test_rows(tmp_path: Path, settings: FitSettings) -> None:
+    plan, found, out = fitted(tmp_path, settings)
+    encoder = predict.encoder_of(Program.load(out), out)
+    assert encoder == plan.encoder
+    x, y = arrays()
+    (said,) = predict.predict([out], x).values()
+    labels = said.columns[plan.encoder.target.names[0]]
+    test = plan.splits["test"]
+    # the plan's test rows, found again among all rows by their inputs
+    rows = own.encode(encoder, x).inputs
+    places = [int((rows == row).flatten(1).all(1).nonzero()[0, 0]) for row in test.inputs]
+    assert np.mean(labels[places] == y[places]) == pytest.approx(found.result.metric)
+    assert said.score is None
+
+
+def test_controls_get_the_same_budget(tmp_path: Path, settings: FitSettings) -> None:
+    plan, found, out = fitted(tmp_path, replace(settings, controls=True))
+    names = [control.name for control in found.controls]
+    assert names[:2] == ["the same body, random", "no body"]
+    assert names[2] in ("logistic regression", "gradient boosting")
+    assert {len(r.scores) for r in (found.result, *found.controls)} == {len(plan.splits["test"])}
+    assert set(Program.load(out).extra["controls"]) == set(names)
+    assert found.verdict
+
+
+def test_a_random_body_is_not_its_own_control(tmp_path: Path, settings: FitSettings) -> None:
+    _, found, _ = fitted(tmp_path, replace(settings, controls=True, weights="random"))
+    assert next(control.name for control in found.controls) == "no body"
+
+
+def test_minutes_bound_the_steps(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = own.from_arrays(*arrays()).task()
+    config = fit.configure(task, settings, "fp32")
+    runtime = fit.runtimes.choose("cpu", "fp32")
+    few, many = (fit.affordable_steps(config, task, replace(settings, minutes=m), runtime) for m in (0.001, 100))
+    assert few == fit.FEWEST_STEPS // 10
+    assert many == max(fit.FEWEST_STEPS, -(-fit.EPOCHS * task.split_size("train") // 16))
+
+
+def test_an_interrupted_fit_goes_on(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = replace(settings, steps=None, minutes=0.02)
+    plan = own.from_arrays(*arrays())
+    calls: list[int] = []
+    original = fit.affordable_steps
+
+    def counted(*args: Any) -> int:
+        calls.append(original(*args))
+        return calls[-1]
+
+    monkeypatch.setattr(fit, "affordable_steps", counted)
+    out = tmp_path / "mine.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit.fit(plan.task(), timed, out, {}, "cpu")
+    assert (tmp_path / ".mine.fit").is_dir()
+    fit.fit(plan.task(), timed, out, {}, "cpu")
+    # what the minutes allowed was decided once: the runs are the same, and finished
+    assert len(calls) == 1
+    assert not (tmp_path / ".mine.fit").exists()
+
+
+def test_starting_from_a_program(tmp_path: Path, settings: FitSettings) -> None:
+    _, _, out = fitted(tmp_path, settings)
+    plan = own.from_arrays(*arrays(seed=1))
+    again = fit.fit(
+        plan.task(), replace(settings, start=str(out), steps=1, lrs=(1e-9,)), tmp_path / "b.safetensors", {}, "cpu"
+    )
+    before, after = Program.load(out).tensors, again.program.tensors
+    torch.testing.assert_close(after["positions"], before["positions"])
+    torch.testing.assert_close(after["input.layers.0.weight"], before["input.layers.0.weight"])
+
+
+# --- sentences ---------------------------------------------------------------------------------------
+
+
+def result(name: str, right: int, of: int = 100) -> Result:
+    return Result(name, torch.arange(of).lt(right).float(), 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "random", "plain", "words"),
+    [
+        (90, 60, 50, ["The pretrained body helped: +30.0", "It beats no body, the best of the plain ones"]),
+        (60, 90, 50, ["The pretrained body hurt: +30.0 ± 4.6 points below", "It beats no body"]),
+        (60, 60, 61, ["made no difference that 100 examples could show", "No body does as well"]),
+        (60, 50, 95, ["helped", "No body is better than any of it, by +35.0", "use that"]),
+    ],
+)
+def test_verdicts(ours: int, random: int, plain: int, words: list[str]) -> None:
+    said = verdict(result("minilm", ours), [result("the same body, random", random), result("no body", plain)])
+    for part in words:
+        assert part in said
+
+
+def test_differences_are_paired() -> None:
+    one, other = result("a", 90), result("b", 80)
+    gap, error = difference(one, other)
+    assert gap == pytest.approx(0.1)
+    assert error == pytest.approx(np.std([1] * 10 + [0] * 90, ddof=1) / 10)
+    assert difference(one, one) == (0.0, 0.0)
+
+
+# --- the baseline ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_baseline_learns(task: str) -> None:
+    pytest.importorskip("sklearn")
+    plan = own.from_arrays(*arrays(task), OwnSettings(task=task))  # type: ignore[arg-type]
+    found = baseline.fit_baseline(plan.task(), "test")
+    assert found.logits.shape == (len(plan.splits["test"]), 1, plan.encoder.spec.outputs)
+    assert float(plan.task().metric(found.logits, plan.splits["test"].targets).mean()) > 0.8
+
+
+def test_flattened_texts_are_counts_and_places() -> None:
+    texts = ["AB", "BBA", "A", "BA"] * 8
+    task = own.from_arrays(texts, [0, 1, 0, 1] * 8).task()
+    x, y = flattened_rows(task)
+    V, T = task.spec.size, task.spec.length
+    assert x.shape[1] == V + V * T
+    assert (x[:, :V].sum(1) == x[:, V:].sum(1)).all()
+    assert x[:, :V].sum(1).max() == T
+    assert y.shape == (len(x), 1)
+
+
+def flattened_rows(task: own.OwnTask) -> tuple[np.ndarray, np.ndarray]:
+    return baseline.flattened(task, "train")
+
+
+# --- commands ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    x, y = arrays()
+    path = tmp_path / "table.csv"
+    lines = ["a,b,c,d,kind", *(",".join([*map(str, row), "xy"[label]]) for row, label in zip(x, y, strict=True))]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodies: Mapping[str, str]) -> None:
+    out = tmp_path / "mine.safetensors"
+    few = ("--backbone", bodies["bert"], "--steps", 30, "--lr", "1e-2,3e-2", "--device", "cpu", "--batch-size", 8)
+    planned = run("fit", table, "--plan", *few)
+    assert planned.code == 0
+    assert "classes of kind" in planned.out
+    made = run("fit", table, "--out", out, "--controls", "--quiet", *few)
+    assert made.code == 0
+    for word in ("accuracy on", "no body", "the same body, random", "The pretrained body", "icecore predict"):
+        assert word in made.out
+    said = run("predict", out, table, "--device", "cpu")
+    lines = said.out.splitlines()
+    assert lines[0] == "row,kind,kind probability"
+    assert len(lines) == N + 1
+    assert {line.split(",")[1] for line in lines[1:]} == {"x", "y"}
+    assert "accuracy" in said.err
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(out.read_bytes())
+    both = run("predict", out, other, table, "--out", tmp_path / "said", "--device", "cpu")
+    assert both.code == 0
+    for name in ("mine", "other"):
+        rows = [line.split(",") for line in (tmp_path / "said" / f"{name}.csv").read_text().splitlines()]
+        assert [row[:2] for row in rows] == [line.split(",")[:2] for line in lines]
+    assert "# mine" in run("info", out).out
+    assert run("push", out, tmp_path / "shared").code == 0
+    assert run("pull", tmp_path / "shared", "--out", tmp_path / "back.safetensors").code == 0
+    assert (tmp_path / "back.safetensors").read_bytes() == out.read_bytes()
+
+
+def test_columns_missing_at_prediction_are_named(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:
+    plan = own.plan(table)
+    fit.fit(plan.task(), settings, tmp_path / "m.safetensors", {"encoder": plan.encoder.to_json()}, "cpu")
+    (tmp_path / "new.csv").write_text("a,b,c\n1,2,3\n")
+    ended = run("predict", tmp_path / "m.safetensors", tmp_path / "new.csv", "--device", "cpu")
+    assert ended.code == 2
+    assert "d" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_program_of_a_built_in_task_is_refused(tmp_path: Path, config: Any) -> None:
+    from icecore import grid
+
+    chosen = config()
+    grid.train([chosen], grid.Place(tmp_path, device="cpu"))
+    path = tmp_path / chosen.run_id / "program.safetensors"
+    with pytest.raises(DataError, match="a program for bit-xor, not for one's own data"):
+        predict.predict([path], np.zeros((2, 4)))
+
+
+def test_no_program_named(run: Run, table: Path) -> None:
+    ended = run("predict", table)
+    assert ended.code == 2
+    assert "name a program and the data" in ended.err
+
+
+def test_another_body_is_no_start(tmp_path: Path, settings: FitSettings, bodies: Mapping[str, str]) -> None:
+    _, _, out = fitted(tmp_path, settings)
+    task = own.from_arrays(*arrays()).task()
+    with pytest.raises(ConfigError, match="is no start on"):
+        fit.fit(task, replace(settings, start=str(out), backbone=bodies["gpt2"]), tmp_path / "b.safetensors", {}, "cpu")
