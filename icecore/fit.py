@@ -22,6 +22,7 @@ from icecore import runtime as runtimes
 from icecore.baseline import fit_baseline
 from icecore.checkpoint import RunFolder, write_json
 from icecore.config import PROTOCOLS, RunConfig
+from icecore.errors import UserError
 from icecore.evaluation import evaluate, predict
 from icecore.execution import Execution, Watcher
 from icecore.program import Program
@@ -210,6 +211,9 @@ def _sweep(
     clock = time.perf_counter()
     summaries = grid.train(grid.expand(config, settings.lrs, settings.seeds), place, task)
     known = [summary for summary in summaries if summary["val_metric"] is not None]
+    if not known:
+        rates = ", ".join(f"{lr:g}" for lr in settings.lrs)
+        raise UserError(f"{name}: training diverged at every learning rate ({rates}); give lower ones with --lr")
     best = max(known, key=lambda summary: summary["val_metric"])
     seconds = time.perf_counter() - clock
     chosen = replace(config, lr=best["lr"], seed=best["seed"])

@@ -11,7 +11,7 @@ import torch
 
 from commandline import Run
 from icecore import baseline, fit, predict
-from icecore.errors import ConfigError, DataError
+from icecore.errors import ConfigError, DataError, UserError
 from icecore.fit import FitSettings, Result, difference, verdict
 from icecore.program import Program
 from icecore.tasks import own
@@ -252,3 +252,10 @@ def test_another_body_is_no_start(tmp_path: Path, settings: FitSettings, bodies:
     task = own.from_arrays(*arrays()).task()
     with pytest.raises(ConfigError, match="is no start on"):
         fit.fit(task, replace(settings, start=str(out), backbone=bodies["gpt2"]), tmp_path / "b.safetensors", {}, "cpu")
+
+
+def test_a_sweep_that_diverges_says_so(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit.grid, "train", lambda *_: [{"val_metric": None}])
+    task = own.from_arrays(*arrays()).task()
+    with pytest.raises(UserError, match=r"diverged at every learning rate \(0.01, 0.03\); give lower ones with --lr"):
+        fit.fit(task, settings, tmp_path / "x.safetensors", {}, "cpu")
