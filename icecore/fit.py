@@ -22,7 +22,7 @@ from icecore import runtime as runtimes
 from icecore.baseline import fit_baseline
 from icecore.checkpoint import RunFolder, write_json
 from icecore.config import PROTOCOLS, RunConfig
-from icecore.errors import UserError
+from icecore.errors import ConfigError, UserError
 from icecore.evaluation import evaluate, predict
 from icecore.execution import Execution, Watcher
 from icecore.program import Program
@@ -143,7 +143,9 @@ def fit(
 
 
 def configure(task: OwnTask, settings: FitSettings, precision: str) -> RunConfig:
-    """The configuration of the runs, but for how long they train."""
+    """The configuration of the runs, but for how long they train. Raises ConfigError without learning rates."""
+    if not settings.lrs or not settings.seeds:
+        raise ConfigError("fit: expected at least one learning rate and one seed, found none")
     fair = PROTOCOLS["fair"]
     return RunConfig(
         task=task.name,
@@ -173,9 +175,9 @@ def _schedule(
     held = _read(decided)
     if held.get("wanted") == wanted:
         return held["schedule"]
-    steps = settings.steps or affordable_steps(config, task, settings, runtime)
+    steps = affordable_steps(config, task, settings, runtime) if settings.steps is None else settings.steps
     # the whole validation split where it is small: its noise chooses the learning rate
-    every = max(1, steps // VALIDATIONS)
+    every = math.ceil(steps / VALIDATIONS)
     schedule = {"steps": steps, "eval_every": every, "eval_examples": min(1000, task.split_size("val"))}
     write_json(decided, {"wanted": wanted, "schedule": schedule})
     return schedule

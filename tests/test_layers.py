@@ -43,6 +43,7 @@ LAYERS: Sequence[Sequence[str]] = (
     ("icecore.attention", "icecore.progress"),
     ("icecore.study", "icecore.baseline"),
     ("icecore.fit", "icecore.predict"),
+    ("icecore.estimator",),
     ("icecore.paper", "icecore.gridfile"),
     ("icecore.report.cells",),
     ("icecore.report.tables",),

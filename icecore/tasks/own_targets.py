@@ -96,7 +96,7 @@ class TargetCode:
         if column.type == "text":
             raise DataError(f"{place}: target {column.name!r} is text, expected numbers")
         values = ((column.values[rows] - self.mean[number]) / self.std[number]).astype(np.float32)
-        variance = values.var(dtype=np.float64)
+        variance = values.var(dtype=np.float64) if len(rows) else 0.0
         return np.stack([values, np.full(len(rows), 1 / variance if variance else 1.0, np.float32)], 1)
 
     def _codes(self, number: int, column: Column, rows: np.ndarray, place: str) -> np.ndarray:
@@ -155,10 +155,8 @@ class TargetCode:
     def predict(self, logits: Tensor) -> list[np.ndarray]:
         """One array (N,) a target: labels as they were given (text, whole numbers, ...), or numbers."""
         if self.task == "regression":
-            scaled = (
-                logits.flatten(1).double().cpu() * torch.tensor(self.std).double() + torch.tensor(self.mean).double()
-            )
-            return list(scaled.numpy().T)
+            mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.std))
+            return list((logits.flatten(1).double().cpu() * std + mean).numpy().T)
         chosen = [group.argmax(1).cpu().numpy() for group in self._groups(logits)]
         return [self.labels(number)[codes] for number, codes in enumerate(chosen)]
 
