@@ -155,6 +155,11 @@ class RunConfig:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
     @property
+    def body(self) -> tuple[str, str, int | None, int]:
+        """What decides the body: name, weights, layers and seed. Equal ones are the same body."""
+        return self.backbone, self.weights, self.layers, self.body_seed
+
+    @property
     def faults(self) -> frozenset[str]:
         """Faults of the published code that this run keeps."""
         return PROTOCOLS[self.protocol].faults

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from icecore.backbones import int8
-from icecore.backbones.backbone import Backbone, fingerprint, gather
+from icecore.backbones.backbone import Backbone, gather
 from icecore.config import PRECISIONS, SINGLE_ROLES
 from icecore.errors import ConfigError, DataError, WeightsError, unknown
 from icecore.evaluation import TOKENS_PER_PASS
-from icecore.model import RunEmbedding, RunLinear, RunMLP
+from icecore.model import RunEmbedding, RunLinear, RunMLP, round_frozen
 from icecore.passes import cut
 from icecore.program import Program
 from icecore.runtime import send
@@ -83,18 +82,13 @@ class Engine:
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._programs: dict[str, _Held] = {}
         self._norms = {f"body.{n}.{k}": p for n, norm in backbone.norms().items() for k, p in norm.named_parameters()}
-        self._roles = backbone.roles()
         self._fingerprints: dict[frozenset[str], str] = {}
         if precision != "fp32":
             # once rounded, the body can no longer say what it was
             for count in range(len(_SHARED) + 1):
                 for trained in itertools.combinations(_SHARED, count):
                     self._fingerprint(frozenset(trained))
-        if precision == "int8":
-            int8.convert(backbone, backbone.axis)
-        for name, parameter in backbone.named_parameters():
-            if f"body.{name}" not in self._norms:
-                parameter.data = parameter.data.to(self.dtype)
+        round_frozen(backbone, precision)
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -193,9 +187,7 @@ class Engine:
     def _fingerprint(self, trained: frozenset[str]) -> str:
         """That of the body's tensors whose role is not `trained`."""
         if trained not in self._fingerprints:
-            held = self.body.tensors().items()
-            frozen = {name: tensor for name, tensor in held if self._roles.get(name, "position") not in trained}
-            self._fingerprints[trained] = fingerprint(frozen)
+            self._fingerprints[trained] = self.body.fingerprint(trained)
         return self._fingerprints[trained]
 
     def _shapes(self, program: Program) -> dict[str, tuple[int, ...]]:

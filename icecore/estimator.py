@@ -213,9 +213,8 @@ class _FPTEstimator(BaseEstimator):
         with _value_errors():
             task = own.encode(self.encoder_, X).task(self.encoder_)
         config = self.program_.config
-        body = config.backbone, config.weights, config.layers, config.body_seed
         with _SERVING:
-            engine = _engine(*body, config.precision, self.device, self.program_.fingerprint)
+            engine = _engine(*config.body, config.precision, self.device, self.program_.fingerprint)
             engine.add(self.program_, "estimator")
             try:
                 found = [torch.stack(engine.predict(batch, "estimator")) for batch in task.batches("test", ROWS)]

@@ -239,7 +239,7 @@ def open_run(
 
 def body_of(config: RunConfig) -> Backbone:
     """The body of a configuration, with its weights."""
-    return build_backbone(BodyRequest(config.backbone, config.weights, config.layers, config.body_seed))
+    return build_backbone(BodyRequest(*config.body))
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icecore.backbones import int8
-from icecore.backbones.backbone import Backbone, fingerprint
+from icecore.backbones.backbone import Backbone
 from icecore.config import FPT_ROLES, INPUT, OUTPUT, SINGLE_ROLES
 from icecore.errors import ConfigError
 from icecore.runtime import send
@@ -81,6 +81,16 @@ class RunMLP(nn.Module):
         return x
 
 
+def round_frozen(backbone: Backbone, precision: str) -> None:
+    """Give all weights of a body but its norms' the `precision` of their products, in place."""
+    if precision == "int8":
+        int8.convert(backbone, backbone.axis)
+    norms = {f"{name}.{kind}" for name, norm in backbone.norms().items() for kind, _ in norm.named_parameters()}
+    for name, parameter in backbone.named_parameters():
+        if name not in norms:
+            parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
 class FPT(nn.Module):
     """R programs on one frozen body.
 
@@ -105,7 +115,7 @@ class FPT(nn.Module):
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.body_roles = roles = backbone.roles()
+        self.body_roles = backbone.roles()
         trained = set(settings.train_roles)
         single = sorted(SINGLE_ROLES & trained)
         if single and len(seeds) > 1:
@@ -113,10 +123,7 @@ class FPT(nn.Module):
                 f"training {', '.join(single)} changes the shared body: one run at a time, found {len(seeds)} runs"
             )
         self.body_trained = bool(single)
-        held = backbone.tensors()
-        self.body_fingerprint = fingerprint(
-            {name: t for name, t in held.items() if roles.get(name, "position") not in trained}
-        )
+        self.body_fingerprint = backbone.fingerprint(trained)
         self.backbone = backbone.eval().requires_grad_(False)
         generators = [stream(seed, INIT) for seed in seeds]
         self.input = self._input_layers(generators)
@@ -279,11 +286,7 @@ class FPT(nn.Module):
             if precision == "int8":
                 raise ConfigError("int8 is for frozen weights: train these roles with --precision fp32 or bf16")
             return  # trained weights stay fp32; the products are autocast
-        if precision == "int8":
-            int8.convert(self.backbone, self.backbone.axis)
-        for name, parameter in self.backbone.named_parameters():
-            if f"body.{name}" not in self.norm_names:
-                parameter.data = parameter.data.to(self.dtype)
+        round_frozen(self.backbone, precision)
 
     def _add_positions(self, x: Tensor, run_of_row: Tensor | None) -> Tensor:
         """x (N, T, D) + the first T positions of each row's run."""

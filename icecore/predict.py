@@ -75,8 +75,7 @@ def predict(paths: Sequence[Path], data: Any, device: str = "auto", score: bool 
     found: dict[Path, list[Tensor]] = {path: [] for path in paths}
     bodies: dict[tuple[Any, ...], list[Path]] = {}
     for path, program in programs.items():
-        config = program.config
-        bodies.setdefault((config.backbone, config.weights, config.layers, config.body_seed), []).append(path)
+        bodies.setdefault(program.config.body, []).append(path)
     for shared in bodies.values():
         config = programs[shared[0]].config
         runtime = runtimes.choose(device, config.precision)
@@ -109,9 +108,7 @@ def _predictions(encoder: own.Encoder, rows: own.Rows, logits: Tensor) -> Predic
     target = encoder.target
     columns: dict[str, np.ndarray] = dict(zip(target.names, target.predict(logits), strict=True))
     if target.task == "classification":
-        chances = target.probabilities(logits)
-        chosen = [group.argmax(1, keepdim=True) for group in target._groups(logits)]
-        for name, chance, index in zip(target.names, chances, chosen, strict=True):
-            columns[f"{name} probability"] = chance.gather(1, index)[:, 0].numpy()
+        for name, chance, index in zip(target.names, target.probabilities(logits), target.chosen(logits), strict=True):
+            columns[f"{name} probability"] = chance.gather(1, index[:, None])[:, 0].numpy()
     metric = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
     return Predictions(rows.names, columns, target.metric_name, metric, rows.notes)

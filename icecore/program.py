@@ -142,9 +142,8 @@ def begin_from(model: FPT, program: Program, config: RunConfig) -> list[str]:
     Norms fit the same body, positions as far as both have them, the input layer where tokens are of the same
     kind and size; an output layer belongs to its classes and is left as it is. Raises ConfigError for another body.
     """
-    bodies = [(c.backbone, c.weights, c.layers, c.body_seed) for c in (program.config, config)]
-    if bodies[0] != bodies[1]:
-        names = [f"{name} ({weights})" for name, weights, *_ in bodies]
+    if program.config.body != config.body:
+        names = [f"{name} ({weights})" for name, weights, *_ in (program.config.body, config.body)]
         raise ConfigError(f"{config.start}: a program of {names[0]} is no start on {names[1]}; name the same body")
     runs, taken = model.programs(), []
     like = (program.spec.kind, program.spec.size) == (model.spec.kind, model.spec.size)

@@ -5,7 +5,7 @@ freezing is a total function, never a substring match.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -111,6 +111,13 @@ class Backbone(nn.Module):
         if self.position_table is not None:
             found["positions"] = self.position_table
         return {name: p.detach() for name, p in found.items()}
+
+    def fingerprint(self, trained: Collection[str]) -> str:
+        """sha256 of the tensors that stay as they are while the roles `trained` are trained."""
+        roles = self.roles()
+        return fingerprint(
+            {name: t for name, t in self.tensors().items() if roles.get(name, "position") not in trained}
+        )
 
     def counts(self) -> dict[Role, int]:
         """Number of parameters of each role for one run; the position table counts whole."""

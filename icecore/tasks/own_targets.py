@@ -120,6 +120,10 @@ class TargetCode:
         """Logits (N, n, C), n = 1, as (N, classes) for each target."""
         return list(logits.flatten(1).float().split([len(labels) for labels in self.classes], 1))
 
+    def chosen(self, logits: Tensor) -> list[Tensor]:
+        """Of each target the class (N,) with the largest logit."""
+        return [group.argmax(1) for group in self._groups(logits)]
+
     def prior(self, number: int, device: torch.device) -> Tensor:
         """Log share (classes,) of each class in training where imbalanced, else 0."""
         counts = torch.tensor(self.counts[number], dtype=torch.float32, device=device)
@@ -149,7 +153,7 @@ class TargetCode:
         values, weights = targets.unbind(1)
         if self.task == "regression":
             return (1 - (logits.flatten(1).float() - values).square() * weights).mean(1)
-        hits = torch.stack([group.argmax(1) for group in self._groups(logits)], 1) == values
+        hits = torch.stack(self.chosen(logits), 1) == values
         return (hits * weights).mean(1)
 
     def predict(self, logits: Tensor) -> list[np.ndarray]:
@@ -157,8 +161,7 @@ class TargetCode:
         if self.task == "regression":
             mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.std))
             return list((logits.flatten(1).double().cpu() * std + mean).numpy().T)
-        chosen = [group.argmax(1).cpu().numpy() for group in self._groups(logits)]
-        return [self.labels(number)[codes] for number, codes in enumerate(chosen)]
+        return [self.labels(number)[codes.cpu().numpy()] for number, codes in enumerate(self.chosen(logits))]
 
     def probabilities(self, logits: Tensor) -> list[Tensor]:
         """Of each target's classes (N, classes), under the training rows' shares of classes."""
