@@ -8,6 +8,7 @@ writes loses nothing but steps.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from icecore.config import RunConfig
 from icecore.errors import ConfigError, StorageError
-from icecore.storage import storage_errors, write_atomic
+from icecore.storage import locked, storage_errors, write_atomic
 
 CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
+LOCK = ".lock"
 STATE = re.compile(r"step_(\d+)\.safetensors")
 
 
@@ -59,10 +61,7 @@ class RunFolder:
         return self.path / PROGRAM
 
     def open(self) -> None:
-        """Create the folder, or check that it belongs to this configuration and mend what a kill left.
-
-        Raises ConfigError, StorageError.
-        """
+        """Create the folder, or check that it belongs to this configuration. Raises ConfigError, StorageError."""
         if not (self.path / CONFIG).exists():
             write_json(self.path / CONFIG, json.loads(self.config.to_json()))
         elif changed := differences(read_config(self.path), self.config):
@@ -70,6 +69,13 @@ class RunFolder:
                 f"{self.path}: written by another configuration ({changed}); "
                 "name another --out, or move the folder away"
             )
+
+    def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
+        """Keep other processes from training this run meanwhile; see `storage.locked`."""
+        return locked(self.path / LOCK, wait)
+
+    def mend(self) -> None:
+        """Clear away what a kill left; for whoever holds the lock."""
         with storage_errors(self.path):
             for leftover in self.path.rglob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
@@ -129,6 +135,12 @@ class RunFolder:
                 f"{path}: damaged state ({error}); delete it to go on from an earlier one, or from the start"
             ) from error
 
+    def go_back(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The last state up to `step`; later ones, which its pack does not share and makes again, are dropped."""
+        own = max(s for s in self.saved_steps() if s <= step)
+        self.drop_states(keep=own)
+        return self.load_state(own)
+
     def drop_states(self, keep: int | None = None) -> None:
         """Delete every state but that of step `keep`."""
         with storage_errors(self.states):
@@ -145,6 +157,33 @@ class RunFolder:
 
     def _state(self, step: int) -> Path:
         return self.states / f"step_{step:09d}.safetensors"
+
+
+class OthersFolder(RunFolder):
+    """A run's folder as processes besides the first one see it: empty, and what is written is the first one's to do."""
+
+    def open(self) -> None: ...
+
+    def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
+        return nullcontext(True)
+
+    def mend(self) -> None: ...
+
+    def summary(self) -> None: ...
+
+    def log(self, events: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def events(self) -> list[dict[str, Any]]:
+        return []
+
+    def saved_steps(self) -> list[int]:
+        return []
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None: ...
+
+    def drop_states(self, keep: int | None = None) -> None: ...
+
+    def reset(self) -> None: ...
 
 
 def common_step(folders: Sequence[RunFolder], ends: Sequence[int | None]) -> int | None:

@@ -27,6 +27,10 @@ class StorageError(UserError):
     """A folder or disk that cannot be written."""
 
 
+class BusyError(UserError):
+    """Runs that another process is training; they are left to it."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name outside a table, with the nearest names that do exist.
 

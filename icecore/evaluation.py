@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icecore.distributed import ALONE, World
 from icecore.model import FPT
 from icecore.passes import cut
 from icecore.tasks.task import Batch, Task, TaskSpec
@@ -17,14 +18,17 @@ PASSES_PER_WINDOW = 8
 
 
 @torch.inference_mode()
-def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, unmasked: bool = False) -> Tensor:
+def evaluate(
+    model: FPT, task: Task, split: str, limit: int | None = None, unmasked: bool = False, world: World = ALONE
+) -> Tensor:
     """Mean metric of each program over the split, (R,) on the CPU.
 
     limit     at most this many examples, from the start
     unmasked  reproduce the published code's fault of reading short sequences at a padding position
+    world     processes that each score a share; all of them get the mean
     """
-    passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, unmasked))
-    return mean_metric(task, model.runs, passes)
+    passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, unmasked, world))
+    return mean_metric(task, model.runs, passes, world)
 
 
 @torch.inference_mode()
@@ -39,18 +43,22 @@ def predict(model: FPT, task: Task, split: str, limit: int | None = None) -> tup
 
 
 def _passes(
-    model: FPT, task: Task, split: str, limit: int | None = None, unmasked: bool = False
+    model: FPT, task: Task, split: str, limit: int | None = None, unmasked: bool = False, world: World = ALONE
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Run-major logits and targets of each pass, and the places of its examples in the split, on the CPU."""
     R = model.runs
     size = examples_per_pass(model, R)
     first = 0
-    for window in task.batches(split, PASSES_PER_WINDOW * size, limit):
+    for window in task.batches(split, max(PASSES_PER_WINDOW, world.size) * size, limit):
         rows = without_mask(window, task.spec) if unmasked else window
-        places = torch.arange(first, first + len(rows))
-        for part, index in cut(rows, runs=1, tokens=size * task.spec.length):
+        mine, places = world.share(rows, 1)
+        passes = cut(mine, runs=1, tokens=size * task.spec.length) if len(mine) else ()
+        places = torch.arange(first, first + len(rows))[places]
+        for (part, index), counts in world.in_step(passes, (rows.rows(slice(1)), slice(0))):
             repeated = part.repeat(R) if R > 1 else part
-            yield model(repeated), repeated.targets, places[index]
+            logits = model(repeated)
+            if counts:
+                yield logits, repeated.targets, places[index]
         first += len(rows)
 
 
@@ -60,11 +68,17 @@ def examples_per_pass(model: FPT, runs: int = 1) -> int:
     return max(1, tokens // (runs * model.spec.length))
 
 
-def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Mean metric of each run (R,), on the CPU, over passes of run-major logits (N, n, C) and targets (N, ...)."""
+def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], world: World = ALONE) -> Tensor:
+    """Mean metric of each run (R,), on the CPU, over passes of run-major logits (N, n, C) and targets (N, ...).
+
+    world  processes whose passes count together
+    """
     hits = [task.metric(logits, targets).view(runs, -1) for logits, targets in passes]
     # in fp64, so that the mean does not depend on the cut into passes; fetched once, as fetching waits
-    return torch.cat(hits, 1).cpu().double().mean(1)
+    found = torch.cat(hits, 1).cpu().double() if hits else torch.zeros(runs, 0, dtype=torch.float64)
+    total, count = found.sum(1), torch.tensor([found.shape[1]], dtype=torch.float64)
+    world.sum(total, count)
+    return total / count
 
 
 def without_mask(batch: Batch, spec: TaskSpec) -> Batch:

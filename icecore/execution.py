@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from icecore.backbones.kernels import can_compile
 from icecore.config import RunConfig
+from icecore.distributed import ALONE, World, divide
 from icecore.model import FPT
 from icecore.runtime import Runtime
 
@@ -37,6 +38,7 @@ class Execution:
     checkpoint_seconds  at most this long between states; evaluations always write one
     feature_memory      bytes of cached features held in memory, more in a file (None: a share of the machine's)
     compile             elementwise work as compiled kernels (None: where training is long enough to pay for it)
+    world               processes that train together
     """
 
     out: Path
@@ -46,6 +48,13 @@ class Execution:
     feature_memory: int | None = None
     compile: bool | None = None
     watchers: Sequence[Watcher] = ()
+    world: World = ALONE
+
+    def place(self, model: FPT) -> FPT:
+        """The model on the device, its body divided among the processes where that was asked for."""
+        if self.world.shard:
+            divide(model, self.runtime.device)
+        return model.to(self.runtime.device)
 
 
 #: arithmetic (floating-point operations) from which a training pays back the seconds that compiling takes

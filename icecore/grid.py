@@ -4,11 +4,12 @@ A sweep over learning rates and seeds is one packed training; the summary of the
 learning rate validation chose and the test metric there as mean and standard error over seeds.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from icecore import runtime as runtimes
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.checkpoint import CONFIG, PROGRAM, RunFolder, read_config, write_json
 from icecore.config import PROTOCOLS, RunConfig, check_types
-from icecore.errors import ConfigError, unknown
+from icecore.distributed import ALONE, World
+from icecore.errors import BusyError, ConfigError, unknown
 from icecore.execution import Execution, Watcher, pays_to_compile
 from icecore.model import FPT
 from icecore.passes import most_runs
@@ -29,15 +31,21 @@ from icecore.train import train_pack
 
 @dataclass(frozen=True)
 class Place:
-    """Where a group of runs computes and keeps its files; none of it changes results."""
+    """Where a group of runs computes and keeps its files; none of it changes results.
+
+    wait   for runs that another process is training
+    world  processes that train together, this one among them
+    """
 
     out: Path = Path("runs")
     data_dir: str | None = None
     device: str = "auto"
     micro_batch: int | None = None
     resume: bool = True
+    wait: bool = True
     compile: bool | None = None
     watchers: Sequence[Watcher] = ()
+    world: World = ALONE
 
 
 def configure(task: str, precision: str = "auto", device: str = "auto", **settings: Any) -> RunConfig:
@@ -86,7 +94,8 @@ def expand(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[int] = 
 def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
     """Train what is not finished yet and write the group's summary. Returns the content of `out/summary.json`."""
     group = summarize(train(configs, place))
-    write_json(place.out / "summary.json", group)
+    if place.world.first:
+        write_json(place.out / "summary.json", group)
     return group
 
 
@@ -94,22 +103,40 @@ def train(configs: Sequence[RunConfig], place: Place, task: Task | None = None) 
     """Train what is not finished yet, packed where runs share a body. Returns the runs' summaries, in order.
 
     task  that of all of the configurations, on the device, where it has been read already
+
+    Where another process trains one of them, waits for it, or raises BusyError where `place.wait` is false.
     """
-    folders = {config.run_id: RunFolder(place.out, config) for config in configs}
-    for folder in folders.values():
-        folder.open()
-        if not place.resume:
-            folder.reset()
-    missing = [folder for folder in folders.values() if folder.summary() is None]
-    for group in packs([f.config for f in missing], [f.pack() for f in missing]):
+    for config in configs:
+        place.world.check(config)
+    folders = {config.run_id: place.world.folder(place.out, config) for config in configs}
+    with contextlib.ExitStack() as locks:
+        for run_id in sorted(folders):  # in one order, so that no two processes wait for each other
+            folders[run_id].open()
+            if not locks.enter_context(folders[run_id].lock(place.wait)):
+                raise BusyError(f"{folders[run_id].path}: another process is training this run")
+            if not place.resume:
+                folders[run_id].reset()
+        _train_missing(folders.values(), place, task)
+    summaries = [folder.summary() for folder in folders.values()]
+    return place.world.tell([summary for summary in summaries if summary is not None])
+
+
+def _train_missing(folders: Iterable[RunFolder], place: Place, task: Task | None) -> None:
+    missing = place.world.tell([(folder.config, folder.pack()) for folder in folders if folder.summary() is None])
+    for group in packs([config for config, _ in missing], [begun for _, begun in missing]):
         chosen = runtimes.choose(place.device, group[0].precision)
         data = task or load_task(group[0], place.data_dir).to(chosen.device)
-        execution = Execution(place.out, chosen, place.micro_batch, compile=place.compile, watchers=place.watchers)
+        execution = Execution(
+            place.out,
+            chosen,
+            place.micro_batch,
+            compile=place.compile,
+            watchers=place.watchers,
+            world=place.world,
+        )
         size = pack_size(group, data, execution)
         for first in range(0, len(group), size):
             train_pack(data, body_of(group[first]), group[first : first + size], execution)
-    summaries = [folder.summary() for folder in folders.values()]
-    return [summary for summary in summaries if summary is not None]
 
 
 @dataclass(frozen=True)
@@ -167,7 +194,7 @@ def pack_size(configs: Sequence[RunConfig], task: Task, execution: Execution) ->
         return 1
     config, runtime = configs[0], execution.runtime
     # two runs: a model of one may take a shorter way, and keep less
-    trial = FPT(task.spec, body_of(config), [0, 1], model_settings(config), runtime.precision).to(runtime.device)
+    trial = execution.place(FPT(task.spec, body_of(config), [0, 1], model_settings(config), runtime.precision))
     return min(len(configs), most_runs(trial, task, min(execution.micro_batch or 1, config.batch_size)))
 
 

@@ -114,6 +114,7 @@ class FPT(nn.Module):
         super().__init__()
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
+        self.precision = precision
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.body_roles = backbone.roles()
         trained = set(settings.train_roles)

@@ -74,9 +74,16 @@ class PackedAdam:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, step: int, lr: Tensor) -> None:
-        """One update. `step` counts from 0, `lr` is (R,). Runs that meet a non-finite number are left as they are."""
-        grads = torch.cat([self._grad(slot) for slot in self.slots], 1)
+    def gradients(self) -> Tensor:
+        """The gradients (R, K) at hand, as one new tensor."""
+        return torch.cat([self._grad(slot) for slot in self.slots], 1)
+
+    @torch.no_grad()
+    def step(self, step: int, lr: Tensor, grads: Tensor) -> None:
+        """One update along `grads` (R, K), which are used up.
+
+        `step` counts from 0, `lr` is (R,). Runs that meet a non-finite number are left as they are.
+        """
         norm = torch.linalg.vector_norm(grads, dim=1)
         self.alive &= norm.isfinite()
         scale = (self.clip / (norm + 1e-6)).clamp(max=1.0).nan_to_num_(0.0)

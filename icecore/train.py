@@ -81,10 +81,12 @@ class Pack:
         self.config = configs[0]
         runtime = execution.runtime
         seeds = [config.seed for config in configs]
-        self.model = FPT(task.spec, backbone, seeds, model_settings(self.config), runtime.precision).to(runtime.device)
-        folders = [RunFolder(execution.out, config) for config in configs]
+        self.model = execution.place(FPT(task.spec, backbone, seeds, model_settings(self.config), runtime.precision))
+        self.world = execution.world
+        folders = [self.world.folder(execution.out, config) for config in configs]
         for folder in folders:
             folder.open()
+            folder.mend()
         if self.config.start is not None:
             begin_from(self.model, Program.load(Path(self.config.start)), self.config)
         starts = self.model.programs()
@@ -92,10 +94,9 @@ class Pack:
         self.active = list(self.members)
         #: the members that the model's R programs belong to, in order
         self.rows = list(self.members)
-        model, config = self.model, self.config
-        axis = backbone.axis
-        rows = len(configs) * config.batch_size * config.steps
-        axis.compiled = pays_to_compile(model, rows) if execution.compile is None else execution.compile
+        model, config, axis = self.model, self.config, backbone.axis
+        passes = len(configs) * config.batch_size * config.steps
+        axis.compiled = pays_to_compile(model, passes) if execution.compile is None else execution.compile
         self.features = plan(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
         # by all runs at the start: a resumed pack must be cut as it would have been; not where no pass is cut by it
@@ -109,12 +110,13 @@ class Pack:
     def resume(self) -> None:
         """Load the last state that the runs have in common, if there is one, and tell the watchers."""
         folders = [m.folder for m in self.members]
-        step = common_step(folders, [self._end(folder) for folder in folders])
-        if step is not None:
-            self._restore(step)
-        else:
+        step = common_step(folders, [_end(folder) for folder in folders])
+        if step is None:
             for folder in folders:
                 folder.drop_states()
+        found = self.world.tell(None if step is None else (step, [folder.go_back(step) for folder in folders]))
+        if found is not None:
+            self._restore(*found)
         trained, frozen = self.model.counts()
         info = {"trained": trained, "frozen": frozen, "device": self.execution.runtime.describe()}
         info["compiled"] = self.model.backbone.axis.compiled
@@ -154,22 +156,26 @@ class Pack:
     def train_step(self) -> Tensor:
         """One update of every active run. Returns the mean losses (R,) before it."""
         if self.features is not None:
-            return self._update(self._kept_losses(self.features))
+            return self._update(self._kept_losses(self.features), self.adam.gradients())
         config, model, R = self.config, self.model, self.adam.runs
         batch = self.task.train_batch([m.config.seed for m in self.active], self.step, config.batch_size)
         if "no-mask" in config.faults:
             batch = without_mask(batch, self.task.spec)
         B = config.batch_size
-        keys = self._dropout_keys() if config.dropout else None
+        batch, mine = self.world.share(batch, R)
+        keys = self._dropout_keys()[mine] if config.dropout else None
         self.adam.zero_grad()
         losses = torch.zeros(R, device=self.adam.values.device)
-        for part, rows in cut(batch, R, self.execution.micro_batch, self.tokens_per_pass):
+        passes = cut(batch, R, self.execution.micro_batch, self.tokens_per_pass)
+        for (part, rows), counts in self.world.in_step(passes):
             logits = model(part, row_keys=None if keys is None else send(keys[rows], losses.device))
-            loss = self.task.loss(logits, part.targets).view(R, -1).sum(1) / B
+            loss = self.task.loss(logits, part.targets).view(R, -1).sum(1) * (counts / B)
             # programs are disjoint: the sum's gradient is each run's own
             loss.sum().backward()
             losses += loss.detach()
-        return self._update(losses)
+        grads = self.adam.gradients()
+        self.world.sum(grads, losses)
+        return self._update(losses, grads)
 
     def _kept_losses(self, features: Features) -> Tensor:
         """Mean losses (R,) on the cached features, with gradients of the output layers; no part of the body runs."""
@@ -181,11 +187,11 @@ class Pack:
         losses.sum().backward()
         return losses.detach()
 
-    def _update(self, losses: Tensor) -> Tensor:
-        """One step of Adam along the gradients at hand, of runs whose `losses` (R,) are finite. Returns these."""
+    def _update(self, losses: Tensor, grads: Tensor) -> Tensor:
+        """One step of Adam along `grads` (R, K), of runs whose `losses` (R,) are finite. Returns these."""
         lr = send(torch.tensor([m.config.lr_at(self.step) for m in self.active]), losses.device)
         self.adam.alive &= losses.isfinite()
-        self.adam.step(self.step, lr)
+        self.adam.step(self.step, lr, grads)
         return losses
 
     def validate(self) -> None:
@@ -225,6 +231,13 @@ class Pack:
         """Score every run's best state once on the whole splits and write programs and summaries."""
         if any(m.progress.final is None for m in self.members):
             self._score_final()
+        summaries = self.world.tell(self._write() if self.world.first else [])
+        for watcher in self.execution.watchers:
+            watcher.finished(summaries)
+        return summaries
+
+    def _write(self) -> list[dict[str, Any]]:
+        """Write programs and, when all have theirs, summaries. Returns these."""
         summaries = []
         for member in self.members:
             program = None if member.best is None else self._program(member)
@@ -235,8 +248,6 @@ class Pack:
             member.folder.log([{"event": "end", "step": summary["steps_done"]}])
             write_json(member.folder.summary_path, summary)
             member.folder.drop_states()
-        for watcher in self.execution.watchers:
-            watcher.finished(summaries)
         return summaries
 
     def _choice_split(self) -> str:
@@ -246,7 +257,7 @@ class Pack:
         if self.features is not None:
             return self.features.evaluate(split, limit, [m.config.seed for m in self.rows]).tolist()
         unmasked = "no-mask" in self.config.faults
-        return evaluate(self.model, self.task, split, limit, unmasked=unmasked).tolist()
+        return evaluate(self.model, self.task, split, limit, unmasked=unmasked, world=self.world).tolist()
 
     def _score_final(self) -> None:
         """Metrics of the best states, stored in the states first so that a kill cannot change them."""
@@ -264,9 +275,9 @@ class Pack:
                     member.progress.final[split] = metric
         self._count_seconds(self.members)
         for member in self.members:
-            step = max(member.folder.saved_steps())
-            tensors, _ = member.folder.load_state(step)
-            member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
+            for step in member.folder.saved_steps()[-1:]:
+                tensors, _ = member.folder.load_state(step)
+                member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
 
     def _count_seconds(self, members: Sequence[Member]) -> None:
         self.execution.runtime.synchronize()
@@ -286,19 +297,10 @@ class Pack:
         self.adam.keep(rows)
         self.rows = [self.rows[row] for row in rows]
 
-    @staticmethod
-    def _end(folder: RunFolder) -> int | None:
-        """The step of a run's last state if it stopped there by itself, else None."""
-        last = max(folder.saved_steps(), default=None)
-        return last if last is not None and folder.load_state(last)[1]["stopped"] else None
-
-    def _restore(self, step: int) -> None:
-        """Be what the pack was after `step` steps: the same runs active, the same numbers."""
+    def _restore(self, step: int, found: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
+        """Be what the pack was after `step` steps, from the members' states: the same runs active, the same numbers."""
         self.step, device, states = step, self.adam.values.device, []
-        for member in self.members:
-            own = max(s for s in member.folder.saved_steps() if s <= step)
-            member.folder.drop_states(keep=own)  # what came later is not shared, and is done again
-            tensors, values = member.folder.load_state(own)
+        for member, (tensors, values) in zip(self.members, found, strict=True):
             member.progress = Progress(**values)
             member.best = tensors["best"].to(device) if "best" in tensors else None
             if not member.progress.stopped:
@@ -385,6 +387,12 @@ class Pack:
             "data": dict(task.data),
             "run_id": config.run_id,
         }
+
+
+def _end(folder: RunFolder) -> int | None:
+    """The step of a run's last state if it stopped there by itself, else None."""
+    last = max(folder.saved_steps(), default=None)
+    return last if last is not None and folder.load_state(last)[1]["stopped"] else None
 
 
 def _known(values: Tensor | None) -> Tensor:

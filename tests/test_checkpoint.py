@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +121,7 @@ def test_a_killed_writers_temporary_files_are_cleared(folder: RunFolder) -> None
     save(folder, 3)
     for name in (".summary.json.123.tmp", "checkpoint/.step_000000004.safetensors.123.tmp"):
         (folder.path / name).write_bytes(b"half")
-    folder.open()
+    folder.mend()
     assert sorted(files(folder.path)) == ["checkpoint/step_000000003.safetensors", "config.json"]
 
 
@@ -128,7 +130,7 @@ def test_a_half_written_last_event_is_left_out_and_harms_no_later_one(folder: Ru
     with folder.events_path.open("a") as file:
         file.write('{"event": "validation", "st')
     assert [e["event"] for e in folder.events()] == ["start", "train"]
-    folder.open()
+    folder.mend()
     folder.log([{"event": "start", "step": 2}])
     assert [(e["event"], e["step"]) for e in folder.events()] == [("start", 0), ("start", 2)]
 
@@ -192,3 +194,39 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match=r"cannot be written.*Permission denied"):
         RunFolder(tmp_path, CONFIG).open()
+
+
+def test_one_process_at_a_time_trains_a_run(folder: RunFolder) -> None:
+    with folder.lock() as held:
+        assert held
+        with folder.lock(wait=False) as second:
+            assert not second
+    with folder.lock(wait=False) as third:
+        assert third
+
+
+def test_the_lock_of_a_killed_process_is_free(folder: RunFolder) -> None:
+    script = "import sys, time; from pathlib import Path; from icecore.storage import locked\n"
+    script += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, str(folder.path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with folder.lock(wait=False) as held:
+            assert not held
+        holder.kill()
+        holder.wait()
+    with folder.lock(wait=False) as held:
+        assert held
+    assert (folder.path / ".lock").exists()  # what stays is no lock, but its place
+
+
+def test_a_file_system_without_locks_lets_all_train(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("icecore.storage.fcntl.flock", refuse)
+    with folder.lock(wait=False) as first, folder.lock(wait=False) as second:
+        assert first
+        assert second

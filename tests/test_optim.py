@@ -32,7 +32,7 @@ def apply(parameters: dict[str, nn.Parameter], adam: PackedAdam, step: int, lr: 
     adam.zero_grad()
     for name, grad in gradients(step).items():
         parameters[name].grad = grad
-    adam.step(step, lr)
+    adam.step(step, lr, adam.gradients())
 
 
 @pytest.mark.parametrize("clip", [1.0, 1e-4, math.inf])
@@ -66,7 +66,7 @@ def test_a_run_with_a_non_finite_gradient_keeps_its_values_and_the_others_go_on(
             if step == 1 and name == "a":
                 grad[1, 0, 0] = bad
             parameters[name].grad = grad
-        adam.step(step, LR)
+        adam.step(step, LR, adam.gradients())
         apply(others, twin, step)
     assert adam.alive.tolist() == [True, False, True]
     for name, parameter in parameters.items():
@@ -107,7 +107,7 @@ def test_parameters_without_run_axis_belong_to_the_single_run() -> None:
     parameters = {"own": nn.Parameter(torch.ones(1, 3)), "body": nn.Parameter(torch.ones(2, 2))}
     adam = PackedAdam(parameters, 1, 1.0, lambda name: name == "own")
     (parameters["own"].sum() + 2 * parameters["body"].sum()).backward()
-    adam.step(0, torch.tensor([0.1]))
+    adam.step(0, torch.tensor([0.1]), adam.gradients())
     assert adam.values.shape == (1, 7)
     # Adam's first step is the learning rate against the sign of the gradient
     torch.testing.assert_close(parameters["body"].detach(), torch.full((2, 2), 0.9))

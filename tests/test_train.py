@@ -269,9 +269,9 @@ def test_the_paper_protocol_chooses_on_test_and_forgets_the_mask(
 ) -> None:
     scored: list[tuple[str, bool]] = []
 
-    def recorded(model: FPT, task: Task, split: str, limit: int | None = None, unmasked: bool = False) -> Tensor:
-        scored.append((split, unmasked))
-        return evaluate(model, task, split, limit, unmasked)
+    def recorded(*args: Any, unmasked: bool, **options: Any) -> Tensor:
+        scored.append((args[2], unmasked))
+        return evaluate(*args, unmasked=unmasked, **options)
 
     monkeypatch.setattr(train, "evaluate", recorded)
     trained([config(task="ragged", protocol="paper", task_options={})], tmp_path, body(), ragged)

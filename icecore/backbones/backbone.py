@@ -5,7 +5,7 @@ freezing is a total function, never a substring match.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -99,6 +99,10 @@ class Backbone(nn.Module):
         """The ancestors of the module called `name`, from the root down; the root has none."""
         parts = name.split(".") if name else []
         return [self.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+
+    def transformer_blocks(self) -> Sequence[nn.Module]:
+        """The equal blocks that the body is a chain of, in order; none where it is no transformer."""
+        return ()
 
     def norms(self) -> dict[str, RunNorm]:
         """Every norm of the body, by module name, in order."""

@@ -5,7 +5,7 @@ function), activations and, where the family has the attention interface, attent
 dropped, and the last block works on the read-out positions only.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,9 @@ class HuggingFaceBackbone(Backbone):
             return self(x, mask)
         finally:
             self._positions = self._all = None
+
+    def transformer_blocks(self) -> Sequence[nn.Module]:
+        return list(_blocks(self.model, self.info.layers))
 
     def _hook_last_block(self, block: nn.Module) -> None:
         """In the last block, go on with the read-out positions only as soon as attention has seen all."""

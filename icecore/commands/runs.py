@@ -50,6 +50,9 @@ def train(
     compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Compiled kernels; by default where training is long.")
     ] = None,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Under torchrun: divide the body among the processes (FSDP2).")
+    ] = False,
     input_hidden: Annotated[str | None, typer.Option(help="Hidden widths of an MLP input layer, e.g. 256.")] = None,
     output_hidden: Annotated[str | None, typer.Option(help="Hidden widths of an MLP output layer.")] = None,
     body_seed: Annotated[int, typer.Option(help="Seed of random body weights.")] = 0,
@@ -60,7 +63,7 @@ def train(
     """Train a task on a frozen body; several --lr and --seeds are one packed training."""
     lrs, seed_list = numbers("--lr", lr, float), numbers("--seeds", seeds, int)
     options = pairs("--task-option", task_option or (), str)
-    from icecore import grid
+    from icecore import distributed, grid
 
     config = grid.configure(
         task,
@@ -89,9 +92,13 @@ def train(
         start=None if start_from is None else str(start_from),
     )
     configs = grid.expand(config, lrs, seed_list)
-    with watchers(out, quiet, tensorboard) as shown:
-        group = grid.run(configs, grid.Place(out, data_dir, device, micro_batch, resume, compile, shown))
-    _print_group(group, out)
+    with distributed.joined(shard) as world:
+        first, device = world.first, world.device(device)
+        with watchers(out, quiet or not first, tensorboard and first) as shown:
+            options = {"compile": compile, "watchers": shown, "world": world}
+            group = grid.run(configs, grid.Place(out, data_dir, device, micro_batch, resume, **options))
+    if world.first:
+        _print_group(group, out)
 
 
 def evaluate(

@@ -1,0 +1,42 @@
+"""What `torchrun` starts in tests/test_distributed.py: each job of a file trained by all processes together."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from icecore import grid
+from icecore.config import RunConfig
+from icecore.distributed import joined
+from icecore.execution import Execution
+from icecore.model import FPT
+from icecore.runtime import Runtime
+
+
+def main(jobs: Path) -> None:
+    torch.set_num_threads(1)
+    with joined() as world:
+        for job in json.loads(jobs.read_text()):
+            configs = [RunConfig.from_json(text) for text in job["configs"]]
+            here = replace(world, shard=job["shard"])
+            place = grid.Place(Path(job["out"]), device="cpu", micro_batch=job["micro_batch"], world=here)
+            summaries = grid.train(configs, place)
+            if job["shard"]:
+                held = numbers_held(configs[0], Execution(place.out, Runtime(torch.device("cpu"), "fp32"), world=here))
+                (place.out / f"held_{world.rank}.json").write_text(json.dumps(held))
+            (place.out / f"told_{world.rank}.json").write_text(json.dumps(summaries))
+
+
+def numbers_held(config: RunConfig, execution: Execution) -> int:
+    """How many of the body's numbers lie in this process."""
+    task = grid.load_task(config, None)
+    model = execution.place(FPT(task.spec, grid.body_of(config), [0]))
+    parts = [p.to_local() if isinstance(p, DTensor) else p for p in model.backbone.parameters()]
+    return sum(part.numel() for part in parts)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
