@@ -22,7 +22,7 @@ from icecore import runtime as runtimes
 from icecore.baseline import fit_baseline
 from icecore.checkpoint import RunFolder, write_json
 from icecore.config import PROTOCOLS, RunConfig
-from icecore.errors import ConfigError, UserError
+from icecore.errors import ConfigError, StorageError, UserError
 from icecore.evaluation import evaluate, predict
 from icecore.execution import Execution, Watcher
 from icecore.program import Program
@@ -35,6 +35,8 @@ LRS = (3e-4, 1e-3, 3e-3, 1e-2)
 VALIDATIONS, PATIENCE = 20, 10
 #: an epoch more teaches a frozen body little; small sets get at least so many steps
 EPOCHS, FEWEST_STEPS = 60, 200
+#: examples of a validation, at most, and at least where there are so many, however few the minutes
+EXAMPLES, FEWEST_EXAMPLES = 1000, 100
 #: share of the minutes that is left for the final scores
 RESERVE = 0.15
 
@@ -96,11 +98,12 @@ class Fitted:
     program: Program
     result: Result
     controls: tuple[Result, ...] = ()
+    metric_name: str = "accuracy"
 
     @property
     def verdict(self) -> str:
         """Whether the body did anything, in a sentence; empty without controls."""
-        return verdict(self.result, self.controls) if self.controls else ""
+        return verdict(self.result, self.controls, self.metric_name) if self.controls else ""
 
 
 def fit(
@@ -116,6 +119,8 @@ def fit(
     Runs lie beside it, in a hidden folder that goes when all is done: the same call again goes on from there.
     Raises UserError for what the user can mend.
     """
+    if out.is_dir():  # said before anything is trained
+        raise StorageError(f"{out}: is a folder; name the file to write, say {out / 'program.safetensors'}")
     runtime = runtimes.choose(device, settings.precision)
     task = task.to(runtime.device)
     folder = out.parent / f".{out.stem}.fit"
@@ -136,16 +141,20 @@ def fit(
         targets = torch.cat([batch.targets.cpu() for batch in task.batches(task.test_splits[0], 1024)])
         controls.append(Result(base.name, task.metric(base.logits, targets), base.validation, base.seconds))
     found = {"result": result.summary(), "controls": {each.name: each.summary() for each in controls}}
-    program = replace(program, extra={**program.extra, **(extra or {}), **found})
+    # the sweep may have been scored on a few test rows only
+    metrics = {**program.metrics, task.test_splits[0]: result.metric}
+    program = replace(program, metrics=metrics, extra={**program.extra, **(extra or {}), **found})
     program.save(out)
     shutil.rmtree(folder, ignore_errors=True)
-    return Fitted(program, result, tuple(controls))
+    return Fitted(program, result, tuple(controls), task.metric_name)
 
 
 def configure(task: OwnTask, settings: FitSettings, precision: str) -> RunConfig:
-    """The configuration of the runs, but for how long they train. Raises ConfigError without learning rates."""
+    """The runs' configuration, but for how long they train. Raises ConfigError for settings that train nothing."""
     if not settings.lrs or not settings.seeds:
         raise ConfigError("fit: expected at least one learning rate and one seed, found none")
+    if not settings.minutes > 0:
+        raise ConfigError(f"minutes: expected more than 0, found {settings.minutes:g}")
     fair = PROTOCOLS["fair"]
     return RunConfig(
         task=task.name,
@@ -168,23 +177,29 @@ def configure(task: OwnTask, settings: FitSettings, precision: str) -> RunConfig
 
 def _schedule(
     config: RunConfig, task: OwnTask, settings: FitSettings, folder: Path, runtime: runtimes.Runtime
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Steps and validations that fit the minutes; what was once decided stays, so that a second call goes on."""
     decided = folder / "schedule.json"
     wanted = {"minutes": settings.minutes, "steps": settings.steps, "config": config.run_id}
     held = _read(decided)
     if held.get("wanted") == wanted:
         return held["schedule"]
-    steps = affordable_steps(config, task, settings, runtime) if settings.steps is None else settings.steps
-    # the whole validation split where it is small: its noise chooses the learning rate
-    every = math.ceil(steps / VALIDATIONS)
-    schedule = {"steps": steps, "eval_every": every, "eval_examples": min(1000, task.split_size("val"))}
+    schedule: dict[str, Any] = {"steps": settings.steps, "eval_examples": min(EXAMPLES, task.split_size("val"))}
+    if settings.steps is None:
+        schedule = affordable(config, task, settings, runtime)
+    schedule["eval_every"] = math.ceil(schedule["steps"] / VALIDATIONS)
     write_json(decided, {"wanted": wanted, "schedule": schedule})
     return schedule
 
 
-def affordable_steps(config: RunConfig, task: OwnTask, settings: FitSettings, runtime: runtimes.Runtime) -> int:
-    """Steps of the whole sweep that fit `settings.minutes` here, by the time of a few; at most EPOCHS epochs."""
+def affordable(
+    config: RunConfig, task: OwnTask, settings: FitSettings, runtime: runtimes.Runtime
+) -> dict[str, int | None]:
+    """Steps and scored examples of the whole sweep that fit `settings.minutes` here, by the time of a few.
+
+    At most EPOCHS epochs. Every run is scored on the whole splits if that takes no more than a third of the
+    time, else on as few examples as a validation has; the best one always is.
+    """
     epochs = math.ceil(EPOCHS * task.split_size("train") / config.batch_size)
     most = max(FEWEST_STEPS, epochs)
     runs = grid.expand(replace(config, steps=most), settings.lrs, settings.seeds)
@@ -200,10 +215,16 @@ def affordable_steps(config: RunConfig, task: OwnTask, settings: FitSettings, ru
         clock = time.perf_counter()
         evaluate(trial.model, task, "val", rows)
         row = (time.perf_counter() - clock) / rows
-    validated = VALIDATIONS * min(1000, task.split_size("val"))
-    scored = validated + sum(task.split_size(split) for split in dict.fromkeys(("val", *task.test_splits)))
-    left = settings.minutes * 60 * (1 - RESERVE) - scored * row
-    return int(min(most, max(FEWEST_STEPS // 10, left / step)))
+    seconds = settings.minutes * 60 * (1 - RESERVE)
+    # the whole validation split where it is small: its noise chooses the learning rate
+    allowed = max(FEWEST_EXAMPLES, seconds / 3 / (VALIDATIONS * row))
+    examples = int(min(EXAMPLES, task.split_size("val"), allowed))
+    sizes = [task.split_size(split) for split in dict.fromkeys(("val", *task.test_splits))]
+    few = sum(sizes) * row > seconds / 3
+    final = sum(min(size, examples) if few else size for size in sizes) + sizes[-1] / len(runs)
+    left = seconds - (VALIDATIONS * examples + final) * row
+    steps = int(min(most, max(FEWEST_STEPS // 10, left / step)))
+    return {"steps": steps, "eval_examples": examples, "test_examples": examples if few else None}
 
 
 def _sweep(
@@ -227,31 +248,32 @@ def _sweep(
     return program, Result(name, scores, best["val_metric"], seconds, best["lr"], best["seed"], best["best_step"])
 
 
-def verdict(result: Result, controls: Sequence[Result]) -> str:
+def verdict(result: Result, controls: Sequence[Result], metric: str = "accuracy") -> str:
     """In a sentence, whether the body did anything: differences to the controls, paired over the same examples."""
+    words = _of_r2 if metric == "r2" else _points
     body = next((c for c in controls if c.name == "the same body, random"), None)
     parts = []
     if body is not None:
         gap, error = difference(result, body)
         if gap > 2 * error:
-            parts.append(f"The pretrained body helped: {_points(gap, error)} above the same body with random weights.")
+            parts.append(f"The pretrained body helped: {words(gap, error)} above the same body with random weights.")
         elif gap < -2 * error:
-            parts.append(f"The pretrained body hurt: {_points(-gap, error)} below the same body with random weights.")
+            parts.append(f"The pretrained body hurt: {words(-gap, error)} below the same body with random weights.")
         else:
             parts.append(
                 f"The pretrained body made no difference that {len(result.scores):,} examples could show: "
-                f"{_points(gap, error)} against the same body with random weights."
+                f"{words(gap, error)} against the same body with random weights."
             )
     rest = [control for control in controls if control is not body]
     if rest:
         best = max(rest, key=lambda control: control.metric)
         gap, error = difference(result, best)
         if gap > 2 * error:
-            parts.append(f"It beats {best.name}, the best of the plain ones, by {_points(gap, error)}.")
+            parts.append(f"It beats {best.name}, the best of the plain ones, by {words(gap, error)}.")
         elif gap < -2 * error:
-            parts.append(f"{best.name.capitalize()} is better than any of it, by {_points(-gap, error)}: use that.")
+            parts.append(f"{best.name.capitalize()} is better than any of it, by {words(-gap, error)}: use that.")
         else:
-            parts.append(f"{best.name.capitalize()} does as well ({_points(gap, error)}), and costs less.")
+            parts.append(f"{best.name.capitalize()} does as well ({words(gap, error)}), and costs less.")
     return " ".join(parts)
 
 
@@ -263,7 +285,11 @@ def difference(one: Result, other: Result) -> tuple[float, float]:
 
 
 def _points(gap: float, error: float) -> str:
-    return f"{100 * gap:+.1f} ± {100 * error:.1f} points".replace("+-", "-")
+    return f"{100 * gap:+.1f} ± {100 * error:.1f} points"
+
+
+def _of_r2(gap: float, error: float) -> str:
+    return f"{gap:+.3f} ± {error:.3f} of R²"
 
 
 def _read(path: Path) -> dict[str, Any]:

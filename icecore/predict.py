@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,19 @@ def encoder_of(program: Program, path: Path) -> own.Encoder:
     return own.Encoder.from_json(text)
 
 
-def predict(paths: Sequence[Path], data: Any, device: str = "auto", score: bool = False) -> dict[Path, Predictions]:
+def predict(
+    paths: Sequence[Path], data: Any, device: str = "auto", score: bool = False, strict: bool = False
+) -> dict[Path, Predictions]:
     """What each program file says of the rows of `data`, by file. Programs of one body share its passes.
+
+    score   refuse data without targets, or of classes that training had not
+    strict  refuse what would be skipped and counted
 
     Raises DataError for data that a program cannot read, WeightsError for a program of a body that is not here.
     """
     programs = {path: Program.load(path) for path in paths}
     encoders = {path: encoder_of(program, path) for path, program in programs.items()}
-    rows = {path: own.encode(encoder, data, score=score) for path, encoder in encoders.items()}
-    tokens = {path: _tokens(encoders[path], rows[path]) for path in paths}
+    rows = {path: own.encode(encoder, data, score=score, strict=strict) for path, encoder in encoders.items()}
     found: dict[Path, list[Tensor]] = {path: [] for path in paths}
     bodies: dict[tuple[Any, ...], list[Path]] = {}
     for path, program in programs.items():
@@ -82,25 +87,20 @@ def predict(paths: Sequence[Path], data: Any, device: str = "auto", score: bool 
         engine = Engine(grid.body_of(config).to(runtime.device), runtime.precision)
         for path in shared:
             engine.add(programs[path], str(path))
-        asked = [(path, row) for path in shared for row in tokens[path]]
-        for first in range(0, len(asked), ROWS):
-            part = asked[first : first + ROWS]
+        # a few at a time: tokens are many times larger than the rows
+        asked = ((path, row) for path in shared for row in _tokens(encoders[path], rows[path]))
+        while part := list(itertools.islice(asked, ROWS)):
             logits = engine.predict([row for _, row in part], [str(path) for path, _ in part])
-            for (path, _), each in zip(part, logits, strict=True):
-                found[path].append(each.cpu())
-    return {path: _predictions(encoders[path], rows[path], torch.stack(found[path])) for path in paths}
+            for path, group in itertools.groupby(zip(part, logits, strict=True), lambda each: each[0][0]):
+                found[path].append(torch.stack([row for _, row in group]).cpu())
+    return {path: _predictions(encoders[path], rows[path], torch.cat(found[path])) for path in paths}
 
 
-def _tokens(encoder: own.Encoder, rows: own.Rows) -> list[Tensor]:
+def _tokens(encoder: own.Encoder, rows: own.Rows) -> Iterator[Tensor]:
     """The tokens of each row, without padding."""
-    if not len(rows):
-        raise DataError("the data have no rows to predict")
-    task = rows.task(encoder)
-    found: list[Tensor] = []
-    for batch in task.batches("test", ROWS):
+    for batch in rows.task(encoder).batches("test", ROWS):
         ends = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
-        found += [tokens[:end] for tokens, end in zip(batch.tokens, ends, strict=True)]
-    return found
+        yield from (tokens[:end] for tokens, end in zip(batch.tokens, ends, strict=True))
 
 
 def _predictions(encoder: own.Encoder, rows: own.Rows, logits: Tensor) -> Predictions:

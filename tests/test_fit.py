@@ -84,22 +84,43 @@ def test_minutes_bound_the_steps(tmp_path: Path, settings: FitSettings, monkeypa
     task = own.from_arrays(*arrays()).task()
     config = fit.configure(task, settings, "fp32")
     runtime = fit.runtimes.choose("cpu", "fp32")
-    few, many = (fit.affordable_steps(config, task, replace(settings, minutes=m), runtime) for m in (0.001, 100))
-    assert few == fit.FEWEST_STEPS // 10
-    assert many == max(fit.FEWEST_STEPS, -(-fit.EPOCHS * task.split_size("train") // 16))
+    few, many = (fit.affordable(config, task, replace(settings, minutes=m), runtime) for m in (0.001, 100))
+    val = task.split_size("val")
+    assert few == {"steps": fit.FEWEST_STEPS // 10, "eval_examples": val, "test_examples": val}
+    epochs = -(-fit.EPOCHS * task.split_size("train") // 16)
+    assert many == {"steps": max(fit.FEWEST_STEPS, epochs), "eval_examples": val, "test_examples": None}
+
+
+def test_few_minutes_score_few_rows_of_a_large_split(settings: FitSettings) -> None:
+    x = np.random.default_rng(0).normal(size=(4000, 4))
+    task = own.from_arrays(x, (x[:, 0] > 0).astype(int)).task()
+    config = fit.configure(task, settings, "fp32")
+    found = fit.affordable(config, task, replace(settings, minutes=0.001), fit.runtimes.choose("cpu", "fp32"))
+    assert found["eval_examples"] == found["test_examples"] == fit.FEWEST_EXAMPLES
+
+
+def test_the_best_run_is_scored_on_the_whole_test_split(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "FEWEST_EXAMPLES", 5)
+    plan = own.from_arrays(*arrays())
+    found = fit.fit(plan.task(), replace(settings, steps=None, minutes=1e-4), tmp_path / "a.safetensors", {}, "cpu")
+    assert found.program.config.test_examples == 5
+    assert len(found.result.scores) == len(plan.splits["test"])
+    assert found.program.metrics["test"] == found.result.metric
 
 
 def test_an_interrupted_fit_goes_on(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = replace(settings, steps=None, minutes=0.02)
     plan = own.from_arrays(*arrays())
-    calls: list[int] = []
-    original = fit.affordable_steps
+    calls: list[dict[str, Any]] = []
+    original = fit.affordable
 
-    def counted(*args: Any) -> int:
+    def counted(*args: Any) -> dict[str, Any]:
         calls.append(original(*args))
-        return calls[-1]
+        return dict(calls[-1])
 
-    monkeypatch.setattr(fit, "affordable_steps", counted)
+    monkeypatch.setattr(fit, "affordable", counted)
     out = tmp_path / "mine.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr(fit, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -143,6 +164,11 @@ def test_verdicts(ours: int, random: int, plain: int, words: list[str]) -> None:
     said = verdict(result("minilm", ours), [result("the same body, random", random), result("no body", plain)])
     for part in words:
         assert part in said
+
+
+def test_a_verdict_on_numbers_is_in_the_metric_of_numbers() -> None:
+    said = verdict(result("minilm", 60), [result("no body", 50)], "r2")
+    assert said == "It beats no body, the best of the plain ones, by +0.100 ± 0.030 of R²."
 
 
 def test_differences_are_paired() -> None:
@@ -231,6 +257,81 @@ def test_columns_missing_at_prediction_are_named(run: Run, table: Path, tmp_path
     assert "Traceback" not in ended.err
 
 
+def test_nothing_is_written_over_what_is_read(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:
+    held = table.read_bytes()
+    for words in (("fit", table, "--out", table), ("predict", tmp_path / "m.safetensors", table, "--out", table)):
+        ended = run(*words)
+        assert ended.code == 2
+        assert "is what is read, and would be lost" in ended.err
+    assert table.read_bytes() == held
+    ended = run("fit", table, "--out", tmp_path, "--quiet")
+    assert ended.code == 2
+    assert "is a folder; name the file to write" in ended.err
+
+
+def test_where_predictions_go(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:
+    plan = own.plan(table)
+    out = tmp_path / "m.safetensors"
+    fit.fit(plan.task(), replace(settings, steps=2), out, {"encoder": plan.encoder.to_json()}, "cpu")
+    (tmp_path / "sub").mkdir()
+    twin = tmp_path / "sub" / "m.safetensors"
+    twin.write_bytes(out.read_bytes())
+    ended = run("predict", out, twin, table, "--out", tmp_path / "said", "--device", "cpu")
+    assert ended.code == 2
+    assert "programs of one name would write one file" in ended.err
+    assert run("predict", out, table, "--out", tmp_path / "sub", "--device", "cpu").code == 0
+    assert len((tmp_path / "sub" / "m.csv").read_text().splitlines()) == N + 1
+
+
+def test_predict_refuses_where_asked(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:
+    plan = own.plan(table)
+    out, new = tmp_path / "m.safetensors", tmp_path / "new.csv"
+    fit.fit(plan.task(), replace(settings, steps=2), out, {"encoder": plan.encoder.to_json()}, "cpu")
+    new.write_text("a,b,c,d\n1,2,3,4\n1,x,3,4\n1,2\n")
+    lenient = run("predict", out, new, "--device", "cpu")
+    assert (lenient.code, len(lenient.out.splitlines())) == (0, 3)
+    assert "not numbers: 1 cells of 'b'" in lenient.err
+    assert "skipped: 1 damaged rows: new.csv line 4 (expected 4 cells, found 2)" in lenient.err
+    for flag, message in (
+        ("--strict", "expected 4 cells, found 2"),
+        ("--score", "has no column kind"),
+    ):
+        ended = run("predict", out, new, flag, "--device", "cpu")
+        assert ended.code == 2
+        assert message in ended.err
+
+
+def test_tokens_are_made_as_they_are_needed(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, out = fitted(tmp_path, replace(settings, steps=2))
+    (whole,) = predict.predict([out], arrays()[0]).values()
+    monkeypatch.setattr(predict, "ROWS", 50)
+    made: list[int] = []
+    original = own.OwnTask.tokens
+
+    def tokens(task: own.OwnTask, inputs: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        made.append(len(inputs))
+        return original(task, inputs, lengths)
+
+    monkeypatch.setattr(own.OwnTask, "tokens", tokens)
+    engine = predict.Engine.predict
+    waiting: list[int] = []
+
+    def serve(*args: Any) -> Any:
+        waiting.append(sum(made))
+        return engine(*args)
+
+    monkeypatch.setattr(predict.Engine, "predict", serve)
+    (said,) = predict.predict([out], arrays()[0]).values()
+    assert waiting == [50, 100, 150, 200, N]
+    for name, column in whole.columns.items():
+        if column.dtype.kind == "f":
+            np.testing.assert_allclose(said.columns[name], column, rtol=1e-4)
+        else:
+            assert (said.columns[name] == column).all()
+
+
 def test_a_program_of_a_built_in_task_is_refused(tmp_path: Path, config: Any) -> None:
     from icecore import grid
 
@@ -261,7 +362,15 @@ def test_a_sweep_that_diverges_says_so(tmp_path: Path, settings: FitSettings, mo
         fit.fit(task, settings, tmp_path / "x.safetensors", {}, "cpu")
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"lrs": ()}, "at least one learning rate"), ({"steps": 0}, "steps")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lrs": ()}, "at least one learning rate"),
+        ({"steps": 0}, "steps"),
+        ({"minutes": 0.0}, "minutes: expected more than 0, found 0"),
+        ({"minutes": float("nan")}, "minutes: expected more than 0, found nan"),
+    ],
+)
 def test_settings_that_train_nothing(
     tmp_path: Path, settings: FitSettings, changes: dict[str, Any], message: str
 ) -> None:

@@ -14,6 +14,7 @@ from icecore.backbones import Backbone
 from icecore.errors import ConfigError, DataError
 from icecore.evaluation import evaluate
 from icecore.model import FPT
+from icecore.tasks import own_targets
 from icecore.tasks.own import Encoder, OwnSettings, encode, from_arrays, plan
 from icecore.tasks.own_records import column_of
 from icecore.tasks.own_targets import TargetCode, decide, split_rows
@@ -71,6 +72,14 @@ def test_shares_that_cannot_be():
         OwnSettings(val=0.5, test=0.5)
     with pytest.raises(DataError, match="1 rows are too few for a val split"):
         from_arrays(rows(1), ["a"])
+    with pytest.raises(DataError, match=r"61 rows are too few for a val split; .* classes of several rows"):
+        from_arrays(rows(61), [f"name{i}" for i in range(61)], OwnSettings(task="classification"))
+
+
+def test_no_more_rows_are_held_out_than_say_something(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(own_targets, "MOST_HELD", 7)
+    found = from_arrays(rows(), np.arange(100) % 2)
+    assert {name: len(part) for name, part in found.splits.items()} == {"train": 86, "val": 7, "test": 7}
 
 
 def test_without_a_test_split_the_validation_split_is_reported():

@@ -140,7 +140,7 @@ def test_a_ragged_row_is_skipped_or_refused(tmp_path: Path):
     ("text", "message"),
     [
         ("", "is empty; expected a header and rows"),
-        ("a,b\n", "the table has no rows"),
+        ("a,b\n", r"t\.csv: has no rows; expected a header and at least one row"),
         ("a,a\n1,2\n", "several columns are called a"),
     ],
 )
@@ -148,6 +148,37 @@ def test_files_that_are_no_tables(tmp_path: Path, text: str, message: str):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_table([tmp_path / "t.csv"])
+
+
+def test_a_quote_left_open_says_what_it_took(tmp_path: Path):
+    rows = [["a", "b", "y"], *([i, i % 3, "pq"[i % 2]] for i in range(40))]
+    path = write(tmp_path / "t.csv", rows)
+    lines = path.read_text().splitlines()
+    lines[30] = '1,"2,p'
+    path.write_text("\n".join(lines))
+    assert "skipped: 1 damaged rows: t.csv lines 31 to 41 (expected 3 cells, found 2)" in notes(plan(path))
+    path.write_text('a,b\n"1,2\n1,2\n1,2\n')
+    with pytest.raises(DataError, match=r"t\.csv: has no rows but 1 damaged ones: t\.csv lines 2 to 4"):
+        plan(path)
+
+
+def test_numbers_beyond_float32_are_as_far_as_can_be(tmp_path: Path):
+    rows = [["a", "y"], *([i, i % 2] for i in range(40)), ["1e39", 1], ["-1e300", 0]]
+    path = write(tmp_path / "t.csv", rows)
+    X = np.array([[float(a)] for a, _ in rows[1:]])
+    for found in (plan(path), from_arrays(X, [y for _, y in rows[1:]])):
+        task = found.task()
+        tokens = torch.cat([batch.tokens for split in ("train", "val", "test") for batch in task.batches(split, 100)])
+        assert tokens.isfinite().all()
+        assert {tokens.min().item(), tokens.max().item()} == {-FARTHEST, FARTHEST}
+        assert 0.5 < task.splits["train"].inputs.nan_to_num(0, 0, 0).std() < 2
+    with pytest.raises(DataError, match="target 'y' has values too large to square"):
+        from_arrays(np.arange(40)[:, None], np.arange(40) * 1e200)
+
+
+def test_the_likeliest_of_several_usual_names_is_the_target(tmp_path: Path):
+    rows = [["x", "y", "label"], *([i, i / 7, "pq"[i % 2]] for i in range(40))]
+    assert plan(write(tmp_path / "t.csv", rows)).encoder.target.names == ("label",)
 
 
 def test_chunks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from icecore.commands.console import new_table, numbers, output, plain, split, w
 from icecore.commands.options import Body, Device, Quiet
 from icecore.errors import ConfigError
 
-Data = Annotated[Path, typer.Argument(help="A folder or archive of images, CSV, Parquet, .npy/.npz, FASTA or text.")]
+Data = Annotated[Path, typer.Argument(help="Images (folder, archive, table), CSV, Parquet, .npy/.npz, FASTA or text.")]
 
 
 def fit(
@@ -36,8 +36,8 @@ def fit(
     patch: Annotated[int | None, typer.Option(help="Side of an image patch; columns or points a token.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the squares that images become.")] = None,
     length: Annotated[int | None, typer.Option(help="Longest sequence kept.")] = None,
-    val: Annotated[float, typer.Option(help="Share of rows to validate on.")] = 0.15,
-    test: Annotated[float, typer.Option(help="Share of rows to test on.")] = 0.15,
+    val: Annotated[float, typer.Option(help="Share of rows to validate on (at most 10,000).")] = 0.15,
+    test: Annotated[float, typer.Option(help="Share of rows to test on (at most 10,000).")] = 0.15,
     max_rows: Annotated[int | None, typer.Option(help="Larger tables are sampled.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be skipped and counted.")] = False,
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show the plan.")] = False,
@@ -80,6 +80,7 @@ def fit(
         start=None if start_from is None else str(start_from),
         controls=controls,
     )
+    _apart(out, data)
     plan = own.plan(data, settings)
     if not quiet or plan_only:
         table = new_table("", "")
@@ -90,11 +91,18 @@ def fit(
         return
     with watchers(out.parent, quiet, False) as shown:
         fitted = fitting.fit(plan.task(), how, out, {"encoder": plan.encoder.to_json()}, device, shown)
-    _print_fitted(fitted, plan.encoder.target.metric_name, out)
+    _print_fitted(fitted, "test" if len(plan.splits["test"]) else "validation", out)
 
 
-def _print_fitted(fitted: Any, metric: str, out: Path) -> None:
-    table = new_table("", f"{metric} on {len(fitted.result.scores):,} test rows", "learning rate", "seconds")
+def _apart(out: Path, *read: Path) -> None:
+    """Refuse to write over what is read."""
+    if any(path.exists() and out.exists() and out.samefile(path) for path in read):
+        raise ConfigError(f"--out {out}: is what is read, and would be lost; name another")
+
+
+def _print_fitted(fitted: Any, rows: str, out: Path) -> None:
+    metric = fitted.metric_name
+    table = new_table("", f"{metric} on {len(fitted.result.scores):,} {rows} rows", "learning rate", "seconds")
     for result in (fitted.result, *fitted.controls):
         lr = "" if result.lr is None else f"{result.lr:g}"
         value = f"{result.metric:.3f}" if metric == "r2" else f"{result.metric:.1%}"
@@ -107,7 +115,9 @@ def _print_fitted(fitted: Any, metric: str, out: Path) -> None:
 
 def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PROGRAM... DATA", help="Program files, then the data.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write; of several programs, a folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write, or a folder: PROGRAM.csv each.")] = None,
+    score: Annotated[bool, typer.Option("--score", help="Refuse data that cannot be scored.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be skipped and counted.")] = False,
     device: Device = "auto",
 ) -> None:
     """Predict new rows; several programs on one body share its passes."""
@@ -116,7 +126,13 @@ def predict(
     *programs, data = paths
     if not programs:
         raise ConfigError("name a program and the data: icecore predict my.safetensors DATA")
-    for path, found in say(programs, data, device).items():
+    several = len(programs) > 1
+    if out is not None and len({path.stem for path in programs}) < len(set(programs)):
+        raise ConfigError("programs of one name would write one file; copy one of them to another name, or leave --out")
+    if out is not None:
+        _apart(out, *paths)
+        several = several or out.is_dir()
+    for path, found in say(programs, data, device, score, strict).items():
         for what, words in found.notes:
             typer.echo(f"{what}: {words}", err=True)
         if out is None:
@@ -124,7 +140,7 @@ def predict(
                 typer.echo(f"# {path}")
             typer.echo(found.to_csv(), nl=False)
         else:
-            place = out if len(programs) == 1 else out / f"{path.stem}.csv"
+            place = out / f"{path.stem}.csv" if several else out
             found.save(place)
             typer.echo(f"wrote {place}: {len(found.names):,} rows")
         if found.score is not None:

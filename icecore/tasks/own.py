@@ -203,18 +203,20 @@ def from_arrays(X: Any, y: Any, settings: OwnSettings | None = None) -> Plan:
     return _fit(records, settings if settings.kind != "auto" else replace(settings, kind="array"), "the arrays")
 
 
-def encode(encoder: Encoder, data: Any, y: Any = None, score: bool = False) -> Rows:
+def encode(encoder: Encoder, data: Any, y: Any = None, score: bool = False, strict: bool = False) -> Rows:
     """New rows at a path, or arrays as `from_arrays` takes them, as an encoder's inputs.
 
     Targets are encoded where the data have them. With `score` they must be there, and of classes that
-    training had; without, it is a note where they are not. Raises DataError.
+    training had; without, it is a note where they are not. With `strict` what would be skipped and counted
+    is refused, whatever was said in training. Raises DataError.
     """
+    settings = replace(encoder.settings, strict=strict)
     if isinstance(data, str | PathLike):
         path = Path(data).expanduser()
-        _, records = read(path, encoder.settings, encoder.types, predicting=True)
+        _, records = read(path, settings, encoder.types, predicting=True)
         place = str(path)
     else:
-        records, place = array_records(data, y, encoder.settings), "the arrays"
+        records, place = array_records(data, y, settings), "the arrays"
     if records.form != encoder.form:
         raise DataError(f"{place}: expected {encoder.form}, as in training, found {records.form}")
     encoded = encoder.inputs.encode(records, np.arange(len(records)))

@@ -1,6 +1,10 @@
 """Arrays as records: NumPy files, and arrays, lists and texts in memory."""
 
+import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,49 +12,71 @@ import numpy as np
 from icecore.errors import DataError
 from icecore.tasks.files import find
 from icecore.tasks.own_records import Column, OwnSettings, Records, RowNumbers, Sequences, column_of, listed
-from icecore.tasks.own_source import Request
+from icecore.tasks.own_rows import label_columns
+from icecore.tasks.own_source import Request, labels_beside
 
 _INPUTS = ("x", "data", "inputs", "images", "series")
 _TARGETS = ("y", "target", "targets", "label", "labels")
 
 
 def read_array(request: Request) -> Records:
-    """`.npz` with X and y (or x_train, y_train, x_test, ...), or `.npy` with the targets in a `.npy` beside it."""
+    """`.npz` with X and y (or x_train, y_train, x_test, ...), or `.npy` with a `.npy` or table of targets beside it."""
     path = request.path
     if path.is_dir():
         path = next((file for file in sorted(path.glob("*.npy")) if file.stem.lower().startswith(_INPUTS)), path)
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
+            # opened here: of a damaged one `load` would leave the file open
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name.lower(): stored[name] for name in stored.files}
         else:
             arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
             beside = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
             if (found := find([path.parent], [name for name in beside if name != path.name])) is not None:
                 arrays["y"] = np.load(found, allow_pickle=False)
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         remedy = "save it as numbers or fixed-length texts" if "pickle" in str(error) else "fetch or copy it again"
         raise DataError(f"{path}: cannot be read as an array ({error}); {remedy}") from error
     source = {"format": path.suffix.lower()[1:], "files": [path.name]}
+    labels = labels_beside(path) if arrays.keys() == {"x"} else None
     sets = []
     for split in ("", "train", "val", "test"):
         ending = f"_{split}" if split else ""
         X = next((arrays[f"{name}{ending}"] for name in _INPUTS if f"{name}{ending}" in arrays), None)
         y = next((arrays[f"{name}{ending}"] for name in _TARGETS if f"{name}{ending}" in arrays), None)
         if X is not None:
-            if y is None and not request.predicting:
+            if y is None and labels is None and not request.predicting:
                 raise DataError(
                     f"{path}: found inputs but no targets; add them as y{ending} "
-                    f"(np.savez(path, X=X, y=y)), or as y.npy beside a .npy"
+                    f"(np.savez(path, X=X, y=y)), or as y.npy or labels.csv beside a .npy"
                 )
             sets.append((split, X, y))
     if not sets:
         raise DataError(f"{path}: found arrays {listed(sorted(arrays))}; expected X and y")
-    X = np.concatenate([X for _, X, _ in sets]) if len(sets) > 1 else sets[0][1]
+    X = _joined(path, [X for _, X, _ in sets])
     ys = [y for _, _, y in sets if y is not None]
-    y = np.concatenate(ys) if len(ys) == len(sets) else None
+    y = _joined(path, ys) if len(ys) == len(sets) else None
     splits = np.concatenate([np.full(len(X), split, "U5") for split, X, _ in sets]) if len(sets) > 1 else None
-    return replace(array_records(X, y, request.settings), splits=splits, source=source)
+    records = replace(array_records(X, y, request.settings), splits=splits, source=source)
+    return records if labels is None else _labelled(records, request._replace(path=labels))
+
+
+def _joined(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The arrays of all splits as one. Raises DataError."""
+    shapes = [part.shape for part in parts]
+    if any(not shape for shape in shapes) or len({shape[1:] for shape in shapes}) > 1:
+        found = listed([str(shape) for shape in shapes])
+        raise DataError(f"{path}: expected arrays of rows, alike in all splits, found shapes {found}")
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _labelled(records: Records, request: Request) -> Records:
+    """The records with the targets of a table beside them, a row each in the same order. Raises DataError."""
+    targets = label_columns(request)
+    for column in targets.values():
+        if len(column.values) != len(records):
+            raise DataError(f"{request.path}: expected {len(records):,} rows, one each, found {len(column.values):,}")
+    return replace(records, targets=targets)
 
 
 def array_records(X: Any, y: Any, settings: OwnSettings) -> Records:

@@ -130,12 +130,13 @@ class ColumnBuilder:
         """Leave a damaged row out, or refuse it."""
         if self.strict:
             raise DataError(f"{place}: {why}; mend the row, or leave --strict out to skip and count such rows")
-        self.skipped.append(place)
+        self.skipped.append(f"{place} ({why})")
 
-    def table(self) -> tuple[Table, np.ndarray]:
-        """What was read, and each row's file."""
+    def table(self, place: str) -> tuple[Table, np.ndarray]:
+        """What was read, and each row's file. Raises DataError, naming `place`, where there is no row."""
         if self.names is None or not self.read:
-            raise DataError("the table has no rows; expected a header and at least one row")
+            damaged = f" but {len(self.skipped):,} damaged ones: {listed(self.skipped, 3)}" if self.skipped else ""
+            raise DataError(f"{place}: has no rows{damaged}; expected a header and at least one row")
         if self.kept > self.most:
             self._thin()
         if self.kept < self.read:
@@ -197,13 +198,14 @@ class ColumnBuilder:
 
     def _compact(self, name: str, values: np.ndarray) -> np.ndarray:
         """As float32 unless that would blur the column: dates, or small changes of large numbers."""
-        parts = self.parts.get(name)
-        if parts:
-            return values.astype(parts[0].dtype)
-        seen = values[np.isfinite(values)]
-        narrow = self.types[name] == "number" and seen.size and np.ptp(seen) >= 1e-3 * np.abs(seen).max()
-        narrow = narrow and (np.abs(seen).max() < 2**24 or (seen % 1).any())
-        return values.astype(np.float32 if narrow else np.float64)
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinitely far from the rest
+            parts = self.parts.get(name)
+            if parts:
+                return values.astype(parts[0].dtype)
+            seen = values[np.isfinite(values)]
+            narrow = self.types[name] == "number" and seen.size and np.ptp(seen) >= 1e-3 * np.abs(seen).max()
+            narrow = narrow and (np.abs(seen).max() < 2**24 or (seen % 1).any())
+            return values.astype(np.float32 if narrow else np.float64)
 
     def _thin(self) -> None:
         """Keep the `most` rows whose numbers have the smallest hashes: whatever the chunks, the same rows."""

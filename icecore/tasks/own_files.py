@@ -16,7 +16,7 @@ from icecore.tasks.own_images import ARCHIVES, ImageFiles, is_image, list_images
 from icecore.tasks.own_images import SUFFIXES as IMAGE_SUFFIXES
 from icecore.tasks.own_records import ColumnType, OwnSettings, Records, column_of, listed
 from icecore.tasks.own_rows import read_rows, read_series
-from icecore.tasks.own_source import Request, ends, holds_rows
+from icecore.tasks.own_source import Request, ends, holds_rows, labels_beside
 from icecore.tasks.own_tables import FORMATS
 from icecore.tasks.own_texts import FASTA_ENDINGS, STRING_ENDINGS, read_fasta, read_strings
 
@@ -43,7 +43,7 @@ def read(
     records = KINDS[kind].read(Request(path, settings, types or {}, predicting))
     if not len(records):
         raise DataError(f"{path}: holds no rows; expected at least one")
-    return kind, records
+    return "images" if records.form == "images" else kind, records
 
 
 def _kind(path: Path, default: str | None) -> str:
@@ -67,17 +67,24 @@ def _kind(path: Path, default: str | None) -> str:
 
 
 def read_images(request: Request) -> Records:
-    """Images by class; for prediction a single image or a flat folder will do."""
+    """Images by class, or named in a table; for prediction a single image or a flat folder will do."""
     path = request.path
+    if ends(path.name, tuple(FORMATS)):
+        return read_rows(request)
     if path.is_file() and is_image(path.name):
         files = ImageFiles(path.parent, [path.name], request.settings.strict)
         return Records("images", files, {}, files.names, None, {"format": "images", "files": [path.name]})
     found = list_images(path)
     files = ImageFiles(path, found.names, request.settings.strict)
     flat = not all(found.classes)
+    if len(set(found.classes)) < 2 and (labels := labels_beside(path)) is not None:
+        return read_rows(request._replace(path=labels))
     if flat and not request.predicting:
         example = found.names[list(found.classes).index("")]
-        raise DataError(f"{path}: {example} lies in no class's folder; expected one folder of images a class")
+        raise DataError(
+            f"{path}: {example} lies in no class's folder; expected one folder of images a class, "
+            "or a labels.csv with the columns file,label"
+        )
     name = request.settings.target[0] if request.settings.target else "class"
     targets = {} if flat else {name: column_of(name, np.array(found.classes))}
     splits = np.array(found.splits) if any(found.splits) else None

@@ -85,14 +85,16 @@ class ImageFiles:
 
         Raises DataError for one that cannot where strict, and where none can.
         """
-        place_of = {self.names[row]: place for place, row in enumerate(order)}
+        places_of: dict[str, list[int]] = {}  # a table may name an image twice
+        for place, row in enumerate(map(int, order)):
+            places_of.setdefault(self.names[row], []).append(place)
         pixels = _allocate((len(order), side, side, channels))
         places = pixels.numpy()
         good = np.zeros(len(order), bool)
-        for name, raw in contents(self.path, place_of.keys()):
+        for name, raw in contents(self.path, places_of.keys()):
             try:
-                places[place_of[name]] = to_pixels(raw, side, channels)
-                good[place_of[name]] = True
+                places[places_of[name]] = to_pixels(raw, side, channels)
+                good[places_of[name]] = True
             except Exception as error:  # decoders raise nearly anything
                 self._refuse(name, error)
         kept = np.flatnonzero(good)
@@ -106,12 +108,17 @@ class ImageFiles:
         return pixels[: len(kept)], kept
 
     def _refuse(self, name: str, error: Exception) -> None:
+        from PIL import UnidentifiedImageError
+
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "absent, empty or of no known format"
         if self.strict:
             raise DataError(
-                f"{self.path}: {name} is not a readable image ({error}); mend or remove it, "
+                f"{self.path}: {name} is not a readable image ({reason}); mend or remove it, "
                 "or leave --strict out to skip and count such images"
             ) from error
-        self.bad.append((name, str(error)))
+        self.bad.append((name, reason))
 
 
 def to_pixels(raw: bytes, side: int, channels: int) -> np.ndarray:

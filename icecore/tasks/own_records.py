@@ -40,7 +40,7 @@ class OwnSettings:
     patch     side of an image patch; columns, or points in time, a token
     size      side of the squares that images become, pixels
     length    longest sequence kept, in characters or points in time
-    val, test shares of rows held out, where the data have no such split of their own
+    val, test shares of rows held out, where the data have no such split of their own; at most 10,000 rows each
     strict    refuse what would be skipped and counted
     max_rows  larger tables are sampled
     drop      columns to leave out
@@ -162,9 +162,11 @@ class Sequences:
         if isinstance(rows, np.ndarray) and rows.dtype.kind != "O":
             cube = rows[..., None] if rows.ndim == 2 else rows
             lengths = np.full(len(cube), cube.shape[1])
-            return cls(np.asarray(cube, np.float32).reshape(-1, cube.shape[2]), lengths)
+            with np.errstate(over="ignore"):  # what is beyond float32 is no value
+                return cls(np.asarray(cube, np.float32).reshape(-1, cube.shape[2]), lengths)
         try:
-            parts = [np.asarray(row, np.float32) for row in rows]
+            with np.errstate(over="ignore"):
+                parts = [np.asarray(row, np.float32) for row in rows]
         except (TypeError, ValueError) as error:
             raise DataError(f"sequences: expected numbers, found {error}") from None
         parts = [part[:, None] if part.ndim == 1 else part for part in parts]

@@ -1,10 +1,10 @@
 """Readers of tables: rows as examples, or as time series, a row a series (wide) or a row a point (long).
 
-Here the roles of columns are found out: target, split, the one column of character sequences.
+Here the roles of columns are found out: target, split, the one column of character sequences or image files.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,15 @@ import numpy as np
 
 from icecore.errors import DataError, unknown
 from icecore.tasks.own_columns import Table
+from icecore.tasks.own_images import SUFFIXES, ImageFiles
 from icecore.tasks.own_records import SPLIT_NAMES, Column, OwnSettings, Records, RowNumbers, Sequences, listed
 from icecore.tasks.own_source import Request, parts
 from icecore.tasks.own_tables import FORMATS, read_table
 
-#: names of a column that is the target unless another is named
+#: names of a column that is the target unless another is named, the likeliest first: `y` may be a coordinate
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
+#: names of images looked for, to find their folder
+TRIED = 100
 
 
 def _table(request: Request, whole: Sequence[str], sampled: bool) -> tuple[Table, np.ndarray | None, dict[str, Any]]:
@@ -53,21 +56,31 @@ def _target_names(request: Request, table: Table) -> tuple[str, ...]:
         return tuple(name for name in settings.target if name in columns)
     if request.predicting:
         return ()
-    usual = [name for name in columns if name.strip().lower() in TARGET_NAMES]
-    name = usual[0] if usual else list(columns)[-1]
+    usual = sorted((TARGET_NAMES.index(low), name) for name in columns if (low := name.strip().lower()) in TARGET_NAMES)
+    name = usual[0][1] if usual else list(columns)[-1]
     table.notes.append(
         ("target", f"{name!r}, {'by its name' if usual else 'the last column'} (--target names another)")
     )
     return (name,)
 
 
+def label_columns(request: Request) -> dict[str, Column]:
+    """The target columns of a table of labels, whose rows are the examples that lie beside it, in order."""
+    table, _, _ = _table(request, request.settings.target, sampled=False)
+    return {name: table.columns[name] for name in _target_names(request, table)}
+
+
 def read_rows(request: Request) -> Records:
-    """A table whose rows are examples: columns as tokens, or one column of character sequences."""
+    """A table whose rows are examples: columns as tokens, or one column of character sequences, or of image files."""
     settings = request.settings
     whole = [*settings.target, *([settings.column] if settings.column else [])]
     table, splits, source = _table(request, whole, sampled=True)
+    images = _images(request, table)
     names = _target_names(request, table)
     targets = {name: table.columns.pop(name) for name in names}
+    if images is not None:
+        _note_left(table, table.columns, "the tokens are the images")
+        return Records("images", images, targets, images.names, splits, source, table.notes)
     column = settings.column or (None if request.types or request.predicting else _only_text(table))
     rows = RowNumbers(table.numbers)
     if column is None:
@@ -80,11 +93,48 @@ def read_rows(request: Request) -> Records:
     held = replace(held, values=held.values.astype(np.float64)).labelled() if held.type != "text" else held
     if held.levels is None:
         raise DataError(f"{request.path}: column {column!r} has too many texts to guess at; name it: --column {column}")
-    if other := [name for name in table.columns if name != column]:
-        table.notes.append(("left out", f"{listed(other)}: the tokens are the characters of {column!r}"))
-    levels = [*held.texts, ""]
-    texts = [levels[code] for code in held.values]
-    return Records("strings", texts, targets, rows, splits, source | {"column": column}, table.notes)
+    _note_left(
+        table, [name for name in table.columns if name != column], f"the tokens are the characters of {column!r}"
+    )
+    return Records("strings", _texts(held), targets, rows, splits, source | {"column": column}, table.notes)
+
+
+def _texts(column: Column) -> list[str]:
+    """The text of each row, empty where missing."""
+    levels = [*column.texts, ""]
+    return [levels[code] for code in column.values]
+
+
+def _note_left(table: Table, names: Collection[str], why: str) -> None:
+    if names:
+        table.notes.append(("left out", f"{listed(list(names))}: {why}"))
+
+
+def _images(request: Request, table: Table) -> ImageFiles | None:
+    """The images that a column names, taken out of the table; None where there is no such column.
+
+    They lie in the table's folder, or in a folder in it. Raises DataError where none does.
+    """
+    settings, columns = request.settings, table.columns
+    named = [columns[settings.column]] if settings.column in columns else columns.values()
+    column = next((c for c in named if c.texts and all(text.lower().endswith(SUFFIXES) for text in c.texts)), None)
+    if settings.kind not in ("auto", "images") or column is None:
+        return None
+    base = request.path if request.path.is_dir() else request.path.parent
+    tried = column.texts[:TRIED]
+    there = {
+        root: sum((root / name).is_file() for name in tried)
+        for root in (base, *sorted(child for child in base.iterdir() if child.is_dir()))
+    }
+    root = max(there, key=lambda root: there[root])
+    if not there[root]:
+        raise DataError(
+            f"{request.path}: column {column.name!r} names images, say {tried[0]}, but they lie neither in {base} "
+            f"nor in a folder in it; put them there, or leave the column out: --drop {column.name!r}"
+        )
+    del columns[column.name]
+    table.notes.append(("images", f"those that {column.name!r} names, in {root}"))
+    return ImageFiles(root, _texts(column), settings.strict)
 
 
 def _only_text(table: Table) -> str | None:
@@ -153,7 +203,7 @@ def long_series(
             place = np.searchsorted(first, changed.argmax(), "right") - 1
             raise DataError(
                 f"{listed(source['files'])}: target {name!r} changes within series "
-                f"{ids.texts[int(distinct[place])]!r}; expected one value a series"
+                f"{ids.texts[int(distinct[place])]!r}; expected one value a series; or name another --target"
             )
         held[name] = column.rows(starts)
     levels = ids.texts
@@ -175,6 +225,5 @@ def _values(table: Table, settings: OwnSettings, targets: Sequence[str]) -> list
     ]
     if not names:
         raise DataError(f"the series have no numeric columns; found {listed(list(table.columns))}")
-    if left := [name for name in table.columns if name not in apart and name not in names]:
-        table.notes.append(("left out", f"{listed(left)}: no values of the series"))
+    _note_left(table, [name for name in table.columns if name not in {*apart, *names}], "no values of the series")
     return names

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icecore.errors import DataError
+from icecore.tasks.files import find
 from icecore.tasks.own_records import SPLIT_NAMES, ColumnType, OwnSettings
 
 
@@ -26,6 +27,13 @@ def ends(name: str, endings: tuple[str, ...]) -> bool:
 def holds_rows(name: str) -> bool:
     """Whether a file of this name holds rows: it is not hidden, and no table of labels beside the rows."""
     return not name.startswith(".") and not re.search(r"(^|[._-])labels\.[ct]sv", name.lower())
+
+
+def labels_beside(path: Path) -> Path | None:
+    """The table of labels beside a file, or in or beside a folder: `labels.csv`, or `NAME.labels.csv`; or .tsv."""
+    stem = path.name.split(".")[0]
+    names = [f"{start}labels{ending}" for start in (f"{stem}.", f"{stem}_", "") for ending in (".csv", ".tsv")]
+    return find([path, path.parent] if path.is_dir() else [path.parent], names)
 
 
 def parts(request: Request, endings: tuple[str, ...]) -> list[tuple[Path, str]]:

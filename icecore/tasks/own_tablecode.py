@@ -75,7 +75,8 @@ def date_parts(seconds: np.ndarray) -> np.ndarray:
 
 def _numbers(column: Column, rows: np.ndarray) -> np.ndarray:
     """The numbers (n, 1) or (n, 4) that a number or date is stored as, before they are standardised."""
-    values = np.asarray(column.values[rows], np.float64)
+    values = column.values[rows].astype(np.float64)
+    values[np.abs(values) > np.finfo(np.float32).max] *= math.inf  # its square would not fit float64 either
     return date_parts(values) if column.type == "date" else values[:, None]
 
 
@@ -146,7 +147,10 @@ class TableCode:
         """Stored numbers (n, K) float32: nan where missing, a category's slot. Raises DataError for lacking columns."""
         held: dict[str, Column] = records.inputs
         if absent := [code.name for code in self.columns if code.name not in held]:
-            raise DataError(f"the table lacks {len(absent)} columns seen in training: {listed(absent)}; add them")
+            raise DataError(
+                f"the table lacks {len(absent)} columns seen in training: {listed(absent)}; "
+                f"add them to {listed(list(held))}"
+            )
         inputs = np.empty((len(order), sum(code.stored for code in self.columns)), np.float32)
         notes: Notes = []
         missing: list[str] = []

@@ -49,7 +49,7 @@ def read_table(
             builder.add(chunk, place, path)
             rows = int(chunk.rows[-1]) + 1
         builder.end(rows)
-    return builder.table()
+    return builder.table(listed([str(path) for path in paths], 3))
 
 
 def _suffix(path: Path) -> str:
@@ -129,13 +129,15 @@ def read_csv(path: Path, builder: ColumnBuilder) -> Iterator[Chunk]:
             chunk: list[list[str]] = []
             places: list[int] = []
             count = 0
+            last = reader.line_num
             for row in rows:
+                first, last = last + 1, reader.line_num
                 count += bool(row)
                 if len(row) != len(names):
                     if row:
-                        builder.skip(
-                            f"{path.name} line {reader.line_num}", f"expected {len(names)} cells, found {len(row)}"
-                        )
+                        # a quote left open takes many lines with it
+                        lines = f"line {last}" if first == last else f"lines {first:,} to {last:,}"
+                        builder.skip(f"{path.name} {lines}", f"expected {len(names)} cells, found {len(row)}")
                     continue
                 chunk.append(row)
                 places.append(count - 1)

@@ -20,6 +20,8 @@ from icecore.tasks.own_records import SPLITS, Column, OwnSettings, listed
 FEW = 20
 #: the largest class is this many times the smallest: then every class counts the same
 IMBALANCE = 3.0
+#: rows held out at most, for each of val and test: more would take long to score, and say little more
+MOST_HELD = 10_000
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ class TargetCode:
         origins = tuple(column.origin for column in columns.values())
         if task == "regression":
             values = np.stack([column.values[train] for column in columns.values()], 1).astype(np.float64)
-            mean, std = values.mean(0), values.std(0)
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean, std = values.mean(0), values.std(0)
             for name, spread, middle in zip(names, std, mean, strict=True):
+                if not np.isfinite(spread):
+                    raise DataError(f"target {name!r} has values too large to square; give it in a larger unit")
                 if spread <= 1e-12 * abs(middle):
                     raise DataError(f"target {name!r} is {middle:g} in every training row; there is nothing to learn")
             return cls(names, "regression", origins, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
@@ -240,7 +245,8 @@ def split_rows(
         pool = np.union1d(pool[np.isin(given[pool], ("", "train"))], np.flatnonzero(given == ""))
     if not len(pool):
         raise DataError("the data have no training rows")
-    shares = [0.0 if len(parts[name]) else getattr(settings, name) for name in ("val", "test")]
+    most = MOST_HELD / len(pool)
+    shares = [0.0 if len(parts[name]) else min(getattr(settings, name), most) for name in ("val", "test")]
     if not shares[0] and not len(parts["val"]):
         raise ConfigError("val: 0 leaves nothing to choose by; expected more, or data that have a val split")
     drawn = _stratified(key[pool], shares, generator, task == "classification")
@@ -250,7 +256,10 @@ def split_rows(
         parts[name] = generator.permutation(parts[name])
     for name in ("train", "val"):
         if not len(parts[name]):
-            raise DataError(f"{N:,} rows are too few for a {name} split; expected at least 4, or a larger share")
+            raise DataError(
+                f"{N:,} rows are too few for a {name} split; expected at least 4, classes of several rows, "
+                "or a larger share"
+            )
     return parts
 
 

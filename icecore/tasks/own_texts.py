@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from icecore.errors import DataError
-from icecore.tasks.files import find
 from icecore.tasks.own_records import Column, Records, RowNumbers, column_of, listed
-from icecore.tasks.own_source import Request, parts
+from icecore.tasks.own_source import Request, labels_beside, parts
 from icecore.tasks.own_tables import open_text, read_table
 
 STRING_ENDINGS = (".txt", ".smi", ".log")
@@ -91,8 +90,7 @@ def _fasta(path: Path) -> Iterator[tuple[str, str]]:
 
 def _labels_beside(path: Path) -> dict[str, str]:
     """Label by id from a table beside the file: the column id, or its first, and label, or its second."""
-    stem = path.name.split(".")[0]
-    found = find([path.parent], [f"{s}labels{e}" for s in (f"{stem}.", f"{stem}_", "") for e in (".csv", ".tsv")])
+    found = labels_beside(path)
     if found is None:
         return {}
     known = ("id", "label", "column1", "column2")
