@@ -143,7 +143,10 @@ def begin_from(model: FPT, program: Program, config: RunConfig) -> list[str]:
     kind and size; an output layer belongs to its classes and is left as it is. Raises ConfigError for another body.
     """
     if program.config.body != config.body:
-        names = [f"{name} ({weights})" for name, weights, *_ in (program.config.body, config.body)]
+        names = [
+            f"{name} ({weights}, {f'{layers} layers' if layers else 'all layers'}, body seed {seed})"
+            for name, weights, layers, seed in (program.config.body, config.body)
+        ]
         raise ConfigError(f"{config.start}: a program of {names[0]} is no start on {names[1]}; name the same body")
     runs, taken = model.programs(), []
     like = (program.spec.kind, program.spec.size) == (model.spec.kind, model.spec.size)

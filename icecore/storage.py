@@ -31,7 +31,10 @@ def write_atomic(path: Path, write: Callable[[Path], object], remark: str = INTA
     with storage_errors(path, remark):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode
             write(temporary)
+            temporary.chmod(mode)  # some writers (safetensors) keep their files from everybody else
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)

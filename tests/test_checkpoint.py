@@ -196,6 +196,12 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
         RunFolder(tmp_path, CONFIG).open()
 
 
+def test_files_are_for_all_whom_the_user_lets(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    checkpoint.write_tensors(tmp_path / "program", {"x": torch.ones(1)}, {})
+    assert (tmp_path / "program").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_one_process_at_a_time_trains_a_run(folder: RunFolder) -> None:
     with folder.lock() as held:
         assert held
