@@ -27,7 +27,7 @@ check: setup
 	$(BIN)/pyright
 
 # one after another, each alone on the machine; results go to benchmarks/results
-BENCHMARKS := training_speed packed_runs long_sequences time_to_accuracy inference feature_cache scaling serving
+BENCHMARKS := training_speed packed_runs long_sequences time_to_accuracy inference feature_cache scaling serving data_parallel
 
 bench: setup
 	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --write || exit 1; done

@@ -3,7 +3,10 @@
 Mistakes a user can mend end with one message and exit code 2, never a traceback.
 """
 
+import os
+import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,7 +14,7 @@ import typer
 from icecore import __version__
 from icecore.commands import lists, own, runs, studies
 from icecore.commands.console import errors, plain
-from icecore.errors import UserError
+from icecore.errors import ConfigError, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,19 +34,38 @@ app.add_typer(data, name="data")
 data.command(name="get")(lists.data_get)
 data.command(name="list")(lists.data_list)
 
+#: exit code that typer makes of Ctrl-C
+INTERRUPTED = 130
+#: what may stand behind --ray
+RAY_ADDRESS = re.compile(r"local|auto|\w+://\S+|\S+:\d+")
+
 Version = Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")]
 
 
 def main() -> None:
     """Entry point: run a command; a UserError is one message and exit code 2."""
     try:
-        app()
+        app(spelled_out(sys.argv[1:]))
     except UserError as error:
         errors().print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors().print("interrupted; the same command goes on from the last state")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            errors().print("interrupted; the same command goes on from the last state")
+        raise
+
+
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """The `words` of a command line, an empty address given to each `--ray` that no address follows.
+
+    >>> spelled_out(["grid", "--ray", "mine.toml"]), spelled_out(["grid", "--ray", "local", "mine.toml"])
+    (['grid', '--ray=', 'mine.toml'], ['grid', '--ray', 'local', 'mine.toml'])
+    """
+    following = [*words[1:], ""]
+    return [
+        "--ray=" if word == "--ray" and not RAY_ADDRESS.fullmatch(after) else word
+        for word, after in zip(words, following, strict=True)
+    ]
 
 
 @app.callback(invoke_without_command=True)
@@ -51,6 +73,12 @@ def _options(context: typer.Context, version: Version = False) -> None:
     if version:
         typer.echo(f"icecore {__version__}")
         raise typer.Exit
+    command = context.invoked_subcommand
+    if command != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"torchrun starts processes that train together, which `icecore train` does; {command} would be done by "
+            "each of them (for `paper` and `grid` there is --ray, or the same command on each machine)"
+        )
 
 
 if __name__ == "__main__":

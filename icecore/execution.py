@@ -16,6 +16,9 @@ from icecore.runtime import Runtime
 class Watcher(Protocol):
     """Who is told how training goes (a progress display, a test)."""
 
+    def waiting(self, run_id: str) -> None:
+        """Another process is training this run."""
+
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         """A pack starts or resumes at `step`."""
 

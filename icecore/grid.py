@@ -112,8 +112,12 @@ def train(configs: Sequence[RunConfig], place: Place, task: Task | None = None) 
     with contextlib.ExitStack() as locks:
         for run_id in sorted(folders):  # in one order, so that no two processes wait for each other
             folders[run_id].open()
-            if not locks.enter_context(folders[run_id].lock(place.wait)):
-                raise BusyError(f"{folders[run_id].path}: another process is training this run")
+            if not locks.enter_context(folders[run_id].lock(wait=False)):
+                if not place.wait:
+                    raise BusyError(f"{folders[run_id].path}: another process is training this run")
+                for watcher in place.watchers:
+                    watcher.waiting(run_id)
+                locks.enter_context(folders[run_id].lock())
             if not place.resume:
                 folders[run_id].reset()
         _train_missing(folders.values(), place, task)

@@ -54,6 +54,9 @@ class LiveWatcher(_Counted):
         self.console = console
         self.bar: Progress | None = None
 
+    def waiting(self, run_id: str) -> None:
+        self.console.print(f"run {run_id}: another process is training it; waiting until that ends", highlight=False)
+
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         self.count(configs, step)
         resumed = f"  [yellow]resumed at step {step:,}[/]" if step else ""
@@ -93,6 +96,9 @@ class LiveWatcher(_Counted):
 class LineWatcher(_Counted):
     """One plain line at each validation, for logs and pipes."""
 
+    def waiting(self, run_id: str) -> None:
+        self.say(f"run {run_id}: another process is training it; waiting until that ends")
+
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         self.count(configs, step)
         resumed = f", resumed at step {step}" if step else ""
@@ -127,6 +133,9 @@ class TensorBoardWatcher:
             raise UserError("--tensorboard needs TensorBoard: pip install 'icecore[tensorboard]'") from error
         self.make = lambda name: SummaryWriter(str(folder / name / "tensorboard"))
         self.writers: dict[str, Any] = {}
+
+    def waiting(self, run_id: str) -> None:
+        pass
 
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         self.writers = {config.run_id: self.make(config.run_id) for config in configs}

@@ -1,7 +1,7 @@
 """Results: one JSON line a run, with its place in a table, its curves and the command that made it.
 
-Lines are only ever appended, and a later line of the same run replaces an earlier one, so a kill or a
-second writer loses nothing but the line it was writing. What cannot be read is reported, the rest used.
+Lines are only ever appended, by one process at a time, and a later line of the same run replaces an
+earlier one, so a kill costs nothing but the line being written. What cannot be read is reported, the rest used.
 """
 
 import datetime
@@ -13,7 +13,7 @@ from typing import Any
 
 from icecore.checkpoint import CONFIG, RunFolder, read_config
 from icecore.errors import ConfigError, DataError, UserError
-from icecore.storage import storage_errors
+from icecore.storage import locked, storage_errors
 
 Curve = Sequence[tuple[int, float]]
 
@@ -92,15 +92,17 @@ def record_of(folder: RunFolder, spot: Spot, command: str, extra: Mapping[str, A
 
 
 def append(path: Path, records: Iterable[Record]) -> None:
-    """Add records to a results file, in one write. Raises StorageError."""
-    text = "".join(record.to_json() + "\n" for record in records)
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            # a line that a kill cut short must not swallow the next one
-            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                text = "\n" + text
-            file.write(text.encode())
+    """Add records to a results file, whole, whoever else writes there meanwhile. Raises StorageError.
+
+    A kill or a full disk leaves at most one line cut short, which the next `append` ends.
+    """
+    text = "".join(record.to_json() + "\n" for record in records).encode()
+    with locked(path), storage_errors(path), path.open("a+b", buffering=0) as file:
+        # a line that was cut short must not swallow the next one
+        if text and file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+            text = b"\n" + text
+        while text:  # the system may take a part at a time
+            text = text[file.write(text) :]
 
 
 def read(place: Path) -> tuple[list[Record], list[str]]:

@@ -1,26 +1,27 @@
-"""Studies: cells of a table as sweeps, announced with their expected time, trained, written down run by run.
+"""Studies: cells of a table as sweeps, announced with their expected time, trained, written down cell by cell.
 
-What is finished, in the results or as a run folder, is never trained again. A cell whose weights or data
-are not here says what to get, and the others run.
+What is finished, in the results or as a run folder, is never trained again, and what another process is training
+comes last. A cell whose weights or data are not here says what to get, and the others run.
 """
 
 import datetime
-import functools
-import itertools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from icecore import attention, estimate, grid, results
 from icecore import runtime as runtimes
 from icecore.checkpoint import RunFolder
 from icecore.config import RunConfig
-from icecore.errors import ConfigError, DataError, WeightsError
+from icecore.errors import BusyError, ConfigError, DataError, UserError, WeightsError
 from icecore.program import Program, write_body
 from icecore.results import Record, Spot
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Task
+
+Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,36 +39,172 @@ class Cell:
     attend: bool = False
 
 
-def run(cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str], object]) -> list[Record]:
-    """Train what is missing, cell by cell, and append it to the results `file`. Returns the cells' records.
+class Crew(Protocol):
+    """Who trains the runs of a study: this process (`Here`), or the nodes of a cluster (`icecore.cluster`)."""
+
+    @property
+    def free(self) -> bool:
+        """Whether more can be submitted before something has finished."""
+        ...
+
+    def submit(self, configs: Sequence[RunConfig], title: str, wait: bool) -> None:
+        """Train runs, which a person knows by `title`; those of another process only if told to `wait` for it."""
+
+    def finished(self) -> tuple[Sequence[RunConfig], Sequence[Summary] | UserError]:
+        """Wait for some of the runs: their summaries, or why these cannot be made. Raises what concerns all runs."""
+        ...
+
+
+class Here:
+    """Trains in this process, one cell after another, and keeps the data from each to the next."""
+
+    def __init__(self, place: grid.Place) -> None:
+        self.place = place
+        self.asked: tuple[Sequence[RunConfig], bool] | None = None
+        self.data: tuple[Any, Task] | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing is waiting to be trained."""
+        return self.asked is None
+
+    def submit(self, configs: Sequence[RunConfig], title: str, wait: bool) -> None:
+        """Train runs of one task when `finished` is called."""
+        self.asked = configs, wait
+
+    def finished(self) -> tuple[Sequence[RunConfig], Sequence[Summary] | UserError]:
+        """Train what was submitted last. Raises StorageError, and UserError where memory is short."""
+        assert self.asked is not None
+        (configs, wait), self.asked = self.asked, None
+        try:
+            return configs, grid.train(configs, replace(self.place, wait=wait), self._task(configs[0]))
+        except (BusyError, ConfigError, DataError, WeightsError) as error:
+            return configs, error
+
+    def _task(self, config: RunConfig) -> Task:
+        key = config.task, config.task_options, config.faults
+        if self.data is None or self.data[0] != key:
+            self.data = None  # never hold two
+            device = runtimes.choose(self.place.device, config.precision).device
+            self.data = key, grid.load_task(config, self.place.data_dir).to(device)
+        return self.data[1]
+
+
+def run(
+    cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str], object], crew: Crew | None = None
+) -> list[Record]:
+    """Train what is missing, and append each cell to the results `file` once it is whole. Returns the cells' records.
 
     place.out  where the run folders are
     say        is told of cells that cannot be made
+    crew       who trains (None: this process)
     """
-    found = known(file.parent, say) if place.resume else []
-    made: list[Record] = []
-    absent: dict[tuple[Any, ...], WeightsError] = {}
-    for _, group in itertools.groupby(cells, key=_data_key):
-        neighbours = list(group)
-        # read when the first of them trains, and once for all
-        load = functools.cache(functools.partial(_load, neighbours[0].sweep.config, place))
-        for cell in neighbours:
-            config = cell.sweep.config
-            body = config.backbone, config.weights, config.layers
-            try:
-                if body in absent:
-                    raise absent[body]  # asking a hub that cannot be reached takes its time, each time
-                records = _make(cell, load, found, place, file.parent)
-            except (ConfigError, DataError, WeightsError) as error:
-                if body not in absent:  # once for all columns
-                    say(f"{cell.spot.row}, {cell.spot.column}: {error}")
-                if isinstance(error, WeightsError):
-                    absent[body] = error
-                records = [Record(cell.spot, cell.command, f"{datetime.date.today()}", missing=str(error))]
-            results.append(file, [record for record in records if record not in found])
-            found += records
-            made += records
-    return made
+    return _Making(cells, file, place, say, crew or Here(place)).run()
+
+
+class _Making:
+    """The cells of a study in the making: which runs each waits for, and what is known of all runs."""
+
+    def __init__(
+        self, cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str], object], crew: Crew
+    ) -> None:
+        self.cells, self.file, self.place, self.say, self.crew = cells, file, place, say, crew
+        self.found = known(file.parent, say) if place.resume else []
+        self.done = _summaries(self.found)
+        #: ids of runs that the crew has, of those that it has made, and of those that a cell needs to go on
+        self.asked: set[str] = set()
+        self.trained: set[str] = set()
+        self.needed: dict[int, set[str]] = {}
+        self.absent: dict[tuple[Any, ...], WeightsError] = {}
+        self.made: dict[int, list[Record]] = {}
+
+    def run(self) -> list[Record]:
+        todo, busy, wait = deque(range(len(self.cells))), list[int](), False
+        while todo or busy or self.asked:
+            if not todo and not self.asked:  # only what others are training is left
+                todo, busy, wait = deque(busy), [], True
+            while todo and self.crew.free:
+                self._go_on(todo.popleft(), wait)
+            if not self.asked:
+                continue
+            configs, outcome = self.crew.finished()
+            ids = {config.run_id for config in configs}
+            self.asked -= ids
+            waiting = [number for number, needed in self.needed.items() if needed & ids]
+            if not isinstance(outcome, UserError):
+                self.done |= {summary["run_id"]: summary for summary in outcome}
+                self.trained |= ids
+                for number in waiting:
+                    self.needed[number] -= ids
+                    if not self.needed[number]:
+                        self._go_on(number, wait)
+                continue
+            for number in waiting:
+                del self.needed[number]
+                if isinstance(outcome, BusyError):
+                    busy.append(number)
+                else:
+                    self._give_up(number, outcome)
+        return [record for number in range(len(self.cells)) for record in self.made[number]]
+
+    def _go_on(self, number: int, wait: bool) -> None:
+        """Have the runs made that a cell needs next, or write it down where it needs none."""
+        cell = self.cells[number]
+        try:
+            if cell.sweep.config.body in self.absent:
+                raise self.absent[cell.sweep.config.body]  # asking a hub that cannot be reached takes its time
+            configs = self._next(cell)
+            if not configs:
+                self._write(number, self._records(cell))
+                return
+        except (ConfigError, DataError, WeightsError) as error:
+            self._give_up(number, error)
+            return
+        self.needed[number] = {config.run_id for config in configs}
+        if fresh := [config for config in configs if config.run_id not in self.asked]:
+            self.asked |= {config.run_id for config in fresh}
+            self.crew.submit(fresh, f"{cell.spot.row}, {cell.spot.column}", wait)
+
+    def _next(self, cell: Cell) -> list[RunConfig]:
+        """The runs that a cell needs next: that which makes its body, then those of its sweep that can be known."""
+        configs, start, body = cell.sweep.missing(self.done), cell.pretraining, Path(cell.sweep.config.weights)
+        if not configs or start is None or body.exists():
+            return configs
+        if start.run_id not in self.trained:  # in the results or not: its program is needed
+            return [start]
+        write_body(Program.load(RunFolder(self.place.out, start).program_path), grid.body_of(start), body)
+        return configs
+
+    def _records(self, cell: Cell) -> list[Record]:
+        """The records of a cell whose runs are done: those in its place, copies from others, the rest new."""
+        if self.place.resume:
+            self.found = known(self.file.parent)  # another process may have written the same cell
+        here = {record.run_id: record for record in self.found if record.spot == cell.spot}
+        there = {record.run_id: record for record in self.found}
+        configs, records = cell.sweep.runs(self.done), []
+        for config in configs:
+            record = here.get(config.run_id)
+            if record is None and config.run_id in there:
+                record = replace(there[config.run_id], spot=cell.spot)
+            if record is None:
+                record = results.record_of(RunFolder(self.place.out, config), cell.spot, cell.command)
+            records.append(record)
+        return _attended(records, configs, self.place, self.file.parent) if cell.attend else records
+
+    def _give_up(self, number: int, error: UserError) -> None:
+        """Write down why a cell cannot be made, and say so once for all columns."""
+        cell = self.cells[number]
+        body = cell.sweep.config.body
+        if body not in self.absent:
+            self.say(f"{cell.spot.row}, {cell.spot.column}: {error}")
+        if isinstance(error, WeightsError):
+            self.absent[body] = error
+        self._write(number, [Record(cell.spot, cell.command, f"{datetime.date.today()}", missing=str(error))])
+
+    def _write(self, number: int, records: list[Record]) -> None:
+        results.append(self.file, [record for record in records if record not in self.found])
+        self.found += records
+        self.made[number] = records
 
 
 def known(folder: Path, say: Callable[[str], object] = lambda fault: None) -> list[Record]:
@@ -103,45 +240,6 @@ def unfinished(
 
 def _summaries(records: Sequence[Record]) -> dict[str, Mapping[str, Any]]:
     return {record.run_id: record.summary for record in records if record.run_id}
-
-
-def _data_key(cell: Cell) -> tuple[Any, ...]:
-    """Equal for cells that train on the same data."""
-    config = cell.sweep.config
-    return config.task, sorted(config.task_options.items()), config.faults
-
-
-def _load(config: RunConfig, place: grid.Place) -> Task:
-    return grid.load_task(config, place.data_dir).to(runtimes.choose(place.device, config.precision).device)
-
-
-def _make(
-    cell: Cell, load: Callable[[], Task], found: Sequence[Record], place: grid.Place, folder: Path
-) -> list[Record]:
-    """The records of a cell: those `found` in its place, copies of those found elsewhere, the rest trained now."""
-    done = _summaries(found)
-    while configs := cell.sweep.missing(done):
-        if cell.pretraining is not None:
-            pretrain_body(cell.pretraining, Path(cell.sweep.config.weights), place)
-        done |= {summary["run_id"]: summary for summary in grid.train(configs, place, load())}
-    here = {record.run_id: record for record in found if record.spot == cell.spot}
-    there = {record.run_id: record for record in found}
-    configs, records = cell.sweep.runs(done), []
-    for config in configs:
-        record = here.get(config.run_id)
-        if record is None and config.run_id in there:
-            record = replace(there[config.run_id], spot=cell.spot)
-        if record is None:
-            record = results.record_of(RunFolder(place.out, config), cell.spot, cell.command)
-        records.append(record)
-    return _attended(records, configs, place, folder) if cell.attend else records
-
-
-def pretrain_body(config: RunConfig, path: Path, place: grid.Place) -> None:
-    """Train a whole body by `config` and write its weights to `path`, where there is no such file yet."""
-    if not path.exists():
-        grid.train([config], place)
-        write_body(Program.load(RunFolder(place.out, config).program_path), grid.body_of(config), path)
 
 
 def _attended(records: list[Record], configs: Sequence[RunConfig], place: grid.Place, folder: Path) -> list[Record]:

@@ -28,6 +28,7 @@ KEYS = {
 PROCESSES = {
     "long_sequences": {"ratio", "memory", "lengths"},
     "time_to_accuracy": {"ratio", "share", "seconds", "steps"},
+    "data_parallel": {"ratio", "step_seconds", "overlapped_seconds", "exchange_seconds", "bytes_per_step", "expected"},
 }
 
 

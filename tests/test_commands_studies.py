@@ -1,12 +1,14 @@
 """paper, grid and report from the command line: what they say, make and refuse."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from commandline import Run
+from icecore import cli
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +98,48 @@ def test_a_grid_from_file_to_page(run: Run, bodies: Mapping[str, str], tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("grid --ray x.toml", "grid --ray= x.toml"),
+        ("grid x.toml --ray", "grid x.toml --ray="),
+        ("grid --ray --quiet x.toml", "grid --ray= --quiet x.toml"),
+        ("paper --ray all", "paper --ray= all"),
+        ("grid --ray local x.toml", None),
+        ("grid --ray auto x.toml", None),
+        ("grid --ray 127.0.0.1:6379 x.toml", None),
+        ("grid --ray head:6379 x.toml", None),
+        ("grid --ray ray://head:10001 x.toml", None),
+        ("grid --ray=local x.toml", None),
+        ("train bit-xor", None),
+    ],
+)
+def test_the_address_behind_ray_may_be_left_out(words: str, expected: str | None) -> None:
+    assert " ".join(cli.spelled_out(words.split())) == (expected or words)
+
+
+def test_an_interruption_says_how_to_go_on(run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("icecore.study.run", interrupted)
+    ended = run("paper", *small)
+    assert ended.code == 130
+    assert "interrupted; the same command goes on from the last state" in ended.err
+
+
+@pytest.mark.parametrize("address", [[], ["local"]])
+def test_without_ray_the_command_says_how_to_install_it(
+    run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch, address: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    ended = run("paper", *small, "--ray", *address)
+    assert ended.code == 2
+    assert "--ray needs Ray: pip install 'icecore[ray]'" in ended.err
+    assert not list(Path("results").rglob("*"))
+    assert run("paper", *small, "--ray", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["paper", "table99"], "unknown table 'table99'"),
@@ -103,6 +147,8 @@ def test_a_grid_from_file_to_page(run: Run, bodies: Mapping[str, str], tmp_path:
         (["paper", "table2", "--only", "mnits"], "did you mean 'mnist'"),
         (["grid", "none.toml"], "none.toml: not a readable TOML file"),
         (["report", "nowhere"], "nowhere: no such file or folder"),
+        (["paper", "table2", "--only", "bit-xor", "--cpus", "2"], "--cpus and --gpus are what each pack is given"),
+        (["grid", "none.toml", "--ray", "--cpus", "0"], "--cpus"),
     ],
 )
 def test_mistakes_end_with_one_message(run: Run, words: list[str], message: str) -> None:

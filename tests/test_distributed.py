@@ -246,3 +246,10 @@ def test_a_body_is_not_divided_by_one(run: Run, tmp_path: Path, config: Configur
     ended = run("train", "bit-xor", "--shard", "--backbone", config().backbone, "--out", tmp_path)
     assert ended.code == 2
     assert "this is one alone: start it by `torchrun --nproc-per-node=N -m icecore train ...`" in ended.err
+
+
+def test_only_training_is_shared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = run("grid", tmp_path / "any.toml")
+    assert ended.code == 2
+    assert "grid would be done by each of them" in ended.err

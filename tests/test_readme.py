@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: what makes a training command short without changing what it shows
 SHORT = ["--steps", "2", "--eval-every", "1", "--eval-examples", "8", "--test-examples", "8", "--batch-size", "2"]
+#: processes of this machine meet on loopback, with a thread each
+ALONE = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 #: commands that install, push or fetch; `make` targets are checked apart
 NOT_RUN = ("pip install", "hf download", "icecore data get")
 
@@ -61,6 +64,17 @@ def test_command(line: str, place: Path, monkeypatch: pytest.MonkeyPatch, reques
         return
     if words[0] == "python":
         subprocess.run([sys.executable, *words[1:], "--quick"], cwd=ROOT, check=True, capture_output=True)
+        return
+    if words[0] == "sbatch":
+        script = next(word for word in words if word.endswith(".sbatch"))
+        subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
+        words = ["icecore", *words[words.index(script) + 1 :], "--help"]
+        words = words if words[1] in ("grid", "paper") else ["icecore", "train", *words[1:]]
+    if words[0] == "torchrun":
+        if "../shared/data" in words:
+            words[words.index("../shared/data")] = str(request.getfixturevalue("real_data"))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:], *SHORT, "--quiet"]
+        subprocess.run(command, cwd=place, env=ALONE, check=True, capture_output=True)
         return
     if line.startswith(NOT_RUN):
         pytest.skip("needs the network")

@@ -1,6 +1,12 @@
 """Results files: a record there and back, appended whatever came before, read whatever is broken."""
 
+import io
 import json
+import multiprocessing
+import os
+import random
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +17,7 @@ import pytest
 from icecore import grid, results
 from icecore.checkpoint import RunFolder
 from icecore.config import RunConfig
-from icecore.errors import ConfigError, DataError
+from icecore.errors import ConfigError, DataError, StorageError
 from icecore.results import Record, Spot
 
 SPOT = Spot("table2", "pretrained", "mnist", "cpu", "minilm")
@@ -129,3 +135,78 @@ def test_nothing_to_read(tmp_path: Path, content: Mapping[str, str] | None, mess
             (place / name).write_text(text)
     with pytest.raises(DataError, match=message):
         results.read(place)
+
+
+def write_on(file: Path, name: str) -> None:
+    """Append records of 2 kB to 50 kB for ever, and note the id of each once `append` has returned."""
+    draw = random.Random(name)
+    noted = os.open(file.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in range(10**6):
+        run_id = f"{name}-{number}"
+        results.append(file, [record(run_id, filler=run_id * (draw.randrange(2_000, 50_000) // len(run_id)))])
+        os.write(noted, f"{run_id}\n".encode())
+        time.sleep(draw.uniform(0, 0.02))
+
+
+@pytest.mark.slow
+def test_eight_writers_killed_at_random_lose_and_tear_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "icecore.grid", "icecore.results"])
+    file, kills, draw = tmp_path / "table2.jsonl", 0, random.Random(0)
+
+    def started(writer: int) -> Any:
+        process = context.Process(target=write_on, args=(file, f"{writer}.{kills}"), daemon=True)
+        process.start()
+        return process
+
+    writers = [started(writer) for writer in range(8)]
+    while len(list(tmp_path.glob("*.?.*"))) < 8:  # until all are at work
+        time.sleep(0.01)
+    while kills < 32:
+        time.sleep(draw.uniform(0, 0.1))
+        writer = draw.randrange(8)
+        writers[writer].kill()
+        writers[writer].join()
+        kills += 1
+        writers[writer] = started(writer)
+    for process in writers:
+        process.kill()
+        process.join()
+        kills += 1
+    results.append(file, [record("last")])
+
+    found, faults = results.read(file)
+    acknowledged = [line for path in tmp_path.glob("*.?.*") for line in path.read_text().splitlines()]
+    written = Counter(r.run_id for r in map(parsed, file.read_bytes().splitlines()) if r is not None)
+    assert len(acknowledged) > 40
+    assert written.keys() >= {*acknowledged, "last"}
+    assert set(written.values()) == {1}
+    assert all(set(r.summary["filler"].split(r.run_id)) == {""} for r in found if r.run_id != "last")
+    assert len(faults) <= kills
+
+
+def parsed(line: bytes) -> Record | None:
+    try:
+        return Record.from_json(line.decode())
+    except DataError:
+        return None
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
+    file = tmp_path / "full.jsonl"
+    file.symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"full.jsonl: cannot be written \(No space left"):
+        results.append(file, [record()])
+
+
+def test_a_write_that_the_system_takes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(io.FileIO):
+        def write(self, b: Any, /) -> int:
+            return super().write(bytes(b[:100]))
+
+    file = tmp_path / "x.jsonl"
+    results.append(file, [record("a")])
+    monkeypatch.setattr(Path, "open", lambda self, mode, buffering=-1: Slow(self, mode.replace("b", "")))
+    results.append(file, [record("b")])
+    monkeypatch.undo()
+    assert [r.run_id for r in results.read(file)[0]] == ["a", "b"]

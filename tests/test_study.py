@@ -139,6 +139,29 @@ def test_the_task_of_neighbouring_cells_is_read_once(
     assert calls == [{"n": 2}, {"n": 3}]
 
 
+def test_what_another_process_trains_comes_last(
+    config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, cells = tmp_path / "t.jsonl", [cell(config(weights="random"), "theirs"), cell(config(), "ours")]
+    lock = RunFolder(tmp_path / "runs", cells[0].sweep.missing({})[0]).lock()
+    trained, original = [], grid.train_pack
+
+    def watch(task: Any, backbone: Any, configs: Any, execution: Any) -> Any:
+        trained.append(configs[0].weights)
+        if trained == ["pretrained"]:  # meanwhile the other process makes its cell
+            lock.__exit__(None, None, None)
+            study.run(cells[:1], file, place(tmp_path), print)
+        return original(task, backbone, configs, execution)
+
+    monkeypatch.setattr(grid, "train_pack", watch)
+    assert lock.__enter__()
+    records = study.run(cells, file, place(tmp_path), print)
+    assert trained == ["pretrained", "random", "random", "pretrained"]
+    assert [r.spot.row for r in records] == ["theirs"] * 4 + ["ours"] * 4
+    assert len(file.read_text().splitlines()) == 8
+    assert results.read(file)[0] == records
+
+
 def test_a_body_pretrained_on_the_way(config: Configure, tmp_path: Path, trained: list[RunConfig]) -> None:
     start = config(weights="random", train_roles=ROLES, steps=6)
     path = tmp_path / "bodies" / "tiny.safetensors"

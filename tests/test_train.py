@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from icecore.backbones import Backbone
 from icecore.backbones.kernels import can_compile
 from icecore.checkpoint import RunFolder, common_step
 from icecore.config import ROLES, RunConfig
-from icecore.errors import StorageError, UserError
+from icecore.errors import BusyError, StorageError, UserError
 from icecore.evaluation import evaluate
 from icecore.execution import Execution
 from icecore.grid import Place, load_task, run
@@ -54,6 +55,9 @@ class Recorder:
         self.losses: dict[str, list[float]] = {}
         self.metrics: dict[str, list[float]] = {}
         self.calls: list[str] = []
+
+    def waiting(self, run_id: str) -> None:
+        self.calls.append(f"waiting {run_id}")
 
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         self.calls.append(f"begin {step}")
@@ -483,6 +487,25 @@ def test_a_real_kill_changes_nothing(config: Configure, body: Body, tmp_path: Pa
         ends.append(pack.adam)
     for name in ("values", "first", "second", "alive"):
         assert torch.equal(getattr(ends[0], name), getattr(ends[1], name)), name
+
+
+def test_runs_of_another_process_are_waited_for(config: Configure, tmp_path: Path) -> None:
+    configs = sweep(config)
+    folder, recorder, summaries = RunFolder(tmp_path, configs[1]), Recorder(), []
+    folder.open()
+    waiting = threading.Thread(target=lambda: summaries.append(run(configs, Place(tmp_path, watchers=[recorder]))))
+    with folder.lock() as held:
+        assert held
+        with pytest.raises(BusyError, match=rf"{folder.path}: another process is training this run"):
+            run(configs, Place(tmp_path, wait=False))
+        waiting.start()
+        while not recorder.calls:
+            assert waiting.is_alive()
+            time.sleep(0.01)
+        assert recorder.calls == [f"waiting {configs[1].run_id}"]
+    waiting.join()
+    assert recorder.calls[1:] == ["begin 0", "finished 3"]
+    assert summaries[0] == run(configs, Place(tmp_path, wait=False))
 
 
 def test_finished_runs_are_not_run_again(config: Configure, tmp_path: Path) -> None:

@@ -14,3 +14,15 @@ Picture = Annotated[Path | None, typer.Option(help="Picture to write (.png or .s
 Results = Annotated[Path, typer.Option(help="Folder of the results files.")]
 Resume = Annotated[bool, typer.Option(help="Skip what is finished, or make everything again.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be run.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[ADDRESS]",
+        help="Train on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT, or local to start one here; without an "
+        "address the one of RAY_ADDRESS or one that runs here, else local.",
+    ),
+]
+Cpus = Annotated[int, typer.Option(min=1, help="With --ray: processors of each pack.")]
+Gpus = Annotated[
+    float | None, typer.Option(min=0, help="With --ray: GPUs of each pack, say 0.25 (default: 1 where there are any).")
+]

@@ -1,13 +1,17 @@
 """Commands about many runs: the paper's tables, grids of one's own, the report."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from icecore.commands.console import new_table, output, plain, split, watchers
-from icecore.commands.options import DataDir, Device, DryRun, Quiet, Results, Resume
+from icecore.commands.options import Cpus, DataDir, Device, DryRun, Gpus, Quiet, Ray, Results, Resume
+from icecore.errors import ConfigError
 
 
 def paper(
@@ -23,11 +27,15 @@ def paper(
     out: Results = Path("results"),
     device: Device = "auto",
     resume: Resume = True,
+    ray: Ray = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Make tables of the paper: ours beside the published numbers, packed, resumable."""
     from icecore import paper as papers
+    from icecore.grid import Place
 
     if show or not tables:
         _list_tables()
@@ -35,7 +43,7 @@ def paper(
     chosen = papers.names(tables)
     request = papers.Request(budget, protocol, split(only or ""), split(rows or ""), body, precision, device)
     plans = {name: papers.plan(name, request, out) for name in chosen}
-    _make(plans, out, data_dir, device, resume, dry_run, quiet)
+    _make(plans, out, Place(out / "runs", data_dir, device, resume=resume), _nodes(ray, cpus, gpus), dry_run, quiet)
 
 
 def grid(
@@ -44,14 +52,19 @@ def grid(
     out: Results = Path("results"),
     device: Device = "auto",
     resume: Resume = True,
+    ray: Ray = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Train every combination of a file's settings, packed, resumable."""
     from icecore import gridfile
+    from icecore.grid import Place
 
     cells = gridfile.read(file, device)
-    _make({cells[0].spot.study: cells}, out, data_dir, device, resume, dry_run, quiet)
+    place = Place(out / "runs", data_dir, device, resume=resume)
+    _make({cells[0].spot.study: cells}, out, place, _nodes(ray, cpus, gpus), dry_run, quiet)
 
 
 def _list_tables() -> None:
@@ -70,38 +83,58 @@ def _list_tables() -> None:
     output().print(table)
 
 
-def _make(
-    plans: Mapping[str, Sequence[Any]],
-    out: Path,
-    data_dir: str | None,
-    device: str,
-    resume: bool,
-    dry_run: bool,
-    quiet: bool,
-) -> None:
+def _nodes(ray: str | None, cpus: int, gpus: float | None) -> Any:
+    """The cluster asked for, as `cluster.Nodes`; None for none."""
+    if ray is not None:
+        from icecore.cluster import Nodes
+
+        return Nodes(ray, cpus, gpus)
+    if cpus != 1 or gpus is not None:
+        raise ConfigError("--cpus and --gpus are what each pack is given on a Ray cluster; add --ray")
+    return None
+
+
+def _make(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, nodes: Any, dry_run: bool, quiet: bool) -> None:
     """Say what of the plans is to be done, do it, and print the tables."""
     from icecore import study
     from icecore.estimate import in_words
-    from icecore.grid import Place
 
-    for name, cells in plans.items():
-        todo = study.unfinished(cells, out, device, resume)
-        budget = cells[0].spot.budget if cells else ""
-        what = f"{name}{budget and f', budget {budget}'}: {len(cells)} cells"
-        if todo:
-            finished = f", {len(cells) - len(todo)} of them finished" if len(todo) < len(cells) else ""
-            runs = sum(len(cell.sweep) for cell, _ in todo)
-            typer.echo(f"{what}{finished}; {runs} runs to make, {in_words(sum(seconds for _, seconds in todo))}")
-        else:
-            typer.echo(f"{what}, all finished")
-        if dry_run:
-            output().print(_plan_table(cells, {cell.spot: in_words(seconds) for cell, seconds in todo}))
-            continue
-        with watchers(out / "runs", quiet, False) as shown:
-            place = Place(out / "runs", data_dir, device, resume=resume, watchers=shown)
-            _print(study.run(cells, out / f"{name}.jsonl", place, typer.echo))
+    with contextlib.ExitStack() as stack:
+        crew: Any = None
+        for name, cells in plans.items():
+            todo = study.unfinished(cells, out, place.device, place.resume)
+            budget = cells[0].spot.budget if cells else ""
+            what = f"{name}{budget and f', budget {budget}'}: {len(cells)} cells"
+            if todo:
+                finished = f", {len(cells) - len(todo)} of them finished" if len(todo) < len(cells) else ""
+                runs = sum(len(cell.sweep) for cell, _ in todo)
+                typer.echo(f"{what}{finished}; {runs} runs to make, {in_words(sum(seconds for _, seconds in todo))}")
+            else:
+                typer.echo(f"{what}, all finished")
+            if dry_run:
+                output().print(_plan_table(cells, {cell.spot: in_words(seconds) for cell, seconds in todo}))
+                continue
+            if todo and crew is None:
+                crew = stack.enter_context(_crew(place, nodes, quiet))
+            _print(study.run(cells, out / f"{name}.jsonl", place, typer.echo, crew))
     if not dry_run:
         typer.echo(f"results are in {out}; `icecore report {out}` makes tables, plots and a page")
+
+
+@contextlib.contextmanager
+def _crew(place: Any, nodes: Any, quiet: bool) -> Iterator[Any]:
+    """Who trains: this process, with a display, or a cluster, with a line for each pack."""
+    if nodes is None:
+        from icecore.study import Here
+
+        with watchers(place.out, quiet, False) as shown:
+            yield Here(replace(place, watchers=shown))
+    else:
+        from icecore import cluster
+
+        say = (lambda line: None) if quiet else functools.partial(typer.echo, err=True)
+        with cluster.crew(place, nodes, say) as made:
+            yield made
 
 
 def _plan_table(cells: Sequence[Any], expected: Mapping[Any, str]) -> Any:

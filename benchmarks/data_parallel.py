@@ -1,0 +1,236 @@
+"""What do processes that share a step gain, and what does their exchange cost? GPT-2 small geometry, bit XOR.
+
+1, 2 and 4 processes of one thread each (up to the cores there are) train the same runs with the same batch; the
+exchange is timed apart, and beside it one that overlaps the backward pass. `--quick` takes tiny sizes.
+"""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from icecore import runtime as runtimes
+from icecore.backbones import BodyRequest, build_backbone
+from icecore.config import RunConfig
+from icecore.distributed import World, joined
+from icecore.execution import Execution
+from icecore.tasks.bits import BitXor
+from icecore.train import Pack
+from measure import Bench, agree, options
+from sides import GPT2_SMALL, TINY, save_gpt2
+
+#: runs, examples a step of each, bits a string
+RUNS, BATCH, BITS = 4, 16, 5
+#: buckets of the exchange that overlaps
+BUCKETS = 4
+#: floating-point operations a second that a GPU is taken to reach on a frozen body in bf16
+GPU_RATE = 200e12
+#: examples of a step that each GPU has, and Gbit/s of the networks between them
+SHARE, NETWORKS = 64, (10, 100, 400)
+#: seconds until a message is there, by far the longest part of an exchange between few
+LATENCY = 20e-6
+
+
+def exchange_seconds(size: int, numbers: int, bits_a_second: float) -> float:
+    """Seconds of one all-reduce of fp32 `numbers` over `size` machines: halves that go up and down a tree.
+
+    2 (W - 1) / W * bytes / bandwidth + 2 log2(W) * latency (Thakur et al. 2005, reduce-scatter and all-gather).
+    """
+    return 2 * (size - 1) / size * 4 * numbers / (bits_a_second / 8) + 2 * math.log2(size) * LATENCY
+
+
+def efficiency(size: int, numbers: int, bits_a_second: float, step: float) -> float:
+    """Share of its time that each of `size` machines computes, whose part of a step takes `step` seconds."""
+    return step / (step + exchange_seconds(size, numbers, bits_a_second))
+
+
+def expected() -> dict[str, Any]:
+    """Efficiency on paper for CIFAR-10 on GPT-2 small, by what is trained, GPUs, and Gbit/s of their network."""
+    D, layers, T, P, C = GPT2_SMALL.width, GPT2_SMALL.layers, 64, 48, 10
+    program = (P + 1) * D + T * D + 2 * (2 * layers + 1) * D + (D + 1) * C
+    body = 12 * layers * D * D
+    found: dict[str, Any] = {"numbers": {"program": program, "whole body": body + program}}
+    for name, numbers in (("program", program), ("whole body", body + program)):
+        # forward and the gradient of the inputs; where the body is trained, of its weights besides
+        flops = (4 if numbers == program else 6) * body * T
+        for size in (8, 64, 512):
+            shares = {f"{s} Gbit/s": efficiency(size, numbers, s * 1e9, SHARE * flops / GPU_RATE) for s in NETWORKS}
+            found[f"{name}, {size} GPUs"] = shares
+    return found
+
+
+class Overlapped:
+    """The exchange as buckets in the order of the backward pass, each under way as soon as it is full."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        held = list(reversed(pack.model.trained().values()))  # the output layer's gradient comes first
+        share = sum(p.numel() for p in held) / BUCKETS
+        ends = itertools.accumulate(p.numel() for p in held)
+        places = [min(BUCKETS - 1, int((end - 1) / share)) for end in ends]
+        self.buckets = [[p for p, b in zip(held, places, strict=True) if b == bucket] for bucket in range(BUCKETS)]
+        self.flat: list[Tensor] = []
+        self.work: list[Any] = []
+        self.missing: list[int] = []
+        for bucket, parameters in enumerate(self.buckets):
+            for parameter in parameters:
+                parameter.register_post_accumulate_grad_hook(self._counter(bucket))
+
+    def _counter(self, bucket: int) -> Callable[[nn.Parameter], None]:
+        def count(parameter: nn.Parameter) -> None:
+            if not self.missing:
+                return
+            self.missing[bucket] -= 1
+            if not self.missing[bucket]:
+                flat = torch.cat([p.grad.flatten() for p in self.buckets[bucket] if p.grad is not None])
+                self.flat.append(flat)
+                self.work.append((bucket, dist.all_reduce(flat, async_op=True)))
+
+        return count
+
+    def step(self) -> Tensor:
+        """One step of the pack, one pass, exchanged bucket by bucket."""
+        pack, R = self.pack, self.pack.adam.runs
+        batch = pack.task.train_batch([m.config.seed for m in pack.active], pack.step, pack.config.batch_size)
+        part, _ = pack.execution.world.share(batch, R)
+        self.missing, self.flat, self.work = [len(p) for p in self.buckets], [], []
+        pack.adam.zero_grad()
+        losses = pack.task.loss(pack.model(part), part.targets).view(R, -1).sum(1) / pack.config.batch_size
+        losses.sum().backward()
+        for (bucket, work), flat in zip(self.work, self.flat, strict=True):
+            work.wait()
+            sizes = [p.numel() for p in self.buckets[bucket]]
+            for parameter, total in zip(self.buckets[bucket], flat.split(sizes), strict=True):
+                parameter.grad = total.view_as(parameter)
+        self.missing = []
+        losses = losses.detach()
+        pack.execution.world.sum(losses)
+        return pack._update(losses, pack.adam.gradients())
+
+
+def worker(folder: Path, steps: int, device: str) -> None:
+    """What each process does: time steps, steps that overlap, and the exchange alone; the first one prints JSON."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    with joined() as world:
+        runtime = runtimes.choose(world.device(device), "fp32" if device == "cpu" else "auto")
+        fixed: dict[str, Any] = {"steps": 10_000, "lr": 1e-3, "schedule": "constant", "warmup": 0.0}
+        fixed |= {"task": "bit-xor", "backbone": str(folder / "gpt2"), "batch_size": BATCH}
+        configs = [RunConfig(seed=seed, **fixed, precision=runtime.precision) for seed in range(RUNS)]
+        execution = Execution(folder / f"runs_{world.size}", runtime, world=world, compile=False)
+        task = BitXor(BITS).to(runtime.device)
+        packs = [Pack(task, build_backbone(BodyRequest(configs[0].backbone)), configs, execution) for _ in range(2)]
+        flat, numbers = packs[0], packs[0].adam.values.numel() + RUNS
+        other = Overlapped(packs[1]) if world.size > 1 else None
+        buffer = torch.zeros(numbers, device=runtime.device)
+        taken: dict[str, list[float]] = {"step": [], "overlapped": [], "exchange": []}
+        losses: dict[str, list[list[float]]] = {"step": [], "overlapped": []}
+        for _ in range(steps):
+            taken["step"].append(clock(flat.train_step, world, runtime, losses["step"]))
+            flat.step += 1
+            if other is not None:
+                taken["overlapped"].append(clock(other.step, world, runtime, losses["overlapped"]))
+                other.pack.step += 1
+                taken["exchange"].append(clock(lambda: world.sum(buffer), world, runtime))
+        if world.first:
+            times = {name: median(held[2:]) for name, held in taken.items() if held}
+            print(json.dumps({**times, "numbers": numbers, "losses": losses, "device": runtime.describe()}))
+
+
+def clock(call: Callable[[], Any], world: World, runtime: runtimes.Runtime, into: list[Any] | None = None) -> float:
+    """Seconds of a call that all processes begin together."""
+    if world.size > 1:
+        dist.barrier()
+    runtime.synchronize()
+    start = time.perf_counter()
+    result = call()
+    runtime.synchronize()
+    taken = time.perf_counter() - start
+    if into is not None:
+        into.append(result.tolist())
+    return taken
+
+
+def measured(folder: Path, processes: int, threads: int, steps: int, device: str) -> dict[str, Any]:
+    """What `worker` prints when that many processes run it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [__file__, "--worker", str(folder), str(steps), device]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(ended.stderr)
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark with the command line `argv`."""
+    bench = Bench("data_parallel", options(__doc__, seconds=60).parse_args(argv))
+    bench.precision = "fp32" if bench.runtime.device.type == "cpu" else bench.runtime.precision
+    device, cores = bench.runtime.device.type, os.cpu_count() or 1
+    most = torch.cuda.device_count() if device == "cuda" else 2 if bench.quick else cores
+    counts = [(n, 1) for n in (1, 2, 4) if n <= most] + ([(1, 2)] if device == "cpu" and most > 1 else [])
+    steps = 4 if bench.quick else max(6, int(bench.seconds / 4))
+    geometry = TINY if bench.quick else GPT2_SMALL
+    with tempfile.TemporaryDirectory() as folder:
+        save_gpt2(Path(folder), geometry)
+        found = {count: measured(Path(folder), *count, steps, device) for count in counts}
+    alone = found[1, 1]
+    for count, held in found.items():
+        for kind, losses in held["losses"].items():
+            if losses:
+                what = f"losses of {count[0]} processes ({kind})"
+                agree(what, torch.tensor(losses), torch.tensor(alone["losses"]["step"]), bench.precision)
+    rows = []
+    for (processes, threads), held in found.items():
+        exchange = held.get("exchange", 0.0)
+        share = f"{exchange / held['step']:.2%}" if processes > 1 else "-"
+        other = f"{held['overlapped'] * 1e3:.1f}" if processes > 1 else "-"
+        speed = alone["step"] / held["step"]
+        sent = f"{4 * held['numbers']:,}" if processes > 1 else "0"
+        rows.append(
+            [
+                processes,
+                threads,
+                f"{held['step'] * 1e3:.1f}",
+                other,
+                f"{speed:.2f}",
+                sent,
+                f"{exchange * 1e3:.2f}",
+                share,
+            ]
+        )
+    two = found.get((2, 1), alone)
+    bench.report(
+        {
+            "step_seconds": {f"{p} x {t}": held["step"] for (p, t), held in found.items()},
+            "overlapped_seconds": {f"{p} x {t}": held.get("overlapped") for (p, t), held in found.items()},
+            "exchange_seconds": {f"{p} x {t}": held.get("exchange") for (p, t), held in found.items()},
+            "bytes_per_step": 4 * alone["numbers"],
+            "ratio": alone["step"] / two["step"],
+            "expected": expected(),
+        },
+        ["processes", "threads each", "ms a step", "overlapped", "times one", "bytes exchanged", "ms of it", "share"],
+        rows,
+        f"{geometry.layers} layers of width {geometry.width}, {RUNS} runs of bit XOR (T = {2 * BITS}), batch {BATCH} "
+        "of each, shared by the processes. "
+        f"`overlapped` is the step whose exchange goes in {BUCKETS} buckets beside the backward pass.",
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    else:
+        main()
