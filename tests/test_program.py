@@ -247,7 +247,9 @@ def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..
 
 
 def test_another_body_is_no_start(config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"bert \(pretrained, all layers, body seed 0\) is no start on .*bert \(random,"):
+    with pytest.raises(
+        ConfigError, match=r"bert \(pretrained, all layers, body seed 0\) is no start on .*bert \(random,"
+    ):
         started(config, tmp_path, "bit-xor", {"n": 4}, weights="random")
 
 
