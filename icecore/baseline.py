@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.errors import UserError
-from icecore.tasks.own import OwnTask
-from icecore.tasks.own_targets import TargetCode
+from icecore.own import OwnTask
+from icecore.own.targets import TargetCode
 
 #: training rows and input numbers a row beyond which the baseline would take longer than the transformer
 ROWS, NUMBERS = 20_000, 2_048

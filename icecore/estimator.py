@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icecore import fit as fitting
+from icecore import own
 from icecore import runtime as runtimes
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.engine import Engine
 from icecore.errors import DataError, UserError, unknown
+from icecore.own.records import OwnSettings, TaskKind
 from icecore.predict import ROWS, encoder_of
 from icecore.program import Program
 from icecore.progress import LineWatcher
-from icecore.tasks import own
-from icecore.tasks.own_records import OwnSettings, TaskKind
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin

@@ -25,8 +25,8 @@ from icecore.config import PROTOCOLS, RunConfig
 from icecore.errors import ConfigError, StorageError, UserError
 from icecore.evaluation import evaluate, predict
 from icecore.execution import Execution, Watcher
+from icecore.own import OwnTask
 from icecore.program import Program
-from icecore.tasks.own import OwnTask
 from icecore.train import Pack
 
 #: swept unless told otherwise: half a decade apart around what suits most tasks

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icecore import grid
+from icecore import grid, own
 from icecore import runtime as runtimes
 from icecore.engine import Engine
 from icecore.errors import DataError
 from icecore.program import Program
 from icecore.storage import write_atomic
-from icecore.tasks import own
 
 #: rows that go to the body at once
 ROWS = 1024

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from commandline import Run
-from icecore import baseline, fit, predict
+from icecore import baseline, fit, own, predict
 from icecore.errors import ConfigError, DataError, UserError
 from icecore.fit import FitSettings, Result, difference, verdict
+from icecore.own.records import OwnSettings
 from icecore.program import Program
-from icecore.tasks import own
-from icecore.tasks.own_records import OwnSettings
 
 N = 240
 

@@ -14,10 +14,10 @@ from icecore.backbones import Backbone
 from icecore.errors import ConfigError, DataError
 from icecore.evaluation import evaluate
 from icecore.model import FPT
-from icecore.tasks import own_targets
-from icecore.tasks.own import Encoder, OwnSettings, encode, from_arrays, plan
-from icecore.tasks.own_records import column_of
-from icecore.tasks.own_targets import TargetCode, decide, split_rows
+from icecore.own import Encoder, OwnSettings, encode, from_arrays, plan
+from icecore.own import targets as own_targets
+from icecore.own.records import column_of
+from icecore.own.targets import TargetCode, decide, split_rows
 
 datasets = pytest.importorskip("sklearn.datasets")
 metrics = pytest.importorskip("sklearn.metrics")

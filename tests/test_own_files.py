@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from icecore.errors import ConfigError, DataError, UserError
-from icecore.tasks import own_images
-from icecore.tasks.own import Encoder, OwnSettings, encode, from_arrays, plan
-from icecore.tasks.own_codes import ImageCode
-from icecore.tasks.own_images import list_images, to_pixels
-from icecore.tasks.own_stringcode import END, UNKNOWN, StringCode
+from icecore.own import Encoder, OwnSettings, encode, from_arrays, plan
+from icecore.own import images as own_images
+from icecore.own.codes import ImageCode
+from icecore.own.images import list_images, to_pixels
+from icecore.own.stringcode import END, UNKNOWN, StringCode
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("Äpfel", "梨")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icecore.errors import DataError
-from icecore.tasks.own import OwnSettings, Plan, encode, plan
+from icecore.own import OwnSettings, Plan, encode, plan
 
 Image = pytest.importorskip("PIL.Image")
 N = 40

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from icecore.errors import ConfigError, DataError, UserError
-from icecore.tasks import own_tables
-from icecore.tasks.own import Encoder, OwnSettings, encode, from_arrays, plan
-from icecore.tasks.own_columns import date, number
-from icecore.tasks.own_records import column_of
-from icecore.tasks.own_tablecode import FARTHEST, TableCode, date_parts
-from icecore.tasks.own_tables import read_table
+from icecore.own import Encoder, OwnSettings, encode, from_arrays, plan
+from icecore.own import tables as own_tables
+from icecore.own.columns import date, number
+from icecore.own.records import column_of
+from icecore.own.tablecode import FARTHEST, TableCode, date_parts
+from icecore.own.tables import read_table
 
 
 def write(path: Path, rows: Iterable[Sequence[Any]], delimiter: str = ",", encoding: str = "utf-8") -> Path:

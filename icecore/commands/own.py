@@ -47,8 +47,8 @@ def fit(
 ) -> None:
     """Fit a program to your own data: find out what they are, sweep, stop early, say what came of it."""
     from icecore import fit as fitting
-    from icecore.tasks import own
-    from icecore.tasks.own_records import OwnSettings
+    from icecore import own
+    from icecore.own.records import OwnSettings
 
     settings = OwnSettings(
         target=tuple(split(target or "")),

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icecore.tasks.own_codes import STEP, Encoded, Notes
-from icecore.tasks.own_records import OwnSettings, Records
+from icecore.own.codes import STEP, Encoded, Notes
+from icecore.own.records import OwnSettings, Records
 from icecore.tasks.task import ReadOut, TokenKind
 
 #: characters kept of a text, its end included

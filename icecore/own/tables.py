@@ -14,8 +14,8 @@ from typing import IO, Any
 import numpy as np
 
 from icecore.errors import DataError
-from icecore.tasks.own_columns import MISSING, Chunk, ColumnBuilder, Table, holds
-from icecore.tasks.own_records import MAX_ROWS, ColumnType, listed
+from icecore.own.columns import MISSING, Chunk, ColumnBuilder, Table, holds
+from icecore.own.records import MAX_ROWS, ColumnType, listed
 
 CHUNK = 65_536
 DELIMITERS = ",;\t|"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from icecore.errors import DataError
-from icecore.tasks.own_codes import Encoded, Notes
-from icecore.tasks.own_records import Column, ColumnType, OwnSettings, Records, listed
+from icecore.own.codes import Encoded, Notes
+from icecore.own.records import Column, ColumnType, OwnSettings, Records, listed
 from icecore.tasks.task import ReadOut, TokenKind
 
 #: tokens of a row; where there are more columns, each token has several

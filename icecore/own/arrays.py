@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from icecore.errors import DataError
+from icecore.own.records import Column, OwnSettings, Records, RowNumbers, Sequences, column_of, listed
+from icecore.own.rows import label_columns
+from icecore.own.source import Request, labels_beside
 from icecore.tasks.files import find
-from icecore.tasks.own_records import Column, OwnSettings, Records, RowNumbers, Sequences, column_of, listed
-from icecore.tasks.own_rows import label_columns
-from icecore.tasks.own_source import Request, labels_beside
 
 _INPUTS = ("x", "data", "inputs", "images", "series")
 _TARGETS = ("y", "target", "targets", "label", "labels")

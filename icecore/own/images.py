@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from icecore.errors import DataError
+from icecore.own.records import SPLIT_NAMES, listed
 from icecore.runtime import total_memory
 from icecore.storage import storage_errors
-from icecore.tasks.own_records import SPLIT_NAMES, listed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icecore.errors import DataError
-from icecore.tasks.own_records import Column, ColumnType, listed
+from icecore.own.records import Column, ColumnType, listed
 
 #: cells that say that there is no value, in lower case
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "nat"})

@@ -1,7 +1,7 @@
 """One's own data as a task: plan what a path or arrays hold, fit an encoder on training rows, encode new rows.
 
 `plan` finds everything out and says it; its encoder, plain JSON, is all that prediction needs. Reading is
-own_files.py's, tokens are own_codes.py's, targets, loss and metric own_targets.py's.
+files.py's, tokens are codes.py's, targets, loss and metric targets.py's.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from icecore.errors import DataError
-from icecore.tasks.own_arrays import array_records
-from icecore.tasks.own_codes import Code, ImageCode, SequenceCode, tuples
-from icecore.tasks.own_files import read
-from icecore.tasks.own_records import SPLITS, ColumnType, OwnSettings, Records, listed
-from icecore.tasks.own_stringcode import StringCode
-from icecore.tasks.own_tablecode import TableCode
-from icecore.tasks.own_targets import TargetCode, decide, split_rows
+from icecore.own.arrays import array_records
+from icecore.own.codes import Code, ImageCode, SequenceCode, tuples
+from icecore.own.files import read
+from icecore.own.records import SPLITS, ColumnType, OwnSettings, Records, listed
+from icecore.own.stringcode import StringCode
+from icecore.own.tablecode import TableCode
+from icecore.own.targets import TargetCode, decide, split_rows
 from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskSpec
 
 FORMAT = 1
@@ -86,7 +86,7 @@ class Encoder:
 class OwnTask(StoredTask):
     """The task of an encoder: classification or regression, one or several targets, classes perhaps imbalanced.
 
-    Targets are (N, 2, k) float32, see own_targets.py. Without a test split, the validation split is reported.
+    Targets are (N, 2, k) float32, see targets.py. Without a test split, the validation split is reported.
     """
 
     name = "own"

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from icecore.errors import DataError
-from icecore.tasks.own_arrays import read_array
-from icecore.tasks.own_images import ARCHIVES, ImageFiles, is_image, list_images
-from icecore.tasks.own_images import SUFFIXES as IMAGE_SUFFIXES
-from icecore.tasks.own_records import ColumnType, OwnSettings, Records, column_of, listed
-from icecore.tasks.own_rows import read_rows, read_series
-from icecore.tasks.own_source import Request, ends, holds_rows, labels_beside
-from icecore.tasks.own_tables import FORMATS
-from icecore.tasks.own_texts import FASTA_ENDINGS, STRING_ENDINGS, read_fasta, read_strings
+from icecore.own.arrays import read_array
+from icecore.own.images import ARCHIVES, ImageFiles, is_image, list_images
+from icecore.own.images import SUFFIXES as IMAGE_SUFFIXES
+from icecore.own.records import ColumnType, OwnSettings, Records, column_of, listed
+from icecore.own.rows import read_rows, read_series
+from icecore.own.source import Request, ends, holds_rows, labels_beside
+from icecore.own.tables import FORMATS
+from icecore.own.texts import FASTA_ENDINGS, STRING_ENDINGS, read_fasta, read_strings
 
 
 class Kind(NamedTuple):

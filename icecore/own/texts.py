@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from icecore.errors import DataError
-from icecore.tasks.own_records import Column, Records, RowNumbers, column_of, listed
-from icecore.tasks.own_source import Request, labels_beside, parts
-from icecore.tasks.own_tables import open_text, read_table
+from icecore.own.records import Column, Records, RowNumbers, column_of, listed
+from icecore.own.source import Request, labels_beside, parts
+from icecore.own.tables import open_text, read_table
 
 STRING_ENDINGS = (".txt", ".smi", ".log")
 FASTA_ENDINGS = (".fasta", ".fa", ".faa", ".fna", ".ffn")

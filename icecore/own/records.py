@@ -1,6 +1,6 @@
 """One's own data as it was read, before anything is fitted: settings, columns, rows.
 
-Every reader gives `Records`, whatever the format; codes (own_codes.py) and targets (own_targets.py) know
+Every reader gives `Records`, whatever the format; codes (codes.py) and targets (targets.py) know
 nothing of files. Columns are compact arrays: ten million rows must not become ten million objects.
 """
 

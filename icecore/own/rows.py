@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from icecore.errors import DataError, unknown
-from icecore.tasks.own_columns import Table
-from icecore.tasks.own_images import SUFFIXES, ImageFiles
-from icecore.tasks.own_records import SPLIT_NAMES, Column, OwnSettings, Records, RowNumbers, Sequences, listed
-from icecore.tasks.own_source import Request, parts
-from icecore.tasks.own_tables import FORMATS, read_table
+from icecore.own.columns import Table
+from icecore.own.images import SUFFIXES, ImageFiles
+from icecore.own.records import SPLIT_NAMES, Column, OwnSettings, Records, RowNumbers, Sequences, listed
+from icecore.own.source import Request, parts
+from icecore.own.tables import FORMATS, read_table
 
 #: names of a column that is the target unless another is named, the likeliest first: `y` may be a coordinate
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.errors import ConfigError, DataError
-from icecore.tasks.own_records import SPLITS, Column, OwnSettings, listed
+from icecore.own.records import SPLITS, Column, OwnSettings, listed
 
 #: whole numbers of at most so many kinds are taken for classes
 FEW = 20

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icecore.errors import DataError
+from icecore.own.records import SPLIT_NAMES, ColumnType, OwnSettings
 from icecore.tasks.files import find
-from icecore.tasks.own_records import SPLIT_NAMES, ColumnType, OwnSettings
 
 
 class Request(NamedTuple):

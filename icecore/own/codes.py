@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from icecore.errors import ConfigError, DataError
+from icecore.own.images import CHANNELS, SIDES, ImageFiles
+from icecore.own.records import OwnSettings, Records, Sequences, listed
 from icecore.tasks.images import channel_statistics, to_patches
-from icecore.tasks.own_images import CHANNELS, SIDES, ImageFiles
-from icecore.tasks.own_records import OwnSettings, Records, Sequences, listed
 from icecore.tasks.task import ReadOut, TokenKind
 
 Notes = list[tuple[str, str]]
