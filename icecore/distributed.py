@@ -152,9 +152,12 @@ def joined(shard: bool = False) -> Iterator[World]:
         return
     # both kinds: what processes tell each other lies in the machine's memory
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local < torch.cuda.device_count():
+        torch.cuda.set_device(local)  # the one that NCCL takes where no tensor says it
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), shard)
+        yield World(dist.get_rank(), dist.get_world_size(), local, shard)
     finally:
         dist.destroy_process_group()
 
