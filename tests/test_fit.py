@@ -83,7 +83,7 @@ def test_minutes_bound_the_steps(tmp_path: Path, settings: FitSettings, monkeypa
     task = own.from_arrays(*arrays()).task()
     config = fit.configure(task, settings, "fp32")
     runtime = fit.runtimes.choose("cpu", "fp32")
-    few, many = (fit.affordable(config, task, replace(settings, minutes=m), runtime) for m in (0.001, 100))
+    few, many = (fit.affordable(config, task, replace(settings, minutes=m), runtime) for m in (1e-6, 100))
     val = task.split_size("val")
     assert few == {"steps": fit.FEWEST_STEPS // 10, "eval_examples": val, "test_examples": val}
     epochs = -(-fit.EPOCHS * task.split_size("train") // 16)
@@ -94,7 +94,7 @@ def test_few_minutes_score_few_rows_of_a_large_split(settings: FitSettings) -> N
     x = np.random.default_rng(0).normal(size=(4000, 4))
     task = own.from_arrays(x, (x[:, 0] > 0).astype(int)).task()
     config = fit.configure(task, settings, "fp32")
-    found = fit.affordable(config, task, replace(settings, minutes=0.001), fit.runtimes.choose("cpu", "fp32"))
+    found = fit.affordable(config, task, replace(settings, minutes=1e-6), fit.runtimes.choose("cpu", "fp32"))
     assert found["eval_examples"] == found["test_examples"] == fit.FEWEST_EXAMPLES
 
 
