@@ -102,7 +102,7 @@ BUDGETS: Mapping[str, Budget] = {
                 "eval_examples": 100,
                 "test_examples": 300,
             },
-            "remote-homology": {"task_options": {"length": 256}, "eval_examples": 100, "test_examples": 200},
+            "remote-homology": {"task_options": {"length": 128}, "eval_examples": 100, "test_examples": 200},
         },
         # at 1e-3 all of MiniLM learns the small memory in some 600 steps, at 3e-4 in a thousand
         pretraining={

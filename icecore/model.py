@@ -129,7 +129,7 @@ class FPT(nn.Module):
         generators = [stream(seed, INIT) for seed in seeds]
         self.input = self._input_layers(generators)
         self.output = self._output_layers(generators)
-        self.positions = nn.Parameter(self._initial_positions(len(seeds))) if backbone.takes_positions else None
+        self.positions = nn.Parameter(self._initial_positions(generators)) if backbone.takes_positions else None
         norms = backbone.norms()
         self.norm_names = {f"body.{name}.{kind}" for name, norm in norms.items() for kind, _ in norm.named_parameters()}
         self._add_run_axis(len(seeds))
@@ -255,18 +255,21 @@ class FPT(nn.Module):
             layers.append(RunLinear(weights, [torch.empty(C).uniform_(-bound, bound, generator=g) for g in generators]))
         return RunMLP(layers)
 
-    def _initial_positions(self, runs: int) -> Tensor:
+    def _initial_positions(self, generators: Sequence[torch.Generator]) -> Tensor:
         """(R, T, D): the pretrained rows, repeated from the start where the table is shorter than T.
 
-        Repeating is Longformer's rule (Beltagy et al. 2020, Section 5): it keeps local order. Families
-        without absolute positions start at zero.
+        Repeating is Longformer's rule (Beltagy et al. 2020, Section 5): it keeps local order. Families without
+        absolute positions start at N(0, 0.02), as GPT-2's and BERT's do before pretraining. Not at zero: an input
+        of zeros (an empty patch) would then stay zero through a body without biases, and each of its RMS norms
+        multiplies the gradient there by 1 / sqrt(eps), which overflows after a dozen layers.
         """
         T, D = self.spec.length, self.backbone.info.width
         table = self.backbone.position_table
-        if table is None:
-            return torch.zeros(runs, T, D)
-        rows = torch.arange(T) % len(table)
-        return table[rows].float().expand(runs, T, D).clone()
+        if table is not None:
+            rows = torch.arange(T) % len(table)
+            return table[rows].float().expand(len(generators), T, D).clone()
+        spread = 0.0 if self.backbone.info.identity else 0.02
+        return torch.stack([torch.randn(T, D, generator=g) * spread for g in generators])
 
     def _add_run_axis(self, runs: int) -> None:
         for norm in self.backbone.norms().values():

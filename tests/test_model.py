@@ -1,11 +1,14 @@
 """The model's laws: runs are independent, frozen is frozen, rows may be mixed, counts are the paper's."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, T5Config
 
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.config import FPT_ROLES, ROLES, SINGLE_ROLES
@@ -186,6 +189,23 @@ def test_short_position_tables_repeat(body: Body) -> None:
     assert model.positions is not None
     for run in model.positions:
         assert torch.equal(run, torch.cat([table, table, table[:6]]))
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_empty_inputs_do_not_blow_up_in_a_deep_body_without_biases(family: str, tmp_path: Path) -> None:
+    """As MNIST's empty patches: where positions start at zero as well, gradients overflow."""
+    small = {"vocab_size": 8, "num_hidden_layers": 24}
+    if family == "llama":
+        config = LlamaConfig(**small, hidden_size=16, intermediate_size=32, num_attention_heads=2)
+    else:
+        config = T5Config(**small, num_layers=24, d_model=16, d_ff=32, d_kv=8, num_heads=2)
+    config.save_pretrained(tmp_path)
+    task = BitXor(3)
+    model = FPT(task.spec, build_backbone(BodyRequest(str(tmp_path), weights="random")), [0, 1])
+    batch = task.train_batch([0, 1], 0, B)
+    empty = replace(batch, tokens=torch.zeros_like(batch.tokens))
+    found = gradients(model, task, empty, None)
+    assert all(grad.abs().max() < 1e4 for grad in found.values())
 
 
 def test_seeds_decide_the_own_layers(body: Body) -> None:
