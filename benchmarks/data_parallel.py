@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -22,14 +21,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from icecore import runtime as runtimes
-from icecore.backbones import BodyRequest, build_backbone
-from icecore.config import RunConfig
 from icecore.distributed import World, joined
-from icecore.execution import Execution
 from icecore.tasks.bits import BitXor
 from icecore.train import Pack
-from measure import Bench, agree, options
-from sides import GPT2_SMALL, TINY, save_gpt2
+from measure import Bench, Result, agree, clock, options
+from sides import GPT2_SMALL, TINY, build_pack, save_gpt2
 
 #: runs, examples a step of each, bits a string
 RUNS, BATCH, BITS = 4, 16, 5
@@ -125,41 +121,35 @@ def worker(folder: Path, steps: int, device: str) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with joined() as world:
         runtime = runtimes.choose(world.device(device), "fp32" if device == "cpu" else "auto")
-        fixed: dict[str, Any] = {"steps": 10_000, "lr": 1e-3, "schedule": "constant", "warmup": 0.0}
-        fixed |= {"task": "bit-xor", "backbone": str(folder / "gpt2"), "batch_size": BATCH}
-        configs = [RunConfig(seed=seed, **fixed, precision=runtime.precision) for seed in range(RUNS)]
-        execution = Execution(folder / f"runs_{world.size}", runtime, world=world, compile=False)
-        task = BitXor(BITS).to(runtime.device)
-        packs = [Pack(task, build_backbone(BodyRequest(configs[0].backbone)), configs, execution) for _ in range(2)]
+        task, body, out = BitXor(BITS), str(folder / "gpt2"), folder / f"runs_{world.size}"
+        how = {"world": world, "compile": False}
+        packs = [build_pack(task, body, runtime, BATCH, out, RUNS, how) for _ in range(2)]
         flat, numbers = packs[0], packs[0].adam.values.numel() + RUNS
         other = Overlapped(packs[1]) if world.size > 1 else None
         buffer = torch.zeros(numbers, device=runtime.device)
         taken: dict[str, list[float]] = {"step": [], "overlapped": [], "exchange": []}
         losses: dict[str, list[list[float]]] = {"step": [], "overlapped": []}
         for _ in range(steps):
-            taken["step"].append(clock(flat.train_step, world, runtime, losses["step"]))
+            seconds, found = together(flat.train_step, world, runtime)
+            taken["step"].append(seconds)
+            losses["step"].append(found.tolist())
             flat.step += 1
             if other is not None:
-                taken["overlapped"].append(clock(other.step, world, runtime, losses["overlapped"]))
+                seconds, found = together(other.step, world, runtime)
+                taken["overlapped"].append(seconds)
+                losses["overlapped"].append(found.tolist())
                 other.pack.step += 1
-                taken["exchange"].append(clock(lambda: world.sum(buffer), world, runtime))
+                taken["exchange"].append(together(lambda: world.sum(buffer), world, runtime)[0])
         if world.first:
             times = {name: median(held[2:]) for name, held in taken.items() if held}
             print(json.dumps({**times, "numbers": numbers, "losses": losses, "device": runtime.describe()}))
 
 
-def clock(call: Callable[[], Any], world: World, runtime: runtimes.Runtime, into: list[Any] | None = None) -> float:
-    """Seconds of a call that all processes begin together."""
+def together(call: Callable[[], Result], world: World, runtime: runtimes.Runtime) -> tuple[float, Result]:
+    """Seconds and result of a call that all processes begin together."""
     if world.size > 1:
         dist.barrier()
-    runtime.synchronize()
-    start = time.perf_counter()
-    result = call()
-    runtime.synchronize()
-    taken = time.perf_counter() - start
-    if into is not None:
-        into.append(result.tolist())
-    return taken
+    return clock(call, runtime)
 
 
 def measured(folder: Path, processes: int, threads: int, steps: int, device: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "int8": 5e-2}
 #: calls of each side whose results are compared
 CHECKED = 5
+Result = TypeVar("Result")
 #: seconds that one sample lasts at least: shorter calls are repeated within it
 SAMPLE = 0.2
 #: features of a CPU that decide how fast it multiplies
@@ -63,7 +64,7 @@ def in_turn(
     results: dict[str, list[Tensor]] = {name: [] for name in sides}
     for _ in range(checked):
         for name, call in sides.items():
-            taken, result = _clock(call, runtime)
+            taken, result = clock(call, runtime)
             samples[name].append(taken)
             results[name].append(result.detach().cpu().double())
     warmups = {name: taken.pop(0) for name, taken in samples.items()}
@@ -73,14 +74,14 @@ def in_turn(
             samples[name].clear()
     while time.perf_counter() - begun < seconds or not all(samples.values()):
         for name, call in sides.items():
-            samples[name].append(_clock(call, runtime, repeats[name])[0])
+            samples[name].append(clock(call, runtime, repeats[name])[0])
     return {
         name: Side(warmups[name], statistics.median(samples[name]), len(samples[name]), torch.stack(results[name]))
         for name in sides
     }
 
 
-def _clock(call: Callable[[], Tensor], runtime: Runtime, repeats: int = 1) -> tuple[float, Tensor]:
+def clock(call: Callable[[], Result], runtime: Runtime, repeats: int = 1) -> tuple[float, Result]:
     """Seconds of one call, the mean of `repeats`, and the last result."""
     runtime.synchronize()
     start = time.perf_counter()
@@ -115,9 +116,9 @@ def matmul_rate(dtype: torch.dtype, rows: int, width: int, runtime: Runtime) -> 
     def block() -> Tensor:
         return [F.linear(x, weight) for x, weight in held][-1]
 
-    once, _ = min(_clock(block, runtime) for _ in range(2))
+    once, _ = min(clock(block, runtime) for _ in range(2))
     repeats = max(1, math.ceil(SAMPLE / once))
-    best = min(_clock(block, runtime, repeats)[0] for _ in range(3))
+    best = min(clock(block, runtime, repeats)[0] for _ in range(3))
     return sum(2.0 * rows * inner * outer for inner, outer in shapes) / best
 
 

@@ -4,7 +4,7 @@ icecore's side is `icecore.train.Pack` as training uses it; the other is the pla
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,24 @@ def save_gpt2(folder: Path, geometry: Geometry, positions: int = 1024) -> str:
 
 
 def build_pack(
-    task: Task, body: str, runtime: Runtime, batch_size: int, out: Path, runs: int = 1, **settings: Any
+    task: Task,
+    body: str,
+    runtime: Runtime,
+    batch_size: int,
+    out: Path,
+    runs: int = 1,
+    how: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Pack:
-    """Runs with seeds 0, 1, ... on the body in folder `body`, all that is trained at one constant learning rate."""
+    """Runs with seeds 0, 1, ... on the body in folder `body`, all that is trained at one constant learning rate.
+
+    how  settings of the Execution
+    """
     fixed: dict[str, Any] = {"steps": 10_000, "lr": 1e-3, "schedule": "constant", "warmup": 0.0}
     fixed |= {"backbone": body, "batch_size": batch_size, "precision": runtime.precision}
     configs = [RunConfig(task=task.name, seed=seed, **fixed | settings) for seed in range(runs)]
-    return Pack(task.to(runtime.device), build_backbone(BodyRequest(body)), configs, Execution(out, runtime))
+    execution = Execution(out, runtime, **(how or {}))
+    return Pack(task.to(runtime.device), build_backbone(BodyRequest(body)), configs, execution)
 
 
 def plain_model(body: str, task: Task, runtime: Runtime, body_trained: bool = True) -> PlainFPT:

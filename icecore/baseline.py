@@ -27,34 +27,41 @@ CLASSES = 50
 
 @dataclass(frozen=True)
 class Baseline:
-    """The better of the two models: its name, metric on validation, seconds, and logits (N, 1, C) of a split."""
+    """The better of the two models: its name, metric on validation, seconds.
+
+    logits   (N, 1, C) of the scored split, and its
+    targets  (N, 2, k)
+    """
 
     name: str
     validation: float
     seconds: float
     logits: Tensor
+    targets: Tensor
 
 
 def fit_baseline(task: OwnTask, split: str, seed: int = 0) -> Baseline:
     """Fit both models on "train" and score the better one on `split`. Raises UserError without scikit-learn."""
     clock = time.perf_counter()
-    x, y = flattened(task, "train", ROWS)
+    x, wanted = flattened(task, "train", ROWS)
+    held, targets = flattened(task, "val")
     best: tuple[float, str, Sequence[Any]] | None = None
     for name, make in _models(task.encoder.target, seed).items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
-            models = [make().fit(x, column) for column in y.T]
-        held, targets = _logits(task, models, "val")
-        validation = float(task.metric(held, targets).double().mean())
+            models = [make().fit(x, column) for column in wanted[:, 0].numpy().T]
+        validation = float(task.metric(_logits(models, held, task.encoder.target), targets).double().mean())
         if best is None or validation > best[0]:
             best = validation, name, models
     assert best is not None
     validation, name, models = best
-    return Baseline(name, validation, time.perf_counter() - clock, _logits(task, models, split)[0])
+    seconds = time.perf_counter() - clock
+    x, targets = flattened(task, split)
+    return Baseline(name, validation, seconds, _logits(models, x, task.encoder.target), targets)
 
 
-def flattened(task: OwnTask, split: str, limit: int | None = None) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Inputs (N, F) and target values (N, k) of a split: tokens side by side; symbols counted and, if few, one-hot."""
+def flattened(task: OwnTask, split: str, limit: int | None = None) -> tuple[NDArray[np.float32], Tensor]:
+    """Inputs (N, F) and targets (N, 2, k) of a split: tokens side by side; symbols counted and, if few, one-hot."""
     T, P = task.spec.length, task.spec.size
     rows, wanted = [], []
     for batch in task.batches(split, 1024, limit):
@@ -72,8 +79,8 @@ def flattened(task: OwnTask, split: str, limit: int | None = None) -> tuple[NDAr
             groups = -(-flat.shape[1] // NUMBERS)
             flat = F.avg_pool1d(flat[:, None], groups, ceil_mode=True)[:, 0] if groups > 1 else flat
         rows.append(flat.numpy())
-        wanted.append(batch.targets[:, 0].cpu().numpy())
-    return np.concatenate(rows), np.concatenate(wanted)
+        wanted.append(batch.targets.cpu())
+    return np.concatenate(rows), torch.cat(wanted)
 
 
 def _real(lengths: Tensor, width: int) -> Tensor:
@@ -106,17 +113,15 @@ def _models(target: TargetCode, seed: int) -> Mapping[str, Callable[[], Any]]:
     return models
 
 
-def _logits(task: OwnTask, models: Sequence[Any], split: str) -> tuple[Tensor, Tensor]:
-    """Logits (N, 1, C) as a program would give them, and targets (N, 2, k), of a split."""
-    x, _ = flattened(task, split)
-    targets = torch.cat([batch.targets.cpu() for batch in task.batches(split, 1024)])
-    if task.encoder.target.task == "regression":
-        return torch.from_numpy(np.stack([model.predict(x) for model in models], 1)).float()[:, None], targets
+def _logits(models: Sequence[Any], x: NDArray[np.float32], target: TargetCode) -> Tensor:
+    """Logits (N, 1, C), as a program would give them, from inputs (N, F)."""
+    if target.task == "regression":
+        return torch.from_numpy(np.stack([model.predict(x) for model in models], 1)).float()[:, None]
     groups = []
-    for model, labels in zip(models, task.encoder.target.classes, strict=True):
+    for model, labels in zip(models, target.classes, strict=True):
         # classes that its training rows lacked keep no chance
         group = torch.full((len(x), len(labels)), -1e9)
         chances = np.log(np.maximum(model.predict_proba(x), 1e-12))
         group[:, torch.from_numpy(model.classes_.astype(np.int64))] = torch.from_numpy(chances).float()
         groups.append(group)
-    return torch.cat(groups, 1)[:, None], targets
+    return torch.cat(groups, 1)[:, None]

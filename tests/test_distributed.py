@@ -26,6 +26,7 @@ from icecore.errors import ConfigError
 from icecore.grid import Place
 from icecore.program import Program
 from icecore.tasks.task import Batch
+from icecore.train import Pack
 from interruption import Killed, interrupt
 
 Configure = Callable[..., RunConfig]
@@ -82,7 +83,7 @@ def outcomes(jobs: Mapping[str, Job], tmp_path_factory: pytest.TempPathFactory) 
     with pytest.MonkeyPatch.context() as patch:
         for name, job in jobs.items():
             grid.train(job.configs, Place(place / "one" / name, device="cpu", micro_batch=job.micro_batch))
-        interrupt(patch, grid.train.__globals__["train_pack"].__globals__["Pack"], "validate", 2)
+        interrupt(patch, Pack, "validate", 2)
         for name, job in jobs.items():
             if job.begun:
                 with pytest.raises(Killed):

@@ -187,22 +187,19 @@ def test_the_baseline_learns(task: str) -> None:
     plan = own.from_arrays(*arrays(task), OwnSettings(task=task))  # type: ignore[arg-type]
     found = baseline.fit_baseline(plan.task(), "test")
     assert found.logits.shape == (len(plan.splits["test"]), 1, plan.encoder.spec.outputs)
-    assert float(plan.task().metric(found.logits, plan.splits["test"].targets).mean()) > 0.8
+    assert torch.equal(found.targets, plan.splits["test"].targets)
+    assert float(plan.task().metric(found.logits, found.targets).mean()) > 0.8
 
 
 def test_flattened_texts_are_counts_and_places() -> None:
     texts = ["AB", "BBA", "A", "BA"] * 8
     task = own.from_arrays(texts, [0, 1, 0, 1] * 8).task()
-    x, y = flattened_rows(task)
+    x, targets = baseline.flattened(task, "train")
     V, T = task.spec.size, task.spec.length
     assert x.shape[1] == V + V * T
     assert (x[:, :V].sum(1) == x[:, V:].sum(1)).all()
     assert x[:, :V].sum(1).max() == T
-    assert y.shape == (len(x), 1)
-
-
-def flattened_rows(task: own.OwnTask) -> tuple[np.ndarray, np.ndarray]:
-    return baseline.flattened(task, "train")
+    assert targets.shape == (len(x), 2, 1)
 
 
 # --- commands ----------------------------------------------------------------------------------------

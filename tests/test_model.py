@@ -194,11 +194,10 @@ def test_short_position_tables_repeat(body: Body) -> None:
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_empty_inputs_do_not_blow_up_in_a_deep_body_without_biases(family: str, tmp_path: Path) -> None:
     """As MNIST's empty patches: where positions start at zero as well, gradients overflow."""
-    small = {"vocab_size": 8, "num_hidden_layers": 24}
     if family == "llama":
-        config = LlamaConfig(**small, hidden_size=16, intermediate_size=32, num_attention_heads=2)
+        config = LlamaConfig(hidden_size=16, num_hidden_layers=24, intermediate_size=32, num_attention_heads=2)
     else:
-        config = T5Config(**small, num_layers=24, d_model=16, d_ff=32, d_kv=8, num_heads=2)
+        config = T5Config(d_model=16, num_layers=24, d_ff=32, d_kv=8, num_heads=2)
     config.save_pretrained(tmp_path)
     task = BitXor(3)
     model = FPT(task.spec, build_backbone(BodyRequest(str(tmp_path), weights="random")), [0, 1])

@@ -58,7 +58,11 @@ def own_data(place: Path) -> None:
 
 @pytest.mark.parametrize("line", commands())
 def test_command(line: str, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+    if line.startswith(NOT_RUN):
+        pytest.skip("needs the network")
     words = shlex.split(line)
+    if "../shared/data" in words:
+        words[words.index("../shared/data")] = str(request.getfixturevalue("real_data"))
     if words[0] == "make":
         subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
         return
@@ -71,16 +75,10 @@ def test_command(line: str, place: Path, monkeypatch: pytest.MonkeyPatch, reques
         words = ["icecore", *words[words.index(script) + 1 :], "--help"]
         words = words if words[1] in ("grid", "paper") else ["icecore", "train", *words[1:]]
     if words[0] == "torchrun":
-        if "../shared/data" in words:
-            words[words.index("../shared/data")] = str(request.getfixturevalue("real_data"))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:], *SHORT, "--quiet"]
         subprocess.run(command, cwd=place, env=ALONE, check=True, capture_output=True)
         return
-    if line.startswith(NOT_RUN):
-        pytest.skip("needs the network")
     assert Path(words[0]).name == "icecore", f"what is {line!r}?"
-    if "../shared/data" in words:
-        words[words.index("../shared/data")] = str(request.getfixturevalue("real_data"))
     if words[1] == "train":
         words += [*SHORT, "--quiet"]
     if words[1:3] == ["paper", "table2"]:

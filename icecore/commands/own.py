@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from icecore.commands.console import new_table, numbers, output, plain, split, watchers
-from icecore.commands.options import Body, Device, Quiet
+from icecore.commands.options import Body, Device, Layers, Quiet, StartFrom, Weights
 from icecore.errors import ConfigError
 
 Data = Annotated[Path, typer.Argument(help="Images (folder, archive, table), CSV, Parquet, .npy/.npz, FASTA or text.")]
@@ -19,13 +19,13 @@ def fit(
     minutes: Annotated[float, typer.Option(help="Time for the sweep; controls take about as long again.")] = 5.0,
     controls: Annotated[bool, typer.Option("--controls", help="Also a random body, no body and scikit-learn.")] = False,
     backbone: Body = "minilm",
-    weights: Annotated[str, typer.Option(help="pretrained, random, statistics, or a weights file.")] = "pretrained",
-    layers: Annotated[int | None, typer.Option(help="Use only the first layers of the body.")] = None,
+    weights: Weights = "pretrained",
+    layers: Layers = None,
     lr: Annotated[str | None, typer.Option(help="Learning rates to sweep.")] = None,
     seeds: Annotated[str, typer.Option(help="Seed, or several.")] = "0",
     steps: Annotated[int | None, typer.Option(help="Steps of each run, in place of --minutes.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples a step of each run.")] = 16,
-    start_from: Annotated[Path | None, typer.Option(help="Begin with what a program on this body has learned.")] = None,
+    start_from: StartFrom = None,
     task: Annotated[str, typer.Option(help="auto, classification or regression.")] = "auto",
     kind: Annotated[str, typer.Option(help="auto, images, table, array, series, strings or fasta.")] = "auto",
     column: Annotated[str | None, typer.Option(help="The column that holds sequences of characters.")] = None,
@@ -48,9 +48,8 @@ def fit(
     """Fit a program to your own data: find out what they are, sweep, stop early, say what came of it."""
     from icecore import fit as fitting
     from icecore import own
-    from icecore.own.records import OwnSettings
 
-    settings = OwnSettings(
+    settings = own.OwnSettings(
         target=tuple(split(target or "")),
         task=task,  # type: ignore[arg-type]
         kind=kind,  # type: ignore[arg-type]

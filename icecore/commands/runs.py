@@ -7,7 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from icecore.commands.console import new_table, numbers, output, pairs, plain, split, watchers
-from icecore.commands.options import Body, DataDir, Device, Picture, Quiet, TaskOptions
+from icecore.commands.options import (
+    Body,
+    DataDir,
+    Device,
+    Layers,
+    Picture,
+    Protocol,
+    Quiet,
+    StartFrom,
+    TaskOptions,
+    Weights,
+)
 
 
 def demo(
@@ -24,15 +35,15 @@ def demo(
 def train(
     task: Annotated[str, typer.Argument(help="A task; see `icecore tasks`.")],
     backbone: Body = "minilm",
-    weights: Annotated[str, typer.Option(help="pretrained, random, statistics, or a weights file.")] = "pretrained",
-    layers: Annotated[int | None, typer.Option(help="Use only the first layers of the body.")] = None,
+    weights: Weights = "pretrained",
+    layers: Layers = None,
     train_roles: Annotated[str | None, typer.Option(help="What is trained, e.g. input,norm,position,output.")] = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate, or several: 3e-4,1e-3,3e-3.")] = None,
     seeds: Annotated[str, typer.Option(help="Seed, or several: 0,1,2.")] = "0",
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step of each run.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fast (8 bits where fastest), fp32, bf16, int8.")] = "auto",
-    protocol: Annotated[str, typer.Option(help="fair, or paper (its settings and faults).")] = "fair",
+    protocol: Protocol = "fair",
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Parent of the run folders.")] = Path("runs"),
     device: Device = "auto",
@@ -56,7 +67,7 @@ def train(
     input_hidden: Annotated[str | None, typer.Option(help="Hidden widths of an MLP input layer, e.g. 256.")] = None,
     output_hidden: Annotated[str | None, typer.Option(help="Hidden widths of an MLP output layer.")] = None,
     body_seed: Annotated[int, typer.Option(help="Seed of random body weights.")] = 0,
-    start_from: Annotated[Path | None, typer.Option(help="Begin with what a program on this body has learned.")] = None,
+    start_from: StartFrom = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard curves.")] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from icecore.commands.console import new_table, output, plain, split, watchers
-from icecore.commands.options import Cpus, DataDir, Device, DryRun, Gpus, Quiet, Ray, Results, Resume
+from icecore.commands.options import Cpus, DataDir, Device, DryRun, Gpus, Protocol, Quiet, Ray, Results, Resume
 from icecore.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ def paper(
     tables: Annotated[list[str] | None, typer.Argument(help="Tables or figures of --list; `all` for all.")] = None,
     show: Annotated[bool, typer.Option("--list", help="List tables and budgets.")] = False,
     budget: Annotated[str, typer.Option(help="smoke, cpu or full.")] = "smoke",
-    protocol: Annotated[str, typer.Option(help="fair, or paper (its settings and faults).")] = "fair",
+    protocol: Protocol = "fair",
     only: Annotated[str | None, typer.Option(help="Only these tasks, e.g. mnist,bit-xor.")] = None,
     rows: Annotated[str | None, typer.Option(help="Only these rows, e.g. pretrained,random.")] = None,
     body: Annotated[str | None, typer.Option(help="A body in place of the budget's.")] = None,
