@@ -22,6 +22,7 @@ from icecore import grid
 from icecore.checkpoint import CONFIG, EVENTS, PROGRAM, SUMMARY, RunFolder
 from icecore.config import RunConfig
 from icecore.errors import ConfigError, UserError
+from icecore.runtime import MEMORY_SHARE
 from icecore.storage import storage_errors, write_atomic
 
 #: times that a pack is trained again after its node or process was lost; what Ray kills for memory is not counted
@@ -52,6 +53,8 @@ class Order:
     home    the driver's working directory, which paths in configurations are relative to
     marker  a file in `place.out`: whoever sees it shares that folder
     files   references to the content of files that the runs name, for who does not share `home`
+    threads and
+    gpus    of the node that are the pack's; other packs may have the rest, and as much of the memory
     """
 
     configs: Sequence[RunConfig]
@@ -60,6 +63,7 @@ class Order:
     marker: str
     files: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ def fulfil(order: Order) -> Delivery:
     """Train a pack, on the node that this is called on."""
     begun, place = time.perf_counter(), order.place
     torch.set_num_threads(order.threads)
+    share = order.gpus or order.threads / (os.cpu_count() or 1)
+    os.environ[MEMORY_SHARE] = str(min(1.0, share))
     shared = (place.out / order.marker).exists()
     folders: dict[str, dict[str, bytes]] = {}
     with tempfile.TemporaryDirectory(prefix="icecore-") as scratch:
@@ -140,7 +146,7 @@ class RayCrew:
         device = "cuda" if gpus else "cpu" if place.device == "auto" else place.device
         data_dir = None if place.data_dir is None else str(Path(place.data_dir).absolute())
         place = replace(place, out=place.out.absolute(), data_dir=data_dir, device=device, watchers=())
-        self.order = Order((), place, Path.cwd(), marker, threads=nodes.cpus)
+        self.order = Order((), place, Path.cwd(), marker, threads=nodes.cpus, gpus=gpus)
         options = {"num_cpus": nodes.cpus, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
         self.task = self.ray.remote(**options)(fulfil)
         self.asked: list[tuple[Sequence[RunConfig], str, bool]] = []

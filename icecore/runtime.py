@@ -17,6 +17,8 @@ from torch import Tensor
 from icecore import __version__
 from icecore.errors import ConfigError, UserError, unknown
 
+#: variable of the environment: the share of a device's memory that a process plans with where several run on it
+MEMORY_SHARE = "ICECORE_MEMORY_SHARE"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -94,15 +96,33 @@ def send(x: Tensor, device: torch.device) -> Tensor:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of memory that `device` has, in use or not; of a container where it is allowed less than the machine."""
+    """Bytes of memory of `device` that this process may plan with, in use or not.
+
+    Of a container where it is allowed less than the machine; this process's share of it where others compute
+    beside it: MEMORY_SHARE of the environment, else one of the processes that torchrun started on this machine.
+    """
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        return int(torch.cuda.get_device_properties(device).total_memory * _share("1"))
     if device.type == "mps":
-        return torch.mps.recommended_max_memory()
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(torch.mps.recommended_max_memory() * _share("1"))
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return machine
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(total * _share(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _share(processes: str) -> float:
+    """The share of memory that the environment gives this process, else one of so many processes."""
+    given = os.environ.get(MEMORY_SHARE)
+    if given is None:
+        return 1 / int(processes)
+    try:
+        share = float(given)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ConfigError(f"{MEMORY_SHARE}={given}: expected a share of the memory, more than 0 and at most 1")
+    return share
 
 
 def versions() -> dict[str, str]:

@@ -119,6 +119,21 @@ def test_memory_is_that_of_the_machine_or_of_its_container(monkeypatch: pytest.M
         assert runtime.total_memory(CPU) == expected
 
 
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: "4096")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert runtime.total_memory(CPU) == 1024
+    monkeypatch.setenv(runtime.MEMORY_SHARE, "0.5")
+    assert runtime.total_memory(CPU) == 2048
+
+
+@pytest.mark.parametrize("given", ["half", "0", "-1", "1.5", ""])
+def test_a_share_that_is_none_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(runtime.MEMORY_SHARE, given)
+    with pytest.raises(ConfigError, match=f"ICECORE_MEMORY_SHARE={given}: expected a share"):
+        runtime.total_memory(CPU)
+
+
 def test_sending_to_where_a_tensor_lies_copies_nothing() -> None:
     x = torch.ones(3)
     assert runtime.send(x, CPU) is x
