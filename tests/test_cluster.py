@@ -27,6 +27,7 @@ from icecore.config import RunConfig
 from icecore.errors import BusyError, ConfigError, UserError, WeightsError
 from icecore.program import Program
 from icecore.results import Spot
+from icecore.runtime import MEMORY_SHARE
 from icecore.study import Cell
 
 Configure = Callable[..., RunConfig]
@@ -54,6 +55,12 @@ def program(folder: Path, run_id: str) -> Mapping[str, torch.Tensor]:
     return Program.load(folder / "runs" / run_id / "program.safetensors").tensors
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a node sets for its packs goes with the test."""
+    monkeypatch.setenv(MEMORY_SHARE, "1")
+
+
 # --- the parts, without Ray --------------------------------------------------------------------------
 
 
@@ -78,6 +85,7 @@ def test_packs_are_cut_evenly_and_whole(packs: Sequence[Any], slots: int, sizes:
 def test_a_node_that_does_not_share_the_folder_hands_the_runs_over(config: Configure, tmp_path: Path) -> None:
     configs = grid.expand(config(), [1e-2, 3e-2])
     delivery = cluster.fulfil(Order(configs, place(tmp_path), tmp_path, ".marker"))
+    assert float(os.environ[MEMORY_SHARE]) == 1 / (os.cpu_count() or 1)
     assert not (tmp_path / "runs").exists()
     assert delivery.folders.keys() == {c.run_id for c in configs}
     for summary in map(dict, delivery.outcome if isinstance(delivery.outcome, list) else ()):
