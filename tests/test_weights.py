@@ -434,13 +434,15 @@ def test_packaged_minilm() -> None:
         torch.testing.assert_close(body(with_positions(body, x)), expected, atol=1e-5, rtol=0)
 
 
-def test_a_gguf_file_gives_the_body_it_was_made_from(tmp_path: Path) -> None:
+def test_a_gguf_file_gives_the_body_it_was_made_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gguf = pytest.importorskip("gguf")
     pytest.importorskip("accelerate")
     model = transformers.LlamaForCausalLM(tiny_config("llama", tie_word_embeddings=False)).eval()
     path = tmp_path / "tiny.gguf"
     write_gguf(gguf.GGUFWriter(path, "llama"), model)
+    capsys.readouterr()
     body = body_of(path)
+    assert capsys.readouterr().err == ""  # no bars
     assert body.info.source == str(path)
     x = torch.randn(2, 9, 32)
     with torch.no_grad():

@@ -5,6 +5,7 @@ network unless a hub model's pretrained weights are asked for.
 """
 
 import contextlib
+import functools
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -82,14 +83,20 @@ NAMED: Mapping[str, Named] = {
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hugging Face's loading bars and reports off, then as they were: a cut or headless body is what we ask for."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    bar = vars(gguf).get("tqdm")  # its own, that the line before does not reach
+    if bar is not None:
+        vars(gguf)["tqdm"] = functools.partial(bar, disable=True)
     try:
         yield
     finally:
+        if bar is not None:
+            vars(gguf)["tqdm"] = bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
