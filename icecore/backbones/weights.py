@@ -83,20 +83,21 @@ NAMED: Mapping[str, Named] = {
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hugging Face's loading bars and reports off, then as they were: a cut or headless body is what we ask for."""
-    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    bar = vars(gguf).get("tqdm")  # its own, that the line before does not reach
+    gguf: Any = modeling_gguf_pytorch_utils  # has a bar of its own, which the line before does not reach
+    bar = getattr(gguf, "tqdm", None)
     if bar is not None:
-        vars(gguf)["tqdm"] = functools.partial(bar, disable=True)
+        gguf.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
         if bar is not None:
-            vars(gguf)["tqdm"] = bar
+            gguf.tqdm = bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
