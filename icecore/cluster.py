@@ -24,6 +24,7 @@ from icecore.config import RunConfig
 from icecore.errors import ConfigError, UserError
 from icecore.runtime import MEMORY_SHARE
 from icecore.storage import storage_errors, write_atomic
+from icecore.words import counted
 
 #: times that a pack is trained again after its node or process was lost; what Ray kills for memory is not counted
 RETRIES = 3
@@ -174,8 +175,7 @@ class RayCrew:
             return [config for config, _ in pairs], [summary for _, summary in pairs]
         (task,), _ = self.ray.wait(list(self.running), num_returns=1)
         configs, title = self.running.pop(task)
-        runs = f"{len(configs)} run{'s' * (len(configs) > 1)}"
-        count = f"pack {self.sent - len(self.running)} of {self.sent}: {title}, {runs}"
+        count = f"pack {self.sent - len(self.running)} of {self.sent}: {title}, {counted(len(configs), 'run')}"
         try:
             delivery = self.ray.get(task)
         except self.ray.exceptions.RayTaskError:  # a fault of ours, with the traceback of the node

@@ -86,11 +86,3 @@ def _tokens(task: str, options: Any) -> int:
         "remote-homology": lambda o: min(o["length"], PROTEIN),
     }
     return lengths.get(task, lambda o: 64)(options)
-
-
-def in_words(seconds: float) -> str:
-    """A rough duration: "about 40 s", "about 12 min", "about 3 h"."""
-    for unit, size, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 72)):
-        if seconds / size < limit:
-            return f"about {seconds / size:.0f} {unit}"
-    return f"about {seconds / 86400:.0f} days"

@@ -27,6 +27,7 @@ from icecore.execution import Execution, Watcher
 from icecore.own import OwnTask
 from icecore.program import Program
 from icecore.train import Pack
+from icecore.words import counted
 
 #: swept unless told otherwise: half a decade apart around what suits most tasks
 LRS = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -259,7 +260,7 @@ def verdict(result: Result, controls: Sequence[Result], metric: str = "accuracy"
             parts.append(f"The pretrained body hurt: {words(-gap, error)} below the same body with random weights.")
         else:
             parts.append(
-                f"The pretrained body made no difference that {len(result.scores):,} examples could show: "
+                f"The pretrained body made no difference that {counted(len(result.scores), 'example')} could show: "
                 f"{words(gap, error)} against the same body with random weights."
             )
     rest = [control for control in controls if control is not body]

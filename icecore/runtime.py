@@ -16,6 +16,7 @@ from torch import Tensor
 
 from icecore import __version__
 from icecore.errors import ConfigError, UserError, unknown
+from icecore.words import counted
 
 #: variable of the environment: the share of a device's memory that a process plans with where several run on it
 MEMORY_SHARE = "ICECORE_MEMORY_SHARE"
@@ -35,8 +36,8 @@ class Runtime:
             return torch.cuda.get_device_name(self.device)
         if self.device.type == "mps":
             return f"Apple {platform.machine()} (MPS)"
-        threads = torch.get_num_threads()
-        return f"CPU, {threads} thread{'s' * (threads > 1)}, {torch.backends.cpu.get_cpu_capability()}"
+        threads = counted(torch.get_num_threads(), "thread")
+        return f"CPU, {threads}, {torch.backends.cpu.get_cpu_capability()}"
 
     def synchronize(self) -> None:
         """Wait for the device, so that clocks tell the truth."""

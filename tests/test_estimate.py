@@ -6,6 +6,7 @@ import pytest
 
 from icecore import estimate, grid
 from icecore.estimate import Speed
+from icecore.words import in_words
 
 SPEED = Speed(1e11)
 
@@ -66,4 +67,4 @@ def test_measured_speed() -> None:
     ],
 )
 def test_in_words(given: float, words: str) -> None:
-    assert estimate.in_words(given) == words
+    assert in_words(given) == words

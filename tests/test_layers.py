@@ -11,7 +11,7 @@ LONGEST_FILE = 400
 
 # From the bottom up. A module may import modules of rows below its own only.
 LAYERS: Sequence[Sequence[str]] = (
-    ("icecore", "icecore.errors"),
+    ("icecore", "icecore.errors", "icecore.words"),
     ("icecore.config", "icecore.runtime", "icecore.storage"),
     ("icecore.tasks.task", "icecore.tasks.files", "icecore.tasks.pickles"),
     ("icecore.backbones.kernels", "icecore.backbones.recurrence"),

@@ -241,7 +241,7 @@ def test_sequences_of_any_length_are_padded_and_standardised():
     with pytest.raises(DataError, match="expected 2 values a point, found 3"):
         encode(found.encoder, [np.zeros((4, 3))])
     cut = encode(found.encoder, [np.zeros((40, 2))])
-    assert "1 sequences to their first" in str(cut.notes)
+    assert "1 sequence to the first" in str(cut.notes)
 
 
 def test_long_sequences_get_several_points_a_token():

@@ -121,7 +121,7 @@ def test_a_cell_that_is_no_number_is_missing_or_refused(tmp_path: Path):
     path = write(tmp_path / "t.csv", [["a", "b"], *[[i, i] for i in range(99)], ["oops", 1]])
     table, _ = read_table([path])
     assert math.isnan(table.columns["a"].values[-1])
-    assert "1 cells of 'a', say 'oops'" in str(table.notes)
+    assert "1 cell of 'a', say 'oops'" in str(table.notes)
     with pytest.raises(DataError, match=r"t.csv row 100: column 'a' has 'oops', expected a number"):
         read_table([path], strict=True)
 
@@ -131,7 +131,7 @@ def test_a_ragged_row_is_skipped_or_refused(tmp_path: Path):
     path.write_text("a,b\n1,2\n3\n4,5\n")
     table, _ = read_table([path])
     assert table.columns["b"].values.tolist() == [2, 5]
-    assert "1 damaged rows: t.csv line 3" in str(table.notes)
+    assert "1 damaged row: t.csv line 3" in str(table.notes)
     with pytest.raises(DataError, match=r"t\.csv line 3: expected 2 cells, found 1"):
         read_table([path], strict=True)
 
@@ -156,7 +156,7 @@ def test_a_quote_left_open_says_what_it_took(tmp_path: Path):
     lines = path.read_text().splitlines()
     lines[30] = '1,"2,p'
     path.write_text("\n".join(lines))
-    assert "skipped: 1 damaged rows: t.csv lines 31 to 41 (expected 3 cells, found 2)" in notes(plan(path))
+    assert "skipped: 1 damaged row: t.csv lines 31 to 41 (expected 3 cells, found 2)" in notes(plan(path))
     path.write_text('a,b\n"1,2\n1,2\n1,2\n')
     with pytest.raises(DataError, match=r"t\.csv: has no rows but 1 damaged ones: t\.csv lines 2 to 4"):
         plan(path)
@@ -305,7 +305,7 @@ def test_new_rows_of_a_table(tmp_path: Path):
     new[2][1] = ""
     found = encode(encoder, write(tmp_path / "new.csv", new))
     assert (len(found), found.targets) == (8, None)
-    assert "1 cells of 'town' have categories without a slot" in str(found.notes)
+    assert "1 cell of 'town' without a slot for the category" in str(found.notes)
     assert "height (1)" in str(found.notes)
     again = encode(encoder, tmp_path / "people.csv", score=True)
     torch.testing.assert_close(found.inputs[2:], again.inputs[2:8])
@@ -399,7 +399,7 @@ def test_rows_to_predict_are_all_kept_and_numbered_as_in_the_file(tmp_path: Path
     (tmp_path / "cut.csv").write_text("\n".join(lines), encoding="utf-8")
     rows = encode(found.encoder, tmp_path / "cut.csv")
     assert list(rows.names) == [str(i) for i in range(60) if i != 2]
-    assert "1 damaged rows: cut.csv line 4" in str(rows.notes)
+    assert "1 damaged row: cut.csv line 4" in str(rows.notes)
 
 
 def test_times_that_cannot_be_ordered(tmp_path: Path):

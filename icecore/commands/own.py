@@ -8,6 +8,7 @@ import typer
 from icecore.commands.console import new_table, numbers, output, plain, split, watchers
 from icecore.commands.options import Body, Device, Layers, Quiet, StartFrom, Weights
 from icecore.errors import ConfigError
+from icecore.words import counted
 
 Data = Annotated[Path, typer.Argument(help="Images (folder, archive, table), CSV, Parquet, .npy/.npz, FASTA or text.")]
 
@@ -101,7 +102,9 @@ def _apart(out: Path, *read: Path) -> None:
 
 def _print_fitted(fitted: Any, rows: str, out: Path) -> None:
     metric = fitted.metric_name
-    table = new_table("", f"{metric} on {len(fitted.result.scores):,} {rows} rows", "learning rate", "seconds")
+    table = new_table(
+        "", f"{metric} on {counted(len(fitted.result.scores), f'{rows} row')}", "learning rate", "seconds"
+    )
     for result in (fitted.result, *fitted.controls):
         lr = "" if result.lr is None else f"{result.lr:g}"
         value = f"{result.metric:.3f}" if metric == "r2" else f"{result.metric:.1%}"
@@ -141,9 +144,11 @@ def predict(
         else:
             place = out / f"{path.stem}.csv" if several else out
             found.save(place)
-            typer.echo(f"wrote {place}: {len(found.names):,} rows")
+            typer.echo(f"wrote {place}: {counted(len(found.names), 'row')}")
         if found.score is not None:
-            typer.echo(f"{path.name}: {found.metric_name} {found.score:.4f} on {len(found.names):,} rows", err=True)
+            typer.echo(
+                f"{path.name}: {found.metric_name} {found.score:.4f} on {counted(len(found.names), 'row')}", err=True
+            )
 
 
 def push(

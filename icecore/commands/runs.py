@@ -19,6 +19,7 @@ from icecore.commands.options import (
     TaskOptions,
     Weights,
 )
+from icecore.words import counted
 
 
 def demo(
@@ -129,7 +130,7 @@ def evaluate(
         splits = [split]
     for name in splits:
         metric = float(score(model, task, name)[0])
-        typer.echo(f"{name} {task.metric_name}: {metric:.4f} ({task.split_size(name):,} examples)")
+        typer.echo(f"{name} {task.metric_name}: {metric:.4f} ({counted(task.split_size(name), 'example')})")
 
 
 def attend(

@@ -12,6 +12,7 @@ import typer
 from icecore.commands.console import new_table, output, plain, split, watchers
 from icecore.commands.options import Cpus, DataDir, Device, DryRun, Gpus, Protocol, Quiet, Ray, Results, Resume
 from icecore.errors import ConfigError
+from icecore.words import counted, in_words
 
 
 def paper(
@@ -97,18 +98,19 @@ def _nodes(ray: str | None, cpus: int, gpus: float | None) -> Any:
 def _make(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, nodes: Any, dry_run: bool, quiet: bool) -> None:
     """Say what of the plans is to be done, do it, and print the tables."""
     from icecore import study
-    from icecore.estimate import in_words
 
     with contextlib.ExitStack() as stack:
         crew: Any = None
         for name, cells in plans.items():
             todo = study.unfinished(cells, out, place.device, place.resume)
             budget = cells[0].spot.budget if cells else ""
-            what = f"{name}{budget and f', budget {budget}'}: {len(cells)} cells"
+            what = f"{name}{budget and f', budget {budget}'}: {counted(len(cells), 'cell')}"
             if todo:
                 finished = f", {len(cells) - len(todo)} of them finished" if len(todo) < len(cells) else ""
                 runs = sum(len(cell.sweep) for cell, _ in todo)
-                typer.echo(f"{what}{finished}; {runs} runs to make, {in_words(sum(seconds for _, seconds in todo))}")
+                typer.echo(
+                    f"{what}{finished}; {counted(runs, 'run')} to make, {in_words(sum(seconds for _, seconds in todo))}"
+                )
             else:
                 typer.echo(f"{what}, all finished")
             if dry_run:

@@ -18,6 +18,7 @@ from icecore.own.images import CHANNELS, SIDES, ImageFiles
 from icecore.own.records import OwnSettings, Records, Sequences, listed
 from icecore.tasks.images import channel_statistics, to_patches
 from icecore.tasks.task import ReadOut, TokenKind
+from icecore.words import counted
 
 Notes = list[tuple[str, str]]
 #: tokens of a row where nothing says otherwise
@@ -175,7 +176,7 @@ class SequenceCode:
         lengths = np.minimum(held.lengths, self.points)
         notes: Notes = []
         if cut := int((held.lengths > self.points).sum()):
-            notes.append(("cut", f"{cut:,} sequences to their first {self.points:,} points (--length)"))
+            notes.append(("cut", f"{counted(cut, 'sequence')} to the first {self.points:,} points (--length)"))
         longest, width = self.length * self.patch, V + self.flags
         grid = np.zeros((len(order), longest, width), np.float32)
         starts = np.cumsum(held.lengths) - held.lengths
@@ -205,8 +206,8 @@ class SequenceCode:
 
     def describe(self) -> str:
         V = len(self.mean)
-        each = f"{V} value{'s' * (V > 1)} at up to {self.points:,} points in time"
-        return f"sequences of {each}, {self.patch} point{'s' * (self.patch > 1)} a token"
+        each = f"{counted(V, 'value')} at up to {counted(self.points, 'point')} in time"
+        return f"sequences of {each}, {counted(self.patch, 'point')} a token"
 
 
 def _moments(points: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from icecore.errors import DataError
 from icecore.own.records import Column, ColumnType, listed
+from icecore.words import counted
 
 #: cells that say that there is no value, in lower case
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "nat"})
@@ -150,10 +151,10 @@ class ColumnBuilder:
             columns[name] = Column(name, self.types[name], values, levels, self.origins.get(name, "float"))
         for name, (count, example) in self.bad.items():
             self.notes.append(
-                ("not numbers", f"{count:,} cells of {name!r}, say {example!r}: taken as missing (--strict refuses)")
+                ("not numbers", f"{counted(count, 'cell')} of {name!r}, say {example!r}: missing (--strict refuses)")
             )
         if self.skipped:
-            self.notes.append(("skipped", f"{len(self.skipped):,} damaged rows: {listed(self.skipped, 3)}"))
+            self.notes.append(("skipped", f"{counted(len(self.skipped), 'damaged row')}: {listed(self.skipped, 3)}"))
         return Table(columns, np.concatenate(self.numbers), self.notes), np.concatenate(self.files)
 
     def _convert(self, name: str, part: Any, place: str, rows: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from icecore.own.stringcode import StringCode
 from icecore.own.tablecode import TableCode
 from icecore.own.targets import TargetCode, decide, split_rows
 from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskSpec
+from icecore.words import counted
 
 FORMAT = 1
 CODES: Mapping[str, type[Any]] = {
@@ -247,7 +248,7 @@ def _fit(records: Records, settings: OwnSettings, place: str) -> Plan:
         raise DataError(f"{place}: no row has a target to learn")
     known = np.flatnonzero(~missing)
     if len(known) < len(records):
-        notes.append(("dropped", f"{len(records) - len(known):,} rows without a target"))
+        notes.append(("dropped", f"{counted(len(records) - len(known), 'row')} without a target"))
     columns = {name: column.rows(known) for name, column in records.targets.items()}
     task, why = decide(columns, settings)
     notes.append(("task", f"{task}, {why}"))

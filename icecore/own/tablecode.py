@@ -20,6 +20,7 @@ from icecore.errors import DataError
 from icecore.own.codes import Encoded, Notes
 from icecore.own.records import Column, ColumnType, OwnSettings, Records, listed
 from icecore.tasks.task import ReadOut, TokenKind
+from icecore.words import counted
 
 #: tokens of a row; where there are more columns, each token has several
 TOKENS = 64
@@ -163,7 +164,9 @@ class TableCode:
             if code.type == "text":
                 block[:, 0], strange = _places(column, code, order)
                 if strange:
-                    notes.append(("rare", f"{strange:,} cells of {code.name!r} have categories without a slot"))
+                    notes.append(
+                        ("rare", f"{counted(strange, 'cell')} of {code.name!r} without a slot for the category")
+                    )
             else:
                 block[:] = (_numbers(column, order) - code.mean) / code.std
                 if count := int(np.isnan(block[:, 0]).sum()):
@@ -208,7 +211,7 @@ class TableCode:
         count = {kind: sum(c.type == kind for c in self.columns) for kind in ("number", "text", "date")}
         words = {"number": "numeric", "text": "categorical", "date": "dates"}
         kinds = ", ".join(f"{n} {words[kind]}" for kind, n in count.items() if n)
-        return f"{len(self.columns):,} columns ({kinds}), {self.patch} a token"
+        return f"{counted(len(self.columns), 'column')} ({kinds}), {self.patch} a token"
 
 
 def _fit_column(column: Column, rows: np.ndarray) -> tuple[ColumnCode | None, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from icecore import grid
 from icecore.results import Curve, Record
+from icecore.words import counted
 
 #: a run has converged at its first validation within one percentage point of its best one
 POINT = 0.01
@@ -133,7 +134,7 @@ def build(records: Sequence[Record], measure: Measure, published: Mapping[str, E
     runs, notes = _one_configuration(whole)
     if len(whole) < len(made):
         notes.append(
-            f"{_count(len(made) - len(whole), 'run')} left out: no {', '.join(sorted(REQUIRED))} in the record"
+            f"{counted(len(made) - len(whole), 'run')} left out: no {', '.join(sorted(REQUIRED))} in the record"
         )
     if not runs:
         missing = tuple(dict.fromkeys([*(record.missing for record in records if record.missing), *notes]))
@@ -168,7 +169,7 @@ def _one_configuration(runs: Sequence[Record]) -> tuple[list[Record], list[str]]
         for name in {**last, **rest(run)}
         if rest(run).get(name) != last.get(name)
     }
-    return kept, [f"{_count(len(others), 'run')} of another configuration left out ({'; '.join(sorted(ways))})"]
+    return kept, [f"{counted(len(others), 'run')} of another configuration left out ({'; '.join(sorted(ways))})"]
 
 
 def _diverged(runs: Sequence[Record], chosen: Sequence[Record]) -> list[str]:
@@ -179,7 +180,7 @@ def _diverged(runs: Sequence[Record], chosen: Sequence[Record]) -> list[str]:
     if not chosen:
         return [f"diverged at every learning rate tried ({rates})"]
     here = sum(run.summary.get("status") == "diverged" for run in chosen)
-    scored = f"; {here} of {_count(len(chosen), 'seed')} of this number: the best state before counts" if here else ""
+    scored = f"; {here} of {counted(len(chosen), 'seed')} of this number: the best state before counts" if here else ""
     return [f"diverged at learning rate {rates}{scored}"]
 
 
@@ -196,10 +197,6 @@ def _known(values: Any) -> list[float]:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + "s" * (n != 1)
 
 
 def rate_text(lr: float) -> str:
