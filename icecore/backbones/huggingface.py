@@ -289,6 +289,16 @@ def model_class(family: Family) -> Any:
     return getattr(transformers, family.model)
 
 
+def check_complete(report: Mapping[str, Any], place: str, kind: str) -> None:
+    """Raise WeightsError where the `report` of `from_pretrained` tells of tensors that a body of `kind` lacks."""
+    # poolers are not part of a body, and some checkpoints lack them
+    lost = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if lost:
+        raise WeightsError(
+            f"{place}: no weights for {lost[0]} and {len(lost) - 1} more tensors; the file is not a {kind}"
+        )
+
+
 def describe(config: Any, name: str, weights: str, source: str) -> BackboneInfo:
     """Sizes of the body that `config` describes."""
     family = family_of(config)

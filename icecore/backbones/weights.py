@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from icecore.backbones import attention, huggingface
+from icecore.backbones import attention, gguf, huggingface
 from icecore.backbones.backbone import Backbone, BodyRequest
-from icecore.errors import WeightsError
+from icecore.errors import UserError, WeightsError
 from icecore.storage import write_atomic
 
 WEIGHTS = ("pretrained", "random", "statistics")
@@ -89,15 +89,15 @@ def _quiet() -> Iterator[None]:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    gguf: Any = modeling_gguf_pytorch_utils  # has a bar of its own, which the line before does not reach
-    bar = getattr(gguf, "tqdm", None)
+    library: Any = modeling_gguf_pytorch_utils  # has a bar of its own, which the line before does not reach
+    bar = getattr(library, "tqdm", None)
     if bar is not None:
-        gguf.tqdm = functools.partial(bar, disable=True)
+        library.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
         if bar is not None:
-            gguf.tqdm = bar
+            library.tqdm = bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
@@ -116,8 +116,8 @@ def build_transformer(request: BodyRequest) -> Backbone:
 
 
 def _pretrained(request: BodyRequest) -> Backbone:
-    place, gguf, source = _locate(request.name)
-    config = huggingface.prepare_config(_read_config(request.name, place, gguf), request.layers)
+    place, file, source = _opened(request.name)
+    config = huggingface.prepare_config(_read_config(request.name, place, file), request.layers)
     family = huggingface.family_of(config)
     try:
         model, report = huggingface.model_class(family).from_pretrained(
@@ -126,16 +126,11 @@ def _pretrained(request: BodyRequest) -> Backbone:
             dtype=torch.float32,
             attn_implementation=family.attention,
             output_loading_info=True,
-            **_access(place, gguf, CHECKPOINTS),
+            **_access(place, file, CHECKPOINTS),
         )
     except Exception as error:
         raise _load_error(request.name, place, error) from error
-    # poolers are not part of a body, and some checkpoints lack them
-    lost = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if lost:
-        raise WeightsError(
-            f"{place}: no weights for {lost[0]} and {len(lost) - 1} more tensors; the file is not a {config.model_type}"
-        )
+    huggingface.check_complete(report, place, config.model_type)
     return huggingface.build(config, request.name, "pretrained", source, model)
 
 
@@ -162,8 +157,8 @@ def _sizes(name: str) -> Any:
     named = NAMED.get(name)
     if named is not None:
         return AutoConfig.for_model(named.family, **named.sizes)
-    place, gguf, _ = _locate(name)
-    return _read_config(name, place, gguf)
+    place, file, _ = _opened(name)
+    return _read_config(name, place, file)
 
 
 def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
@@ -189,10 +184,23 @@ def _locate(name: str) -> tuple[str, str | None, str]:
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None:
             place = Path(spec.origin).parent / folder
-            gguf = None if suffix is None else next((p for p in sorted(place.rglob(f"*{suffix}"))), None)
-            if suffix is None or gguf is not None:
-                return str(place if gguf is None else gguf.parent), gguf and gguf.name, f"package {module}"
+            file = None if suffix is None else next((p for p in sorted(place.rglob(f"*{suffix}"))), None)
+            if suffix is None or file is not None:
+                return str(place if file is None else file.parent), file and file.name, f"package {module}"
     return named.hub, None, f"hub {named.hub}"
+
+
+def _opened(name: str) -> tuple[str, str | None, str]:
+    """What `_locate` says, but for a GGUF file the folder that its conversion is kept in."""
+    place, file, source = _locate(name)
+    if file is None:
+        return place, None, source
+    try:
+        return *gguf.converted(Path(place) / file), source
+    except UserError:
+        raise
+    except Exception as error:
+        raise _load_error(name, place, error) from error
 
 
 def installed(name: str) -> bool:
@@ -208,14 +216,14 @@ def _cached(place: str, files: Iterable[str]) -> bool:
     return any(isinstance(try_to_load_from_cache(place, file), str) for file in files)
 
 
-def _access(place: str, gguf: str | None, files: Iterable[str]) -> dict[str, Any]:
+def _access(place: str, file: str | None, files: Iterable[str]) -> dict[str, Any]:
     """What `from_pretrained` is told to read one of `files` from `place`.
 
     Cached files are taken as they are. Others are asked for once, with a limit of ten seconds: the
     library would repeat a hopeless request for half a minute. Raises what the hub's client raises.
     """
-    if gguf is not None:
-        return {"gguf_file": gguf}
+    if file is not None:
+        return {"gguf_file": file}
     if Path(place).is_dir():
         return {}
     if _cached(place, files):
@@ -226,11 +234,11 @@ def _access(place: str, gguf: str | None, files: Iterable[str]) -> dict[str, Any
     return {}
 
 
-def _read_config(name: str, place: str, gguf: str | None) -> Any:
+def _read_config(name: str, place: str, file: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place, **_access(place, gguf, ["config.json"]))
+        return AutoConfig.from_pretrained(place, **_access(place, file, ["config.json"]))
     except Exception as error:
         raise _load_error(name, place, error) from error
 
