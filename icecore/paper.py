@@ -176,7 +176,8 @@ _STUDIES = (
     Study(
         "table3",
         "Random bodies",
-        "Is it the transformer? All bodies are random and frozen. The matched LSTM has the transformer's frozen and trained counts.",
+        "Is it the transformer? All bodies are random and frozen. The matched LSTM has the transformer's frozen and "
+        "trained counts.",
         ALL_TASKS,
         {"random": RANDOM, "lstm": LSTM, "lstm-star": LSTM_STAR, "lstm-matched": MATCHED},
     ),
