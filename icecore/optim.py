@@ -4,11 +4,14 @@ A step gathers the gradients once, does a handful of whole-pack operations howev
 are, and copies the result back. The formula is torch.optim.Adam's, run by run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+#: numbers of all runs that a CPU updates at a time: half a dozen buffers of so many stay in its cache
+CACHED = 2**16
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class PackedAdam:
         for slot in self.slots:
             self.factors[slot.start : slot.stop] = (factors or {}).get(slot.name, 1.0)
         self.alive = torch.ones(runs, dtype=torch.bool, device=device)
+        self.on_cpu = device.type == "cpu"
+        #: the values of the step before, whose memory takes those of the next
+        self._spare = self.values.new_empty(0)
 
     @property
     def runs(self) -> int:
@@ -87,15 +93,23 @@ class PackedAdam:
         norm = torch.linalg.vector_norm(grads, dim=1)
         self.alive &= norm.isfinite()
         scale = (self.clip / (norm + 1e-6)).clamp(max=1.0).nan_to_num_(0.0)
-        grads.nan_to_num_(0.0, 0.0, 0.0).mul_(scale[:, None])
         b1, b2 = self.betas
-        self.first.lerp_(grads, 1 - b1)
-        self.second.mul_(b2).addcmul_(grads, grads, value=1 - b2)
-        denominator = self.second.sqrt().div_((1 - b2 ** (step + 1)) ** 0.5).add_(self.eps)
-        rate = (lr / (1 - b1 ** (step + 1)))[:, None] * self.factors
-        moved = self.values - self.first.div(denominator).mul_(rate)
-        self.alive &= moved.isfinite().all(1)
-        self.values = torch.where(self.alive[:, None], moved, self.values)
+        rate = (lr / (1 - b1 ** (step + 1)))[:, None]
+        moved = self._spare if self._spare.shape == self.values.shape else torch.empty_like(self.values)
+        for part in self._parts():
+            grad = grads[:, part].nan_to_num_(0.0, 0.0, 0.0).mul_(scale[:, None])
+            first = self.first[:, part].lerp_(grad, 1 - b1)
+            second = self.second[:, part].mul_(b2).addcmul_(grad, grad, value=1 - b2)
+            denominator = second.sqrt().div_((1 - b2 ** (step + 1)) ** 0.5).add_(self.eps)
+            change = first.div(denominator).mul_(rate * self.factors[part])
+            new = torch.sub(self.values[:, part], change, out=moved[:, part])
+            self.alive &= torch.linalg.vector_norm(
+                new, dim=1
+            ).isfinite()  # a fifteenth of the time of isfinite().all(1)
+        if self.on_cpu and bool(self.alive.all()):  # a GPU would have to be waited for
+            self.values, self._spare = moved, self.values
+        else:
+            self.values = torch.where(self.alive[:, None], moved, self.values)
         self.write()
 
     def keep(self, runs: Sequence[int]) -> None:
@@ -114,6 +128,12 @@ class PackedAdam:
     def tensors(self, values: Tensor) -> dict[str, Tensor]:
         """One run's numbers (K,) as named tensors without run axis."""
         return {slot.name: values[slot.start : slot.stop].view(slot.shape) for slot in self.slots}
+
+    def _parts(self) -> Iterator[slice]:
+        """The K numbers of all runs in parts that a processor's cache holds with all that a step makes of them."""
+        K = self.values.shape[1]
+        width = max(1, CACHED // self.runs) if self.on_cpu else K
+        return (slice(start, start + width) for start in range(0, K, width))
 
     def _grad(self, slot: Slot) -> Tensor:
         grad = self.parameters[slot.name].grad

@@ -6,11 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from icecore import optim
 from icecore.optim import PackedAdam
 
 R = 3
 LR = torch.tensor([1e-2, 1e-3, 0.3])
 SHAPES = {"a": (2, 5), "b": (4,), "c": ()}
+
+
+@pytest.fixture(autouse=True, params=[optim.CACHED, 4 * R, 1], ids=["whole", "parts", "columns"])
+def cached(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the update is cut into parts."""
+    monkeypatch.setattr(optim, "CACHED", request.param)
 
 
 def packed(clip: float = 1.0) -> tuple[dict[str, nn.Parameter], PackedAdam]:
