@@ -103,9 +103,8 @@ class PackedAdam:
             denominator = second.sqrt().div_((1 - b2 ** (step + 1)) ** 0.5).add_(self.eps)
             change = first.div(denominator).mul_(rate * self.factors[part])
             new = torch.sub(self.values[:, part], change, out=moved[:, part])
-            self.alive &= torch.linalg.vector_norm(
-                new, dim=1
-            ).isfinite()  # a fifteenth of the time of isfinite().all(1)
+            # a norm takes a fifteenth of the time of isfinite().all(1)
+            self.alive &= torch.linalg.vector_norm(new, dim=1).isfinite()
         if self.on_cpu and bool(self.alive.all()):  # a GPU would have to be waited for
             self.values, self._spare = moved, self.values
         else:
