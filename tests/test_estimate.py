@@ -22,6 +22,11 @@ def seconds(task: str = "mnist", runs: int = 1, **settings: Any) -> float:
         ({"layers": 2}, {"layers": 3}),
         ({"backbone": "none"}, {"backbone": "minilm"}),
         ({"backbone": "minilm"}, {"backbone": "gpt2"}),
+        ({"backbone": "none", "task": "mnist"}, {"backbone": "none", "task": "remote-homology"}),
+        (
+            {"backbone": "none", "task_options": {"bits": 100}, "task": "bit-memory"},
+            {"backbone": "none", "task": "bit-memory"},
+        ),
         ({"backbone": "minilm"}, {"backbone": "lstm-matched:minilm"}),
         ({"train_roles": ("output",)}, {"train_roles": ("output", "norm")}),
         ({"train_roles": ("output",)}, {"train_roles": ("output", "attention")}),
