@@ -210,6 +210,7 @@ def load_task(config: RunConfig, data_dir: str | None) -> Task:
 def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The group summary: the learning rate validation chose, and the metrics there over seeds.
 
+    Of rates that validation finds equal the one whose best states came first is chosen, then the smallest.
     `test_sem` is the standard error of the mean over `n_seeds` seeds, None for a single one; `seconds` is
     the wall time, that of a pack counted once.
     """
@@ -224,7 +225,8 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     complete = max(map(len, by_lr.values()), default=0)
     means = {lr: _mean(seeds, "val_metric") for lr, seeds in by_lr.items() if len(seeds) == complete}
     if means:
-        chosen = max(means, key=lambda lr: means[lr])
+        first = {lr: statistics.fmean(summary.get("best_step", 0) for summary in by_lr[lr]) for lr in means}
+        chosen = min(means, key=lambda lr: (-means[lr], first[lr], lr))
         tests = [summary["test_metric"] for summary in by_lr[chosen]]
         group |= {"chosen_lr": chosen, "val_mean": means[chosen], "test_mean": _mean(by_lr[chosen], "test_metric")}
         group["n_seeds"] = len(tests)

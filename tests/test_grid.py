@@ -184,6 +184,13 @@ def test_validation_chooses_and_test_is_reported_over_seeds() -> None:
     assert (group["n_seeds"], group["seconds"]) == (2, 6.0)
 
 
+def test_of_equal_learning_rates_the_one_that_got_there_first_is_chosen() -> None:
+    steps = {1e-3: (90, 70), 3e-3: (50, 60), 1e-2: (60, 50)}
+    runs = [row(lr, seed, 1.0, 1.0) | {"best_step": at} for lr, both in steps.items() for seed, at in enumerate(both)]
+    assert summarize(runs)["chosen_lr"] == 3e-3
+    assert summarize([*runs, *(row(0.1, seed, 0.9, 0.9) | {"best_step": 1} for seed in (0, 1))])["chosen_lr"] == 3e-3
+
+
 def test_a_learning_rate_with_a_diverged_seed_is_not_chosen() -> None:
     group = summarize([row(0.1, 0, 0.9, 0.9), row(0.1, 1, None), row(0.2, 0, 0.5, 0.4), row(0.2, 1, 0.5, 0.4)])
     assert (group["chosen_lr"], group["n_seeds"]) == (0.2, 2)

@@ -182,6 +182,10 @@ def test_the_edge_of_a_sweep_is_noted() -> None:
     assert "smallest learning rate tried was chosen" in low.notes[0]
     assert not only([run(MNIST, lr, 0, val) for lr, val in ((1e-3, 0.1), (3e-3, 0.2), (1e-2, 0.1))]).notes
     assert not only([run(MNIST)]).notes
+    equal = [run(MNIST, lr, 0, 0.9) for lr in (1e-3, 3e-3, 1e-2)]
+    assert not only(equal).notes  # one between the ends does as well
+    better = [*equal, run(MNIST, 1e-3, 1, 0.8), run(MNIST, 3e-3, 1, 0.7)]
+    assert "smallest learning rate tried was chosen" in only(better).notes[0]
 
 
 def test_divergence_is_said() -> None:

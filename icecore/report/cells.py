@@ -147,7 +147,7 @@ def build(records: Sequence[Record], measure: Measure, published: Mapping[str, E
         readings = [reading for reading in map(read, chosen) if reading is not None]
         ours = Estimate.over([value for value, _ in readings])
         values.append(Value(name, ours, published.get(name), any(bound for _, bound in readings)))
-    notes += [*_diverged(runs, chosen), *_edge(lr, sorted({run.summary["lr"] for run in runs}))]
+    notes += [*_diverged(runs, chosen), *_edge(lr, runs)]
     state = "" if chosen else "diverged"
     return Cell(tuple(values), tuple(runs), tuple(chosen), lr, state, tuple(notes))
 
@@ -184,9 +184,17 @@ def _diverged(runs: Sequence[Record], chosen: Sequence[Record]) -> list[str]:
     return [f"diverged at learning rate {rates}{scored}"]
 
 
-def _edge(lr: float | None, rates: Sequence[float]) -> list[str]:
+def _edge(lr: float | None, runs: Sequence[Record]) -> list[str]:
+    rates = sorted({run.summary["lr"] for run in runs})
     if lr is None or len(rates) < 2 or lr not in (rates[0], rates[-1]):
         return []
+    by_rate: dict[float, dict[int, float]] = {rate: {} for rate in rates}
+    for run in runs:
+        by_rate[run.summary["lr"]][run.summary["seed"]] = -1.0 if (v := run.summary["val_metric"]) is None else v
+    for rate in rates[1:-1]:
+        shared = by_rate[rate].keys() & by_rate[lr].keys()
+        if shared and all(by_rate[rate][seed] >= by_rate[lr][seed] for seed in shared):
+            return []  # one between the ends does as well: the sweep was wide enough
     end = "smallest" if lr == rates[0] else "largest"
     return [f"at the edge of the sweep: the {end} learning rate tried was chosen, a better one may lie beyond"]
 
