@@ -83,6 +83,11 @@ def _no_other_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Tem
     monkeypatch.setenv("ICECORE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+def shuffled(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The order in which a split of so many is read, whatever its form."""
+    return [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
+
+
 def build(root: Path, faults: tuple[str, ...] = (), **options: object) -> RemoteHomology:
     return build_remote_homology(TaskRequest(options, str(root), frozenset(faults)))
 
@@ -130,7 +135,8 @@ def test_every_form_gives_the_same_examples(tmp_path: Path, write: Callable[[Pat
     task = build(tmp_path)
     assert task.data["format"] == write.__name__.removeprefix("write_")
     assert task.data["counts"] == {split: len(part) for split, part in ROWS.items()}
-    for split, part in ROWS.items():
+    for split, rows in ROWS.items():
+        part = shuffled(rows)
         batch = next(task.batches(split, 100))
         assert batch.targets.tolist() == [CLASSES[fold] for _, fold, _ in part]
         assert batch.lengths is not None
@@ -146,7 +152,16 @@ def test_one_label_file_may_serve_all_fasta_files(tmp_path: Path):
         file.unlink()
     lines = [f"{name}\t{fold}" for part in ROWS.values() for name, fold, _ in part]
     (tmp_path / "labels.tsv").write_text("\n".join(["id\tfold", *lines]))
-    assert build(tmp_path).splits["train"].targets.tolist() == [2, 0, 1, 0]
+    expected = [CLASSES[fold] for _, fold, _ in shuffled(ROWS["train"])]
+    assert build(tmp_path).splits["train"].targets.tolist() == expected
+
+
+def test_the_first_examples_of_a_sorted_file_are_a_fair_sample(tmp_path: Path):
+    rows = [(f"d{number}", f"f{number // 20:02}", "MKV") for number in range(400)]
+    write_tsv(tmp_path, dict.fromkeys(ROWS, rows))
+    for part in build(tmp_path).splits.values():
+        assert part.targets.sort().values.tolist() == [number // 20 for number in range(400)]
+        assert len(part.targets[:100].unique()) > 15  # of 20; as the file has them 5
 
 
 def test_tokens_are_int64_from_uint8_and_no_longer_than_the_batch_needs(tmp_path: Path):

@@ -90,7 +90,10 @@ def fold_indices(train: list[Record]) -> dict[str, int]:
 
 
 def _examples(records: list[Record], index: Mapping[str, int], length: int) -> Examples:
-    """One split's tensors: inputs (N, T) uint8 padded with `<pad>`, targets (N,), lengths (N,)."""
+    """One split's tensors: inputs (N, T) uint8 padded with `<pad>`, targets (N,), lengths (N,).
+
+    Files lie sorted by fold; shuffled, the first k examples are a fair sample.
+    """
     for record in records:
         if record.fold not in index:
             raise DataError(
@@ -99,6 +102,7 @@ def _examples(records: list[Record], index: Mapping[str, int], length: int) -> E
             )
     if not records:
         raise ConfigError(f"remote-homology: a split has no sequence of at most {length} tokens; raise option length")
+    records = [records[place] for place in np.random.default_rng(0).permutation(len(records))]
     rows = [encode(record.sequence, length) for record in records]
     lengths = np.array([len(row) for row in rows])
     inputs = np.full((len(rows), lengths.max()), PAD, np.uint8)
