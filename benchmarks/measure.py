@@ -27,12 +27,13 @@ from torch.nn import functional as F
 from icecore import runtime as runtimes
 from icecore.runtime import Runtime
 
+Result = TypeVar("Result")
+
 RESULTS = Path(__file__).parent / "results"
 #: largest relative difference of the losses, by precision of icecore's side (the plain loop is fp32)
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "int8": 5e-2}
 #: calls of each side whose results are compared
 CHECKED = 5
-Result = TypeVar("Result")
 #: seconds that one sample lasts at least: shorter calls are repeated within it
 SAMPLE = 0.2
 #: features of a CPU that decide how fast it multiplies

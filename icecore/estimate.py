@@ -13,6 +13,7 @@ from icecore import runtime as runtimes
 from icecore.backbones.weights import sizes_of
 from icecore.config import SINGLE_ROLES, RunConfig
 from icecore.errors import UserError
+from icecore.tasks.proteins import FOLDS
 
 #: seconds that a training takes besides its passes: loading the body, compiling, writing
 FIXED_SECONDS = 4.0
@@ -83,7 +84,7 @@ def _transformer(name: str) -> str:
 def _probe(task: str, options: Any) -> int:
     """Weights of the output layer that reads all positions at once."""
     if task == "remote-homology":
-        return options["length"] * PROBE_WIDTH * 1195
+        return options["length"] * PROBE_WIDTH * FOLDS
     return _tokens(task, options) * PROBE_WIDTH * (2 * options["bits"] if task == "bit-memory" else CLASSES)
 
 

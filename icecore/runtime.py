@@ -103,20 +103,20 @@ def total_memory(device: torch.device) -> int:
     beside it: MEMORY_SHARE of the environment, else one of the processes that torchrun started on this machine.
     """
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * _share("1"))
+        return int(torch.cuda.get_device_properties(device).total_memory * _share())
     if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() * _share("1"))
+        return int(torch.mps.recommended_max_memory() * _share())
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return int(total * _share(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return int(total * _share(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _share(processes: str) -> float:
+def _share(processes: int = 1) -> float:
     """The share of memory that the environment gives this process, else one of so many processes."""
     given = os.environ.get(MEMORY_SHARE)
     if given is None:
-        return 1 / int(processes)
+        return 1 / processes
     try:
         share = float(given)
     except ValueError:

@@ -157,7 +157,7 @@ def _sizes(name: str) -> Any:
     named = NAMED.get(name)
     if named is not None:
         return AutoConfig.for_model(named.family, **named.sizes)
-    place, file, _ = _opened(name)
+    place, file, _ = _locate(name)
     return _read_config(name, place, file)
 
 
