@@ -7,6 +7,8 @@ first process's, and the others are told: so a run may go on with another number
 import contextlib
 import datetime
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from icecore.checkpoint import OthersFolder, RunFolder
 from icecore.config import RunConfig
@@ -155,11 +159,41 @@ def joined(shard: bool = False) -> Iterator[World]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local < torch.cuda.device_count():
         torch.cuda.set_device(local)  # the one that NCCL takes where no tensor says it
-    dist.init_process_group(backend, timeout=PATIENCE)
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    store = PrefixStore(name_of_start(store, rank, size), store)
+    dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), local, shard)
     finally:
         dist.destroy_process_group()
+
+
+def name_of_start(store: Store, rank: int, size: int) -> str:
+    """A name that the processes of this start share, and no earlier start had.
+
+    torchrun keeps one store over its restarts (pytorch issue 135712): without a name before its keys, a process
+    takes the address that a dead one left there, and waits for it or fails. How often torchrun restarted is no
+    such name, for each machine counts by itself.
+
+    The first process gives the name, and to each of the others together with what that one calls itself: so
+    nobody takes an earlier start's answer, and the first goes on when nobody has one.
+    """
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"process {rank}", mine)
+        while not (answer := store.get(f"answer {rank}").decode()).startswith(mine):
+            time.sleep(0.01)
+        name = answer.removeprefix(mine)
+        store.set(f"process {rank}", name)
+        return name
+    waiting = set(range(1, size))
+    while waiting:
+        called = {other: store.get(f"process {other}").decode() for other in waiting}
+        waiting = {other for other in waiting if called[other] != mine}
+        for other in waiting:
+            store.set(f"answer {other}", called[other] + mine)
+        time.sleep(0.01)
+    return mine
 
 
 def divide(model: FPT, device: torch.device) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
 from commandline import Run
 from icecore import grid
 from icecore.backbones import Backbone
 from icecore.checkpoint import RunFolder
 from icecore.config import ROLES, RunConfig
-from icecore.distributed import World
+from icecore.distributed import World, name_of_start
 from icecore.errors import ConfigError
 from icecore.grid import Place
 from icecore.program import Program
@@ -196,6 +198,26 @@ def kill_one_after_a_state(agent: int, out: Path) -> None:
     workers = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
     ranks = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in workers}
     os.kill(int(next(pid for pid, held in ranks.items() if b"\0RANK=1\0" in held)), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_a_start_takes_nothing_that_an_earlier_one_left(late: int) -> None:
+    """Whoever comes late finds the others waiting, not what the dead of earlier starts told each other."""
+    kept = TCPStore("127.0.0.1", 0, is_master=True)
+
+    def start(rank: int) -> str:
+        return name_of_start(TCPStore("127.0.0.1", kept.port, is_master=False), rank, 3)
+
+    names: list[str] = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as processes:
+            early = [processes.submit(start, rank) for rank in range(3) if rank != late]
+            time.sleep(0.1)
+            assert not early[0].done()
+            ends = [*early, processes.submit(start, late)]
+            (name,) = {end.result(timeout=20) for end in ends}
+        names.append(name)
+    assert len(set(names)) == 3
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
