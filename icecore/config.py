@@ -48,7 +48,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
     # Dropout 0: a frozen body underfits (paper, Table 7), so dropout only slows it down.
     # Factors: with one rate for all, the output layer is too fast for the positions (docs/method.md).
     "fair": Protocol(
-        "validation split, whole test set once, faults mended", 0.0, "cosine", 0.05, {"position": 3.0, "output": 0.3}
+        "validation split, test set once, faults mended", 0.0, "cosine", 0.05, {"position": 3.0, "output": 0.3}
     ),
     "paper": Protocol(
         "the paper's settings, with the faults of its code where they change numbers",

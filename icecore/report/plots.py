@@ -118,11 +118,16 @@ def rates(table: Table) -> Figure | None:
 
 
 def _rate_line(ax: Axes, cell: Cell, look: Look) -> None:
-    """Mean over seeds with its standard error at each rate; a cross at the foot where all diverged."""
+    """A line through the seeds that tried every rate, the chosen rate's mean over all its seeds ringed.
+
+    Further seeds train at the chosen rate alone: in the line they would make it look worse, or better, than the
+    rates beside it. A cross at the foot where all diverged.
+    """
+    tried = {rate: {r.summary["seed"]: r for r in cell.runs if r.summary["lr"] == rate} for rate in cell.rates}
+    shared = set.intersection(*map(set, tried.values())) or set.union(*map(set, tried.values()))
     found: dict[float, Estimate] = {}
-    for rate in cell.rates:
-        metrics = [r.summary["val_metric"] for r in cell.runs if r.summary["lr"] == rate]
-        estimate = Estimate.over([100 * metric for metric in metrics if metric is not None])
+    for rate, runs in tried.items():
+        estimate = _validation([run for seed, run in runs.items() if seed in shared])
         if estimate is None:
             ax.plot(rate, 0.03, "x", color=look.colour, transform=ax.get_xaxis_transform(), markersize=6, zorder=3)
         else:
@@ -139,9 +144,15 @@ def _rate_line(ax: Axes, cell: Cell, look: Look) -> None:
         elinewidth=1,
         capsize=2,
     )
-    if cell.lr in found:
+    chosen = _validation(cell.chosen)
+    if chosen and cell.lr is not None:
         ring = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": look.colour, "markeredgewidth": 1}
-        ax.plot(cell.lr, found[cell.lr].mean, "o", **ring)
+        ax.errorbar(cell.lr, chosen.mean, chosen.sem, color=look.colour, marker="o", elinewidth=1, capsize=2, **ring)
+
+
+def _validation(runs: Sequence[Record]) -> Estimate | None:
+    """Validation accuracy of runs in %, of those that have one."""
+    return Estimate.over([100 * r.summary["val_metric"] for r in runs if r.summary["val_metric"] is not None])
 
 
 def curves(table: Table) -> Figure | None:
@@ -168,11 +179,12 @@ def curves(table: Table) -> Figure | None:
 
 
 def _curve(ax: Axes, runs: Sequence[Record], look: Look) -> None:
-    held = [dict(run.validation) for run in runs]
-    steps = sorted(set.intersection(*map(set, held))) if held else []
-    if not steps:
+    if not runs:
         return
-    values = [[100 * curve[step] for curve in held] for step in steps]
+    steps = sorted({step for run in runs for step, _ in run.validation})
+    steps = [step for step in steps if step >= max(run.validation[0][0] for run in runs)]
+    # a run that stopped early keeps what it had reached
+    values = [[100 * [metric for at, metric in run.validation if at <= step][-1] for run in runs] for step in steps]
     means = [sum(at) / len(at) for at in values]
     ax.plot(steps, means, color=look.colour, linestyle=look.dash)
     if len(runs) > 1:
@@ -285,13 +297,13 @@ def _percent(ax: Axes) -> None:
 KINDS: dict[str, tuple[str, Callable[[Table], Figure | None]]] = {
     "beside": ("Ours (filled, ± standard error; → at least that) beside the published numbers (hollow).", beside),
     "rates": (
-        "Validation accuracy against learning rate: mean over seeds, ± standard error where there are several. "
-        "The rate that validation chose is ringed; × is a rate at which all runs diverged.",
+        "Validation accuracy against learning rate, of the seeds that tried every rate (in a staged sweep the first). "
+        "Ringed: the chosen rate, mean over all its seeds ± standard error. × is a rate at which all runs diverged.",
         rates,
     ),
     "curves": (
-        "Learning curves at the chosen learning rate: mean and range over seeds. The marker is the step to converge "
-        "of the mean, hollow where it was still at its best at the last validation.",
+        "Learning curves at the chosen learning rate: mean and range over seeds; a run that stopped early stays where "
+        "it was. The marker is the step to converge of the mean, hollow where it was still rising at the end.",
         curves,
     ),
     "attention": (

@@ -110,6 +110,7 @@ def _table(slug: str, records: Sequence[Record], study: Study | None) -> Table:
         places.setdefault((row, record.spot.column or record.summary.get("task", "")), []).append(record)
     labels = {key: row.label for key, row in study.rows.items()} if study else {}
     labels |= {row: row for row, _ in places if row not in labels}
+    labels = {row: label + _stand_in(study, row, places) for row, label in labels.items()}
     columns = list(dict.fromkeys([*(study.columns if study else ()), *(column for _, column in places)]))
     cells = {
         (row, column): build(places.get((row, column), ()), measure, _published(study, measure, row, column))
@@ -135,6 +136,15 @@ def _table(slug: str, records: Sequence[Record], study: Study | None) -> Table:
         tuple(_facts(spot.budget, spot.body, runs, study)),
         tuple(warnings),
     )
+
+
+def _stand_in(study: Study | None, row: str, places: Mapping[tuple[str, str], Sequence[Record]]) -> str:
+    """The body that stood for one of the paper's in a row, where it is not that of the whole table."""
+    place = study.rows[row].settings.get("backbone", "") if study and row in study.rows else ""
+    if not place.startswith("{") or place == "{body}":
+        return ""
+    used = _distinct(r.summary.get("backbone", "") for (key, _), found in places.items() if key == row for r in found)
+    return f" ({', '.join(used)})" if used else ""
 
 
 def _published(study: Study | None, measure: Measure, row: str, column: str) -> dict[str, Estimate]:

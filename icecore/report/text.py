@@ -17,7 +17,11 @@ DIFFERS = "≠"
 SUPERSCRIPTS = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 #: how a cell is read, in the order of the marks
 LEGEND = (
-    ("98.1 ± 0.2", "mean and standard error over seeds; without ± it is a single seed"),
+    (
+        "98.1 ± 0.2",
+        "mean and standard error over seeds of what is trained; all of them share one body (one draw of a random one) "
+        "and the test examples. Without ± it is a single seed",
+    ),
     (DIFFERS, "differs from the published number by more than two combined standard errors"),
     ("≥", "at least: some run was still at its best at its last validation, so more steps may change it"),
     ("¹", "see the note of that number under the table"),
