@@ -19,15 +19,14 @@ PASSES_PER_WINDOW = 8
 
 @torch.inference_mode()
 def evaluate(
-    model: FPT, task: Task, split: str, limit: int | None = None, unmasked: bool = False, world: World = ALONE
+    model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE
 ) -> Tensor:
     """Mean metric of each program over the split, (R,) on the CPU.
 
-    limit     at most this many examples, from the start
-    unmasked  reproduce the published code's fault of reading short sequences at a padding position
-    world     processes that each score a share; all of them get the mean
+    limit  at most this many examples, from the start
+    world  processes that each score a share; all of them get the mean
     """
-    passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, unmasked, world))
+    passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, world))
     return mean_metric(task, model.runs, passes, world)
 
 
@@ -43,14 +42,14 @@ def predict(model: FPT, task: Task, split: str, limit: int | None = None) -> tup
 
 
 def _passes(
-    model: FPT, task: Task, split: str, limit: int | None = None, unmasked: bool = False, world: World = ALONE
+    model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Run-major logits and targets of each pass, and the places of its examples in the split, on the CPU."""
     R = model.runs
     size = examples_per_pass(model, R)
     first = 0
     for window in task.batches(split, max(PASSES_PER_WINDOW, world.size) * size, limit):
-        rows = without_mask(window, task.spec) if unmasked else window
+        rows = task.shown(window)
         mine, places = world.share(rows, 1)
         passes = cut(mine, runs=1, tokens=size * task.spec.length) if len(mine) else ()
         places = torch.arange(first, first + len(rows))[places]
@@ -79,12 +78,3 @@ def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], 
     total, count = found.sum(1), torch.tensor([found.shape[1]], dtype=torch.float64)
     world.sum(total, count)
     return total / count
-
-
-def without_mask(batch: Batch, spec: TaskSpec) -> Batch:
-    """The batch padded to full length with its lengths forgotten (paper.md, fault 2)."""
-    if batch.lengths is None:
-        return batch
-    pad = spec.length - batch.tokens.shape[1]
-    widths = (0, pad) if batch.tokens.dim() == 2 else (0, 0, 0, pad)
-    return Batch(F.pad(batch.tokens, widths), batch.targets)

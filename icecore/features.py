@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from icecore.config import OUTPUT, RunConfig
-from icecore.evaluation import PASSES_PER_WINDOW, examples_per_pass, mean_metric, without_mask
+from icecore.evaluation import PASSES_PER_WINDOW, examples_per_pass, mean_metric
 from icecore.model import FPT
 from icecore.passes import cut
 from icecore.runtime import send, total_memory
@@ -52,7 +52,6 @@ class Features:
     Parameters:
         programs: initial tensors of a run by seed; runs of one seed share features
         splits: number of first examples to keep of "train" (all of them) and of the split that validates
-        unmasked: see `evaluation.evaluate`
     """
 
     def __init__(
@@ -61,10 +60,9 @@ class Features:
         task: Task,
         programs: Mapping[int, Mapping[str, Tensor]],
         splits: Mapping[str, int],
-        unmasked: bool = False,
     ) -> None:
         self.model, self.task, self.programs = model, task, programs
-        self.splits, self.unmasked = splits, unmasked
+        self.splits = splits
         self.device = next(model.parameters()).device
         self.kept: Kept | None = None
         #: examples of a block: several passes, for `cut` to find like lengths in; fewer where much of each is read
@@ -149,7 +147,7 @@ class Features:
         # whole blocks of what may be kept too, then cut: the rows beside one may decide its last bits
         limit = -(-count // size) * size if split in self.splits else count
         for batch in self.task.batches(split, size, limit):
-            block = without_mask(batch, self.task.spec) if self.unmasked else batch
+            block = self.task.shown(batch)
             rows, order = [], []
             for part, places in cut(block, runs=1, tokens=examples_per_pass(self.model) * self.task.spec.length):
                 rows.append(torch.stack([self._read_alone(part, seed) for seed in seeds], 1))
@@ -184,7 +182,7 @@ def plan(
     if not (constant and stored and pays):
         return None
     splits = {"train": examples, choice: min(config.eval_examples, task.split_size(choice))}
-    return Features(model, task, dict(zip(seeds, programs, strict=True)), splits, "no-mask" in config.faults)
+    return Features(model, task, dict(zip(seeds, programs, strict=True)), splits)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 from icecore.backbones import Backbone
 from icecore.checkpoint import RunFolder, common_step, write_json
 from icecore.config import RunConfig
-from icecore.evaluation import evaluate, without_mask
+from icecore.evaluation import evaluate
 from icecore.execution import Execution, pays_to_compile
 from icecore.features import Features, plan
 from icecore.model import FPT
@@ -159,10 +159,8 @@ class Pack:
             return self._update(self._kept_losses(self.features), self.adam.gradients())
         config, model, R = self.config, self.model, self.adam.runs
         batch = self.task.train_batch([m.config.seed for m in self.active], self.step, config.batch_size)
-        if "no-mask" in config.faults:
-            batch = without_mask(batch, self.task.spec)
         B = config.batch_size
-        batch, mine = self.world.share(batch, R)
+        batch, mine = self.world.share(self.task.shown(batch), R)
         keys = self._dropout_keys()[mine] if config.dropout else None
         self.adam.zero_grad()
         losses = torch.zeros(R, device=self.adam.values.device)
@@ -256,8 +254,7 @@ class Pack:
     def _score(self, split: str, limit: int | None = None) -> list[float]:
         if self.features is not None:
             return self.features.evaluate(split, limit, [m.config.seed for m in self.rows]).tolist()
-        unmasked = "no-mask" in self.config.faults
-        return evaluate(self.model, self.task, split, limit, unmasked=unmasked, world=self.world).tolist()
+        return evaluate(self.model, self.task, split, limit, world=self.world).tolist()
 
     def _score_final(self) -> None:
         """Metrics of the best states, stored in the states first so that a kill cannot change them."""

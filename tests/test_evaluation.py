@@ -7,7 +7,7 @@ import torch
 
 from icecore import evaluation, passes
 from icecore.backbones import Backbone
-from icecore.evaluation import evaluate, predict, without_mask
+from icecore.evaluation import evaluate, predict
 from icecore.model import FPT
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Batch, StoredTask, Task
@@ -86,20 +86,22 @@ def test_scoring_leaves_training_as_it_was(model: FPT, task: Task) -> None:
 def test_without_mask_is_the_published_fault(body: Callable[..., Backbone], ragged: StoredTask) -> None:
     model = FPT(ragged.spec, body(), [0])
     batch = next(iter(ragged.batches("test", 13)))
-    faulty = without_mask(batch, ragged.spec)
+    ragged.unmasked = True
+    faulty = ragged.shown(batch)
     assert faulty.lengths is None
     assert faulty.tokens.shape == (13, 9)
     padded = torch.zeros(13, 9, dtype=torch.int64)
     padded[:, : batch.tokens.shape[1]] = batch.tokens
     assert torch.equal(faulty.tokens, padded)
     expected = ragged.metric(model(Batch(padded, batch.targets)), batch.targets).mean()
-    assert evaluate(model, ragged, "test", unmasked=True).tolist() == pytest.approx([float(expected)])
+    assert evaluate(model, ragged, "test").tolist() == pytest.approx([float(expected)])
 
 
 def test_full_sequences_have_no_mask_to_lose() -> None:
     task = BitXor(2)
     batch = task.train_batch([0], 0, 3)
-    assert without_mask(batch, task.spec) is batch
+    task.unmasked = True
+    assert task.shown(batch) is batch
 
 
 def test_predictions_are_in_order_and_agree_with_the_metric(body: Callable[..., Backbone], ragged: Task) -> None:

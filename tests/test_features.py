@@ -119,6 +119,7 @@ def test_equals_training_through_the_body(
     protocol: str,
 ) -> None:
     configs = heads(protocol=protocol)[:runs]
+    task.unmasked = protocol == "paper"
     with_features = train_pack(task, body(), configs, Execution(tmp_path / "kept", CPU))
     monkeypatch.setattr(train, "plan", no_plan)
     without = train_pack(task, body(), configs, Execution(tmp_path / "fresh", CPU))

@@ -15,7 +15,7 @@ from icecore import grid, passes, runtime, train
 from icecore.checkpoint import RunFolder
 from icecore.config import PROTOCOLS, RunConfig
 from icecore.errors import ConfigError, StorageError
-from icecore.evaluation import evaluate
+from icecore.evaluation import evaluate, predict
 from icecore.execution import Execution
 from icecore.grid import Place, configure, expand, find_run, open_run, packs, run, summarize
 from icecore.program import Program
@@ -243,6 +243,21 @@ def test_an_opened_run_scores_as_its_summary_says(finished: tuple[Path, list[Run
     model, task = open_run(out / configs[2].run_id, device="cpu")
     summary = json.loads((out / configs[2].run_id / "summary.json").read_text())
     assert float(evaluate(model, task, "test")[0]) == pytest.approx(summary["test_metric"])
+
+
+def test_an_opened_run_of_the_paper_protocol_is_scored_with_its_faults(
+    bodies: dict[str, str], tmp_path: Path
+) -> None:
+    trees = {"train": 8, "val": 8, "test": 60, "shortest": 3, "longest": 40}
+    small = {"steps": 2, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "task_options": trees}
+    config = configure("listops", protocol="paper", backbone=bodies["bert"], precision="fp32", **small)
+    (summary,) = run([config], Place(tmp_path, device="cpu"))["runs"]
+    model, task = open_run(tmp_path / config.run_id, device="cpu")
+    assert task.unmasked
+    assert float(evaluate(model, task, "test")[0]) == pytest.approx(summary["test_metric"])
+    seen = predict(model, task, "test")
+    task.unmasked = False
+    assert not torch.allclose(predict(model, task, "test")[0], seen[0])
 
 
 def test_the_same_run_twice_in_one_request_is_one_run(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:

@@ -268,19 +268,18 @@ def test_validation_and_final_scores(config: Configure, body: Body, tmp_path: Pa
     assert [e["step"] for e in logged] == [4, 8, 12]
 
 
-def test_the_paper_protocol_chooses_on_test_and_forgets_the_mask(
+def test_the_paper_protocol_chooses_on_test(
     config: Configure, body: Body, tmp_path: Path, ragged: StoredTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored: list[tuple[str, bool]] = []
+    scored: list[str] = []
 
-    def recorded(*args: Any, unmasked: bool, **options: Any) -> Tensor:
-        scored.append((args[2], unmasked))
-        return evaluate(*args, unmasked=unmasked, **options)
+    def recorded(*args: Any, **options: Any) -> Tensor:
+        scored.append(args[2])
+        return evaluate(*args, **options)
 
     monkeypatch.setattr(train, "evaluate", recorded)
     trained([config(task="ragged", protocol="paper", task_options={})], tmp_path, body(), ragged)
-    assert [split for split, _ in scored] == ["test"] * 3 + ["train", "val", "test"]
-    assert all(unmasked for _, unmasked in scored)
+    assert scored == ["test"] * 3 + ["train", "val", "test"]
 
 
 # --- divergence --------------------------------------------------------------------------------------

@@ -40,14 +40,14 @@ class Int8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The packed weights; what library code may ask of them is their dtype, int8."""
-        return self.forward_weight
+        """Nothing but a dtype, int8, which library code asks for: packed numbers are for oneDNN alone to read."""
+        return self.ones.new_empty(0, dtype=torch.int8)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N)."""
-        out = _Int8Product.apply(x, self)
+        out = _Int8Product.apply(x.reshape(-1, x.shape[-1]), self)
         assert isinstance(out, Tensor)
-        return out
+        return out.view(*x.shape[:-1], -1)  # out here: what a function returned as a view cannot be changed in place
 
 
 class _Int8Product(torch.autograd.Function):
@@ -65,21 +65,20 @@ class _Int8Product(torch.autograd.Function):
 def _product(
     x: Tensor, column_scale: Tensor | None, packed: Tensor, out_scale: Tensor, bias: Tensor | None, layer: Int8Linear
 ) -> Tensor:
-    """(x * column_scale) times the packed matrix, times out_scale, + bias: (..., K) -> (..., N)."""
-    flat = x.reshape(-1, x.shape[-1])
+    """(x * column_scale) times the packed matrix, times out_scale, + bias: (n, K) -> (n, N)."""
     compiled = layer.axis.compiled
     if compiled:
-        rounded, row_scale = kernels.compiled(kernels.round_rows)(flat, column_scale)
+        rounded, row_scale = kernels.compiled(kernels.round_rows)(x, column_scale)
     else:
-        size = max(1, _EAGER_NUMBERS // flat.shape[1])
-        parts = [kernels.round_rows(part, column_scale) for part in flat.split(size)]
+        size = max(1, _EAGER_NUMBERS // x.shape[1])
+        parts = [kernels.round_rows(part, column_scale) for part in x.split(size)]
         rounded, row_scale = (torch.cat(held) for held in zip(*parts, strict=True))
     zeros = layer.zeros[: len(out_scale)]
     product = torch.ops.onednn.qlinear_pointwise(
         rounded, 1.0, 128, packed, out_scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
     rescale = kernels.compiled(kernels.rescale_rows) if compiled else kernels.rescale_rows
-    return rescale(product, row_scale, bias).view(*x.shape[:-1], -1).to(x.dtype)
+    return rescale(product, row_scale, bias).to(x.dtype)
 
 
 def _pack(weight: Tensor) -> Tensor:
@@ -100,8 +99,11 @@ def convert(body: nn.Module, axis: RunAxis) -> int:
 
 
 def linear_weight(module: nn.Module) -> Tensor | None:
-    """The matrix (out, in) of a linear layer, transformers' transposed `Conv1D` included; None for other modules."""
-    if isinstance(module, nn.Linear):
+    """The matrix (out, in) of a linear layer, transformers' transposed `Conv1D` included; None for other modules.
+
+    A class derived from `nn.Linear` is none of them: somebody may read its weight instead of calling it.
+    """
+    if type(module) is nn.Linear:
         return module.weight
     if type(module).__name__ == "Conv1D" and isinstance(module.weight, Tensor):
         return module.weight.t()

@@ -33,6 +33,10 @@ def _norm(kind: NormKind, width: int, bias: bool, axis: RunAxis) -> RunNorm:
     return RunNorm(kind, torch.ones(width), torch.zeros(width) if bias else None, EPS, axis)
 
 
+class StepWeights(nn.Linear):
+    """A linear layer whose weight the recurrence reads step by step, and which therefore stays as wide as it is."""
+
+
 class LayerNormLSTM(nn.Module):
     """One layer of the paper's LSTM: norms on both halves of the preactivation and on the cell.
 
@@ -45,7 +49,7 @@ class LayerNormLSTM(nn.Module):
         self.axis = axis
         bound = 1 / math.sqrt(width)
         self.input = _drawn(nn.Linear(width, 4 * width, device="meta"), bound, generator)
-        self.recurrent = _drawn(nn.Linear(width, 4 * width, device="meta"), bound, generator)
+        self.recurrent = _drawn(StepWeights(width, 4 * width, device="meta"), bound, generator)
         self.input_norm = _norm("layer", 4 * width, True, axis)
         self.recurrent_norm = _norm("layer", 4 * width, True, axis)
         self.cell_norm = _norm("layer", width, True, axis)

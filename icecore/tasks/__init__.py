@@ -82,4 +82,6 @@ def build_task(name: str, request: TaskRequest) -> Task:
     entry = TASKS.get(name)
     if entry is None:
         raise unknown("task", name, TASKS)
-    return entry.build(request)
+    task = entry.build(request)
+    task.unmasked = "no-mask" in request.faults
+    return task

@@ -156,6 +156,8 @@ class Task(ABC):
     test_splits: tuple[str, ...] = ("test",)
     #: what the numbers were made from, for the summary (file names, counts, checksums, remarks)
     data: Mapping[str, Any]
+    #: keep the published code's fault of reading short sequences without a mask, at a padding position
+    unmasked: bool = False
 
     @abstractmethod
     def to(self, device: torch.device) -> "Task":
@@ -185,6 +187,14 @@ class Task(ABC):
 
         The last batch may be smaller. "train" yields training examples without augmentation.
         """
+
+    def shown(self, batch: Batch) -> Batch:
+        """A batch of this task as a model gets it: as it is, or where `unmasked` padded, its lengths forgotten."""
+        if not self.unmasked or batch.lengths is None:
+            return batch
+        pad = self.spec.length - batch.tokens.shape[1]
+        widths = (0, pad) if batch.tokens.dim() == 2 else (0, 0, 0, pad)
+        return Batch(F.pad(batch.tokens, widths), batch.targets)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each example (N,), averaged over its targets. logits (N, n, C)."""
