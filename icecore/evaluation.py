@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from icecore.distributed import ALONE, World
 from icecore.model import FPT
 from icecore.passes import cut
-from icecore.tasks.task import Batch, Task, TaskSpec
+from icecore.tasks.task import Task
 
 #: tokens in one forward pass; larger passes are no faster, smaller ones waste launches
 TOKENS_PER_PASS = {"cpu": 8192, "cuda": 262144, "mps": 65536}
@@ -18,9 +17,7 @@ PASSES_PER_WINDOW = 8
 
 
 @torch.inference_mode()
-def evaluate(
-    model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE
-) -> Tensor:
+def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE) -> Tensor:
     """Mean metric of each program over the split, (R,) on the CPU.
 
     limit  at most this many examples, from the start

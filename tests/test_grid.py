@@ -245,9 +245,7 @@ def test_an_opened_run_scores_as_its_summary_says(finished: tuple[Path, list[Run
     assert float(evaluate(model, task, "test")[0]) == pytest.approx(summary["test_metric"])
 
 
-def test_an_opened_run_of_the_paper_protocol_is_scored_with_its_faults(
-    bodies: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_opened_run_of_the_paper_protocol_is_scored_with_its_faults(bodies: dict[str, str], tmp_path: Path) -> None:
     trees = {"train": 8, "val": 8, "test": 60, "shortest": 3, "longest": 40}
     small = {"steps": 2, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "task_options": trees}
     config = configure("listops", protocol="paper", backbone=bodies["bert"], precision="fp32", **small)
