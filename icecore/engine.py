@@ -286,7 +286,7 @@ class Engine:
         axis, parameters = self.body.axis, list(self._norms.values())
         own = [parameter.data for parameter in parameters]
         gathered = torch.stack([program.norms for program in used]).split([p.shape[1] for p in parameters], 1)
-        axis.run_of_row, axis.row_keys = run_of_row, None
+        axis.begin(run_of_row, None)
         try:
             for parameter, values in zip(parameters, gathered, strict=True):
                 parameter.data = values

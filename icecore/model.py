@@ -161,8 +161,7 @@ class FPT(nn.Module):
         run_of_row  (N,) program of each row; None: rows are run-major, N = R * B
         row_keys    (N,) int64 keys of the dropout draws; None: no dropout
         """
-        axis = self.backbone.axis
-        axis.run_of_row, axis.row_keys = run_of_row, row_keys
+        self.backbone.axis.begin(run_of_row, row_keys)
         T = batch.tokens.shape[1]
         lengths = mask = None
         if batch.lengths is not None:

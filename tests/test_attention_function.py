@@ -174,13 +174,13 @@ def test_dropout_drops_weights_by_row_key_only() -> None:
     axis = RunAxis(dropout=0.5)
     site = Site(axis)
     kept, _ = attention.attend(site, query, key, value, allowed("full"))
-    axis.row_keys = torch.tensor([7, 8])
+    axis.begin(None, torch.tensor([7, 8]))
     dropped, _ = attention.attend(site, query, key, value, allowed("full"))
     ratio = (dropped / kept)[..., :T]
     near_zero_or_two = ((ratio - 2).abs() < 1e-4) | (ratio == 0)
     assert near_zero_or_two.all()
     assert 0.3 < (ratio == 0).float().mean() < 0.7
-    axis.row_keys = torch.tensor([8, 7])
+    axis.begin(None, torch.tensor([8, 7]))
     swapped, _ = attention.attend(site, query.flip(0), key.flip(0), value, allowed("full"))
     torch.testing.assert_close(swapped.flip(0), dropped)
 

@@ -117,6 +117,26 @@ def test_dropout_does_not_depend_on_the_longest_row_of_the_batch(short: tuple[in
     assert torch.equal(dropped(keys, long)[(slice(None), *window)], dropped(keys, short))
 
 
+def test_counters_of_few_shapes_are_kept_and_cut_to_the_same_draws() -> None:
+    axis, device = RunAxis(), torch.device("cpu")
+    for T in (9, 5, 7, 12, 3, 12):
+        for shape in ((T, 8), (4, T, T), (2, 8), (T, 16)):
+            assert torch.equal(axis.counters(shape, device), element_counters(shape, device))
+    held = [counters.numel() for _, counters in axis._counters.values()]
+    assert sorted(held) == sorted([12 * 8, 12 * 16, 4 * 12 * 12])
+
+
+def test_a_dropout_in_two_places_of_one_pass_draws_twice() -> None:
+    axis, keys, x = RunAxis(dropout=0.5), torch.arange(3), torch.ones(3, 6, 8)
+    shared = RunDropout(0, axis)
+    axis.begin(None, keys)
+    first, second = shared(x), shared(x)
+    assert not torch.equal(first, second)
+    axis.begin(None, keys)
+    assert torch.equal(shared(x), first)
+    assert torch.equal(shared(x), second)
+
+
 def test_element_counters_tell_all_elements_apart() -> None:
     for shape in [(300, 64), (12, 80, 80)]:
         counters = element_counters(shape, torch.device("cpu"))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from icecore.backbones import attention, huggingface
+from icecore.backbones import attention, fast, huggingface
 from icecore.backbones.backbone import gather
-from icecore.backbones.fast import Activation
+from icecore.backbones.fast import Activation, hashed_uniform
 from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
 
 D, T, N, R = 32, 16, 3, 3
@@ -279,13 +279,28 @@ def test_dropout_reaches_every_family_and_follows_its_keys(case: str) -> None:
     body, x = tiny_body(case), torch.randn(N, T, D)
     body.axis.dropout = 0.3
     with torch.no_grad():
-        still = body(x)
-        body.axis.row_keys = torch.tensor([5, 6, 7])
-        first, again = body(x), body(x)
-        body.axis.row_keys = torch.tensor([7])
-        last = body(x[2:])
-        body.axis.row_keys = None
+        still, found = body(x), []
+        for keys, rows in (([5, 6, 7], x), ([5, 6, 7], x), ([7], x[2:])):
+            body.axis.begin(None, torch.tensor(keys))
+            found.append(body(rows))
+        first, again, last = found
+        body.axis.begin(None, None)
         assert torch.equal(body(x), still)
     assert torch.equal(first, again)
     assert not torch.allclose(first, still, atol=1e-2)
     torch.testing.assert_close(last, first[2:], atol=1e-5, rtol=0)
+
+
+# on the embeddings, and in each of two layers: attention weights, attention's output, the feed-forward's output
+@pytest.mark.parametrize(("case", "places"), [("bert", 7), ("gpt2", 7), ("vit", 6)])
+def test_dropout_is_in_all_its_places_and_its_own_in_each(
+    case: str, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, salts = tiny_body(case), []
+    monkeypatch.setattr(
+        fast, "hashed_uniform", lambda keys, salt, c: salts.append(salt) or hashed_uniform(keys, salt, c)
+    )
+    body.axis.dropout = 0.3
+    body.axis.begin(None, torch.tensor([5, 6, 7]))
+    body(torch.randn(N, T, D))
+    assert len(salts) == len(set(salts)) == places

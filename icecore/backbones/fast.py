@@ -4,6 +4,8 @@ The run axis: rows are run-major, N = R * B, so per-run gains (R, D) meet rows v
 Serving mixes programs freely instead: `RunAxis.run_of_row` names the program of each row.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +20,8 @@ from icecore.backbones import kernels
 NormKind = Literal["layer", "rms"]
 # Side of the grid on which attention scores are counted: longer rows would repeat draws.
 GRID = 4096
+# More than a body has dropouts: the second use of one module is a place of its own.
+_PLACES = 8191
 
 
 @dataclass
@@ -36,7 +40,31 @@ class RunAxis:
     row_keys: Tensor | None = None
     record: list[Tensor] | None = None
     compiled: bool = False
-    _counters: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+    _counters: dict[int, tuple[tuple[int, ...], Tensor]] = field(default_factory=dict, repr=False)
+    _uses: Counter[int] = field(default_factory=Counter, repr=False)
+
+    def begin(self, run_of_row: Tensor | None, row_keys: Tensor | None) -> None:
+        """A pass of the body over rows of these programs follows."""
+        self.run_of_row, self.row_keys = run_of_row, row_keys
+        self._uses.clear()
+
+    def use(self, salt: int) -> int:
+        """How often in this pass the dropout `salt` has been asked before: a body may have one module in two places."""
+        self._uses[salt] += 1
+        return self._uses[salt] - 1
+
+    def counters(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """`element_counters`, of which few are kept: batches differ in T, and those of attention scores take 4 H T**2 bytes.
+
+        Rows (T, D) are cut from the longest so far of their width; of scores (H, T, T) the last shape is kept.
+        """
+        kind = shape[-1] if len(shape) == 2 else 0
+        kept, counters = self._counters.get(kind, ((), None))
+        whole = kept == shape or (kind > 0 and bool(kept) and kept[0] >= shape[0])
+        if counters is None or counters.device != device or not whole:
+            counters = element_counters(shape, device)
+            self._counters[kind] = shape, counters
+        return counters[: math.prod(shape)]
 
     def spread(self, values: Tensor, rows: Tensor) -> Tensor:
         """Per-run values (R, D) shaped to multiply rows (N, ..., D): a view of (N, 1, ..., D) or R-grouped."""
@@ -240,9 +268,6 @@ class RunDropout(nn.Module):
         keys, p = self.axis.row_keys, self.axis.dropout
         if keys is None or p == 0.0:
             return x
-        shape = tuple(x.shape[1:])
-        counters = self.axis._counters.get(shape)
-        if counters is None or counters.device != x.device:
-            counters = self.axis._counters[shape] = element_counters(shape, x.device)
-        keep = hashed_uniform(keys, self.salt, counters).view(x.shape) >= p
+        salt = self.salt + _PLACES * self.axis.use(self.salt)
+        keep = hashed_uniform(keys, salt, self.axis.counters(tuple(x.shape[1:]), x.device)).view(x.shape) >= p
         return x * keep.to(x.dtype).mul_(1.0 / (1.0 - p))

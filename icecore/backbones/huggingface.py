@@ -165,6 +165,7 @@ def _gpt2_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Ten
     wide = None
     if mask is not None:
         wide = mask[:, None, None, :] & torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
+    x = body.model.get_submodule("drop")(x)
     return body.model.get_submodule("ln_f")(_run_blocks(body, x, wide))
 
 
