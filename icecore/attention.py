@@ -30,6 +30,7 @@ PASS_SCORES = 2**20
 #: in a picture: layers, layers side by side, cells a side of a panel, and strings whose needed cells are outlined
 LAYERS, COLUMNS, PANEL, OUTLINED = 12, 6, 128, 12
 GUIDE = "#4cc9f0"
+PICTURES = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,16 @@ def draw(found: AttentionMaps, path: Path, title: str, task: Task | None = None)
             band[0].set_ylabel(f"{label}\nquery position", fontsize=8)
     figure.supxlabel("key position", fontsize=8)
     figure.suptitle("\n".join([title, *_remarks(found, len(layers), xor)]), fontsize=10)
-    kind = path.suffix.lstrip(".") or "png"
+    kind = picture_kind(path)
     write_atomic(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=150))
+
+
+def picture_kind(path: Path) -> str:
+    """The format of a picture by its name, PNG where that has no ending. Raises ConfigError for none of PICTURES."""
+    kind = path.suffix.lstrip(".").lower() or "png"
+    if kind not in PICTURES:
+        raise ConfigError(f"{path}: a picture's name ends in {', '.join(f'.{each}' for each in PICTURES)}")
+    return kind
 
 
 def _focus(maps: Tensor) -> Tensor:

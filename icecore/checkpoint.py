@@ -115,6 +115,16 @@ class RunFolder:
         starts = [event["pack"] for event in self.events() if event["event"] == "start"]
         return starts[-1] if starts else []
 
+    def check_origin(self, origin: Mapping[str, str]) -> None:
+        """Raise ConfigError unless the run was begun with what `origin` names: the same body, the same data."""
+        begun = [event["origin"] for event in self.events() if "origin" in event]
+        changed = [name for name, value in (begun[-1] if begun else {}).items() if origin.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"{self.path}: begun with another {' and other '.join(changed)}; name another --out, or start over "
+                "with --no-resume"
+            )
+
     def saved_steps(self) -> list[int]:
         """Steps of the states on disk, ascending."""
         return sorted(int(match[1]) for path in self.states.glob("*") if (match := STATE.fullmatch(path.name)))

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
@@ -138,7 +138,9 @@ class RunConfig:
         for name in ("steps", "batch_size", "eval_every", "eval_examples"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(math.isfinite(self.lr) and self.lr > 0, "lr", "a positive number", self.lr)
-        _require(self.seed >= 0, "seed", "at least 0", self.seed)
+        for name in ("seed", "body_seed"):
+            _require(0 <= getattr(self, name) < 2**63, name, "0 to 2**63 - 1", getattr(self, name))
+        _require(self.stop_at is None or math.isfinite(self.stop_at), "stop_at", "a number", self.stop_at)
         _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
         _require(0 <= self.warmup <= 1, "warmup", "a share of the steps in [0, 1]", self.warmup)
         _require(self.clip > 0, "clip", "a positive number", self.clip)
@@ -211,9 +213,25 @@ def check_types(settings: Mapping[str, Any]) -> None:
         float | None: (int, float, NoneType),
     }
     for name, value in settings.items():
+        _check_parts(name, value)
         kind = kinds.get(hints.get(name))
         if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise ConfigError(f"{name}: expected {'text' if str in kind else 'a number'}, found {value!r}")
+
+
+def _check_parts(name: str, value: object) -> None:
+    """`check_types` of settings that hold several values."""
+    if name in ("train_roles", "input_hidden", "output_hidden"):
+        kind, what = (str, "roles") if name == "train_roles" else (int, "widths")
+        listed = isinstance(value, Collection) and not isinstance(value, str | Mapping)
+        if not listed or any(not isinstance(part, kind) or isinstance(part, bool) for part in value):
+            raise ConfigError(f"{name}: expected a list of {what}, found {value!r}")
+    if name in ("lr_factors", "task_options") and not isinstance(value, Mapping):
+        raise ConfigError(f"{name}: expected a table of names and values, found {value!r}")
+    if name == "lr_factors" and isinstance(value, Mapping):
+        for role, factor in value.items():
+            if not isinstance(factor, int | float) or isinstance(factor, bool):
+                raise ConfigError(f"lr_factors of {role}: expected a number, found {factor!r}")
 
 
 def _require(holds: bool, name: str, expected: str, found: object) -> None:

@@ -150,13 +150,16 @@ def begin_from(model: FPT, program: Program, config: RunConfig) -> list[str]:
         raise ConfigError(f"{config.start}: a program of {names[0]} is no start on {names[1]}; name the same body")
     runs, taken = model.programs(), []
     like = (program.spec.kind, program.spec.size) == (model.spec.kind, model.spec.size)
+    # all of its layers or none: one cut to another's width, or beside fresh ones, is no input layer
+    layers = ({n: t.shape for n, t in held.items() if n.startswith("input.")} for held in (runs[0], program.tensors))
+    like = like and next(layers) == next(layers)
     for name, own in runs[0].items():
         given = program.tensors.get(name)
         part = name.partition(".")[0]
         if given is None or part == "output" or (part == "input" and not like):
             continue
         rows = min(len(own), len(given)) if name == "positions" else len(own)
-        if given.shape[1:] != own.shape[1:] or len(given) < rows:
+        if given.shape[1:] != own.shape[1:] or (name != "positions" and len(given) != rows):
             continue
         for run in runs:
             run[name][:rows] = given[:rows]

@@ -114,6 +114,9 @@ class Pack:
         if step is None:
             for folder in folders:
                 folder.drop_states()
+        origin = {"body": self.model.body_fingerprint, "data": self.task.fingerprint}
+        for folder in folders if step is not None else ():
+            folder.check_origin(origin)
         found = self.world.tell(None if step is None else (step, [folder.go_back(step) for folder in folders]))
         if found is not None:
             self._restore(*found)
@@ -121,7 +124,7 @@ class Pack:
         info = {"trained": trained, "frozen": frozen, "device": self.execution.runtime.describe()}
         info["compiled"] = self.model.backbone.axis.compiled
         pack = [m.config.run_id for m in self.members]
-        self._log("start", pack=pack, **info)
+        self._log("start", pack=pack, origin=origin, **info)
         for watcher in self.execution.watchers:
             watcher.begin([m.config for m in self.members], self.step, info)
 

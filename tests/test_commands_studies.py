@@ -30,6 +30,11 @@ def test_the_list_names_tables_and_budgets(run: Run) -> None:
             assert word in shown.out
 
 
+def test_a_table_without_what_is_asked_for_says_so(run: Run) -> None:
+    ended = run("paper", "table16", "--only", "bit-memory", "--dry-run")
+    assert (ended.code, ended.out) == (0, "table16: has no cell of what is asked for\n")
+
+
 def test_a_table_from_nothing_to_page(run: Run, small: list[str], tmp_path: Path) -> None:
     planned = run("paper", *small, "--dry-run")
     assert "table2, budget smoke: 2 cells; 6 runs to make, about" in planned.out

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from icecore import grid
 from icecore.errors import ConfigError, DataError
 from icecore.tasks import image_files
 from icecore.tasks.image_files import CIFAR10_CLASSES, ImageSet, read_cifar10, read_idx, read_mnist
@@ -322,6 +323,12 @@ def test_mnist_tokens_are_framed_patches(tmp_path: Path):
     framed = np.pad(written["test"][0], ((0, 0), (2, 2), (2, 2)))
     np.testing.assert_allclose(raw, framed, atol=1e-3)
     assert (task.data["mean"], task.data["std"]) == ([0.0], [1.0]), "ink in [0, 1], empty paper zero"
+
+
+def test_a_tenth_is_held_out_of_a_small_source_in_a_configured_run_too(tmp_path: Path):
+    write_mnist(tmp_path / "mnist")
+    task = grid.load_task(grid.configure("mnist", device="cpu", precision="fp32"), str(tmp_path))
+    assert (task.split_size("train"), task.split_size("val")) == (36, 4)
 
 
 def test_training_tokens_are_normalised(tmp_path: Path):

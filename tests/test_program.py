@@ -205,6 +205,20 @@ def started(
     return Program.load(path), model
 
 
+@pytest.mark.parametrize("widths", [(5,), (16, 7), ()])
+def test_an_input_layer_is_taken_whole_or_not_at_all(
+    config: Callable[..., RunConfig], tmp_path: Path, widths: tuple[int, ...]
+) -> None:
+    first = config(input_hidden=(9, 16))
+    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    program = Program.load(RunFolder(tmp_path, first).program_path)
+    later = config(input_hidden=widths, start="a program")
+    model = FPT(grid.load_task(later, None).spec, grid.body_of(later), [0], model_settings(later))
+    assert not [name for name in begin_from(model, program, later) if name.startswith("input.")]
+    same = FPT(model.spec, grid.body_of(first), [0], model_settings(first))
+    assert len([name for name in begin_from(same, program, first) if name.startswith("input.")]) == 6
+
+
 def test_what_fits_is_taken_and_the_output_layer_is_not(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     program, model = started(config, tmp_path, "bit-xor", {"n": 4})
     fresh = FPT(model.spec, grid.body_of(config()), [0, 1], model.settings).programs()

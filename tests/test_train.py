@@ -23,7 +23,7 @@ from icecore.backbones import Backbone
 from icecore.backbones.kernels import can_compile
 from icecore.checkpoint import RunFolder, common_step
 from icecore.config import ROLES, RunConfig
-from icecore.errors import BusyError, StorageError, UserError
+from icecore.errors import BusyError, ConfigError, StorageError, UserError
 from icecore.evaluation import evaluate
 from icecore.execution import Execution
 from icecore.grid import Place, load_task, run
@@ -420,6 +420,22 @@ def test_resumed_equals_unbroken(
     run(configs, Place(tmp_path / "broken"))
     assert_same_results(unbroken[case], tmp_path / "broken", configs)
     assert not [p for p in (tmp_path / "broken").rglob("*") if p.suffix == ".tmp" or p.parent.name == "checkpoint"]
+
+
+@pytest.mark.parametrize(("what", "named"), [("body", "another body"), ("data", "another data")])
+def test_a_run_does_not_go_on_with_another_body_or_other_data(
+    config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, named: str
+) -> None:
+    each, task = config(), BitXor(2)
+    with monkeypatch.context() as patch:
+        interrupt(patch, Pack, "validate", 1)
+        with pytest.raises(Killed):
+            trained([each], tmp_path, body(), task)
+    other = BitXor(2)
+    other.data = {**task.data, "sha256": "another"} if what == "data" else task.data
+    with pytest.raises(ConfigError, match=f"begun with {named}; name another --out"):
+        trained([each], tmp_path, body(seed=1, weights="random") if what == "body" else body(), other)
+    assert trained([each], tmp_path, body(), task)[0]["status"] == "completed"
 
 
 def test_runs_killed_while_stopping_go_on_in_the_same_pack(

@@ -54,7 +54,7 @@ class RunAxis:
         return self._uses[salt] - 1
 
     def counters(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """`element_counters`, of which few are kept: batches differ in T, and those of attention scores take 4 H T**2 bytes.
+        """`element_counters`, of which few are kept: batches differ in T, and scores take 4 H T**2 bytes.
 
         Rows (T, D) are cut from the longest so far of their width; of scores (H, T, T) the last shape is kept.
         """

@@ -144,9 +144,10 @@ def attend(
     from icecore import attention, grid
     from icecore.tasks.bits import BitXor
 
+    path = out or run / "attention.png"
+    attention.picture_kind(path)  # before the work
     model, task = grid.open_run(run, data_dir, device)
     found = attention.attention_maps(model, task, examples=examples)
-    path = out or run / "attention.png"
     info = model.backbone.info
     attention.draw(found, path, f"{task.name} on {info.name} ({info.weights})", task)
     typer.echo(f"wrote {path}")

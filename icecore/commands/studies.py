@@ -102,8 +102,11 @@ def _make(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, nodes: Any,
     with contextlib.ExitStack() as stack:
         crew: Any = None
         for name, cells in plans.items():
+            if not cells:
+                typer.echo(f"{name}: has no cell of what is asked for")
+                continue
             todo = study.unfinished(cells, out, place.device, place.resume)
-            budget = cells[0].spot.budget if cells else ""
+            budget = cells[0].spot.budget
             what = f"{name}{budget and f', budget {budget}'}: {counted(len(cells), 'cell')}"
             if todo:
                 finished = f", {len(cells) - len(todo)} of them finished" if len(todo) < len(cells) else ""

@@ -180,7 +180,7 @@ def _build(
     val = read_options(request, kind.name, options)["val"]
     found = read(data_roots(request.data_dir))
     size = len(found.train.labels)
-    if "val" not in request.options:
+    if val == options["val"]:  # whoever names no number has the usual one in a configuration
         val = min(val, max(1, size // 10))
     if not 0 < val < size:
         raise ConfigError(f"option val of {kind.name}: expected 1 to {size - 1} of {size} training images, found {val}")

@@ -5,6 +5,8 @@ positions, C outputs a position. Every draw is a pure function of (seed, step): 
 random state, and a run sees the same examples alone or packed with others.
 """
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -187,6 +189,12 @@ class Task(ABC):
 
         The last batch may be smaller. "train" yields training examples without augmentation.
         """
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the sizes and checksums in `data`: other data have another."""
+        held = {name: value for name, value in self.data.items() if name == "counts" or name.endswith("sha256")}
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
     def shown(self, batch: Batch) -> Batch:
         """A batch of this task as a model gets it: as it is, or where `unmasked` padded, its lengths forgotten."""
