@@ -117,7 +117,8 @@ def _make(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, nodes: Any,
             else:
                 typer.echo(f"{what}, all finished")
             if dry_run:
-                output().print(_plan_table(cells, {cell.spot: in_words(seconds) for cell, seconds in todo}))
+                if todo:
+                    output().print(_plan_table(cells, {cell.spot: in_words(seconds) for cell, seconds in todo}))
                 continue
             if todo and crew is None:
                 crew = stack.enter_context(_crew(place, nodes, quiet))
