@@ -3,8 +3,9 @@
 import csv
 import io
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Predictions:
     columns  one a target: labels or numbers (N,), and for classes the probability (N,) of the one predicted
     score    metric over the rows, where the data have targets
     notes    what a reader should know, (what, in words)
+    spreads  of columns of numbers: the training rows' deviation; 0 for labels that are numbers, written in full
     """
 
     names: Sequence[str]
@@ -38,19 +40,33 @@ class Predictions:
     metric_name: str
     score: float | None = None
     notes: Sequence[tuple[str, str]] = ()
+    spreads: Mapping[str, float] = field(default_factory=dict)
 
     def to_csv(self) -> str:
         """A table with a header, one line a row."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["row", *self.columns])
+        spreads = [self.spreads.get(name) for name in self.columns]
         for name, *values in zip(self.names, *self.columns.values(), strict=True):
-            writer.writerow([name, *(f"{v:.6g}" if isinstance(v, float | np.floating) else v for v in values)])
+            writer.writerow([name, *(_written(v, spread) for v, spread in zip(values, spreads, strict=True))])
         return text.getvalue()
 
     def save(self, path: Path) -> None:
         """Write the table. Raises StorageError."""
         write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), encoding="utf-8"))
+
+
+def _written(value: Any, spread: float | None) -> Any:
+    """A cell: six digits of a number, and so many more as tell it from others that are `spread` about it."""
+    if not isinstance(value, float | np.floating):
+        return value
+    if spread == 0:
+        return repr(float(value))
+    digits = 6
+    if spread and value and math.isfinite(value):
+        digits = max(digits, 7 + math.floor(math.log10(abs(value))) - math.floor(math.log10(spread)))
+    return f"{value:.{min(digits, 17)}g}"
 
 
 def encoder_of(program: Program, path: Path) -> own.Encoder:
@@ -109,5 +125,6 @@ def _predictions(encoder: own.Encoder, rows: own.Rows, logits: Tensor) -> Predic
     if target.task == "classification":
         for name, chance, index in zip(target.names, target.probabilities(logits), target.chosen(logits), strict=True):
             columns[f"{name} probability"] = chance.gather(1, index[:, None])[:, 0].numpy()
+    spreads = dict(zip(target.names, target.std or [0.0] * len(target.names), strict=True))
     metric = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
-    return Predictions(rows.names, columns, target.metric_name, metric, rows.notes)
+    return Predictions(rows.names, columns, target.metric_name, metric, rows.notes, spreads)
