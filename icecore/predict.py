@@ -61,12 +61,10 @@ def _written(value: Any, spread: float | None) -> Any:
     """A cell: six digits of a number, and so many more as tell it from others that are `spread` about it."""
     if not isinstance(value, float | np.floating):
         return value
-    if spread == 0:
-        return repr(float(value))
-    digits = 6
+    digits = 6 if spread != 0 else math.inf
     if spread and value and math.isfinite(value):
         digits = max(digits, 7 + math.floor(math.log10(abs(value))) - math.floor(math.log10(spread)))
-    return f"{value:.{min(digits, 17)}g}"
+    return f"{value:.{digits}g}" if digits <= 15 else repr(float(value))
 
 
 def encoder_of(program: Program, path: Path) -> own.Encoder:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def written(found: Predictions, name: str = "y") -> list[str]:
         (1.0, 0.0, "0"),
         (1.0, float("nan"), "nan"),
         (1.0, float("inf"), "inf"),
-        (1e-300, 1e300, "1.0000000000000001e+300"),
+        (1e-300, 1e300, "1e+300"),
     ],
 )
 def test_numbers_are_written_to_a_millionth_of_their_spread(spread: float, value: float, text: str) -> None:
@@ -60,10 +60,5 @@ def test_a_program_of_numbers_far_from_zero(
     assert len(set(texts)) == len(texts)
     # what is written is what was computed, and what the estimator says
     np.testing.assert_allclose([float(text) for text in texts], found.columns["y"], rtol=0, atol=2e-6 * spread)
-    FPTRegressor = _regressor()
-    said = FPTRegressor.load(out, "cpu").predict(x)
+    said = pytest.importorskip("icecore.estimator").FPTRegressor.load(out, "cpu").predict(x)
     np.testing.assert_allclose([float(text) for text in texts], said, rtol=1e-6, atol=1e-4 * spread)
-
-
-def _regressor() -> Callable[..., object]:
-    return pytest.importorskip("icecore.estimator").FPTRegressor
