@@ -223,8 +223,8 @@ def _check_parts(name: str, value: object) -> None:
     """`check_types` of settings that hold several values."""
     if name in ("train_roles", "input_hidden", "output_hidden"):
         kind, what = (str, "roles") if name == "train_roles" else (int, "widths")
-        parts = list(value) if isinstance(value, Collection) and not isinstance(value, str | Mapping) else [value, None]
-        if any(not isinstance(part, kind) or isinstance(part, bool) for part in parts):
+        parts = list(value) if isinstance(value, Collection) and not isinstance(value, str | Mapping) else None
+        if parts is None or any(not isinstance(part, kind) or isinstance(part, bool) for part in parts):
             raise ConfigError(f"{name}: expected a list of {what}, found {value!r}")
     if name in ("lr_factors", "task_options") and not isinstance(value, Mapping):
         raise ConfigError(f"{name}: expected a table of names and values, found {value!r}")

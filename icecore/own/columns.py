@@ -5,8 +5,10 @@ rows came. Whatever cannot be read is counted, or refused where strict.
 """
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,19 +21,59 @@ from icecore.words import counted
 
 #: cells that say that there is no value, in lower case
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "nat"})
+#: those of them that are no class of a text target either: "none" and "-" may well be classes
+NO_CLASS = frozenset({"", "nan", "null"})
 #: a column is of numbers, or of dates, if this share of its first chunk is
 SHARE = 0.98
+#: a column of texts is doubtful if this share of its first chunk are numbers, or nearly
+DOUBT = 0.5
 #: distinct texts of a column that are kept, unless it is asked for by name
 MAX_LEVELS = 100_000
 
 
 @dataclass
 class Table:
-    """Columns by name, the numbers (N,) of the rows that were kept, and remarks."""
+    """Columns by name, the numbers (N,) of the rows that were kept, and remarks.
+
+    given  text columns in which a cell says "none" or another word of `MISSING`, with these words as texts
+    words  cells of each column of numbers that say such a word, by word
+    """
 
     columns: dict[str, Column]
     numbers: np.ndarray
     notes: list[tuple[str, str]] = field(default_factory=list)
+    given: Mapping[str, Column] = field(default_factory=dict)
+    words: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def target(self, name: str) -> Column:
+        """A column as a target, in which fewer words mean a missing value; notes those that were met."""
+        column, notes = target_of(self.given.get(name, self.columns[name]), self.words.get(name))
+        self.notes += notes
+        return column
+
+
+def target_of(column: Column, words: Mapping[str, int] | None = None) -> tuple[Column, list[tuple[str, str]]]:
+    """A target without the texts that are no class, and a note of them, or of the `words` in a column of numbers."""
+    if column.type == "text":
+        counts = np.bincount(column.values[column.values >= 0], minlength=len(column.texts))
+        words = {
+            level: int(count)
+            for level, count in zip(column.texts, counts, strict=False)
+            if count and level.strip().lower() in NO_CLASS
+        }
+        column = _without(column, NO_CLASS)
+    parts = [f"{counted(count, 'row')} whose {column.name} is {word!r}" for word, count in (words or {}).items()]
+    return column, [("no target", listed(parts))] if parts else []
+
+
+def _without(column: Column, words: frozenset[str]) -> Column:
+    """The column of texts, those in `words` missing."""
+    kept = np.array([level.strip().lower() not in words for level in column.texts], bool)
+    if kept.all():
+        return column
+    places = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1).astype(np.int32)
+    levels = [level for level, keep in zip(column.texts, kept, strict=True) if keep]
+    return replace(column, values=places[column.values], levels=levels)
 
 
 def number(cell: str) -> float:
@@ -72,7 +114,8 @@ class _Text:
             return np.full(len(cells), -1, np.int32)
         found: dict[str | None, int] = {}
         for cell in dict.fromkeys(cells):
-            if cell is None or cell.strip().lower() in MISSING:
+            # what says "none" is a text until it is known whether the column is a target
+            if cell is None or not cell.strip():
                 found[cell] = -1
             else:
                 found[cell] = index.setdefault(cell, len(index))
@@ -98,6 +141,7 @@ class ColumnBuilder:
         self.texts: dict[str, _Text] = {}
         self.origins: dict[str, str] = {}
         self.bad: dict[str, tuple[int, str]] = {}
+        self.words: dict[str, Counter[str]] = {}
         self.skipped: list[str] = []
         self.notes: list[tuple[str, str]] = []
         self.numbers: list[np.ndarray] = []
@@ -142,20 +186,25 @@ class ColumnBuilder:
             self._thin()
         if self.kept < self.read:
             self.notes.append(("sampled", f"{self.kept:,} of {self.read:,} rows (--max-rows)"))
-        columns = {}
+        columns: dict[str, Column] = {}
+        given: dict[str, Column] = {}
         for name in self.names:
             # column by column, so that parts and whole are never all there at once
             values = np.concatenate(self.parts.pop(name))
             text = self.texts.get(name)
             levels = () if text is None else None if len(text.index) > text.most else list(text.index)
-            columns[name] = Column(name, self.types[name], values, levels, self.origins.get(name, "float"))
+            column = Column(name, self.types[name], values, levels, self.origins.get(name, "float"))
+            columns[name] = _without(column, MISSING) if text else column
+            if columns[name] is not column:
+                given[name] = column
         for name, (count, example) in self.bad.items():
             self.notes.append(
                 ("not numbers", f"{counted(count, 'cell')} of {name!r}, say {example!r}: missing (--strict refuses)")
             )
         if self.skipped:
             self.notes.append(("skipped", f"{counted(len(self.skipped), 'damaged row')}: {listed(self.skipped, 3)}"))
-        return Table(columns, np.concatenate(self.numbers), self.notes), np.concatenate(self.files)
+        table = Table(columns, np.concatenate(self.numbers), self.notes, given, self.words)
+        return table, np.concatenate(self.files)
 
     def _convert(self, name: str, part: Any, place: str, rows: np.ndarray) -> np.ndarray:
         if isinstance(part, np.ndarray):
@@ -173,7 +222,11 @@ class ColumnBuilder:
             self.origins.setdefault(name, "str")
             text = self.texts.setdefault(name, _Text(math.inf if name in self.whole else MAX_LEVELS))
             return text.codes(part)
-        return self._compact(name, self._parsed(name, part, PARSERS[kind], place, rows))
+        values = self._parsed(name, part, PARSERS[kind], place, rows)
+        absent = Counter(part[i] for i in np.flatnonzero(np.isnan(values)).tolist())
+        if words := {c: n for c, n in absent.items() if c is not None and c.strip() and c.strip().lower() in MISSING}:
+            self.words.setdefault(name, Counter()).update(words)
+        return self._compact(name, values)
 
     def _parsed(
         self, name: str, cells: Sequence[str | None], parse: Callable[[str], float], place: str, rows: np.ndarray

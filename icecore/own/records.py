@@ -5,7 +5,7 @@ nothing of files. Columns are compact arrays: ten million rows must not become t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -85,6 +85,7 @@ class Column:
     values  (N,) float32 or float64 with nan where missing, or, for text, int32 places in `levels`, -1 missing
     levels  the distinct texts, in order of appearance; None where there were too many to keep
     origin  "int", "float", "bool" or "str": what predictions are given back as
+    doubt   of text: why it looks like numbers all the same, in words
     """
 
     name: str
@@ -92,6 +93,7 @@ class Column:
     values: np.ndarray
     levels: Sequence[str] | None = ()
     origin: str = "float"
+    doubt: str = ""
 
     @property
     def texts(self) -> list[str]:
@@ -104,7 +106,7 @@ class Column:
 
     def rows(self, index: np.ndarray) -> "Column":
         """The rows that `index` selects."""
-        return Column(self.name, self.type, self.values[index], self.levels, self.origin)
+        return replace(self, values=self.values[index])
 
     def labelled(self) -> "Column":
         """The same as text: numbers become labels, whole ones without a point, in ascending order."""

@@ -67,7 +67,7 @@ def _target_names(request: Request, table: Table) -> tuple[str, ...]:
 def label_columns(request: Request) -> dict[str, Column]:
     """The target columns of a table of labels, whose rows are the examples that lie beside it, in order."""
     table, _, _ = _table(request, request.settings.target, sampled=False)
-    return {name: table.columns[name] for name in _target_names(request, table)}
+    return {name: table.target(name) for name in _target_names(request, table)}
 
 
 def read_rows(request: Request) -> Records:
@@ -77,7 +77,9 @@ def read_rows(request: Request) -> Records:
     table, splits, source = _table(request, whole, sampled=True)
     images = _images(request, table)
     names = _target_names(request, table)
-    targets = {name: table.columns.pop(name) for name in names}
+    targets = {name: table.target(name) for name in names}
+    for name in names:
+        del table.columns[name]
     if images is not None:
         _note_left(table, table.columns, "the tokens are the images")
         return Records("images", images, targets, images.names, splits, source, table.notes)
@@ -153,6 +155,7 @@ def read_series(request: Request) -> Records:
     whole = [*settings.target, *([settings.series] if settings.series else [])]
     table, splits, source = _table(request, whole, sampled=False)
     targets = _target_names(request, table)
+    table.columns |= {name: table.target(name) for name in targets}
     build = wide_series if settings.series is None else long_series
     return build(table, targets, splits, settings, source)
 
