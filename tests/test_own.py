@@ -70,10 +70,14 @@ def test_shares_that_cannot_be():
         from_arrays(rows(), np.arange(100) % 2, OwnSettings(val=0))
     with pytest.raises(ConfigError, match=r"that leave rows to train on, found 0\.5 and 0\.5"):
         OwnSettings(val=0.5, test=0.5)
-    with pytest.raises(DataError, match="1 rows are too few for a val split"):
+    with pytest.raises(DataError, match="1 row: too few for a val split"):
         from_arrays(rows(1), ["a"])
-    with pytest.raises(DataError, match=r"61 rows are too few for a val split; .* classes of several rows"):
+    with pytest.raises(DataError, match=r"3 rows: too few for a val split; .* classes of several rows"):
+        from_arrays(rows(3), ["a", "b", "c"], OwnSettings(task="classification"))
+    with pytest.raises(DataError, match=r"target 'y' has 61 classes of one row each; expected several rows$"):
         from_arrays(rows(61), [f"name{i}" for i in range(61)], OwnSettings(task="classification"))
+    with pytest.raises(DataError, match=r"has 61 classes of one row each; .*, or --task regression$"):
+        from_arrays(rows(61), np.linspace(0, 1, 61), OwnSettings(task="classification"))
 
 
 def test_no_more_rows_are_held_out_than_say_something(monkeypatch: pytest.MonkeyPatch):
@@ -199,7 +203,7 @@ def test_rows_without_a_target_are_dropped_and_counted():
 def test_a_class_that_only_the_test_split_has(tmp_path: Path):
     x, y = rows(40), np.array(["a", "b"] * 20)
     np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x[:4], y_test=np.array(["a", "b", "c", "d"]))
-    with pytest.raises(DataError, match=r"\(test\): 2 rows have classes of 'y' that training rows lack: c, d"):
+    with pytest.raises(DataError, match=r"\(test\): 2 rows of classes of 'y' that training rows lack: c, d"):
         plan(tmp_path / "d.npz")
 
 

@@ -150,7 +150,7 @@ def test_images_to_predict(tmp_path: Path):
     assert (list(rows.names), rows.targets) == (["x.png", "y.jpg"], None)
     one = encode(encoder, flat / "x.png")
     assert torch.equal(one.inputs, rows.inputs[:1])
-    with pytest.raises(DataError, match=r"2 rows have classes of 'class' that training rows lack: kiwi"):
+    with pytest.raises(DataError, match=r"2 rows of classes of 'class' that training rows lack: kiwi"):
         encode(encoder, put(tmp_path / "kiwis", {"kiwi/a.png": picture(), "kiwi/b.png": picture()}), score=True)
 
 
@@ -313,7 +313,7 @@ def test_characters_there_and_back_in_any_script():
     assert back == ["añ😀$", "$", "漢字a$", "zz$", "a?$", "???$"]
     assert (code.length, found.encoder.spec.size) == (4, 3 + 6)
     assert ("unknown", "4 characters that training texts do not have") in rows.notes
-    assert ("cut", "1 texts to their first 3 characters (--length)") in rows.notes
+    assert ("cut", "1 text to the first 3 characters (--length)") in rows.notes
 
 
 def test_numeric_labels_of_texts_count_as_numbers(tmp_path: Path):

@@ -158,7 +158,7 @@ def test_a_quote_left_open_says_what_it_took(tmp_path: Path):
     path.write_text("\n".join(lines))
     assert "skipped: 1 damaged row: t.csv lines 31 to 41 (expected 3 cells, found 2)" in notes(plan(path))
     path.write_text('a,b\n"1,2\n1,2\n1,2\n')
-    with pytest.raises(DataError, match=r"t\.csv: has no rows but 1 damaged ones: t\.csv lines 2 to 4"):
+    with pytest.raises(DataError, match=r"t\.csv: has no rows but 1 damaged one: t\.csv lines 2 to 4"):
         plan(path)
 
 
@@ -309,12 +309,12 @@ def test_new_rows_of_a_table(tmp_path: Path):
     assert "height (1)" in str(found.notes)
     again = encode(encoder, tmp_path / "people.csv", score=True)
     torch.testing.assert_close(found.inputs[2:], again.inputs[2:8])
-    with pytest.raises(DataError, match="lacks 1 columns seen in training: height; add them"):
+    with pytest.raises(DataError, match="lacks 1 column seen in training: height; add it"):
         encode(encoder, write(tmp_path / "less.csv", [row[2:] for row in rows]))
     with pytest.raises(DataError, match="has no column tall to score against"):
         encode(encoder, tmp_path / "new.csv", score=True)
     rows[5][-1] = "perhaps"
-    with pytest.raises(DataError, match="1 rows have classes of 'tall' that training rows lack: perhaps"):
+    with pytest.raises(DataError, match="1 row of classes of 'tall' that training rows lack: perhaps"):
         encode(encoder, write(tmp_path / "odd.csv", rows), score=True)
     assert "perhaps" in str(encode(encoder, tmp_path / "odd.csv").notes)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from icecore.errors import DataError
+from icecore.own.columns import target_of
 from icecore.own.records import Column, OwnSettings, Records, RowNumbers, Sequences, column_of, listed
 from icecore.own.rows import label_columns
 from icecore.own.source import Request, labels_beside
@@ -86,6 +87,7 @@ def array_records(X: Any, y: Any, settings: OwnSettings) -> Records:
     """
     count = len(X)
     targets: dict[str, Column] = {}
+    notes: list[tuple[str, str]] = []
     if y is not None:
         array = np.asarray(y)
         if len(array) != count or array.ndim not in (1, 2):
@@ -93,16 +95,18 @@ def array_records(X: Any, y: Any, settings: OwnSettings) -> Records:
         columns = array[:, None] if array.ndim == 1 else array
         names = settings.target if len(settings.target) == columns.shape[1] else ()
         names = names or tuple("y" if array.ndim == 1 else f"y{i}" for i in range(columns.shape[1]))
-        targets = {name: column_of(name, columns[:, i]) for i, name in enumerate(names)}
+        for i, name in enumerate(names):
+            targets[name], said = target_of(column_of(name, columns[:, i]))
+            notes += said
     rows = RowNumbers(np.arange(count))
     if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS":
         if X.dtype.kind not in "buif":
             raise DataError(f"inputs: expected real numbers, found {X.dtype}")
         if X.ndim == 2 and settings.kind != "series":
             columns = {f"x{i}": Column(f"x{i}", "number", X[:, i]) for i in range(X.shape[1])}
-            return Records("table", columns, targets, rows)
+            return Records("table", columns, targets, rows, notes=notes)
         if X.ndim not in (2, 3):
             raise DataError(f"inputs: expected (N, columns) or (N, T, V), found shape {X.shape}; reshape them")
     elif count and all(isinstance(row, str) for row in X):
-        return Records("strings", [str(row) for row in X], targets, rows)
-    return Records("sequences", Sequences.of(X), targets, rows)
+        return Records("strings", [str(row) for row in X], targets, rows, notes=notes)
+    return Records("sequences", Sequences.of(X), targets, rows, notes=notes)

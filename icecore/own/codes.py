@@ -105,7 +105,7 @@ class ImageCode:
         encoded = code.encode(records, order)
         last = int(np.searchsorted(encoded.kept, train))
         if not last:
-            raise DataError(f"{files.path}: none of the {train:,} training images can be read")
+            raise DataError(f"{files.path}: none of {counted(train, 'training image')} can be read")
         mean, std = channel_statistics(encoded.inputs[: min(last, STATISTICS)])
         encoded.notes.insert(0, ("found", found))
         return replace(code, mean=tuple(mean.tolist()), std=tuple(std.clamp_min(1.0).tolist())), encoded
@@ -117,7 +117,7 @@ class ImageCode:
         notes: Notes = []
         if files.bad:
             bad = [f"{name} ({reason.splitlines()[0][:60]})" for name, reason in files.bad]
-            notes = [("skipped", f"{len(bad):,} unreadable images: {listed(bad, 3)} (--strict refuses)")]
+            notes = [("skipped", f"{counted(len(bad), 'unreadable image')}: {listed(bad, 3)} (--strict refuses)")]
         return Encoded(inputs, None, kept, notes)
 
     def tokenizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -192,7 +192,9 @@ class SequenceCode:
             flag = [np.any(gone, 1, keepdims=True)] if self.flags else []
             grid[first : first + 1024][inside] = np.concatenate([values, *flag], 1)
         if missing:
-            notes.append(("filled", f"{missing:,} missing values by the mean{', and flagged' if self.flags else ''}"))
+            notes.append(
+                ("filled", f"{counted(missing, 'missing value')} by the mean{', and flagged' if self.flags else ''}")
+            )
         tokens = np.ceil(lengths[order] / self.patch).astype(np.int64)
         ragged = bool((tokens != self.length).any())
         inputs = torch.from_numpy(grid.reshape(len(order), self.length, -1))

@@ -133,8 +133,16 @@ class Chunk(NamedTuple):
 class ColumnBuilder:
     """Columns that grow chunk by chunk, with at most `most` rows in the end and twice that on the way."""
 
-    def __init__(self, types: dict[str, ColumnType], whole: frozenset[str], most: int, seed: int, strict: bool) -> None:
-        self.types, self.whole, self.most, self.strict = types, whole, most, strict
+    def __init__(
+        self,
+        types: dict[str, ColumnType],
+        whole: frozenset[str],
+        most: int,
+        seed: int,
+        strict: bool,
+        numeric: frozenset[str] = frozenset(),
+    ) -> None:
+        self.types, self.whole, self.most, self.strict, self.numeric = types, whole, most, strict, numeric
         self.seed = np.uint64(seed * 2 + 1)
         self.names: list[str] | None = None
         self.parts: dict[str, list[np.ndarray]] = {}
@@ -142,6 +150,8 @@ class ColumnBuilder:
         self.origins: dict[str, str] = {}
         self.bad: dict[str, tuple[int, str]] = {}
         self.words: dict[str, Counter[str]] = {}
+        self.codes: dict[str, str] = {}
+        self.doubts: dict[str, str] = {}
         self.skipped: list[str] = []
         self.notes: list[tuple[str, str]] = []
         self.numbers: list[np.ndarray] = []
@@ -180,7 +190,9 @@ class ColumnBuilder:
     def table(self, place: str) -> tuple[Table, np.ndarray]:
         """What was read, and each row's file. Raises DataError, naming `place`, where there is no row."""
         if self.names is None or not self.read:
-            damaged = f" but {len(self.skipped):,} damaged ones: {listed(self.skipped, 3)}" if self.skipped else ""
+            damaged = (
+                f" but {counted(len(self.skipped), 'damaged one')}: {listed(self.skipped, 3)}" if self.skipped else ""
+            )
             raise DataError(f"{place}: has no rows{damaged}; expected a header and at least one row")
         if self.kept > self.most:
             self._thin()
@@ -193,14 +205,18 @@ class ColumnBuilder:
             values = np.concatenate(self.parts.pop(name))
             text = self.texts.get(name)
             levels = () if text is None else None if len(text.index) > text.most else list(text.index)
-            column = Column(name, self.types[name], values, levels, self.origins.get(name, "float"))
-            columns[name] = _without(column, MISSING) if text else column
+            origin, doubt = self.origins.get(name, "float"), self.doubts.get(name, "")
+            column = Column(name, self.types[name], values, levels, origin, doubt)
+            columns[name] = column if text is None else _without(column, MISSING)
             if columns[name] is not column:
                 given[name] = column
         for name, (count, example) in self.bad.items():
             self.notes.append(
                 ("not numbers", f"{counted(count, 'cell')} of {name!r}, say {example!r}: missing (--strict refuses)")
             )
+        if self.codes:
+            names, code = list(self.codes), next(iter(self.codes.values()))
+            self.notes.append(("codes", f"{listed(names)}: leading zeros, as in {code!r}, so texts and no numbers"))
         if self.skipped:
             self.notes.append(("skipped", f"{counted(len(self.skipped), 'damaged row')}: {listed(self.skipped, 3)}"))
         table = Table(columns, np.concatenate(self.numbers), self.notes, given, self.words)
@@ -215,7 +231,7 @@ class ColumnBuilder:
             part = [None if v != v else str(int(v)) if whole else str(v) for v in part.tolist()]
         kind = self.types.get(name)
         if kind is None and any(cell is not None for cell in part):
-            kind = self.types[name] = _type_of(part)
+            kind = self.types[name] = self._judged(name, part)
         if kind is None or kind == "text":
             if kind is None:
                 self.types[name] = "text"
@@ -227,6 +243,17 @@ class ColumnBuilder:
         if words := {c: n for c, n in absent.items() if c is not None and c.strip() and c.strip().lower() in MISSING}:
             self.words.setdefault(name, Counter()).update(words)
         return self._compact(name, values)
+
+    def _judged(self, name: str, cells: Sequence[str | None]) -> ColumnType:
+        """What a column is by its first cells; that it looks like another kind is kept to be said."""
+        said = [cell for cell in cells if cell is not None and cell.strip().lower() not in MISSING]
+        kind = _type_of(said)
+        if kind == "number" and name not in self.numeric and (code := coded(said)):
+            self.codes[name] = code
+            return "text"
+        if kind == "text" and (doubt := _doubt(said)):
+            self.doubts[name] = doubt
+        return kind
 
     def _parsed(
         self, name: str, cells: Sequence[str | None], parse: Callable[[str], float], place: str, rows: np.ndarray
@@ -279,13 +306,38 @@ def _hash(numbers: np.ndarray, seed: np.uint64) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _type_of(cells: Sequence[str | None]) -> ColumnType:
+def _type_of(said: Sequence[str]) -> ColumnType:
     """What nearly all of the cells that say something are."""
-    said = [cell for cell in cells if cell is not None and cell.strip().lower() not in MISSING]
     for kind in ("number", "date"):
         if said and sum(holds(kind, cell) for cell in said) >= SHARE * len(said):
             return kind
     return "text"
+
+
+_CODE = re.compile(r"\s*0\d+\s*")
+#: numbers that have a sign of money or share, or separators, and so are none to `float`
+_DRESSED = re.compile(
+    r"[+-]?[$€£¥]?\s*[+-]?(\d{1,3}([,' \u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[$€£¥%]?|\d{1,3}(\.\d{3})+,\d+"
+)
+
+
+def coded(cells: Sequence[str]) -> str:
+    """A cell with leading zeros where the numbers are whole, and so codes: 007 is not 7. Empty where there is none."""
+    found = next(filter(_CODE.fullmatch, cells), "")
+    return found if found and all(cell.strip().isdecimal() for cell in cells if holds("number", cell)) else ""
+
+
+def _doubt(said: Sequence[str]) -> str:
+    """Why texts look like numbers, in words; empty where they do not."""
+    plain = [holds("number", cell) for cell in said]
+    near = sum(is_number or bool(_DRESSED.fullmatch(cell.strip())) for cell, is_number in zip(said, plain, strict=True))
+    if not said or near < DOUBT * len(said):
+        return ""
+    odd = [cell for cell, is_number in zip(said, plain, strict=True) if not is_number]
+    # of cells that only need undressing none is odd where others are
+    example = next((cell for cell in odd if not _DRESSED.fullmatch(cell.strip())), odd[0])
+    share = f"{math.floor(100 * near / len(said))}% numbers"
+    return f"{share}, but e.g. {example!r}" if near < len(said) else f"{share}, but written as {example!r}"
 
 
 def holds(kind: str, cell: str) -> bool:

@@ -24,7 +24,7 @@ from icecore.own.files import read
 from icecore.own.records import SPLITS, ColumnType, OwnSettings, Records, listed
 from icecore.own.stringcode import StringCode
 from icecore.own.tablecode import TableCode
-from icecore.own.targets import TargetCode, decide, split_rows
+from icecore.own.targets import TargetCode, absent_classes, decide, split_rows
 from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskSpec
 from icecore.words import counted
 
@@ -236,7 +236,7 @@ def encode(encoder: Encoder, data: Any, y: Any = None, score: bool = False, stri
 def _targets(target: TargetCode, records: Records, rows: np.ndarray, place: str) -> Tensor:
     held = [records.targets[name] for name in target.names if name in records.targets]
     if held and (count := int(np.any([column.missing()[rows] for column in held], 0).sum())):
-        raise DataError(f"{place}: {count:,} of {len(rows):,} rows have no target")
+        raise DataError(f"{place}: {count:,} of {counted(len(rows), 'row')} without a target")
     return target.encode(records.targets, rows, place)
 
 
@@ -264,6 +264,8 @@ def _fit(records: Records, settings: OwnSettings, place: str) -> Plan:
         lengths = None if encoded.lengths is None else encoded.lengths[first:last]
         targets = target.encode(records.targets, rows[name], f"{place} ({name})")
         splits[name] = Examples(encoded.inputs[first:last], targets, lengths)
+        if len(targets) and (absent := absent_classes(target, targets)):
+            notes.append((name, f"has no row of: {listed(absent)}"))
     source = {key: records.source[key] for key in ("format", "files") if key in records.source}
     return Plan(_encoder(records, settings, task, code, target), splits, source, [*notes, *encoded.notes])
 

@@ -19,11 +19,15 @@ from icecore.own.tables import FORMATS, read_table
 
 #: names of a column that is the target unless another is named, the likeliest first: `y` may be a coordinate
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
+#: columns of doubtful texts that are told one by one
+MOST_DOUBTS = 5
 #: names of images looked for, to find their folder
 TRIED = 100
 
 
-def _table(request: Request, whole: Sequence[str], sampled: bool) -> tuple[Table, np.ndarray | None, dict[str, Any]]:
+def _table(
+    request: Request, whole: Sequence[str], sampled: bool, numeric: Sequence[str] = ()
+) -> tuple[Table, np.ndarray | None, dict[str, Any]]:
     """The table, the split of each row where files or a column say so, and what was read."""
     settings, files = request.settings, parts(request, tuple(FORMATS))
     table, places = read_table(
@@ -34,6 +38,7 @@ def _table(request: Request, whole: Sequence[str], sampled: bool) -> tuple[Table
         max_rows=settings.max_rows if sampled and not request.predicting else sys.maxsize,
         seed=settings.seed,
         strict=settings.strict,
+        numeric=numeric,
     )
     for name in settings.drop:
         if table.columns.pop(name, None) is None and not request.predicting:
@@ -43,8 +48,23 @@ def _table(request: Request, whole: Sequence[str], sampled: bool) -> tuple[Table
     if named is not None and named.levels and all(level.lower() in SPLIT_NAMES for level in named.levels):
         lookup = np.array([*(SPLIT_NAMES[level.lower()] for level in named.levels), ""])
         splits = lookup[table.columns.pop("split").values]
+    if not request.predicting:  # then the columns that matter are of a known type
+        _doubts(request, table)
     source = {"format": files[0][0].name.lower().removesuffix(".gz").rpartition(".")[2]}
     return table, splits, source | {"files": [path.name for path, _ in files]}
+
+
+def _doubts(request: Request, table: Table) -> None:
+    """Note texts that were perhaps meant as numbers; with `strict` refuse them."""
+    asked = (request.settings.column, request.settings.series)
+    found = [f"{c.name}: {c.doubt}" for c in table.columns.values() if c.doubt and c.name not in asked]
+    if found and request.settings.strict:
+        remedy = "mend these cells, --drop the column, or leave --strict out to read it as text"
+        raise DataError(f"{request.path}: {listed(found, 1)}: {remedy}")
+    remedy = "mend these, or it is text: categories, or left out (--strict refuses)"
+    table.notes += [("not numbers", f"{each}: {remedy}") for each in found[:MOST_DOUBTS]]
+    if more := [each.partition(":")[0] for each in found[MOST_DOUBTS:]]:
+        table.notes.append(("not numbers", f"{listed(more)} neither, though they look it"))
 
 
 def _target_names(request: Request, table: Table) -> tuple[str, ...]:
@@ -153,7 +173,8 @@ def read_series(request: Request) -> Records:
     """A table of time series: long (a row a point, where a column names the series) or wide (a row a series)."""
     settings = request.settings
     whole = [*settings.target, *([settings.series] if settings.series else [])]
-    table, splits, source = _table(request, whole, sampled=False)
+    numeric = [*settings.values, *([settings.time] if settings.time else [])]
+    table, splits, source = _table(request, whole, sampled=False, numeric=numeric)
     targets = _target_names(request, table)
     table.columns |= {name: table.target(name) for name in targets}
     build = wide_series if settings.series is None else long_series

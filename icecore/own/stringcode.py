@@ -11,6 +11,7 @@ from torch import Tensor
 from icecore.own.codes import STEP, Encoded, Notes
 from icecore.own.records import OwnSettings, Records
 from icecore.tasks.task import ReadOut, TokenKind
+from icecore.words import counted
 
 #: characters kept of a text, its end included
 CHARACTERS = 512
@@ -73,9 +74,9 @@ class StringCode:
             lengths[first : first + STEP] = sizes + 1
         notes: Notes = []
         if cut:
-            notes.append(("cut", f"{cut:,} texts to their first {self.length - 1:,} characters (--length)"))
+            notes.append(("cut", f"{counted(cut, 'text')} to the first {self.length - 1:,} characters (--length)"))
         if strange:
-            notes.append(("unknown", f"{strange:,} characters that training texts do not have"))
+            notes.append(("unknown", f"{counted(strange, 'character')} that training texts do not have"))
         ragged = bool((lengths != self.length).any())
         return Encoded(
             torch.from_numpy(inputs), torch.from_numpy(lengths) if ragged else None, np.arange(len(order)), notes

@@ -149,12 +149,12 @@ class TableCode:
         held: dict[str, Column] = records.inputs
         if absent := [code.name for code in self.columns if code.name not in held]:
             raise DataError(
-                f"the table lacks {len(absent)} columns seen in training: {listed(absent)}; "
-                f"add them to {listed(list(held))}"
+                f"the table lacks {counted(len(absent), 'column')} seen in training: {listed(absent)}; "
+                f"add {'it' if len(absent) == 1 else 'them'} to {listed(list(held))}"
             )
         inputs = np.empty((len(order), sum(code.stored for code in self.columns)), np.float32)
         notes: Notes = []
-        missing: list[str] = []
+        missing: dict[bool, list[str]] = {True: [], False: []}
         first = 0
         for code in self.columns:
             column = held[code.name]
@@ -170,10 +170,13 @@ class TableCode:
             else:
                 block[:] = (_numbers(column, order) - code.mean) / code.std
                 if count := int(np.isnan(block[:, 0]).sum()):
-                    missing.append(f"{code.name} ({count:,})")
+                    missing[code.flag].append(f"{code.name} ({count:,})")
             first += code.stored
-        if missing:
-            notes.append(("filled", f"missing numbers by the mean, and flagged: {listed(missing)}"))
+        if missing[True]:
+            notes.append(("filled", f"missing numbers by the mean, and flagged: {listed(missing[True])}"))
+        if missing[False]:
+            why = "not flagged, as none were missing in training"
+            notes.append(("filled", f"missing numbers by the mean, {why}: {listed(missing[False])}"))
         return Encoded(torch.from_numpy(inputs), None, np.arange(len(order)), notes)
 
     def tokenizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:

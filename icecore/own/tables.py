@@ -30,16 +30,19 @@ def read_table(
     max_rows: int | None = None,
     seed: int = 0,
     strict: bool = False,
+    numeric: Sequence[str] = (),
 ) -> tuple[Table, np.ndarray]:
     """All rows of the files, one after another, and the place (N,) in `paths` of each row's file.
 
     types   columns whose type is known; others are judged by the first chunk
     whole   columns of which every distinct text is kept
     strict  refuse cells and rows that would be counted as missing or skipped
+    numeric columns that hold numbers even where these have leading zeros
 
     Files must have the same columns; one may lack some, whose cells are then missing. Raises DataError.
     """
-    builder = ColumnBuilder(dict(types or {}), frozenset(whole), max_rows or MAX_ROWS, seed, strict)
+    most = max_rows or MAX_ROWS
+    builder = ColumnBuilder(dict(types or {}), frozenset(whole), most, seed, strict, frozenset(numeric))
     for place, path in enumerate(paths):
         open_file = FORMATS.get(_suffix(path))
         if open_file is None:
@@ -64,9 +67,15 @@ def open_text(path: Path) -> tuple[IO[str], str]:
 
     try:
         with (gzip.open if path.suffix.lower() == COMPRESSED else open)(path, "rb") as file:
-            start = file.read(2)
-        if start in (b"\xff\xfe", b"\xfe\xff"):
+            start = file.read(1024)
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
             return opened("utf-16"), "UTF-16"
+        if 0 in start:
+            guess = "UTF-16BE" if start[::2].count(0) > start[1::2].count(0) else "UTF-16LE"
+            raise DataError(
+                f"{path}: is no UTF-8, but perhaps UTF-16 without a byte-order mark (it has zero bytes); "
+                f"save it as UTF-8, say with iconv -f {guess} -t UTF-8"
+            )
         try:
             with opened("utf-8-sig") as file:
                 while file.read(1 << 20):

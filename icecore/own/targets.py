@@ -4,6 +4,7 @@ Stored targets (N, 2, k) float32 hold each target's class or standardised value,
 the mean of the per-example metric over a whole split the metric's textbook value.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,11 +16,14 @@ from torch.nn import functional as F
 
 from icecore.errors import ConfigError, DataError
 from icecore.own.records import SPLITS, Column, OwnSettings, listed
+from icecore.words import counted
 
 #: whole numbers of at most so many kinds are taken for classes
 FEW = 20
 #: the largest class is this many times the smallest: then every class counts the same
 IMBALANCE = 3.0
+#: rows of a class from which val and test get one each
+FEWEST = 3
 #: rows held out at most, for each of val and test: more would take long to score, and say little more
 MOST_HELD = 10_000
 
@@ -112,7 +116,7 @@ class TargetCode:
             levels = held.texts
             strange = sorted({levels[code] for code in held.values[rows[codes < 0]].tolist()})
             raise DataError(
-                f"{place}: {int((codes < 0).sum()):,} rows have classes of {column.name!r} that training rows "
+                f"{place}: {counted(int((codes < 0).sum()), 'row')} of classes of {column.name!r} that training rows "
                 f"lack: {listed(strange)}; add training rows of them, or remove these"
             )
         weight = np.ones(len(codes), np.float32)
@@ -185,7 +189,7 @@ class TargetCode:
             each = zip(self.names, self.mean, self.std, strict=True)
             lines.append(("training", "; ".join(f"{n}: mean {m:.4g}, deviation {s:.4g}" for n, m, s in each)))
         for name, labels, counts in zip(self.names, self.classes, self.counts, strict=False):
-            pairs = [f"{label} {count:,}" for label, count in zip(labels, counts, strict=True)]
+            pairs = [f"{label} ({count:,})" for label, count in zip(labels, counts, strict=True)]
             lines.append((f"classes of {name}", f"{len(labels)}: {listed(pairs, 10)}"))
         if self.balanced:
             lines.append(("imbalanced", "every class counts the same, in metric and loss"))
@@ -198,8 +202,13 @@ _ORIGINAL = {"str": str, "int": int, "float": float, "bool": lambda name: name =
 def decide(columns: Mapping[str, Column], settings: OwnSettings) -> tuple[str, str]:
     """Classification or regression, and why. Raises DataError, ConfigError where neither fits."""
     if settings.task != "auto":
-        if settings.task == "regression" and (text := [c.name for c in columns.values() if c.type == "text"]):
-            raise ConfigError(f"target {listed(text)} is text; regression needs numbers: --task classification")
+        if settings.task == "regression" and (text := [c for c in columns.values() if c.type == "text"]):
+            if doubtful := [f"{c.name}: {c.doubt}" for c in text if c.doubt]:
+                raise ConfigError(f"target {listed(doubtful)}; regression needs numbers: mend these cells")
+            names = listed([c.name for c in text])
+            if zeros := [t for c in text for t in c.texts if len(t) > 1 and t[0] == "0" and t.isdecimal()]:
+                names += f" has leading zeros, as in {zeros[0]!r}, and so"
+            raise ConfigError(f"target {names} is text; regression needs numbers: --task classification")
         if any(c.type == "text" and c.levels is None for c in columns.values()):
             raise ConfigError("a target has too many different texts for classes; name another --target")
         return settings.task, "as asked"
@@ -211,9 +220,9 @@ def decide(columns: Mapping[str, Column], settings: OwnSettings) -> tuple[str, s
         distinct = len(np.unique(known))
         if column.type == "text" or column.origin == "bool":
             if column.levels is None or (distinct > FEW and distinct > len(known) / 2):
-                raise DataError(
-                    f"target {name!r} has {distinct:,} different texts in {len(known):,} rows; name another"
-                )
+                texts = f"{counted(distinct, 'different text')} in {counted(len(known), 'row')}"
+                remedy = f"{column.doubt}: mend these cells, or name another" if column.doubt else "name another"
+                raise DataError(f"target {name!r} has {texts}; {remedy}")
             found[name] = "classification"
         else:
             whole = not (known % 1).any()
@@ -255,9 +264,12 @@ def split_rows(
         parts[name] = rows if number == 0 or len(rows) else parts[name]
         parts[name] = generator.permutation(parts[name])
     for name in ("train", "val"):
+        if not len(parts[name]) and task == "classification" and 3 < N == len(np.unique(key)):
+            remedy = "" if first.type == "text" else ", or --task regression"
+            raise DataError(f"target {first.name!r} has {N:,} classes of one row each; expected several rows{remedy}")
         if not len(parts[name]):
             raise DataError(
-                f"{N:,} rows are too few for a {name} split; expected at least 4, classes of several rows, "
+                f"{counted(N, 'row')}: too few for a {name} split; expected at least 4, classes of several rows, "
                 "or a larger share"
             )
     return parts
@@ -284,4 +296,47 @@ def _stratified(key: np.ndarray, shares: Sequence[float], generator: np.random.G
         for orphan in np.setdiff1d(key, key[out == 0]):
             rows = np.flatnonzero(key == orphan)
             out[rows[out[rows].argmax()]] = 0
+        _represent(key, out, order, [split for split, share in enumerate(shares, 1) if share])
     return out
+
+
+def _represent(key: np.ndarray, out: np.ndarray, order: np.ndarray, held: Sequence[int]) -> None:
+    """Give each of the `held` splits a row of every class of at least `FEWEST` rows, for the most frequent class's.
+
+    out    (N,) each row's split, changed in place; train has every class
+    order  (N,) rows, at random within a class
+    """
+    codes = np.unique(key, return_inverse=True)[1]
+    counts = np.bincount(codes * 3 + out, minlength=3 * (codes.max() + 1)).reshape(-1, 3)
+    lacking = (counts.sum(1) >= FEWEST) & (counts[:, held] == 0).any(1)
+    # rows that may move, by class and split
+    rows: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row in order[(out[order] > 0) | lacking[codes[order]]].tolist():
+        rows[int(codes[row]), int(out[row])].append(row)
+
+    def move(code: int, source: int, split: int) -> None:
+        row = rows[code, source].pop()
+        rows[code, split].append(row)
+        out[row] = split
+        counts[code, source] -= 1
+        counts[code, split] += 1
+
+    for code in np.flatnonzero(lacking).tolist():
+        for split in held:
+            if not counts[code, split]:
+                source = int(counts[code].argmax())
+                move(code, source, split)
+                # the splits stay as large as they were, where a class can spare a row
+                frequent = int(counts[:, split].argmax())
+                if counts[frequent, split] > 1:
+                    move(frequent, split, source)
+
+
+def absent_classes(target: TargetCode, targets: Tensor) -> list[str]:
+    """Classes of which a split's targets (n, 2, k) have no row, after the target's name where there are several."""
+    found: list[str] = []
+    for number, labels in enumerate(target.classes):
+        present = set(targets[:, 0, number].long().tolist())
+        start = f"{target.names[number]} " if len(target.names) > 1 else ""
+        found += [f"{start}{label}" for code, label in enumerate(labels) if code not in present]
+    return found

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from icecore.errors import DataError
+from icecore.own.columns import coded, target_of
 from icecore.own.records import Column, Records, RowNumbers, column_of, listed
 from icecore.own.source import Request, labels_beside, parts
 from icecore.own.tables import open_text, read_table
+from icecore.words import counted
 
 STRING_ENDINGS = (".txt", ".smi", ".log")
 FASTA_ENDINGS = (".fasta", ".fa", ".faa", ".fna", ".ffn")
@@ -39,7 +41,7 @@ def read_strings(request: Request) -> Records:
             else:
                 raise DataError(f"{path} line {number}: expected label<TAB>string, found {line[:30]!r}")
     if blank:
-        notes.append(("skipped", f"{blank:,} empty lines"))
+        notes.append(("skipped", counted(blank, "empty line")))
     source = {"format": "lines", "files": [path.name for path, _ in files]}
     return _texts(request, texts, labels, RowNumbers(np.arange(len(texts))), splits, source, notes)
 
@@ -113,18 +115,23 @@ def _texts(
     notes: list[tuple[str, str]],
 ) -> Records:
     """Records of texts; labels that are all numbers count as numbers."""
-    targets = _label_target(request, labels)
-    return Records("strings", texts, targets, names, np.array(splits) if any(splits) else None, source, notes)
+    targets, said = _label_target(request, labels)
+    splits_of = np.array(splits) if any(splits) else None
+    return Records("strings", texts, targets, names, splits_of, source, [*notes, *said])
 
 
-def _label_target(request: Request, labels: Sequence[str]) -> dict[str, Column]:
+def _label_target(request: Request, labels: Sequence[str]) -> tuple[dict[str, Column], list[tuple[str, str]]]:
+    """The column of labels, numbers where all are, and a note of labels that are no class."""
     if not any(labels):
-        return {}
+        return {}, []
     name = request.settings.target[0] if request.settings.target else "label"
-    column = column_of(name, np.array(labels))
+    column, notes = target_of(column_of(name, np.array(labels)))
+    known = request.types.get(name)
     try:
         numbers = np.array([float(level) for level in column.texts] + [np.nan])
     except ValueError:
-        return {name: column}
+        return {name: column}, notes
+    if known == "text" or (known is None and coded(column.texts)):
+        return {name: column}, notes
     whole = not (numbers[:-1] % 1).any()
-    return {name: Column(name, "number", numbers[column.values], (), "int" if whole else "float")}
+    return {name: Column(name, "number", numbers[column.values], (), "int" if whole else "float")}, notes
