@@ -24,6 +24,7 @@ from icecore import runtime as runtimes
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.engine import Engine
 from icecore.errors import DataError, UserError, unknown
+from icecore.own.columns import NO_CLASS
 from icecore.own.records import OwnSettings, TaskKind
 from icecore.predict import ROWS, encoder_of
 from icecore.program import Program
@@ -273,8 +274,9 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
     def _check_training(self, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:
         X, y = super()._check_training(X, y)
         check_classification_targets(y)
-        if "" in y.tolist():
-            raise InputError("a class is an empty text, which is how missing ones are written; give it a name")
+        if lost := [label for label in y.tolist() if isinstance(label, str) and label.strip().lower() in NO_CLASS]:
+            what = f"called {lost[0]!r}" if lost[0].strip() else "an empty text"
+            raise InputError(f"a class is {what}, which is how missing ones are written; give it a name")
         return X, y
 
     def _adopt(self, program: Program, encoder: own.Encoder) -> None:

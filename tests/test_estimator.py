@@ -294,6 +294,8 @@ def test_data_that_cannot_be_learned_from(classifier: Callable[..., FPTClassifie
         classifier().fit(X, np.full(len(X), "up"))
     with pytest.raises(ValueError, match="a class is an empty text"):
         classifier().fit(X, np.where(y == "up", "up", ""))
+    with pytest.raises(ValueError, match="a class is called 'NaN', which is how missing ones are written"):
+        classifier().fit(X, np.where(y == "up", "up", "NaN"))
     with pytest.raises(ValueError, match="no column is left"):
         classifier().fit(np.ones((len(X), 2)), y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
