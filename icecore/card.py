@@ -45,6 +45,7 @@ class About:
     classes: Mapping[str, Sequence[str]]
     inputs: Mapping[str, Any]
     data: Mapping[str, Any]
+    result: Mapping[str, Any]
     controls: Mapping[str, Any]
     verdict: str
 
@@ -66,6 +67,7 @@ class About:
             classes=classes,
             inputs=_mapping(encoder.get("inputs")),
             data=data,
+            result=result,
             controls={"this program": result, **controls} if controls and result else controls,
             verdict=_text(extra.get("verdict")),
         )
@@ -212,7 +214,10 @@ def _controls(controls: Mapping[str, Any]) -> str:
         name: _shown(value if isinstance(value, Mapping) else {"metric": value}) for name, value in controls.items()
     }
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    return _table(("", *columns), [(name, *(row.get(c, "") for c in columns)) for name, row in rows.items()])
+    return _table(
+        ("", *(c.replace("_", " ") for c in columns)),
+        [(name, *(row.get(c, "") for c in columns)) for name, row in rows.items()],
+    )
 
 
 def _limits(program: Program, about: About) -> Iterator[str]:
@@ -221,7 +226,7 @@ def _limits(program: Program, about: About) -> Iterator[str]:
     if about.classes:
         yield "Every input gets one of the classes above, also one that belongs to none of them."
     if _numbers(program.metrics):
-        yield f"The metrics are those of one run (seed {config.seed}) and carry no error bar."
+        yield f"The metrics are those of one run (seed {config.seed}){_over_seeds(about.result)}."
         if not about.controls:
             yield "No controls are recorded: the metrics alone do not say whether the body's weights helped."
     if config.test_examples is not None:
@@ -229,6 +234,15 @@ def _limits(program: Program, about: About) -> Iterator[str]:
     faults = sorted(PROTOCOLS[config.protocol].faults)
     if faults:
         yield f"Its protocol keeps faults of the paper's code on purpose: {', '.join(faults)}."
+
+
+def _over_seeds(result: Mapping[str, Any]) -> str:
+    """What other seeds gave, where several were trained: the metrics' error bar."""
+    mean, error = result.get("seeds_mean"), result.get("seeds_error")
+    if not isinstance(mean, float) or not isinstance(error, float):
+        return " and carry no error bar"
+    seeds = _line(result.get("seeds"))
+    return f", the best by validation; the mean over seeds {seeds} is {mean:.4f} ± {error:.4f} (standard error)"
 
 
 def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """Fit and predict: a program without tuning, controls on equal terms, honest sentences, new rows."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,9 @@ import pytest
 import torch
 
 from commandline import Run
-from icecore import baseline, fit, own, predict
+from icecore import baseline, card, fit, own, predict
 from icecore.errors import ConfigError, DataError, UserError
-from icecore.fit import FitSettings, Result, difference, verdict
+from icecore.fit import FitSettings
 from icecore.own.records import OwnSettings
 from icecore.program import Program
 
@@ -72,6 +74,48 @@ def test_controls_get_the_same_budget(tmp_path: Path, settings: FitSettings) -> 
     assert {len(r.scores) for r in (found.result, *found.controls)} == {len(plan.splits["test"])}
     assert set(Program.load(out).extra["controls"]) == set(names)
     assert found.verdict
+
+
+def test_several_seeds_are_meaned_at_one_rate_and_the_best_is_written(tmp_path: Path, settings: FitSettings) -> None:
+    settings = replace(settings, controls=True, seeds=(0, 1, 2), steps=20)
+    plan, found, out = fitted(tmp_path, settings)
+    trained = (found.result, *found.controls[:2])
+    for each in trained:
+        assert each.seeds == (0, 1, 2)
+        assert each.each.shape == (3, len(plan.splits["test"]))
+        assert each.rate in settings.lrs
+        assert each.mean == pytest.approx(each.each.mean(1).mean())
+    assert found.controls[2].variance == 0
+    program, result = Program.load(out), found.result
+    assert (program.config.seed, program.config.lr) == (result.seed, result.lr)
+    assert program.metrics["test"] == program.extra["result"]["metric"] == result.metric
+    assert result.variance is not None
+    kept = {"seeds": [0, 1, 2], "seeds_lr": result.rate, "seeds_mean": result.mean}
+    assert kept.items() <= program.extra["result"].items()
+    assert program.extra["result"]["seeds_error"] == pytest.approx(result.variance**0.5)
+    assert program.extra["verdict"] == found.verdict
+    assert "Means over 3 seeds" in found.verdict
+    assert "Means over 3 seeds" in card.page(program, "mine")
+
+
+def test_each_seeds_scores_are_those_of_its_own_run(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit.shutil, "rmtree", lambda *_, **__: None)
+    _, found, _ = fitted(tmp_path, replace(settings, seeds=(0, 1), steps=20))
+    summaries = [json.loads(path.read_text()) for path in tmp_path.glob(".mine.fit/*/summary.json")]
+    assert len(summaries) == 4
+    means = {lr: np.mean([s["val_metric"] for s in summaries if s["lr"] == lr]) for lr in settings.lrs}
+    assert found.result.rate is not None
+    assert means[found.result.rate] == max(means.values())
+    for seed, scores in zip(found.result.seeds, found.result.each, strict=True):
+        (run,) = [s for s in summaries if (s["lr"], s["seed"]) == (found.result.rate, seed)]
+        assert float(scores.mean()) == pytest.approx(run["test_metric"])
+    assert found.result.validation == max(s["val_metric"] for s in summaries)
+    # without controls too, the card says what other seeds gave
+    result = found.program.extra["result"]
+    over = f"the mean over seeds 0, 1 is {result['seeds_mean']:.4f} ± {result['seeds_error']:.4f} (standard error)"
+    assert over in card.page(found.program, "mine")
 
 
 def test_a_random_body_is_not_its_own_control(tmp_path: Path, settings: FitSettings) -> None:
@@ -143,41 +187,6 @@ def test_starting_from_a_program(tmp_path: Path, settings: FitSettings) -> None:
     torch.testing.assert_close(after["input.layers.0.weight"], before["input.layers.0.weight"])
 
 
-# --- sentences ---------------------------------------------------------------------------------------
-
-
-def result(name: str, right: int, of: int = 100) -> Result:
-    return Result(name, torch.arange(of).lt(right).float(), 0.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("ours", "random", "plain", "words"),
-    [
-        (90, 60, 50, ["The pretrained body helped: +30.0", "It beats no body, the best of the plain ones"]),
-        (60, 90, 50, ["The pretrained body hurt: +30.0 ± 4.6 points below", "It beats no body"]),
-        (60, 60, 61, ["made no difference that 100 examples could show", "No body does as well"]),
-        (60, 50, 95, ["helped", "No body is better than any of it, by +35.0", "use that"]),
-    ],
-)
-def test_verdicts(ours: int, random: int, plain: int, words: list[str]) -> None:
-    said = verdict(result("minilm", ours), [result("the same body, random", random), result("no body", plain)])
-    for part in words:
-        assert part in said
-
-
-def test_a_verdict_on_numbers_is_in_the_metric_of_numbers() -> None:
-    said = verdict(result("minilm", 60), [result("no body", 50)], "r2")
-    assert said == "It beats no body, the best of the plain ones, by +0.100 ± 0.030 of R²."
-
-
-def test_differences_are_paired() -> None:
-    one, other = result("a", 90), result("b", 80)
-    gap, error = difference(one, other)
-    assert gap == pytest.approx(0.1)
-    assert error == pytest.approx(np.std([1] * 10 + [0] * 90, ddof=1) / 10)
-    assert difference(one, one) == (0.0, 0.0)
-
-
 # --- the baseline ------------------------------------------------------------------------------------
 
 
@@ -222,8 +231,9 @@ def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodie
     assert "classes of kind" in planned.out
     made = run("fit", table, "--out", out, "--controls", "--quiet", *few)
     assert made.code == 0
-    for word in ("accuracy on", "no body", "the same body, random", "The pretrained body", "icecore predict"):
+    for word in ("accuracy on", "no body", "the same body, random", "training of each, the pretrained body", "predict"):
         assert word in made.out
+    assert "over seeds" not in made.out
     said = run("predict", out, table, "--device", "cpu")
     lines = said.out.splitlines()
     assert lines[0] == "row,kind,kind probability"
@@ -241,6 +251,17 @@ def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodie
     assert run("push", out, tmp_path / "shared").code == 0
     assert run("pull", tmp_path / "shared", "--out", tmp_path / "back.safetensors").code == 0
     assert (tmp_path / "back.safetensors").read_bytes() == out.read_bytes()
+
+
+def test_the_table_says_which_score_is_which(run: Run, table: Path, tmp_path: Path, bodies: Mapping[str, str]) -> None:
+    words = ("--backbone", bodies["bert"], "--steps", 5, "--lr", "1e-2,3e-2", "--seeds", "0,1", "--device", "cpu")
+    made = run("fit", table, "--out", tmp_path / "m.safetensors", "--controls", "--quiet", *words)
+    assert made.code == 0
+    assert "mean over seeds" in made.out
+    assert "of the best by validation" in made.out
+    trained = r"[\d.]+ ± [\d.]+%\s+[\d.]+% \(seed [01](, learning rate [\d.]+)?\)\s+0.0[13]\s+\d+"
+    assert len(re.findall(trained, made.out)) == 3
+    assert "Means over 2 seeds" in run("info", tmp_path / "m.safetensors").out
 
 
 def test_columns_missing_at_prediction_are_named(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:

@@ -1,7 +1,8 @@
 """Commands for one's own data: fit, predict, push, pull."""
 
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +10,9 @@ from icecore.commands.console import new_table, numbers, output, plain, split, w
 from icecore.commands.options import Body, Device, Layers, Quiet, StartFrom, Weights
 from icecore.errors import ConfigError
 from icecore.words import counted
+
+if TYPE_CHECKING:
+    from icecore.fit import Fitted, Result
 
 Data = Annotated[Path, typer.Argument(help="Images (folder, archive, table), CSV, Parquet, .npy/.npz, FASTA or text.")]
 
@@ -23,7 +27,7 @@ def fit(
     weights: Weights = "pretrained",
     layers: Layers = None,
     lr: Annotated[str | None, typer.Option(help="Learning rates to sweep.")] = None,
-    seeds: Annotated[str, typer.Option(help="Seed, or several.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seed, or several: then --controls compares means over them.")] = "0",
     steps: Annotated[int | None, typer.Option(help="Steps of each run, in place of --minutes.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples a step of each run.")] = 16,
     start_from: StartFrom = None,
@@ -91,7 +95,7 @@ def fit(
         return
     with watchers(out.parent, quiet, False) as shown:
         fitted = fitting.fit(plan.task(), how, out, {"encoder": plan.encoder.to_json()}, device, shown)
-    _print_fitted(fitted, "test" if len(plan.splits["test"]) else "validation", out)
+    _print_fitted(fitted, out)
 
 
 def _apart(out: Path, *read: Path) -> None:
@@ -100,19 +104,38 @@ def _apart(out: Path, *read: Path) -> None:
         raise ConfigError(f"--out {out}: is what is read, and would be lost; name another")
 
 
-def _print_fitted(fitted: Any, rows: str, out: Path) -> None:
-    metric = fitted.metric_name
-    table = new_table(
-        "", f"{metric} on {counted(len(fitted.result.scores), f'{rows} row')}", "learning rate", "seconds"
-    )
-    for result in (fitted.result, *fitted.controls):
-        lr = "" if result.lr is None else f"{result.lr:g}"
-        value = f"{result.metric:.3f}" if metric == "r2" else f"{result.metric:.1%}"
-        table.add_row(plain(result.name), value, lr, f"{result.seconds:.0f}")
+def _print_fitted(fitted: "Fitted", out: Path) -> None:
+    results = (fitted.result, *fitted.controls)
+    several = any(len(result.seeds) > 1 for result in results)
+    where = f"{fitted.metric_name} on {counted(len(fitted.result.scores), f'{fitted.rows} row')}"
+    columns = (f"{where}, mean over seeds", "of the best by validation") if several else (where,)
+    table = new_table("", *columns, "learning rate", "seconds")
+    for result in results:
+        values = (_mean(result, fitted.metric_name), _best(result, fitted.metric_name))
+        lr = "" if result.rate is None else f"{result.rate:g}"
+        table.add_row(plain(result.name), *values[: len(columns)], lr, f"{result.seconds:.0f}")
     output().print(table)
+    if several:
+        best = "the program written is the best by validation of the first row"
+        output().print(f"mean ± standard error over seeds, at the learning rate shown; {best}", highlight=False)
     if fitted.verdict:
         output().print(fitted.verdict, highlight=False)
     typer.echo(f"wrote {out}; `icecore predict {out} DATA` uses it, `icecore info {out}` says what it is")
+
+
+def _mean(result: "Result", metric: str) -> str:
+    """Over seeds; the error where there are several."""
+    unit, scale, digits = ("", 1, 3) if metric == "r2" else ("%", 100, 1)
+    error = math.sqrt(result.variance or 0.0) if len(result.seeds) > 1 else None
+    return f"{scale * result.mean:.{digits}f}" + ("" if error is None else f" ± {scale * error:.{digits}f}") + unit
+
+
+def _best(result: "Result", metric: str) -> str:
+    """Of the one training that validation finds best; which one it is."""
+    if result.seed is None:
+        return ""
+    value = f"{result.metric:.3f}" if metric == "r2" else f"{result.metric:.1%}"
+    return f"{value} (seed {result.seed}{'' if result.lr == result.rate else f', learning rate {result.lr:g}'})"
 
 
 def predict(
