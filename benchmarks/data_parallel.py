@@ -20,10 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from icecore import runtime as runtimes
-from icecore.distributed import World, joined
+from icecore.core import device as runtimes
 from icecore.tasks.bits import BitXor
-from icecore.train import Pack
+from icecore.training.distributed import World, joined
+from icecore.training.loop import Pack
 from measure import Bench, Result, agree, clock, options
 from sides import GPT2_SMALL, TINY, build_pack, save_gpt2
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from icecore.evaluation import evaluate, examples_per_pass
 from icecore.tasks.task import Task
+from icecore.training.evaluation import evaluate, examples_per_pass
 from measure import Bench, agree, in_turn, options
 from plain import PlainFPT
 from sides import GPT2_SMALL, TINY, Patches, build_pack, plain_models, save_gpt2

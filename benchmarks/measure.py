@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icecore import runtime as runtimes
-from icecore.runtime import Runtime
+from icecore.core import device as runtimes
+from icecore.core.device import Runtime
 
 Result = TypeVar("Result")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icecore import grid
+from icecore.experiments import sweep as grid
 from measure import Bench, options
 
 PRECISIONS = ("fp32", "bf16", "int8")

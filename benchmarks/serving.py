@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from icecore.backbones import Backbone, BodyRequest, build_backbone
-from icecore.config import RunConfig
-from icecore.engine import Engine
-from icecore.evaluation import examples_per_pass
-from icecore.model import FPT
-from icecore.passes import cut
-from icecore.program import Program, assemble
+from icecore.core.config import RunConfig
+from icecore.inference.engine import Engine
+from icecore.model.fpt import FPT
+from icecore.model.program import Program, assemble
 from icecore.tasks.task import Batch, stream
+from icecore.training.evaluation import examples_per_pass
+from icecore.training.micro_batches import cut
 from measure import Bench, agree, in_turn, options
 from sides import Patches
 

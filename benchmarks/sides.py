@@ -1,6 +1,6 @@
 """The two sides of a comparison from one start: the same body, input and output layers, data and learning rate.
 
-icecore's side is `icecore.train.Pack` as training uses it; the other is the plain loop.
+icecore's side is `icecore.training.loop.Pack` as training uses it; the other is the plain loop.
 """
 
 import itertools
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from icecore.backbones import BodyRequest, build_backbone
-from icecore.config import RunConfig
-from icecore.execution import Execution
-from icecore.runtime import Runtime
+from icecore.core.config import RunConfig
+from icecore.core.device import Runtime
 from icecore.tasks.task import Examples, StoredTask, Task, TaskSpec
-from icecore.train import Pack
+from icecore.training.execution import Execution
+from icecore.training.loop import Pack
 from plain import PlainFPT, PlainLoop
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from icecore import grid
 from icecore.backbones.huggingface import HuggingFaceBackbone
-from icecore.config import RunConfig
-from icecore.model import FPT
+from icecore.core.config import RunConfig
+from icecore.experiments import sweep as grid
+from icecore.model.fpt import FPT
 from icecore.tasks import build_task
 from icecore.tasks.task import TaskRequest
 from measure import Bench, agree, options

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from commandline import Ended, Run
-from icecore import cli
 from icecore.backbones import Backbone, BodyRequest, build_backbone
-from icecore.config import RunConfig
+from icecore.cli import main as cli
+from icecore.core.config import RunConfig
 from icecore.tasks.task import Examples, StoredTask, TaskSpec
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
-from icecore import grid
-from icecore.config import RunConfig
-from icecore.distributed import joined
-from icecore.execution import Execution
-from icecore.model import FPT
-from icecore.runtime import Runtime
+from icecore.core.config import RunConfig
+from icecore.core.device import Runtime
+from icecore.experiments import sweep as grid
+from icecore.model.fpt import FPT
+from icecore.training.distributed import joined
+from icecore.training.execution import Execution
 
 
 def main(jobs: Path) -> None:

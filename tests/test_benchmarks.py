@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from icecore import runtime
+from icecore.core import device as runtime
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 #: keys of each script's line besides `benchmark`, `precision`, `hardware`, `versions` and `date`

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from icecore import cli
+from icecore.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

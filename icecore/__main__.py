@@ -1,5 +1,0 @@
-"""`python -m icecore`."""
-
-from icecore.cli import main
-
-main()

@@ -1,0 +1,5 @@
+"""`python -m icecore`."""
+
+from icecore.cli.main import main
+
+main()

@@ -1,0 +1,74 @@
+"""Backbones by name. Importing this loads neither weights nor transformers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from icecore.backbones import lstm, weights
+from icecore.backbones.backbone import Backbone, BodyRequest, Role
+from icecore.core.errors import ConfigError, WeightsError, unknown
+
+__all__ = ["BACKBONES", "Backbone", "BodyRequest", "Role", "build_backbone"]
+
+Builder = Callable[[BodyRequest], Backbone]
+
+
+def _matched(request: BodyRequest) -> Backbone:
+    """`lstm-matched:NAME`: an LSTM with the frozen and trainable counts of the transformer NAME."""
+    lstm.require_random(request)
+    name = request.options.get("like", "minilm")
+    like = build_backbone(BodyRequest(name, "random", request.layers, request.seed))
+    if like.info.heads is None:
+        raise ConfigError(f"lstm-matched:{name}: {name} is not a transformer; name one, say lstm-matched:minilm")
+    norms = list(like.norms().values())
+    counts = like.counts()
+    return lstm.build_matched(
+        width=like.info.width,
+        layers=like.info.layers,
+        frozen=counts[Role.ATTENTION] + counts[Role.FEEDFORWARD] + counts[Role.EMBEDDING],
+        norms=len(norms),
+        norm_kind=norms[0].kind,
+        norm_bias=norms[0].bias is not None,
+        positions=0 if like.position_table is None else len(like.position_table),
+        seed=request.seed,
+    )
+
+
+BACKBONES: Mapping[str, Builder] = {
+    **dict.fromkeys(weights.NAMED, weights.build_transformer),
+    "lstm": lstm.build_lstm,
+    "lstm-star": lstm.build_lstm_star,
+    "lstm-matched": _matched,
+    "none": lstm.build_none,
+}
+
+
+def build_backbone(request: BodyRequest) -> Backbone:
+    """The body that `request` describes, frozen, in fp32 on the CPU.
+
+    `request.name` is a name of BACKBONES, `lstm-matched:NAME`, a folder, a GGUF file or a hub name `org/model`.
+    `request.weights` is "pretrained", "random", "statistics" or the path of a weights file.
+    Raises ConfigError for unknown names, WeightsError where weights are missing or do not fit.
+    """
+    name, _, like = request.name.partition(":")
+    builder = BACKBONES.get(name)
+    if like and name == "lstm-matched":
+        request = replace(request, name=name, options={**request.options, "like": like})
+    elif builder is None or like:
+        is_place = Path(request.name).expanduser().exists() or request.name.count("/") == 1
+        if not is_place:
+            raise unknown("backbone", request.name, [*BACKBONES, "a folder", "org/model"])
+        builder = weights.build_transformer
+    assert builder is not None
+    if request.weights in weights.WEIGHTS:
+        return builder(request)
+    path = Path(request.weights).expanduser()
+    if not path.is_file():
+        known = ", ".join(weights.WEIGHTS)
+        raise ConfigError(f"--weights {request.weights}: neither one of {known} nor an existing weights file")
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: a weights file is a .safetensors file written by icecore")
+    body = builder(replace(request, weights="random"))
+    weights.load(body, path)
+    body.info = replace(body.info, weights="file", source=str(path))
+    return body

@@ -1,0 +1,347 @@
+"""Hugging Face transformers as bodies: one row of the table FAMILIES for each architecture.
+
+The library's own blocks run unchanged but for a few replaced pieces: norms (run axis), dropout (pure
+function), activations and, where the family has the attention interface, attention. Token embeddings are
+dropped, and the last block works on the read-out positions only.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from icecore.backbones.backbone import Backbone, BackboneInfo, Role, gather
+from icecore.backbones.modules import attention
+from icecore.backbones.modules.patching import NoTable, parent_of, replace_activations, replace_dropouts, replace_norms
+from icecore.core.errors import WeightsError, unknown
+
+Call = Callable[["HuggingFaceBackbone", Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one architecture is taken apart and called.
+
+    model      class name in transformers
+    layers     name of the configuration field that holds the depth
+    roles      class name of a module -> role of the parameters inside it; the nearest ancestor decides
+    call       runs the body on (N, T, D) and a bool mask (N, T) or None
+    remove     modules that read tokens or pixels and are dropped
+    positions  name of the absolute position table and its first usable row
+    last_step  submodule of a block that takes (attention's output, residual) and after which positions do not
+               meet again: in the last block it needs the read-out positions only
+    pre_norm   the same for blocks that add the residual themselves: names of their first norm and of the
+               attention module
+    """
+
+    model: str
+    layers: str
+    roles: Mapping[str, Role]
+    call: Call
+    remove: tuple[str, ...]
+    positions: str | None = None
+    first_position: Callable[[Any], int] = lambda config: 0
+    causal: bool = False
+    own_attention: bool = False
+    last_step: str | None = None
+    pre_norm: tuple[str, str] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    max_length: Callable[[Any], int | None] = lambda config: config.max_position_embeddings
+
+    @property
+    def attention(self) -> str:
+        """Name of the attention implementation, as transformers takes it."""
+        return "eager" if self.own_attention else attention.NAME
+
+
+class HuggingFaceBackbone(Backbone):
+    """A transformers model of a supported family as a frozen body."""
+
+    def __init__(self, info: BackboneInfo, model: nn.Module, family: Family) -> None:
+        super().__init__(info)
+        self.family = family
+        self.config: Any = model.config
+        if family.positions is not None:
+            self.position_table = _take_positions(model, family)
+        for name in family.remove:
+            parent, child = parent_of(model, name)
+            setattr(parent, child, None)
+        replace_norms(model, self.axis)
+        replace_activations(model, self.axis)
+        salt = replace_dropouts(model, self.axis)
+        if not family.own_attention and attention.attach(model, self.axis, salt) < info.layers:
+            raise TypeError(f"{info.name}: fewer attention modules than its {info.layers} layers")
+        self.model = model.eval().requires_grad_(False)
+        self._positions: Tensor | None = None
+        self._all: Tensor | None = None
+        self._hook_last_block(_blocks(model, info.layers)[-1])
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.family.call(self, x, mask)
+
+    def read(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        if self.family.last_step is None and self.family.pre_norm is None:
+            return super().read(x, mask, positions)
+        self._positions = positions
+        try:
+            return self(x, mask)
+        finally:
+            self._positions = self._all = None
+
+    def transformer_blocks(self) -> Sequence[nn.Module]:
+        return list(_blocks(self.model, self.info.layers))
+
+    def _hook_last_block(self, block: nn.Module) -> None:
+        """In the last block, go on with the read-out positions only as soon as attention has seen all."""
+        if self.family.last_step is not None:
+            block.get_submodule(self.family.last_step).register_forward_pre_hook(self._keep_read)
+        if self.family.pre_norm is not None:
+            norm, attention = (block.get_submodule(name) for name in self.family.pre_norm)
+            # the residual is the block's input: gathered there, and whole again for norm and attention
+            block.register_forward_pre_hook(self._keep_residual)
+            norm.register_forward_pre_hook(lambda module, inputs: None if self._all is None else (self._all,))
+            attention.register_forward_hook(self._keep_output)
+
+    def _keep_read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return None if self._positions is None else tuple(gather(x, self._positions) for x in inputs)
+
+    def _keep_residual(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._positions is None:
+            return None
+        self._all, *rest = inputs
+        return (gather(inputs[0], self._positions), *rest)
+
+    def _keep_output(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if self._positions is None:
+            return None
+        if isinstance(output, Tensor):
+            return gather(output, self._positions)
+        return (gather(output[0], self._positions), *output[1:])
+
+    def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
+        for ancestor in (module, *reversed(list(path))):
+            role = self.family.roles.get(type(ancestor).__name__)
+            if role is not None:
+                return role
+        return None
+
+
+def _standard_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    attention_mask = None if mask is None else mask.long()
+    return body.model(inputs_embeds=x, attention_mask=attention_mask, **body.family.arguments)[0]
+
+
+def _bert_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    # explicit ids: the model's own buffers end at its table's length, which icecore may exceed
+    ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
+    attention_mask = None if mask is None else mask.long()
+    return body.model(inputs_embeds=x, attention_mask=attention_mask, position_ids=ids[:1], token_type_ids=ids)[0]
+
+
+def _longformer_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    # padded here: the model would pad with the embedding of its padding token, which is gone
+    N, T, _ = x.shape
+    window = max(body.config.attention_window)
+    pad = -T % window
+    mask = torch.ones(N, T, dtype=torch.bool, device=x.device) if mask is None else mask
+    x = nn.functional.pad(x, (0, 0, 0, pad))
+    ids = torch.zeros(N, T + pad, dtype=torch.long, device=x.device)
+    attention_mask = nn.functional.pad(mask.long(), (0, pad))
+    out = body.model(inputs_embeds=x, attention_mask=attention_mask, position_ids=ids, token_type_ids=ids)[0]
+    return out[:, :T]
+
+
+def _vit_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    # the encoder's blocks and final norm; patches, class token and pooler are not part of the body
+    wide = None if mask is None else mask[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+    return body.model.get_submodule("layernorm")(_run_blocks(body, x, wide))
+
+
+def _gpt2_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    # without the model's own forward, which insists on as many positions out as in
+    T = x.shape[1]
+    wide = None
+    if mask is not None:
+        wide = mask[:, None, None, :] & torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
+    x = body.model.get_submodule("drop")(x)
+    return body.model.get_submodule("ln_f")(_run_blocks(body, x, wide))
+
+
+def _run_blocks(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    """x (N, T, D) through the blocks in turn; mask (N, 1, T, T) bool, True attends."""
+    for block in _blocks(body.model, body.info.layers):
+        out = block(x, attention_mask=mask)
+        x = out[0] if isinstance(out, tuple) else out
+    return x
+
+
+def _blocks(model: nn.Module, layers: int) -> nn.ModuleList:
+    """The outermost list of `layers` modules."""
+    return next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers)
+
+
+_BERT_ROLES = {
+    "Attention": Role.ATTENTION,
+    "Intermediate": Role.FEEDFORWARD,
+    "Output": Role.FEEDFORWARD,
+    "Embeddings": Role.EMBEDDING,
+}
+
+
+def _bert_like(prefix: str, **changes: Any) -> Family:
+    settings: dict[str, Any] = {
+        "model": f"{prefix}Model",
+        "layers": "num_hidden_layers",
+        "roles": {prefix + part: role for part, role in _BERT_ROLES.items()},
+        "call": _bert_call,
+        "remove": ("embeddings.word_embeddings", "pooler"),
+        "positions": "embeddings.position_embeddings",
+    }
+    return Family(**settings | changes)
+
+
+def _llama_like(prefix: str) -> Family:
+    return Family(
+        model=f"{prefix}Model",
+        layers="num_hidden_layers",
+        roles={f"{prefix}Attention": Role.ATTENTION, f"{prefix}MLP": Role.FEEDFORWARD},
+        call=_standard_call,
+        remove=("embed_tokens",),
+        causal=True,
+        pre_norm=("input_layernorm", "self_attn"),
+        arguments={"use_cache": False},
+    )
+
+
+def _after_padding(config: Any) -> int:
+    return config.pad_token_id + 1
+
+
+FAMILIES: Mapping[str, Family] = {
+    "gpt2": Family(
+        model="GPT2Model",
+        layers="n_layer",
+        roles={"GPT2Attention": Role.ATTENTION, "GPT2MLP": Role.FEEDFORWARD},
+        call=_gpt2_call,
+        remove=("wte",),
+        positions="wpe",
+        causal=True,
+        pre_norm=("ln_1", "attn"),
+    ),
+    "bert": _bert_like("Bert", last_step="attention.output"),
+    # rows up to the padding index belong to padding and are never used for tokens
+    "roberta": _bert_like(
+        "Roberta",
+        last_step="attention.output",
+        first_position=_after_padding,
+        max_length=lambda c: c.max_position_embeddings - _after_padding(c),
+    ),
+    "longformer": _bert_like(
+        "Longformer",
+        call=_longformer_call,
+        own_attention=True,
+        first_position=_after_padding,
+        max_length=lambda c: c.max_position_embeddings - _after_padding(c),
+    ),
+    "vit": Family(
+        model="ViTModel",
+        layers="num_hidden_layers",
+        roles={"ViTAttention": Role.ATTENTION, "ViTMLP": Role.FEEDFORWARD}
+        | {"ViTIntermediate": Role.FEEDFORWARD, "ViTOutput": Role.FEEDFORWARD},
+        call=_vit_call,
+        remove=("embeddings", "pooler"),
+        positions="embeddings.position_embeddings",
+        first_position=lambda config: 1,
+        max_length=lambda c: (c.image_size // c.patch_size) ** 2,
+        pre_norm=("layernorm_before", "attention"),
+    ),
+    # relative positions enter T5's attention scores: they are part of its attention
+    "t5": Family(
+        model="T5EncoderModel",
+        layers="num_layers",
+        roles={"T5Attention": Role.ATTENTION, "T5DenseActDense": Role.FEEDFORWARD}
+        | {"T5DenseGatedActDense": Role.FEEDFORWARD},
+        call=_standard_call,
+        remove=("shared", "encoder.embed_tokens"),
+        max_length=lambda config: None,
+        pre_norm=("layer.0.layer_norm", "layer.0.SelfAttention"),
+    ),
+    "llama": _llama_like("Llama"),
+    "mistral": _llama_like("Mistral"),
+    "qwen2": _llama_like("Qwen2"),
+    "qwen3": _llama_like("Qwen3"),
+}
+
+
+def family_of(config: Any) -> Family:
+    """The family of a transformers configuration. Raises ConfigError naming the supported ones."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise unknown("model type", config.model_type, FAMILIES)
+    return family
+
+
+def model_class(family: Family) -> Any:
+    """The transformers class of `family`."""
+    import transformers
+
+    return getattr(transformers, family.model)
+
+
+def check_complete(report: Mapping[str, Any], place: str, kind: str) -> None:
+    """Raise WeightsError where the `report` of `from_pretrained` tells of tensors that a body of `kind` lacks."""
+    # poolers are not part of a body, and some checkpoints lack them
+    lost = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if lost:
+        raise WeightsError(
+            f"{place}: no weights for {lost[0]} and {len(lost) - 1} more tensors; the file is not a {kind}"
+        )
+
+
+def describe(config: Any, name: str, weights: str, source: str) -> BackboneInfo:
+    """Sizes of the body that `config` describes."""
+    family = family_of(config)
+    return BackboneInfo(
+        name=name,
+        family=config.model_type,
+        width=config.hidden_size,
+        layers=getattr(config, family.layers),
+        heads=config.num_attention_heads,
+        max_length=family.max_length(config),
+        causal=family.causal,
+        weights=weights,
+        source=source,
+    )
+
+
+def prepare_config(config: Any, layers: int | None) -> Any:
+    """`config` cut to the first `layers` layers (None: all). Raises WeightsError where there are fewer."""
+    family = family_of(config)
+    depth = getattr(config, family.layers)
+    if layers is not None:
+        if not 1 <= layers <= depth:
+            raise WeightsError(f"--layers {layers}: this body has {depth} layers; ask for 1 to {depth}")
+        setattr(config, family.layers, layers)
+        if isinstance(windows := getattr(config, "attention_window", None), list):
+            config.attention_window = windows[:layers]
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:layers]
+    return config
+
+
+def build(config: Any, name: str, weights: str, source: str, model: nn.Module) -> HuggingFaceBackbone:
+    """The body around a loaded or freshly made transformers `model`."""
+    return HuggingFaceBackbone(describe(config, name, weights, source), model, family_of(config))
+
+
+def _take_positions(model: nn.Module, family: Family) -> Tensor:
+    """Remove the absolute position table from `model` and return its usable rows (P, D) in fp32."""
+    assert family.positions is not None
+    parent, child = parent_of(model, family.positions)
+    held = getattr(parent, child)
+    table = held.weight if isinstance(held, nn.Embedding) else held[0]
+    delattr(parent, child)
+    setattr(parent, child, NoTable())
+    return table.detach()[family.first_position(model.config) :].float().clone()

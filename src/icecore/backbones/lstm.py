@@ -1,0 +1,309 @@
+"""Recurrent bodies and the empty body: the controls beside a frozen transformer.
+
+`lstm` and `lstm-star` are the paper's LSTM and LSTM* with the faults of its cell mended,
+`lstm-matched` has a given transformer's frozen and trainable counts, `none` is a linear probe.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from icecore.backbones.backbone import Backbone, BackboneInfo, BodyRequest, Role
+from icecore.backbones.modules.run_axis import NormKind, RunAxis, RunNorm
+from icecore.backbones.recurrence import EPS, Recurrence
+from icecore.core.errors import ConfigError, WeightsError, unknown
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def _drawn(module: Module, bound: float, generator: torch.Generator) -> Module:
+    """`module`, made on the meta device so that it draws nothing itself, with parameters from U(-bound, bound)."""
+    module.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)
+    return module
+
+
+def _norm(kind: NormKind, width: int, bias: bool, axis: RunAxis) -> RunNorm:
+    return RunNorm(kind, torch.ones(width), torch.zeros(width) if bias else None, EPS, axis)
+
+
+class StepWeights(nn.Linear):
+    """A linear layer whose weight the recurrence reads step by step, and which therefore stays as wide as it is."""
+
+
+class LayerNormLSTM(nn.Module):
+    """One layer of the paper's LSTM: norms on both halves of the preactivation and on the cell.
+
+    Differs from the published code where that is at fault (docs/method.md): gains start at 1 and
+    biases at 0, and the initial states are zeros instead of fresh draws.
+    """
+
+    def __init__(self, width: int, axis: RunAxis, generator: torch.Generator) -> None:
+        super().__init__()
+        self.axis = axis
+        bound = 1 / math.sqrt(width)
+        self.input = _drawn(nn.Linear(width, 4 * width, device="meta"), bound, generator)
+        self.recurrent = _drawn(StepWeights(width, 4 * width, device="meta"), bound, generator)
+        self.input_norm = _norm("layer", 4 * width, True, axis)
+        self.recurrent_norm = _norm("layer", 4 * width, True, axis)
+        self.cell_norm = _norm("layer", width, True, axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, T, D) -> hidden states (N, T, D) in x's dtype."""
+        recurrent, cell = self.recurrent_norm, self.cell_norm
+        assert recurrent.bias is not None
+        assert cell.bias is not None
+        drive = self.input_norm(self.input(x))
+        # the recurrent norm's bias meets every position alike: adding it here keeps it out of the loop
+        drive = drive + self.axis.spread(recurrent.bias, drive)
+        rows = x[:, 0]
+        per_row = (self.axis.spread(values, rows) for values in (recurrent.weight, cell.weight, cell.bias))
+        return Recurrence.apply(drive, self.recurrent.weight, self.recurrent.bias, *per_row)
+
+
+class _RecurrentBody(Backbone):
+    """What recurrent bodies share: a position table of `positions` rows, or none for 0, and the roles.
+
+    The mask is not needed: padding lies at the end and the recurrence is causal, so that no real
+    position, and hence no read-out, depends on it.
+    """
+
+    def __init__(self, info: BackboneInfo, positions: int, generator: torch.Generator) -> None:
+        super().__init__(info)
+        if positions:
+            # GPT-2's init
+            self.position_table = torch.randn(positions, info.width, generator=generator) * 0.02
+
+    def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
+        """`other` for the weights and biases of linear maps and LSTMs; norms are told apart by `roles`."""
+        return Role.OTHER if isinstance(module, nn.Linear | nn.LSTM) else None
+
+
+class LSTMBody(_RecurrentBody):
+    """The paper's LSTM, or with `residual` and `positions` its LSTM* (Table 3).
+
+    Parameters:
+        info: width D and number of layers
+        residual: add each layer's input to its output
+        positions: rows of the position table, 0 for a body without positions
+        seed: of weights and positions
+    """
+
+    def __init__(self, info: BackboneInfo, residual: bool, positions: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        super().__init__(info, positions, generator)
+        self.takes_positions = positions > 0
+        self.residual = residual
+        self.layers = nn.ModuleList(LayerNormLSTM(info.width, self.axis, generator) for _ in range(info.layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (N, T, D) -> (N, T, D); `mask` is not needed."""
+        for layer in self.layers:
+            x = x + layer(x) if self.residual else layer(x)
+        return x
+
+
+class MatchedBlock(nn.Module):
+    """x + norm(project(LSTM(norm(x)))): a recurrent block with a transformer block's two norms."""
+
+    def __init__(self, width: int, hidden: int, make_norm: Callable[[], RunNorm], generator: torch.Generator) -> None:
+        super().__init__()
+        self.norm_in, self.norm_out = make_norm(), make_norm()
+        bound = 1 / math.sqrt(hidden)
+        self.lstm = _drawn(nn.LSTM(width, hidden, batch_first=True, device="meta"), bound, generator)
+        self.project = _drawn(nn.Linear(hidden, width, device="meta"), bound, generator)
+
+    def train(self, mode: bool = True) -> "MatchedBlock":
+        """As usual, but the LSTM stays in training mode: cuDNN differentiates in no other, and it has no dropout."""
+        super().train(mode)
+        self.lstm.train()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, T, D) -> (N, T, D)."""
+        return x + self.norm_out(self.project(self.lstm(self.norm_in(x))[0]))
+
+
+def matched_hidden_sizes(width: int, layers: int, frozen: int) -> list[int]:
+    """Hidden size of each layer's LSTM so that all layers together have about `frozen` frozen parameters.
+
+    A block of hidden size H has 4H(D + H) + 8H in its LSTM and HD + D in its projection. Sizes
+    differ by at most 1, which spreads the rounding error: it is at most half of one unit's cost.
+
+    Raises:
+        ConfigError: if `frozen` is too small for one hidden unit a layer
+    """
+
+    def cost(hidden: int) -> int:
+        return 4 * hidden * hidden + (5 * width + 8) * hidden + width
+
+    budget = frozen / layers
+    linear = 5 * width + 8
+    low = int((math.sqrt(linear * linear + 16 * max(budget - width, 0)) - linear) / 8)
+    if low < 1:
+        raise ConfigError(
+            f"an LSTM of {layers} layers of width {width} cannot be matched to {frozen:,} frozen parameters: "
+            f"it has at least {layers * cost(1):,}; match a larger body"
+        )
+    larger = round((frozen - layers * cost(low)) / (cost(low + 1) - cost(low)))
+    return [low + 1] * larger + [low] * (layers - larger)
+
+
+class MatchedLSTM(_RecurrentBody):
+    """The LSTM of `build_matched`."""
+
+    def __init__(
+        self,
+        info: BackboneInfo,
+        frozen: int,
+        norms: int,
+        norm_kind: NormKind,
+        norm_bias: bool,
+        positions: int,
+        seed: int,
+    ) -> None:
+        D, L = info.width, info.layers
+        if norms - 2 * L not in (0, 1, 2):
+            raise ConfigError(f"{info.name} of {L} layers can have {2 * L} to {2 * L + 2} norms, asked for {norms}")
+
+        def norm() -> RunNorm:
+            return _norm(norm_kind, D, norm_bias, self.axis)
+
+        generator = torch.Generator().manual_seed(seed)
+        super().__init__(info, positions, generator)
+        self.first = norm() if norms == 2 * L + 2 else nn.Identity()
+        self.blocks = nn.ModuleList(
+            MatchedBlock(D, hidden, norm, generator) for hidden in matched_hidden_sizes(D, L, frozen)
+        )
+        self.last = norm() if norms > 2 * L else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (N, T, D) -> (N, T, D); `mask` is not needed."""
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+class NoBody(Backbone):
+    """The identity: what input and output layer do alone."""
+
+    takes_positions = False
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (N, T, D) as it is."""
+        return x
+
+    def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
+        """Never asked: there are no parameters."""
+        return None
+
+
+def _info(name: str, width: int, layers: int, source: str) -> BackboneInfo:
+    return BackboneInfo(name, "lstm", width, layers, None, None, causal=True, weights="random", source=source)
+
+
+def _width(request: BodyRequest, default: int) -> int:
+    """The option "width", the only one of these bodies. Raises ConfigError."""
+    for option in request.options:
+        if option != "width":
+            raise unknown(f"option of {request.name}", option, ["width"])
+    given = request.options.get("width", str(default))
+    try:
+        width = int(given)
+    except ValueError:
+        width = 0
+    if width < 1:
+        raise ConfigError(f"option width of {request.name}: expected a positive whole number, found {given!r}")
+    return width
+
+
+def require_random(request: BodyRequest) -> None:
+    """Raises WeightsError for weights "pretrained" and "statistics", which no LSTM has."""
+    if request.weights in ("pretrained", "statistics"):
+        raise WeightsError(
+            f"{request.name} has no {request.weights} weights: no pretrained LSTM was published; "
+            "say --weights random (in Python weights='random', or name a weights file)"
+        )
+
+
+def _random_lstm(request: BodyRequest, layers: int, residual: bool, positions: int) -> LSTMBody:
+    require_random(request)
+    layers = layers if request.layers is None else request.layers
+    if layers < 1:
+        raise ConfigError(f"{request.name} needs at least 1 layer, asked for {layers}")
+    info = _info(request.name, _width(request, 768), layers, f"random, seed {request.seed}")
+    return LSTMBody(info, residual, positions, request.seed)
+
+
+def build_lstm(request: BodyRequest) -> Backbone:
+    """The paper's frozen LSTM: 3 layers of width 768 unless asked otherwise, no positions (paper, Table 3).
+
+    Weights are U(-1/sqrt(D), 1/sqrt(D)), a pure function of the request's seed. A weights file is
+    loaded over them by the caller.
+
+    Raises:
+        ConfigError: for an unknown option, a width or a number of layers below 1
+        WeightsError: for weights "pretrained" or "statistics", which no LSTM has
+    """
+    return _random_lstm(request, layers=3, residual=False, positions=0)
+
+
+def build_lstm_star(request: BodyRequest) -> Backbone:
+    """The paper's LSTM*: 12 layers with residual connections and 1024 positions (paper, Table 3).
+
+    Otherwise as `build_lstm`. The recurrence itself has no longest input, so `max_length` is None.
+    """
+    return _random_lstm(request, layers=12, residual=True, positions=1024)
+
+
+def build_none(request: BodyRequest) -> Backbone:
+    """No body: a linear probe of width 64 unless asked otherwise.
+
+    It has no weights, so any kind of them will do and is not looked at.
+
+    Raises:
+        ConfigError: for an unknown option, a width below 1, or any layers
+    """
+    if request.layers:
+        raise ConfigError(f"{request.name} has no layers, asked for {request.layers}; leave the number out")
+    info = _info(request.name, _width(request, 64), 0, "no weights")
+    return NoBody(replace(info, family="none", identity=True))
+
+
+def build_matched(
+    width: int,
+    layers: int,
+    frozen: int,
+    norms: int,
+    norm_kind: NormKind = "layer",
+    norm_bias: bool = True,
+    positions: int = 1024,
+    seed: int = 0,
+) -> Backbone:
+    """An LSTM with the counts of a given transformer, frozen and trainable.
+
+    Answers the objection that the paper's LSTM had other counts than the transformer beside it
+    (docs/method.md): its norms and positions are the transformer's in number and width, and so are
+    its depth and the number of frozen parameters, up to half a hidden unit.
+
+    Parameters:
+        width: D of the transformer
+        layers: its number of blocks L
+        frozen: parameters of its attention and feed-forward blocks
+        norms: its number of norms of width D: 2L, one more at the end, one more at the start
+        norm_kind, norm_bias: what its norms are
+        positions: rows of its position table, 0 if it has none (the model then learns positions without a start)
+        seed: of weights and positions
+
+    Raises:
+        ConfigError: if `norms` is outside 2L to 2L + 2, or `frozen` too small for one hidden unit a layer
+    """
+    info = _info("lstm-matched", width, layers, f"random, seed {seed}, matched to {frozen:,} frozen parameters")
+    return MatchedLSTM(info, frozen, norms, norm_kind, norm_bias, positions, seed)

@@ -1,0 +1,106 @@
+"""Taking a library's model apart: which modules are norms, activations and dropouts, and ours in their place.
+
+Modules are recognised by structure and by trial on numbers, never by a list of names.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from icecore.backbones.modules.run_axis import ACTIVATIONS, Activation, NormKind, RunAxis, RunDropout, RunNorm
+
+
+class NoTable(nn.Module):
+    """Stands where a position table was: positions are added outside the body, so this adds zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """A zero that broadcasts to every shape and keeps every dtype."""
+        return self.zero  # type: ignore[return-value]
+
+
+def parent_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds the module or parameter called `name`, and what it is called there."""
+    path, _, child = name.rpartition(".")
+    return model.get_submodule(path), child
+
+
+def norm_kind(module: nn.Module) -> NormKind | None:
+    """What norm `module` is, found by structure (one vector of gains, perhaps one of biases) and by trial.
+
+    The trial compares it with the layer norm and RMS norm formulas on random numbers, so a norm of
+    another kind (say with gains of 1 + w) is not mistaken for one of these.
+    """
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    vector = shapes.get("weight")
+    if not shapes or list(module.children()) or vector is None or len(vector) != 1:
+        return None
+    if set(shapes) - {"weight", "bias"} or shapes.get("bias", vector) != vector:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, vector[0], generator=generator)
+    weight, bias = module.weight, getattr(module, "bias", None)
+    assert isinstance(weight, Tensor)
+    eps = norm_eps(module)
+    with torch.no_grad():
+        try:
+            found = module.float()(x)
+        except Exception:
+            return None
+        if torch.allclose(found, nn.functional.layer_norm(x, vector, weight, bias, eps), atol=1e-4):
+            return "layer"
+        if bias is None and torch.allclose(found, nn.functional.rms_norm(x, vector, weight, eps), atol=1e-4):
+            return "rms"
+    return None
+
+
+def norm_eps(module: nn.Module) -> float:
+    """The epsilon of a norm, under either of the names in use."""
+    return float(getattr(module, "eps", None) or getattr(module, "variance_epsilon", 1e-5))
+
+
+def replace_norms(model: nn.Module, axis: RunAxis) -> None:
+    """Put a `RunNorm` in the place of every norm."""
+    for name, module in list(model.named_modules()):
+        kind = norm_kind(module)
+        if kind is not None:
+            parent, child = parent_of(model, name)
+            bias = getattr(module, "bias", None)
+            setattr(parent, child, RunNorm(kind, module.weight, bias, norm_eps(module), axis))  # type: ignore[arg-type]
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """Which of ACTIVATIONS `module` is, found by trial on numbers; None for anything else."""
+    if list(module.children()) or any(True for _ in module.parameters()) or isinstance(module, (nn.Dropout, NoTable)):
+        return None
+    x = torch.linspace(-6.0, 6.0, 97)
+    try:
+        found = module(x)
+    except Exception:
+        return None
+    if not isinstance(found, Tensor) or found.shape != x.shape:
+        return None
+    # the two forms of GELU are up to 5e-4 apart
+    return next((name for name, a in ACTIVATIONS.items() if torch.allclose(found, a.plain(x), atol=1e-5)), None)
+
+
+def replace_activations(model: nn.Module, axis: RunAxis) -> None:
+    """Put an `Activation` in the place of every activation that is one of ACTIVATIONS."""
+    for name, module in list(model.named_modules()):
+        kind = activation_name(module)
+        if kind is not None:
+            parent, child = parent_of(model, name)
+            setattr(parent, child, Activation(ACTIVATIONS[kind], axis))
+
+
+def replace_dropouts(model: nn.Module, axis: RunAxis) -> int:
+    """Replace every dropout by a run-axis one. Returns how many there are."""
+    dropouts = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
+    for salt, name in enumerate(dropouts):
+        parent, child = parent_of(model, name)
+        setattr(parent, child, RunDropout(salt, axis))
+    return len(dropouts)

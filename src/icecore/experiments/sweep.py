@@ -1,0 +1,295 @@
+"""Many runs: expand lists into configurations, skip what is finished, pack what can be packed, sum up.
+
+A sweep over learning rates and seeds is one packed training; the summary of the group says which
+learning rate validation chose and the test metric there as mean and standard error over seeds.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from icecore.backbones import Backbone, BodyRequest, build_backbone
+from icecore.core import device as runtimes
+from icecore.core.config import PROTOCOLS, RunConfig, check_types
+from icecore.core.errors import BusyError, ConfigError, unknown
+from icecore.model.fpt import FPT
+from icecore.model.program import Program, assemble, model_settings
+from icecore.tasks import TASKS, build_task
+from icecore.tasks.task import Task, TaskRequest, read_options
+from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config, write_json
+from icecore.training.distributed import ALONE, World
+from icecore.training.execution import Execution, Watcher, pays_to_compile
+from icecore.training.loop import train_pack
+from icecore.training.micro_batches import most_runs
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a group of runs computes and keeps its files; none of it changes results.
+
+    wait   for runs that another process is training
+    world  processes that train together, this one among them
+    """
+
+    out: Path = Path("runs")
+    data_dir: str | None = None
+    device: str = "auto"
+    micro_batch: int | None = None
+    resume: bool = True
+    wait: bool = True
+    compile: bool | None = None
+    watchers: Sequence[Watcher] = ()
+    world: World = ALONE
+
+
+def configure(task: str, precision: str = "auto", device: str = "auto", **settings: Any) -> RunConfig:
+    """The configuration of one run: the protocol's and the task's defaults under the given `settings`.
+
+    Settings that are None count as not given. Raises ConfigError for unknown names and values.
+    """
+    entry = TASKS.get(task)
+    if entry is None:
+        raise unknown("task", task, TASKS)
+    given = {name: value for name, value in settings.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    for name in given:
+        if name not in known:
+            raise unknown("setting", name, known)
+    check_types(given)
+    # all options with their types: what is left to a default today must not change its meaning tomorrow
+    given["task_options"] = read_options(TaskRequest(given.get("task_options", {})), task, entry.options)
+    name = given.get("protocol", "fair")
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    protocol = PROTOCOLS[name]
+    defaults = entry.paper if name == "paper" else entry.defaults
+    base: dict[str, Any] = {
+        "steps": defaults.steps,
+        "batch_size": defaults.batch_size,
+        "lr": defaults.lr,
+        "eval_every": min(defaults.eval_every, given.get("steps", defaults.steps)),
+        "dropout": protocol.dropout,
+        "lr_factors": protocol.lr_factors,
+        "schedule": protocol.schedule,
+        "warmup": protocol.warmup,
+        "precision": runtimes.choose(device, precision).precision,
+    }
+    if name == "paper" and str(given.get("backbone", "")).startswith("lstm"):
+        base["lr"] = 3e-4  # the paper's learning rate for LSTMs
+    return RunConfig(task=task, **(base | given))
+
+
+def expand(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[int] = ()) -> list[RunConfig]:
+    """One configuration for each learning rate and seed, learning rates outermost."""
+    pairs = itertools.product(dict.fromkeys(lrs or [config.lr]), dict.fromkeys(seeds or [config.seed]))
+    return [replace(config, lr=lr, seed=seed) for lr, seed in pairs]
+
+
+def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
+    """Train what is not finished yet and write the group's summary. Returns the content of `out/summary.json`."""
+    group = summarize(train(configs, place))
+    if place.world.first:
+        write_json(place.out / "summary.json", group)
+    return group
+
+
+def train(configs: Sequence[RunConfig], place: Place, task: Task | None = None) -> list[dict[str, Any]]:
+    """Train what is not finished yet, packed where runs share a body. Returns the runs' summaries, in order.
+
+    task  that of all of the configurations, on the device, where it has been read already
+
+    Where another process trains one of them, waits for it, or raises BusyError where `place.wait` is false.
+    """
+    for config in configs:
+        place.world.check(config)
+    folders = {config.run_id: place.world.folder(place.out, config) for config in configs}
+    with contextlib.ExitStack() as locks:
+        for run_id in sorted(folders):  # in one order, so that no two processes wait for each other
+            folders[run_id].open()
+            if not locks.enter_context(folders[run_id].lock(wait=False)):
+                if not place.wait:
+                    raise BusyError(f"{folders[run_id].path}: another process is training this run")
+                for watcher in place.watchers:
+                    watcher.waiting(run_id)
+                locks.enter_context(folders[run_id].lock())
+            if not place.resume:
+                folders[run_id].reset()
+        _train_missing(folders.values(), place, task)
+    summaries = [folder.summary() for folder in folders.values()]
+    return place.world.tell([summary for summary in summaries if summary is not None])
+
+
+def _train_missing(folders: Iterable[RunFolder], place: Place, task: Task | None) -> None:
+    missing = place.world.tell([(folder.config, folder.pack()) for folder in folders if folder.summary() is None])
+    for group in packs([config for config, _ in missing], [begun for _, begun in missing]):
+        chosen = runtimes.choose(place.device, group[0].precision)
+        data = task or load_task(group[0], place.data_dir).to(chosen.device)
+        execution = Execution(
+            place.out,
+            chosen,
+            place.micro_batch,
+            compile=place.compile,
+            watchers=place.watchers,
+            world=place.world,
+        )
+        size = pack_size(group, data, execution)
+        for first in range(0, len(group), size):
+            train_pack(data, body_of(group[first]), group[first : first + size], execution)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One configuration at several learning rates and seeds, of which validation chooses the rate.
+
+    staged  only the first seed tries every learning rate; the others train at the one that was chosen
+    """
+
+    config: RunConfig
+    lrs: Sequence[float]
+    seeds: Sequence[int]
+    staged: bool = False
+
+    def __len__(self) -> int:
+        lrs, seeds = len(self.lrs), len(self.seeds)
+        return lrs + seeds - 1 if self.staged else lrs * seeds
+
+    def runs(self, done: Mapping[str, Mapping[str, Any]]) -> list[RunConfig]:
+        """The runs as far as they can be known from the summaries of those that are `done`, by run id."""
+        first = expand(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
+        if len(first) == len(self) or any(config.run_id not in done for config in first):
+            return first
+        chosen = summarize([done[config.run_id] for config in first])["chosen_lr"]
+        return first if chosen is None else first + expand(self.config, [chosen], self.seeds[1:])
+
+    def missing(self, done: Mapping[str, Mapping[str, Any]]) -> list[RunConfig]:
+        """The runs that are to be made next; none where all are done."""
+        return [config for config in self.runs(done) if config.run_id not in done]
+
+
+def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> list[list[RunConfig]]:
+    """Runs grouped so that each group differs in learning rate and seed only.
+
+    begun  run ids of the pack that each run was last in: these stay together, and apart from new runs,
+           so that they go on from their state and to the bit as they would have
+    """
+    known = dict(zip((c.run_id for c in configs), begun, strict=False))
+    groups: dict[tuple[str, ...], list[RunConfig]] = {}
+    for config in configs:
+        # a kill may have come before this run's own record, but not before that of another of its pack
+        records = (known.get(config.run_id, ()), *known.values())
+        together = next((ids for ids in records if config.run_id in ids), ())
+        groups.setdefault((config.pack_key(), *together), []).append(config)
+    return list(groups.values())
+
+
+def pack_size(configs: Sequence[RunConfig], task: Task, execution: Execution) -> int:
+    """How many of the runs, which share a body, train at once: as many as memory holds (`most_runs`).
+
+    A larger group is trained in packs of this size, in order. An interrupted one is cut at the same
+    places: what is finished are whole packs, and what had begun is a group of its own (`packs`).
+    """
+    if len(configs) == 1:
+        return 1
+    config, runtime = configs[0], execution.runtime
+    # two runs: a model of one may take a shorter way, and keep less
+    trial = execution.place(FPT(task.spec, body_of(config), [0, 1], model_settings(config), runtime.precision))
+    return min(len(configs), most_runs(trial, task, min(execution.micro_batch or 1, config.batch_size)))
+
+
+def load_task(config: RunConfig, data_dir: str | None) -> Task:
+    """The task of a configuration, its data read, with the faults its protocol keeps."""
+    return build_task(config.task, TaskRequest(config.task_options, data_dir, config.faults))
+
+
+def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The group summary: the learning rate validation chose, and the metrics there over seeds.
+
+    Of rates that validation finds equal the one whose best states came first is chosen, then the smallest.
+    `test_sem` is the standard error of the mean over `n_seeds` seeds, None for a single one; `seconds` is
+    the wall time, that of a pack counted once.
+    """
+    group: dict[str, Any] = {"runs": list(runs)}
+    group |= {"chosen_lr": None, "val_mean": None, "test_mean": None, "test_sem": None, "n_seeds": 0}
+    group["seconds"] = round(sum(summary["seconds_share"] for summary in runs), 3)
+    by_lr: dict[float, list[Mapping[str, Any]]] = {}
+    for summary in runs:
+        if summary["val_metric"] is not None:
+            by_lr.setdefault(summary["lr"], []).append(summary)
+    # a learning rate at which some seed diverged counts only if no other is left
+    complete = max(map(len, by_lr.values()), default=0)
+    means = {lr: _mean(seeds, "val_metric") for lr, seeds in by_lr.items() if len(seeds) == complete}
+    if means:
+        first = {lr: statistics.fmean(summary.get("best_step", 0) for summary in by_lr[lr]) for lr in means}
+        chosen = min(means, key=lambda lr: (-means[lr], first[lr], lr))
+        tests = [summary["test_metric"] for summary in by_lr[chosen]]
+        group |= {"chosen_lr": chosen, "val_mean": means[chosen], "test_mean": _mean(by_lr[chosen], "test_metric")}
+        group["n_seeds"] = len(tests)
+        if len(tests) > 1:
+            group["test_sem"] = statistics.stdev(tests) / math.sqrt(len(tests))
+    return group
+
+
+def _mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    return statistics.fmean(summary[key] for summary in runs)
+
+
+def find_run(path: Path) -> RunConfig:
+    """The configuration of a run folder. Raises ConfigError where `path` is none."""
+    if not (path / CONFIG).is_file():
+        inside = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
+        hint = f"; it holds the runs {', '.join(inside[:5])}" if inside else ""
+        raise ConfigError(f"{path}: not a run folder (no {CONFIG}){hint}")
+    return read_config(path)
+
+
+def open_run(
+    path: Path, data_dir: str | None = None, device: str = "auto", task: Task | None = None
+) -> tuple[FPT, Task]:
+    """The trained model and the task of a run folder, ready to score on `device`.
+
+    task  that of the run where it has been read already
+
+    Raises ConfigError for a folder that is no finished run, WeightsError where the body has changed.
+    """
+    config = find_run(path)
+    held = path / PROGRAM
+    if not held.exists():
+        raise ConfigError(f"{path}: no program here; the run is not finished (give its command again) or has diverged")
+    program = Program.load(held)
+    chosen = runtimes.choose(device, config.precision)
+    task = (task or load_task(config, data_dir)).to(chosen.device)
+    model = assemble([program], body_of(config), chosen.precision).to(chosen.device)
+    rows = sum(task.split_size(split) for split in task.test_splits)
+    model.backbone.axis.compiled = pays_to_compile(model, rows, training=False)
+    return model, task
+
+
+def body_of(config: RunConfig) -> Backbone:
+    """The body of a configuration, with its weights."""
+    return build_backbone(BodyRequest(*config.body))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a run folder or a program file holds, as one flat table. Raises ConfigError, DataError."""
+    if path.is_file():
+        program = Program.load(path)
+        held = {f"{split} metric": metric for split, metric in program.metrics.items()}
+        about = {
+            "run_id": program.config.run_id,
+            "fingerprint": program.fingerprint,
+            "versions": dict(program.versions),
+        }
+        return (
+            vars(program.config) | held | about | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
+        )
+    config = find_run(path)
+    folder = RunFolder(path.parent, config)
+    summary = folder.summary()
+    state = {"status": f"unfinished, last state at step {max(folder.saved_steps(), default=0)}"}
+    return {**vars(config), **(summary if summary is not None else state)}

@@ -1,0 +1,205 @@
+"""Readers of remote homology files: TSV, FASTA with labels, and TAPE's own JSON and LMDB.
+
+All four give the same records, so one task serves whatever form a user has. LMDB values are pickles
+from the network: they are opened by an unpickler that can build plain data and nothing else.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from icecore.core.errors import DataError
+from icecore.tasks.data_files import find, missing, read_bytes
+from icecore.tasks.pickles import unpickle
+
+#: file stems of each split, ours first, then TAPE's
+STEMS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("valid", "val"),
+    "test_fold": ("test_fold", "test_fold_holdout"),
+    "test_superfamily": ("test_superfamily", "test_superfamily_holdout"),
+    "test_family": ("test_family", "test_family_holdout"),
+}
+FOLDERS = ("homology", "remote_homology", "remote_homology_json", ".")
+
+
+class Record(NamedTuple):
+    """One protein domain; `place` is where it was read (file and line or record), for messages."""
+
+    place: str
+    id: str
+    sequence: str
+    fold: str
+
+
+class Format(NamedTuple):
+    """File names, with `{}` for a split's stem, and the reader that turns one file into records."""
+
+    patterns: tuple[str, ...]
+    read: Callable[[Path], Iterator[Record]]
+
+    def names(self, split: str) -> list[str]:
+        """File names that would hold `split`."""
+        return [pattern.format(stem) for stem in STEMS[split] for pattern in self.patterns]
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text, found {error.reason} at byte {error.start}") from error
+
+
+def _table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, list[str]]]:
+    """(place, values of `columns`) of each row of a TSV or CSV; `columns` maps a column to its accepted names."""
+    csv_file = ".csv" in path.suffixes
+    rows = csv.reader(
+        _text(path).splitlines(),
+        delimiter="," if csv_file else "\t",
+        quoting=csv.QUOTE_MINIMAL if csv_file else csv.QUOTE_NONE,
+    )
+    header = [name.strip().lower() for name in next(rows, [])]
+    at = [next((header.index(name) for name in names if name in header), None) for names in columns.values()]
+    if None in at:
+        raise DataError(
+            f"{path}: expected a header with the columns {', '.join(columns)}, found {', '.join(header) or 'nothing'}"
+        )
+    for row in rows:
+        if not row:
+            continue
+        place = f"{path} line {rows.line_num}"
+        if len(row) != len(header):
+            raise DataError(f"{place}: expected {len(header)} columns, found {len(row)}")
+        yield place, [row[i].strip() for i in at if i is not None]
+
+
+def read_tsv(path: Path) -> Iterator[Record]:
+    """Records of a TSV with a header naming id, fold and sequence; other columns are ignored."""
+    columns = {"id": ("id",), "fold": ("fold", "fold_label"), "sequence": ("sequence", "primary")}
+    for place, (name, fold, sequence) in _table(path, columns):
+        yield Record(place, name, sequence, fold)
+
+
+def read_fasta(path: Path) -> Iterator[Record]:
+    """Records of `<split>.fasta` (or .fa), folds from a table beside it that has a header naming id and fold.
+
+    The table is `<split>.labels.tsv` or .csv, or one `labels.tsv` or .csv for all splits: its rows come in
+    any order and those without a sequence are ignored. A record's id is the first word after `>`.
+    """
+    stem = path.name.split(".")[0]
+    choices = [f"{stem}.labels.tsv", f"{stem}.labels.csv", "labels.tsv", "labels.csv"]
+    label_file = find([path.parent], choices)
+    if label_file is None:
+        raise DataError(
+            f"{path}: its fold labels are missing; expected {' or '.join(choices)} with columns id, fold beside it"
+        )
+    columns = {"id": ("id",), "fold": ("fold", "fold_label")}
+    folds: dict[str, str] = {}
+    for place, (name, fold) in _table(label_file, columns):
+        if folds.setdefault(name, fold) != fold:
+            raise DataError(f"{place}: {name!r} has the folds {folds[name]} and {fold}; keep one")
+
+    name, place, parts = None, "", []
+    for number, line in enumerate([*_text(path).splitlines(), ">"], 1):
+        if not line.startswith(">"):
+            if name is None and line.strip():
+                raise DataError(f"{path} line {number}: expected a line starting with '>', found {line[:20]!r}")
+            parts.append(line.strip())
+            continue
+        if name is not None:
+            if name not in folds:
+                raise DataError(f"{place}: no fold for {name!r} in {label_file.name}; add a row for it")
+            yield Record(place, name, "".join(parts).rstrip("*"), folds[name])
+        name, place, parts = (line[1:].split() or [""])[0], f"{path} line {number}", []
+
+
+def _tape_record(place: str, index: int, item: Any) -> Record:
+    """The record of one TAPE item: a dict with `primary`, `fold_label` and perhaps `id`."""
+    if not isinstance(item, dict) or not {"primary", "fold_label"} <= item.keys():
+        found = ", ".join(map(str, item)) if isinstance(item, dict) else type(item).__name__
+        raise DataError(f"{place}: expected a record with the fields primary and fold_label, found {found}")
+    primary, fold, name = item["primary"], np.asarray(item["fold_label"]), item.get("id", index)
+    if not isinstance(primary, str):
+        raise DataError(f"{place}: expected a string as primary, found {type(primary).__name__}")
+    if fold.size != 1 or not np.issubdtype(fold.dtype, np.integer) or fold.item() < 0:
+        raise DataError(f"{place}: expected one integer from 0 up as fold_label, found {item['fold_label']!r}")
+    return Record(place, name.decode() if isinstance(name, bytes) else str(name), primary, str(fold.item()))
+
+
+def read_json(path: Path) -> Iterator[Record]:
+    """Records of TAPE's JSON: a list of objects."""
+    try:
+        items = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {error.lineno}: not JSON ({error.msg}); it may be cut short") from error
+    if not isinstance(items, list):
+        raise DataError(f"{path}: expected a list of records, found {type(items).__name__}")
+    for index, item in enumerate(items):
+        yield _tape_record(f"{path} record {index}", index, item)
+
+
+def read_lmdb(path: Path) -> Iterator[Record]:
+    """Records of TAPE's LMDB: key `num_examples`, then "0", "1", ... each a pickled dict."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise DataError(
+            f"{path}: reading LMDB needs a package: pip install icecore[lmdb] "
+            "(or `icecore data get remote-homology-json`, the same data without it)"
+        ) from error
+    try:
+        with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False) as store, store.begin() as view:
+
+            def item(key: str) -> Any:
+                data = view.get(key.encode())
+                if data is None:
+                    raise DataError(f"{path}: expected a record {key!r}, found none; fetch or copy it again")
+                return unpickle(bytes(data), f"{path} record {key}")
+
+            count = item("num_examples")
+            if not isinstance(count, int):
+                raise DataError(f"{path}: expected an integer as num_examples, found {count!r}")
+            for index in range(count):
+                yield _tape_record(f"{path} record {index}", index, item(str(index)))
+    except lmdb.Error as error:
+        raise DataError(f"{path}: not a readable LMDB ({error}); fetch or copy it again") from error
+
+
+FORMATS: Mapping[str, Format] = {
+    "tsv": Format(("{}.tsv", "{}.tsv.gz"), read_tsv),
+    "fasta": Format(("{}.fasta", "{}.fa"), read_fasta),
+    "json": Format(("remote_homology_{}.json",), read_json),
+    "lmdb": Format(("remote_homology_{}.lmdb",), read_lmdb),
+}
+
+
+def locate(roots: Sequence[Path], splits: Iterable[str]) -> tuple[str, dict[str, Path]]:
+    """The format and the files of `splits` in the first folder that has a train file. Raises DataError."""
+    for folder in (root / sub for root in roots for sub in FOLDERS):
+        for name, form in FORMATS.items():
+            if find([folder], form.names("train")) is None:
+                continue
+            files = {split: find([folder], form.names(split)) for split in splits}
+            absent = [" or ".join(form.names(split)) for split, path in files.items() if path is None]
+            if absent:
+                raise DataError(
+                    f"{folder}: found {form.names('train')[0]}, but not {', '.join(absent)}; put them beside it"
+                )
+            return name, {split: path for split, path in files.items() if path is not None}
+    would_do = [f"{FOLDERS[0]}/{form.names('train')[0]} (and the other splits)" for form in FORMATS.values()]
+    raise missing("remote-homology", roots, would_do)
+
+
+def read(form: str, path: Path) -> list[Record]:
+    """All records of one file, in order, none of them empty. Raises DataError."""
+    records = list(FORMATS[form].read(path))
+    if not records:
+        raise DataError(f"{path}: expected at least one record, found none")
+    for record in records:
+        if not record.sequence:
+            raise DataError(f"{record.place}: {record.id!r} has an empty sequence; remove the record")
+    return records

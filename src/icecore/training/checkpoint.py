@@ -1,0 +1,220 @@
+"""Files a run leaves on disk, and training states that resume exactly.
+
+A run folder holds config.json, events.jsonl, checkpoint/, program.safetensors, summary.json. The runs
+of a pack checkpoint one after another; a state counts once all of them have it, so a kill between two
+writes loses nothing but steps.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from icecore.core.config import RunConfig
+from icecore.core.errors import ConfigError, StorageError
+from icecore.core.storage import locked, storage_errors, write_atomic
+
+CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
+LOCK = ".lock"
+STATE = re.compile(r"step_(\d+)\.safetensors")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file, atomically."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(held, temporary, dict(header)))
+
+
+class RunFolder:
+    """One run's folder, `parent / run_id`."""
+
+    def __init__(self, parent: Path, config: RunConfig) -> None:
+        self.config = config
+        self.path = parent / config.run_id
+        self.states = self.path / "checkpoint"
+
+    @property
+    def summary_path(self) -> Path:
+        """Present once the run is finished."""
+        return self.path / SUMMARY
+
+    @property
+    def events_path(self) -> Path:
+        """The run's log."""
+        return self.path / EVENTS
+
+    @property
+    def program_path(self) -> Path:
+        """The trained program."""
+        return self.path / PROGRAM
+
+    def open(self) -> None:
+        """Create the folder, or check that it belongs to this configuration. Raises ConfigError, StorageError."""
+        if not (self.path / CONFIG).exists():
+            write_json(self.path / CONFIG, json.loads(self.config.to_json()))
+        elif changed := differences(read_config(self.path), self.config):
+            raise ConfigError(
+                f"{self.path}: written by another configuration ({changed}); "
+                "name another --out, or move the folder away"
+            )
+
+    def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
+        """Keep other processes from training this run meanwhile; see `storage.locked`."""
+        return locked(self.path / LOCK, wait)
+
+    def mend(self) -> None:
+        """Clear away what a kill left; for whoever holds the lock."""
+        with storage_errors(self.path):
+            for leftover in self.path.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            if self.events_path.exists() and not self.events_path.read_bytes().endswith(b"\n"):
+                with self.events_path.open("a") as file:
+                    file.write("\n")  # a line cut short must not swallow the next one
+
+    def summary(self) -> dict[str, Any] | None:
+        """The finished run's summary, or None. Raises ConfigError where the file is damaged."""
+        if not self.summary_path.exists():
+            return None
+        try:
+            return json.loads(self.summary_path.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{self.summary_path}: damaged ({error}); delete it and run again") from error
+
+    def log(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Append events, one JSON line each, in a single write."""
+        with storage_errors(self.events_path), self.events_path.open("a") as file:
+            file.write("".join(json.dumps(event) + "\n" for event in events))
+
+    def events(self) -> list[dict[str, Any]]:
+        """Logged events; a half-written last line is left out, and so is what a resumed run did again."""
+        found: list[dict[str, Any]] = []
+        for line in self.events_path.read_text().splitlines() if self.events_path.exists() else []:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") == "start":
+                found = [e for e in found if e["step"] <= event["step"]]
+            found.append(event)
+        return found
+
+    def pack(self) -> list[str]:
+        """Ids of the runs of the pack that this run was last in; empty for a run that has not begun."""
+        starts = [event["pack"] for event in self.events() if event["event"] == "start"]
+        return starts[-1] if starts else []
+
+    def check_origin(self, origin: Mapping[str, str]) -> None:
+        """Raise ConfigError unless the run was begun with what `origin` names: the same body, the same data."""
+        begun = [event["origin"] for event in self.events() if "origin" in event]
+        changed = [name for name, value in (begun[-1] if begun else {}).items() if origin.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"{self.path}: begun with another {' and other '.join(changed)}; name another --out, or start over "
+                "with --no-resume"
+            )
+
+    def saved_steps(self) -> list[int]:
+        """Steps of the states on disk, ascending."""
+        return sorted(int(match[1]) for path in self.states.glob("*") if (match := STATE.fullmatch(path.name)))
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Write the training state after `step` steps."""
+        write_tensors(self._state(step), tensors, {"state": json.dumps(values)})
+
+    def load_state(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state that `save_state` wrote. Raises StorageError where it is damaged."""
+        path = self._state(step)
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+                return tensors, json.loads(file.metadata()["state"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StorageError(
+                f"{path}: damaged state ({error}); delete it to go on from an earlier one, or from the start"
+            ) from error
+
+    def go_back(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The last state up to `step`; later ones, which its pack does not share and makes again, are dropped."""
+        own = max(s for s in self.saved_steps() if s <= step)
+        self.drop_states(keep=own)
+        return self.load_state(own)
+
+    def drop_states(self, keep: int | None = None) -> None:
+        """Delete every state but that of step `keep`."""
+        with storage_errors(self.states):
+            for step in self.saved_steps():
+                if step != keep:
+                    self._state(step).unlink(missing_ok=True)
+
+    def reset(self) -> None:
+        """Forget everything but the configuration, to start over."""
+        self.drop_states()
+        with storage_errors(self.path):
+            for name in (EVENTS, SUMMARY, PROGRAM):
+                (self.path / name).unlink(missing_ok=True)
+
+    def _state(self, step: int) -> Path:
+        return self.states / f"step_{step:09d}.safetensors"
+
+
+class OthersFolder(RunFolder):
+    """A run's folder as processes besides the first one see it: empty, and what is written is the first one's to do."""
+
+    def open(self) -> None: ...
+
+    def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
+        return nullcontext(True)
+
+    def mend(self) -> None: ...
+
+    def summary(self) -> None: ...
+
+    def log(self, events: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def events(self) -> list[dict[str, Any]]:
+        return []
+
+    def saved_steps(self) -> list[int]:
+        return []
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None: ...
+
+    def drop_states(self, keep: int | None = None) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+def common_step(folders: Sequence[RunFolder], ends: Sequence[int | None]) -> int | None:
+    """The latest step that every run has a state of or had stopped by (at step `ends`), or None."""
+    saved = [set(folder.saved_steps()) for folder in folders]
+    for step in sorted(set.union(*saved), reverse=True):
+        if all(step in steps or (end is not None and end < step) for steps, end in zip(saved, ends, strict=True)):
+            return step
+    return None
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration in a run folder. Raises ConfigError naming the file where it is none."""
+    path = folder / CONFIG
+    try:
+        return RunConfig.from_json(path.read_text())
+    except (OSError, ValueError, ConfigError) as error:
+        raise ConfigError(f"{path}: {error}; move the folder away and run again") from error
+
+
+def differences(found: RunConfig, wanted: RunConfig) -> str:
+    """Settings in which two configurations differ, in words."""
+    left, right = json.loads(found.to_json()), json.loads(wanted.to_json())
+    return ", ".join(f"{key} {left[key]!r} there, {right[key]!r} here" for key in left if left[key] != right[key])

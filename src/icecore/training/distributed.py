@@ -1,0 +1,220 @@
+"""Data parallelism over the processes that torchrun started: each has the body, and its share of every batch.
+
+Only programs have gradients, so a step exchanges one flat buffer of kilobytes. Files and decisions are the
+first process's, and the others are told: so a run may go on with another number of processes.
+"""
+
+import contextlib
+import datetime
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from icecore.core.config import RunConfig
+from icecore.core.errors import ConfigError
+from icecore.model.fpt import FPT
+from icecore.tasks.task import Batch
+from icecore.training.checkpoint import OthersFolder, RunFolder
+
+Value = TypeVar("Value")
+
+#: no process waits longer than this for another: reading data, or writing to a slow disk, takes its time
+PATIENCE = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together; by default this one alone.
+
+    rank   this process, from 0
+    size   how many there are
+    local  this process among those of its machine
+    shard  each has a share of the body only, so that none can go through it without the others
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    shard: bool = False
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and decides."""
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """The device that this process has of those called `name`; each has a GPU of its own.
+
+        Raises ConfigError where there are too few.
+        """
+        kind, _, index = name.partition(":")
+        cuda = torch.cuda.is_available()
+        if self.size == 1 or not (kind == "cuda" or (kind == "auto" and cuda)):
+            return name
+        if index or self.local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"--device {name}: each process takes a GPU of its own, and this machine has "
+                f"{torch.cuda.device_count()}; start as many processes, with --device cuda"
+            )
+        return f"cuda:{self.local}"
+
+    def check(self, config: RunConfig) -> None:
+        """Raises ConfigError where a step has no example of each run for every process."""
+        if config.batch_size < self.size:
+            raise ConfigError(
+                f"{self.size} processes cannot share {config.batch_size} examples a step: raise --batch-size, "
+                "or start fewer (one process trains several runs at once, for those nobody needs to share)"
+            )
+
+    def folder(self, parent: Path, config: RunConfig) -> RunFolder:
+        """A run's folder as this process sees it."""
+        return RunFolder(parent, config) if self.first else OthersFolder(parent, config)
+
+    def share(self, batch: Batch, runs: int) -> tuple[Batch, Tensor | slice]:
+        """This process's rows of a run-major batch (R * B), and their places in it, on the CPU.
+
+        Each run's rows are dealt out by length, so that all processes have about as many tokens.
+        """
+        if self.size == 1:
+            return batch, slice(None)
+        B = len(batch) // runs
+        order = torch.arange(B).expand(runs, B)
+        if batch.lengths is not None:
+            order = batch.lengths.view(runs, B).argsort(descending=True, stable=True)
+        places = order[:, self.rank :: self.size] + torch.arange(runs)[:, None] * B
+        return batch.rows(places.flatten()), places.flatten()
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Add up tensors (R, ...) of one type over all processes, in place, in one exchange."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    def in_step(self, passes: Iterable[Value], spare: Value | None = None) -> Iterator[tuple[Value, bool]]:
+        """The passes of this process through the body, each with whether it counts.
+
+        Where the body is divided, those who have fewer repeat their last one, or make the `spare` one, for the
+        sake of the others.
+        """
+        if not self.shard:
+            yield from ((each, True) for each in passes)
+            return
+        mine = list(passes)
+        longest = torch.tensor(len(mine))
+        dist.all_reduce(longest, dist.ReduceOp.MAX)
+        yield from ((each, True) for each in mine)
+        extra = mine[-1] if mine else spare
+        for _ in range(int(longest) - len(mine)):
+            assert extra is not None
+            yield extra, False
+
+    def tell(self, value: Value) -> Value:
+        """What the first process has, in all of them."""
+        if self.size == 1:
+            return value
+        held: list[Value] = [value]
+        dist.broadcast_object_list(held, device=torch.device("cpu"))
+        return held[0]
+
+
+#: this process alone
+ALONE = World()
+
+
+def launched() -> int:
+    """How many processes were started together with this one, itself counted."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def joined(shard: bool = False) -> Iterator[World]:
+    """The world that torchrun, or whoever sets its variables, started this process in; left in the end.
+
+    Raises ConfigError where a body is to be divided among one process.
+    """
+    if launched() == 1:
+        if shard:
+            raise ConfigError(
+                "--shard divides the body among processes, and this is one alone: start it by "
+                "`torchrun --nproc-per-node=N -m icecore train ...`"
+            )
+        yield ALONE
+        return
+    # both kinds: what processes tell each other lies in the machine's memory
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local < torch.cuda.device_count():
+        torch.cuda.set_device(local)  # the one that NCCL takes where no tensor says it
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    store = PrefixStore(name_of_start(store, rank, size), store)
+    dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=size)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), local, shard)
+    finally:
+        dist.destroy_process_group()
+
+
+def name_of_start(store: Store, rank: int, size: int) -> str:
+    """A name that the processes of this start share, and no earlier start had.
+
+    torchrun keeps one store over its restarts (pytorch issue 135712): without a name before its keys, a process
+    takes the address that a dead one left there, and waits for it or fails. How often torchrun restarted is no
+    such name, for each machine counts by itself.
+
+    The first process gives the name, and to each of the others together with what that one calls itself: so
+    nobody takes an earlier start's answer, and the first goes on when nobody has one.
+    """
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"process {rank}", mine)
+        while not (answer := store.get(f"answer {rank}").decode()).startswith(mine):
+            time.sleep(0.01)
+        name = answer.removeprefix(mine)
+        store.set(f"process {rank}", name)
+        return name
+    waiting = set(range(1, size))
+    while waiting:
+        called = {other: store.get(f"process {other}").decode() for other in waiting}
+        waiting = {other for other in waiting if called[other] != mine}
+        for other in waiting:
+            store.set(f"answer {other}", called[other] + mine)
+        time.sleep(0.01)
+    return mine
+
+
+def divide(model: FPT, device: torch.device) -> None:
+    """Leave each process its share of the weights of the body, on `device`; a pass gathers block after block.
+
+    In place, by FSDP2 (`fully_shard`). Norms stay whole: they are the programs', and exchanged with these.
+    Raises ConfigError for what cannot be divided.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    backbone = model.backbone
+    if not (blocks := backbone.transformer_blocks()):
+        raise ConfigError(f"--shard divides the blocks of a transformer, and {backbone.info.name} has none")
+    if model.body_trained:
+        raise ConfigError("--shard divides frozen weights: train no others than input, norm, position and output")
+    if model.precision == "int8":
+        raise ConfigError("--shard divides fp32 and bf16 weights; in 8 bits they are a quarter, perhaps small enough")
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    whole = {parameter for norm in backbone.norms().values() for parameter in norm.parameters()}
+    for module in (*blocks, backbone):  # the body last: it starts and ends what its blocks do
+        fully_shard(module, mesh=mesh, ignored_params=whole)
+    # norms end in a view, and nothing in a body changes what a block gave in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")

@@ -1,0 +1,77 @@
+"""Scoring R programs on a split: each example once, every program on the same rows."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from icecore.model.fpt import FPT
+from icecore.tasks.task import Task
+from icecore.training.distributed import ALONE, World
+from icecore.training.micro_batches import cut
+
+#: tokens in one forward pass; larger passes are no faster, smaller ones waste launches
+TOKENS_PER_PASS = {"cpu": 8192, "cuda": 262144, "mps": 65536}
+#: passes whose examples are sorted by length together, so that each pass holds like ones
+PASSES_PER_WINDOW = 8
+
+
+@torch.inference_mode()
+def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE) -> Tensor:
+    """Mean metric of each program over the split, (R,) on the CPU.
+
+    limit  at most this many examples, from the start
+    world  processes that each score a share; all of them get the mean
+    """
+    passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, world))
+    return mean_metric(task, model.runs, passes, world)
+
+
+@torch.inference_mode()
+def predict(model: FPT, task: Task, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """Logits (R, N, n, C) of each program for the split's examples, in order, and targets (N, ...); on the CPU."""
+    found = [(logits.cpu(), targets.cpu(), places) for logits, targets, places in _passes(model, task, split, limit)]
+    order = torch.cat([places for *_, places in found]).argsort()
+    R = model.runs
+    logits = torch.cat([each.unflatten(0, (R, -1)) for each, *_ in found], 1)
+    targets = torch.cat([each[: len(places)] for _, each, places in found])
+    return logits[:, order], targets[order]
+
+
+def _passes(
+    model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Run-major logits and targets of each pass, and the places of its examples in the split, on the CPU."""
+    R = model.runs
+    size = examples_per_pass(model, R)
+    first = 0
+    for window in task.batches(split, max(PASSES_PER_WINDOW, world.size) * size, limit):
+        rows = task.shown(window)
+        mine, places = world.share(rows, 1)
+        passes = cut(mine, runs=1, tokens=size * task.spec.length) if len(mine) else ()
+        places = torch.arange(first, first + len(rows))[places]
+        for (part, index), counts in world.in_step(passes, (rows.rows(slice(1)), slice(0))):
+            repeated = part.repeat(R) if R > 1 else part
+            logits = model(repeated)
+            if counts:
+                yield logits, repeated.targets, places[index]
+        first += len(rows)
+
+
+def examples_per_pass(model: FPT, runs: int = 1) -> int:
+    """Examples that go through the body at once, each for `runs` runs."""
+    tokens = TOKENS_PER_PASS[next(model.parameters()).device.type]
+    return max(1, tokens // (runs * model.spec.length))
+
+
+def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], world: World = ALONE) -> Tensor:
+    """Mean metric of each run (R,), on the CPU, over passes of run-major logits (N, n, C) and targets (N, ...).
+
+    world  processes whose passes count together
+    """
+    hits = [task.metric(logits, targets).view(runs, -1) for logits, targets in passes]
+    # in fp64, so that the mean does not depend on the cut into passes; fetched once, as fetching waits
+    found = torch.cat(hits, 1).cpu().double() if hits else torch.zeros(runs, 0, dtype=torch.float64)
+    total, count = found.sum(1), torch.tensor([found.shape[1]], dtype=torch.float64)
+    world.sum(total, count)
+    return total / count

@@ -1,0 +1,224 @@
+"""What output layers read, computed once: where nothing else is trained, the body is a constant of each example.
+
+Features are a pure function of data, body and run seed: they are computed for one seed at a time and in
+fixed blocks of a split, so that kept and fresh ones, resumed and unbroken runs agree to the bit.
+"""
+
+import contextlib
+import itertools
+import mmap
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icecore.core.config import OUTPUT, RunConfig
+from icecore.core.device import send, total_memory
+from icecore.core.storage import storage_errors
+from icecore.model.fpt import FPT
+from icecore.tasks.task import Batch, Task
+from icecore.training.evaluation import PASSES_PER_WINDOW, examples_per_pass, mean_metric
+from icecore.training.micro_batches import cut
+
+#: share of the device's memory that features may take before they go to a file
+MEMORY_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Features at hand: rows (E, S, n, D) of E examples under S seeds, targets (E, ...) on the model's device.
+
+    spans  the places of each split, whose first examples lie there in order
+    """
+
+    rows: Tensor
+    targets: Tensor
+    seeds: Sequence[int]
+    spans: Mapping[str, range]
+
+    def slots(self, seeds: Sequence[int]) -> list[int]:
+        """The place on axis S of each seed."""
+        return [self.seeds.index(seed) for seed in seeds]
+
+
+class Features:
+    """The read-out features of a pack that trains output layers only, kept for what is read again and again.
+
+    Parameters:
+        programs: initial tensors of a run by seed; runs of one seed share features
+        splits: number of first examples to keep of "train" (all of them) and of the split that validates
+    """
+
+    def __init__(
+        self,
+        model: FPT,
+        task: Task,
+        programs: Mapping[int, Mapping[str, Tensor]],
+        splits: Mapping[str, int],
+    ) -> None:
+        self.model, self.task, self.programs = model, task, programs
+        self.splits = splits
+        self.device = next(model.parameters()).device
+        self.kept: Kept | None = None
+        #: examples of a block: several passes, for `cut` to find like lengths in; fewer where much of each is read
+        self._block = max(1, PASSES_PER_WINDOW // task.spec.read_positions) * examples_per_pass(model)
+
+    def keep(self, seeds: Sequence[int], folder: Path, memory: int | None = None) -> dict[str, Any]:
+        """Compute what is kept, for runs of these seeds; needed once before `losses`.
+
+        memory  bytes to keep in the device's memory (None: a share of it); more go to a file in `folder`
+
+        Returns what it took, for the log: examples, seeds, bytes, seconds, and where ("memory" or "file").
+        Raises StorageError where the disk is full.
+        """
+        clock = time.perf_counter()
+        distinct = list(dict.fromkeys(seeds))
+        ends = [0, *itertools.accumulate(self.splits.values())]
+        spans = {split: range(*ends[i : i + 2]) for i, split in enumerate(self.splits)}
+        targets: list[Tensor] = []
+
+        def blocks() -> Iterator[Tensor]:
+            for split, count in self.splits.items():
+                for rows, wanted in self._fresh(split, count, distinct):
+                    targets.append(wanted)
+                    yield rows
+
+        stream = blocks()
+        first = next(stream)
+        stream = itertools.chain([first], stream)
+        like = first.new_empty((ends[-1], *first.shape[1:]), device="meta")
+        fits = like.nbytes <= (MEMORY_SHARE * total_memory(self.device) if memory is None else memory)
+        rows = in_memory(stream, like, self.device) if fits else in_file(stream, like, folder)
+        self.kept = Kept(rows, torch.cat(targets), distinct, spans)
+        seconds = round(time.perf_counter() - clock, 3)
+        where = "memory" if fits else "file"
+        return {"examples": ends[-1], "seeds": len(distinct), "bytes": like.nbytes, "seconds": seconds, "where": where}
+
+    def losses(self, seeds: Sequence[int], step: int, batch_size: int) -> Tensor:
+        """Mean losses (R,) of one step's training rows, differentiable; the body is not touched."""
+        kept, index = self.kept, self.task.train_index(seeds, step, batch_size)
+        if kept is None or index is None:
+            raise RuntimeError("Features.keep comes before Features.losses, on a task with stored examples")
+        slots = torch.tensor(kept.slots(seeds))[:, None]
+        places = index.view(len(seeds), batch_size) * len(kept.seeds) + slots  # "train" lies first
+        rows = send(kept.rows.flatten(0, 1).index_select(0, send(places.flatten(), kept.rows.device)), self.device)
+        targets = kept.targets.index_select(0, send(index, self.device))
+        return self.task.loss(self.model.logits(rows), targets).view(len(seeds), -1).mean(1)
+
+    @torch.no_grad()
+    def evaluate(self, split: str, limit: int | None, seeds: Sequence[int]) -> Tensor:
+        """As `evaluation.evaluate` with the model's runs having `seeds`; reads what is kept, computes the rest."""
+        whole = self.task.split_size(split)
+        count = whole if limit is None else min(limit, whole)
+        kept = self.kept
+        if kept is not None and count <= len(kept.spans.get(split, ())) and set(seeds) <= set(kept.seeds):
+            slots, blocks = kept.slots(seeds), self._read(kept, split, count)
+        else:
+            distinct = list(dict.fromkeys(seeds))
+            slots, blocks = [distinct.index(seed) for seed in seeds], self._fresh(split, count, distinct)
+
+        R = len(seeds)
+        size = examples_per_pass(self.model, R)
+
+        def passes() -> Iterator[tuple[Tensor, Tensor]]:
+            for block, wanted in blocks:
+                for rows, targets in zip(block.split(size), wanted.split(size), strict=True):
+                    runs = rows[:, slots].transpose(0, 1).flatten(0, 1)  # (b, S, n, D) -> (R b, n, D)
+                    yield self.model.logits(runs.to(self.device)), targets.repeat(R, *[1] * (targets.dim() - 1))
+
+        return mean_metric(self.task, R, passes())
+
+    def _read(self, kept: Kept, split: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The kept features of a split's first `count` examples, in the blocks of `_fresh`."""
+        span = kept.spans[split][:count]
+        for first in range(0, count, self._block):
+            block = span[first : first + self._block]
+            yield kept.rows[block.start : block.stop], kept.targets[block.start : block.stop]
+
+    @torch.no_grad()
+    def _fresh(self, split: str, count: int, seeds: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features (b, S, n, D) and targets (b, ...) of a split's first `count` examples, block by block."""
+        size = self._block
+        # whole blocks of what may be kept too, then cut: the rows beside one may decide its last bits
+        limit = -(-count // size) * size if split in self.splits else count
+        for batch in self.task.batches(split, size, limit):
+            block = self.task.shown(batch)
+            rows, order = [], []
+            for part, places in cut(block, runs=1, tokens=examples_per_pass(self.model) * self.task.spec.length):
+                rows.append(torch.stack([self._read_alone(part, seed) for seed in seeds], 1))
+                order.append(torch.arange(len(block))[places])
+            back = send(torch.cat(order).argsort()[:count], self.device)
+            yield torch.cat(rows)[back], batch.targets[:count]
+            count -= size
+
+    def _read_alone(self, batch: Batch, seed: int) -> Tensor:
+        """Features (N, n, D) of the run of this seed, as if it were the only one."""
+        with alone(self.model, self.programs[seed]):
+            return self.model.read(batch)
+
+
+def plan(
+    model: FPT, task: Task, configs: Sequence[RunConfig], programs: Sequence[Mapping[str, Tensor]], choice: str
+) -> Features | None:
+    """Features for a pack of runs, or None where they are no constants or not worth keeping.
+
+    They are constants where only output layers are trained, without dropout, on stored examples. They pay
+    where the pack would go through the body at least as often as keeping them does. Without a body never:
+    there they are larger than the inputs, and the layer that reads them does more work than the one before.
+
+    programs  the runs' initial tensors
+    choice    the split that validates
+    """
+    config, seeds = configs[0], [c.seed for c in configs]
+    examples = task.split_size("train")
+    constant = config.train_roles == (OUTPUT,) and not config.dropout and not model.backbone.info.identity
+    stored = task.train_index(seeds, 0, config.batch_size) is not None
+    pays = len(configs) * config.steps * config.batch_size >= len(set(seeds)) * examples
+    if not (constant and stored and pays):
+        return None
+    splits = {"train": examples, choice: min(config.eval_examples, task.split_size(choice))}
+    return Features(model, task, dict(zip(seeds, programs, strict=True)), splits)
+
+
+@contextlib.contextmanager
+def alone(model: FPT, program: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let `model` hold only the run `program` for a while; nothing is copied. Parameters without run axis stay."""
+    held = {name: p for name, p in model.program().items() if model.has_run_axis(name)}
+    data = {name: p.data for name, p in held.items()}
+    try:
+        for name, parameter in held.items():
+            parameter.data = program[name][None]
+        yield
+    finally:
+        for name, parameter in held.items():
+            parameter.data = data[name]
+
+
+def in_memory(blocks: Iterable[Tensor], like: Tensor, device: torch.device) -> Tensor:
+    """Blocks (b, ...) one after another as one tensor of the shape and type of `like`, on `device`."""
+    rows, first = torch.empty_like(like, device=device), 0
+    for block in blocks:
+        rows[first : first + len(block)] = block
+        first += len(block)
+    return rows
+
+
+def in_file(blocks: Iterable[Tensor], like: Tensor, folder: Path) -> Tensor:
+    """As `in_memory`, but mapped from a nameless file in `folder`, which the system frees with the tensor.
+
+    So it does where the process dies. Raises StorageError: hence written, then mapped (a full disk refuses
+    a write, but kills who writes through a mapping).
+    """
+    remark = f"features take {like.nbytes / 2**20:,.0f} MiB there: free as much, or name another --out"
+    with storage_errors(folder, remark), tempfile.TemporaryFile(dir=folder) as file:
+        for block in blocks:
+            file.write(block.cpu().contiguous().view(torch.uint8).numpy().data)
+        file.flush()
+        # open to writes that never come: torch warns of read-only buffers
+        mapped = mmap.mmap(file.fileno(), like.nbytes)
+    return torch.frombuffer(mapped, dtype=like.dtype).view(like.shape)

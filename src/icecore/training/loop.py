@@ -1,0 +1,400 @@
+"""The one training loop: a pack of runs that share a body, from first step to summaries.
+
+Resuming is exact: data order and dropout are pure functions of (seed, step), so a state is just
+parameters, Adam's moments and a few counters.
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icecore.backbones import Backbone
+from icecore.core.config import RunConfig
+from icecore.core.device import send, versions
+from icecore.model.fpt import FPT
+from icecore.model.program import Program, begin_from, model_settings
+from icecore.tasks.task import DROPOUT, Task, stream
+from icecore.training.checkpoint import RunFolder, common_step, write_json
+from icecore.training.evaluation import evaluate
+from icecore.training.execution import Execution, pays_to_compile
+from icecore.training.feature_cache import Features, plan
+from icecore.training.micro_batches import cut, tokens_per_pass
+from icecore.training.optimizer import PackedAdam
+
+
+@dataclass
+class Progress:
+    """Counters of one run that resuming needs besides tensors.
+
+    seconds  wall time of the packs it was in
+    share    its share of that time: each pack's divided by the runs then active
+    """
+
+    best_metric: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    stopped: str | None = None
+    seconds: float = 0.0
+    share: float = 0.0
+    final: dict[str, Any] | None = None
+
+
+@dataclass(eq=False)
+class Member:
+    """A run within a pack. `best` (K,) are the trained numbers of the best validated state."""
+
+    config: RunConfig
+    folder: RunFolder
+    initial: dict[str, Tensor]
+    best: Tensor | None = None
+    progress: Progress = field(default_factory=Progress)
+
+
+def train_pack(
+    task: Task, backbone: Backbone, configs: Sequence[RunConfig], execution: Execution
+) -> list[dict[str, Any]]:
+    """Train runs that differ in learning rate and seed only, together. Returns their summaries, in order.
+
+    The task must be on the runtime's device. Interrupted packs go on from their last common state.
+    Raises UserError for what the user can mend (disk, memory); states on disk stay intact.
+    """
+    with execution.runtime.memory_advice(execution.micro_batch or configs[0].batch_size):
+        pack = Pack(task, backbone, configs, execution)
+        pack.resume()
+        pack.run()
+        return pack.finish()
+
+
+class Pack:
+    """The state of a pack and the steps of its life: resume, run, finish."""
+
+    def __init__(self, task: Task, backbone: Backbone, configs: Sequence[RunConfig], execution: Execution) -> None:
+        self.task, self.execution = task, execution
+        self.config = configs[0]
+        runtime = execution.runtime
+        seeds = [config.seed for config in configs]
+        self.model = execution.place(FPT(task.spec, backbone, seeds, model_settings(self.config), runtime.precision))
+        self.world = execution.world
+        folders = [self.world.folder(execution.out, config) for config in configs]
+        for folder in folders:
+            folder.open()
+            folder.mend()
+        if self.config.start is not None:
+            begin_from(self.model, Program.load(Path(self.config.start)), self.config)
+        starts = self.model.programs()
+        self.members = [Member(c, f, s) for c, f, s in zip(configs, folders, starts, strict=True)]
+        self.active = list(self.members)
+        #: the members that the model's R programs belong to, in order
+        self.rows = list(self.members)
+        model, config, axis = self.model, self.config, backbone.axis
+        passes = len(configs) * config.batch_size * config.steps
+        axis.compiled = pays_to_compile(model, passes) if execution.compile is None else execution.compile
+        self.features = plan(model, task, configs, starts, self._choice_split())
+        factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
+        # by all runs at the start: a resumed pack must be cut as it would have been; not where no pass is cut by it
+        measured = self.features is None and not execution.micro_batch
+        self.tokens_per_pass = tokens_per_pass(model, task) if measured else None
+        self.adam = PackedAdam(model.trained(), len(configs), config.clip, model.has_run_axis, factors)
+        self.step = 0
+        self.clock = time.perf_counter()
+        self.saved = self.clock
+
+    def resume(self) -> None:
+        """Load the last state that the runs have in common, if there is one, and tell the watchers."""
+        folders = [m.folder for m in self.members]
+        step = common_step(folders, [_end(folder) for folder in folders])
+        if step is None:
+            for folder in folders:
+                folder.drop_states()
+        origin = {"body": self.model.body_fingerprint, "data": self.task.fingerprint}
+        for folder in folders if step is not None else ():
+            folder.check_origin(origin)
+        found = self.world.tell(None if step is None else (step, [folder.go_back(step) for folder in folders]))
+        if found is not None:
+            self._restore(*found)
+        trained, frozen = self.model.counts()
+        info = {"trained": trained, "frozen": frozen, "device": self.execution.runtime.describe()}
+        info["compiled"] = self.model.backbone.axis.compiled
+        pack = [m.config.run_id for m in self.members]
+        self._log("start", pack=pack, origin=origin, **info)
+        for watcher in self.execution.watchers:
+            watcher.begin([m.config for m in self.members], self.step, info)
+
+    def run(self) -> None:
+        """Train until every run has stopped or made its steps."""
+        config = self.config
+        log_every = max(1, config.eval_every // 10)
+        loss_sum, since = torch.zeros(self.adam.runs, device=self.adam.values.device), 0
+        begun, compiling = time.perf_counter(), self.model.backbone.axis.compiled
+        while self.active and self.step < config.steps:
+            loss_sum += self.train_step()
+            if compiling:
+                self._log("compiled", first_step_seconds=round(time.perf_counter() - begun, 3))
+                compiling = False
+            since += 1
+            self.step += 1
+            evaluating = self.step % config.eval_every == 0 or self.step == config.steps
+            if evaluating or self.step % log_every == 0:
+                self._log_losses((loss_sum / since).tolist())
+                loss_sum.zero_()
+                since = 0
+            if evaluating:
+                self.validate()
+            stopping = [m for m in self.active if m.progress.stopped]
+            if evaluating or stopping or time.perf_counter() - self.saved > self.execution.checkpoint_seconds:
+                self.save()
+            if stopping:
+                self.active = [m for m in self.active if not m.progress.stopped]
+                self._narrow()
+                loss_sum, since = torch.zeros(self.adam.runs, device=loss_sum.device), 0
+
+    def train_step(self) -> Tensor:
+        """One update of every active run. Returns the mean losses (R,) before it."""
+        if self.features is not None:
+            return self._update(self._kept_losses(self.features), self.adam.gradients())
+        config, model, R = self.config, self.model, self.adam.runs
+        batch = self.task.train_batch([m.config.seed for m in self.active], self.step, config.batch_size)
+        B = config.batch_size
+        batch, mine = self.world.share(self.task.shown(batch), R)
+        keys = self._dropout_keys()[mine] if config.dropout else None
+        self.adam.zero_grad()
+        losses = torch.zeros(R, device=self.adam.values.device)
+        passes = cut(batch, R, self.execution.micro_batch, self.tokens_per_pass)
+        for (part, rows), counts in self.world.in_step(passes):
+            logits = model(part, row_keys=None if keys is None else send(keys[rows], losses.device))
+            loss = self.task.loss(logits, part.targets).view(R, -1).sum(1) * (counts / B)
+            # programs are disjoint: the sum's gradient is each run's own
+            loss.sum().backward()
+            losses += loss.detach()
+        grads = self.adam.gradients()
+        self.world.sum(grads, losses)
+        return self._update(losses, grads)
+
+    def _kept_losses(self, features: Features) -> Tensor:
+        """Mean losses (R,) on the cached features, with gradients of the output layers; no part of the body runs."""
+        seeds = [m.config.seed for m in self.active]
+        if features.kept is None:
+            self._log("features", **features.keep(seeds, self.execution.out, self.execution.feature_memory))
+        self.adam.zero_grad()
+        losses = features.losses(seeds, self.step, self.config.batch_size)
+        losses.sum().backward()
+        return losses.detach()
+
+    def _update(self, losses: Tensor, grads: Tensor) -> Tensor:
+        """One step of Adam along `grads` (R, K), of runs whose `losses` (R,) are finite. Returns these."""
+        lr = send(torch.tensor([m.config.lr_at(self.step) for m in self.active]), losses.device)
+        self.adam.alive &= losses.isfinite()
+        self.adam.step(self.step, lr, grads)
+        return losses
+
+    def validate(self) -> None:
+        """Score the active runs, keep the best state of each, and decide who stops."""
+        config = self.config
+        metrics = self._score(self._choice_split(), config.eval_examples)
+        for row, (member, metric) in enumerate(zip(self.active, metrics, strict=True)):
+            progress = member.progress
+            if progress.stopped:
+                continue
+            if progress.best_metric is None or metric > progress.best_metric:
+                progress.best_metric, progress.best_step, progress.stale = metric, self.step, 0
+                member.best = self.adam.values[row].clone()
+            else:
+                progress.stale += 1
+            member.folder.log([{"event": "validation", "step": self.step, "metric": metric}])
+            if config.stop_at is not None and metric >= config.stop_at:
+                progress.stopped = "reached stop_at"
+            elif config.patience is not None and progress.stale >= config.patience:
+                progress.stopped = "no improvement"
+        for watcher in self.execution.watchers:
+            watcher.validated(self.step, {m.config.run_id: x for m, x in zip(self.active, metrics, strict=True)})
+
+    def save(self) -> None:
+        """Write a state of every active run; the states before go once all have the new one."""
+        self._count_seconds(self.active)
+        for row, member in enumerate(self.active):
+            tensors = {name: getattr(self.adam, name)[row] for name in ("values", "first", "second", "alive")}
+            if member.best is not None:
+                tensors["best"] = member.best
+            member.folder.save_state(self.step, tensors, dataclasses.asdict(member.progress))
+        for member in self.active:
+            member.folder.drop_states(keep=self.step)
+        self.saved = time.perf_counter()
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Score every run's best state once on the whole splits and write programs and summaries."""
+        if any(m.progress.final is None for m in self.members):
+            self._score_final()
+        summaries = self.world.tell(self._write() if self.world.first else [])
+        for watcher in self.execution.watchers:
+            watcher.finished(summaries)
+        return summaries
+
+    def _write(self) -> list[dict[str, Any]]:
+        """Write programs and, when all have theirs, summaries. Returns these."""
+        summaries = []
+        for member in self.members:
+            program = None if member.best is None else self._program(member)
+            if program is not None:
+                program.save(member.folder.program_path)
+            summaries.append(self._summary(member))
+        for member, summary in zip(self.members, summaries, strict=True):
+            member.folder.log([{"event": "end", "step": summary["steps_done"]}])
+            write_json(member.folder.summary_path, summary)
+            member.folder.drop_states()
+        return summaries
+
+    def _choice_split(self) -> str:
+        return self.task.test_splits[0] if "choose-on-test" in self.config.faults else "val"
+
+    def _score(self, split: str, limit: int | None = None) -> list[float]:
+        if self.features is not None:
+            return self.features.evaluate(split, limit, [m.config.seed for m in self.rows]).tolist()
+        return evaluate(self.model, self.task, split, limit, world=self.world).tolist()
+
+    def _score_final(self) -> None:
+        """Metrics of the best states, stored in the states first so that a kill cannot change them."""
+        scored = [m for m in self.members if m.best is not None]
+        for member in self.members:
+            member.progress.final = {}
+        if scored:
+            self.model.set_programs([m.initial | self.adam.tensors(_known(m.best)) for m in scored])
+            self.rows = scored
+            config = self.config
+            for split in dict.fromkeys(("train", "val", *self.task.test_splits)):
+                limit = config.eval_examples if split == "train" else config.test_examples
+                for member, metric in zip(scored, self._score(split, limit), strict=True):
+                    assert member.progress.final is not None
+                    member.progress.final[split] = metric
+        self._count_seconds(self.members)
+        for member in self.members:
+            for step in member.folder.saved_steps()[-1:]:
+                tensors, _ = member.folder.load_state(step)
+                member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
+
+    def _count_seconds(self, members: Sequence[Member]) -> None:
+        self.execution.runtime.synchronize()
+        now = time.perf_counter()
+        for member in members:
+            member.progress.seconds += now - self.clock
+            member.progress.share += (now - self.clock) / len(members)
+        self.clock = now
+
+    def _narrow(self) -> None:
+        """Shrink model and optimizer to the active runs."""
+        rows = [row for row, member in enumerate(self.rows) if member in self.active]
+        if not rows:
+            return
+        held = self.model.programs()
+        self.model.set_programs([held[row] for row in rows])
+        self.adam.keep(rows)
+        self.rows = [self.rows[row] for row in rows]
+
+    def _restore(self, step: int, found: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
+        """Be what the pack was after `step` steps, from the members' states: the same runs active, the same numbers."""
+        self.step, device, states = step, self.adam.values.device, []
+        for member, (tensors, values) in zip(self.members, found, strict=True):
+            member.progress = Progress(**values)
+            member.best = tensors["best"].to(device) if "best" in tensors else None
+            if not member.progress.stopped:
+                states.append(tensors)
+        self.active = [m for m in self.members if not m.progress.stopped]
+        if not self.active:
+            return
+        self._narrow()
+        for name in ("values", "first", "second", "alive"):
+            getattr(self.adam, name).copy_(torch.stack([tensors[name] for tensors in states]))
+        self.adam.write()
+
+    def _dropout_keys(self) -> Tensor:
+        """Keys (N,) of this step's dropout draws, on the CPU: a function of seed, step and row."""
+        B = self.config.batch_size
+        draws = [torch.randint(2**62, (B,), generator=stream(m.config.seed, DROPOUT, self.step)) for m in self.active]
+        return torch.cat(draws)
+
+    def _log(self, event: str, **fields: Any) -> None:
+        for member in self.active:
+            member.folder.log([{"event": event, "step": self.step, **fields}])
+
+    def _log_losses(self, losses: Sequence[float]) -> None:
+        alive = self.adam.alive.tolist()
+        shown: dict[str, float] = {}
+        for member, loss, ok in zip(self.active, losses, alive, strict=True):
+            shown[member.config.run_id] = loss
+            lr = member.config.lr_at(self.step - 1)
+            finite = loss if math.isfinite(loss) else None
+            member.folder.log([{"event": "train", "step": self.step, "loss": finite, "lr": lr}])
+            if not ok:
+                member.progress.stopped = "diverged"
+                member.folder.log([{"event": "diverged", "step": self.step}])
+        for watcher in self.execution.watchers:
+            watcher.progress(self.step, shown)
+
+    def _program(self, member: Member) -> Program:
+        final = member.progress.final or {}
+        return Program(
+            config=member.config,
+            spec=self.task.spec,
+            fingerprint=self.model.body_fingerprint,
+            tensors=member.initial | self.adam.tensors(_known(member.best)),
+            metrics=final,
+            versions=versions(),
+            extra={"data": dict(self.task.data), "metric_name": self.task.metric_name},
+        )
+
+    def _summary(self, member: Member) -> dict[str, Any]:
+        """The content of summary.json; other tools read its keys, so none may be renamed."""
+        config, progress, task = member.config, member.progress, self.task
+        final = progress.final or {}
+        steps = self.config.steps if not progress.stopped else max(member.folder.saved_steps(), default=0)
+        trained, frozen = self.model.counts()
+        return {
+            "task": config.task,
+            "task_options": dict(config.task_options),
+            "backbone": config.backbone,
+            "weights": config.weights,
+            "train_roles": list(config.train_roles),
+            "protocol": config.protocol,
+            "lr": config.lr,
+            "seed": config.seed,
+            "steps": config.steps,
+            "steps_done": steps,
+            "status": progress.stopped or "completed",
+            "best_step": progress.best_step,
+            "batch_size": config.batch_size,
+            "precision": config.precision,
+            "train_metric": final.get("train"),
+            "val_metric": final.get("val"),
+            "test_metric": final.get(task.test_splits[0]),
+            "test_metrics": {split: final.get(split) for split in task.test_splits},
+            "test_examples": min(task.split_size(task.test_splits[0]), config.test_examples or sys.maxsize),
+            "metric_name": task.metric_name,
+            "trainable_parameters": trained,
+            "frozen_parameters": frozen,
+            "seconds": round(progress.seconds, 3),
+            "steps_per_second": round(steps / progress.seconds, 3) if progress.seconds else None,
+            "seconds_share": round(progress.share, 3),
+            "packed_runs": len(self.members),
+            "device": self.execution.runtime.describe(),
+            "versions": versions(),
+            "data": dict(task.data),
+            "run_id": config.run_id,
+        }
+
+
+def _end(folder: RunFolder) -> int | None:
+    """The step of a run's last state if it stopped there by itself, else None."""
+    last = max(folder.saved_steps(), default=None)
+    return last if last is not None and folder.load_state(last)[1]["stopped"] else None
+
+
+def _known(values: Tensor | None) -> Tensor:
+    assert values is not None
+    return values

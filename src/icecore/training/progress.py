@@ -1,0 +1,165 @@
+"""Watchers: what a person sees while a pack trains. A live display on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from icecore.core.config import RunConfig
+from icecore.core.errors import UserError
+
+
+class _Counted:
+    """What both displays show: the best run's numbers and the speed."""
+
+    def __init__(self) -> None:
+        self.configs: Sequence[RunConfig] = ()
+        self.losses: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+        self.first = 0
+        self.clock = time.perf_counter()
+
+    def count(self, configs: Sequence[RunConfig], step: int) -> None:
+        self.configs, self.first, self.clock = configs, step, time.perf_counter()
+        self.losses, self.metrics = {}, {}
+
+    def speed(self, step: int) -> float:
+        """Samples a second over all runs."""
+        rows = len(self.losses) * self.configs[0].batch_size
+        return rows * (step - self.first) / max(1e-9, time.perf_counter() - self.clock)
+
+    def title(self) -> str:
+        """The pack in a few words."""
+        first = self.configs[0]
+        depth = f", {first.layers} layers" if first.layers else ""
+        runs = f", {len(self.configs)} runs" if len(self.configs) > 1 else ""
+        return f"{first.task} on {first.backbone} ({first.weights}{depth}{runs})"
+
+    def numbers(self, step: int) -> str:
+        """Loss, validation metric and speed; of several runs the best ones."""
+        loss = f"loss {min(self.losses.values()):.4f}" if self.losses else ""
+        val = f"  val {max(self.metrics.values()):.2%}" if self.metrics else ""
+        return f"{loss}{val}  {self.speed(step):,.0f} samples/s"
+
+
+class LiveWatcher(_Counted):
+    """A progress bar with loss, validation metric, samples/s and time left."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.bar: Progress | None = None
+
+    def waiting(self, run_id: str) -> None:
+        self.console.print(f"run {run_id}: another process is training it; waiting until that ends", highlight=False)
+
+    def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
+        self.count(configs, step)
+        resumed = f"  [yellow]resumed at step {step:,}[/]" if step else ""
+        self.console.print(
+            f"[bold]{self.title()}[/]  {info['trained']:,} trained, {info['frozen']:,} frozen parameters, "
+            f"{configs[0].precision} on {info['device']}{resumed}",
+            highlight=False,
+        )
+        columns = (SpinnerColumn(), TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"), BarColumn(24))
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.description}"), *times, console=self.console, transient=True)
+        self.task = self.bar.add_task("", total=configs[0].steps, completed=step)
+        self.bar.start()
+
+    def progress(self, step: int, losses: Mapping[str, float]) -> None:
+        self.losses = dict(losses)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, description=self.numbers(step))
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.metrics = dict(metrics)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, description=self.numbers(step))
+            if step >= self.configs[0].steps:
+                self.bar.update(self.task, description="scoring the whole validation and test sets")
+
+    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the display down, also after an error."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+class LineWatcher(_Counted):
+    """One plain line at each validation, for logs and pipes."""
+
+    def waiting(self, run_id: str) -> None:
+        self.say(f"run {run_id}: another process is training it; waiting until that ends")
+
+    def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
+        self.count(configs, step)
+        resumed = f", resumed at step {step}" if step else ""
+        self.say(f"{self.title()}: {info['trained']} trained, {info['frozen']} frozen parameters, "
+                 f"{configs[0].precision} on {info['device']}{resumed}")  # fmt: skip
+
+    def progress(self, step: int, losses: Mapping[str, float]) -> None:
+        self.losses = dict(losses)
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.metrics = dict(metrics)
+        self.say(f"step {step}/{self.configs[0].steps}  {self.numbers(step)}")
+
+    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def close(self) -> None:
+        """Nothing to take down."""
+
+    def say(self, text: str) -> None:
+        """One line on standard error, at once."""
+        print(text, file=sys.stderr, flush=True)
+
+
+class TensorBoardWatcher:
+    """Losses and validation metrics as TensorBoard scalars, one run a curve. Needs the extra `tensorboard`."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise UserError("--tensorboard needs TensorBoard: pip install 'icecore[tensorboard]'") from error
+        self.make = lambda name: SummaryWriter(str(folder / name / "tensorboard"))
+        self.writers: dict[str, Any] = {}
+
+    def waiting(self, run_id: str) -> None:
+        pass
+
+    def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
+        self.writers = {config.run_id: self.make(config.run_id) for config in configs}
+
+    def progress(self, step: int, losses: Mapping[str, float]) -> None:
+        for run, loss in losses.items():
+            self.writers[run].add_scalar("loss/train", loss, step)
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        for run, metric in metrics.items():
+            self.writers[run].add_scalar("metric/validation", metric, step)
+
+    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Flush and close all curves."""
+        for writer in self.writers.values():
+            writer.close()
+        self.writers = {}
+
+
+def watcher(console: Console, quiet: bool) -> "LiveWatcher | LineWatcher | None":
+    """The display that fits: none when quiet, live on a terminal, lines elsewhere."""
+    if quiet:
+        return None
+    return LiveWatcher(console) if console.is_terminal else LineWatcher()

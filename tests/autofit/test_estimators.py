@@ -1,0 +1,307 @@
+"""scikit-learn estimators: its own checks, pipelines and searches, pickles without the body, files, forms of data."""
+
+import importlib
+import pickle
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from icecore.autofit import estimators, predict
+from icecore.backbones import BodyRequest, build_backbone
+from icecore.backbones.backbone import fingerprint
+from icecore.core.errors import DataError, UserError
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from icecore.autofit.estimators import FPTClassifier, FPTRegressor
+
+SHORT: dict[str, Any] = {"layers": 1, "lrs": 6e-2, "steps": 20, "batch_size": 32, "device": "cpu", "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny body whose attention looks around: at the usual initial range, so narrow a one sees only itself."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("estimator") / "bert"
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "vocab_size": 11}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = BertConfig(**sizes, num_hidden_layers=2, max_position_embeddings=32, initializer_range=0.3)
+        BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def classifier(bert: str) -> Callable[..., FPTClassifier]:
+    return lambda **changes: FPTClassifier(**{"backbone": bert, **SHORT, **changes})
+
+
+@pytest.fixture
+def regressor(bert: str) -> Callable[..., FPTRegressor]:
+    return lambda **changes: FPTRegressor(**{"backbone": bert, **SHORT, **changes})
+
+
+def rows(count: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of three numbers and their class, by the first one."""
+    X = np.random.default_rng(seed).normal(size=(count, 3))
+    return X, np.where(X[:, 0] > 0, "up", "down")
+
+
+# -------------------------------------------------------------------------------- scikit-learn's own checks
+
+
+@parametrize_with_checks([FPTClassifier(**SHORT), FPTRegressor(**SHORT)])
+def test_scikit_learn_finds_nothing_amiss(estimator: Any, check: Callable[[Any], None], bert: str):
+    check(estimator.set_params(backbone=bert))
+
+
+def test_without_scikit_learn_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "icecore.autofit.estimators")
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(ImportError, match=r"pip install 'icecore\[sklearn\]'"):
+        importlib.import_module("icecore.autofit.estimators")
+
+
+# ------------------------------------------------------------------------------- pipelines, searches, pickles
+
+
+def test_a_pipeline_learns(classifier: Callable[..., FPTClassifier]):
+    X, y = load_iris(return_X_y=True)
+    scaled = make_pipeline(StandardScaler(), classifier(steps=80)).fit(X, y)
+    assert scaled.score(X, y) > 0.85
+    chances = scaled.predict_proba(X)
+    assert chances.shape == (150, 3)
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
+    assert np.array_equal(scaled.predict(X), scaled.classes_[chances.argmax(1)])
+    weight = np.arange(150)
+    hits = scaled.predict(X) == y
+    assert scaled.score(X, y, sample_weight=weight) == pytest.approx((hits * weight).sum() / weight.sum())
+
+
+def test_a_search_loads_each_body_once(classifier: Callable[..., FPTClassifier], bert: str):
+    estimators._engine.cache_clear()
+    X, y = rows(60)
+    search = GridSearchCV(classifier(steps=5), {"lrs": [1e-2, (1e-2, 3e-2)], "layers": [1, 2]}, cv=2, refit=False)
+    search.fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert estimators._engine.cache_info().misses <= 3  # the search goes through layers 1, 2, 1, 2
+    copy: Any = clone(classifier(layers=2))
+    assert copy.get_params() == classifier(layers=2).get_params()
+
+
+def test_pickles_hold_the_program_and_not_the_body(classifier: Callable[..., FPTClassifier]):
+    X, y = rows()
+    fitted = classifier(steps=5).fit(X, y)
+    held = pickle.dumps(fitted)
+    program = sum(tensor.nbytes for tensor in fitted.program_.tensors.values())
+    assert len(held) < program + 20_000
+    estimators._engine.cache_clear()
+    np.testing.assert_array_equal(pickle.loads(held).predict_proba(X), fitted.predict_proba(X))
+
+
+def test_steps_and_a_seed_decide_everything(classifier: Callable[..., FPTClassifier]):
+    X, y = rows()
+    said = [
+        classifier(steps=5, random_state=state).fit(X, y).predict_proba(X)
+        for state in (3, 3, np.random.RandomState(3), 4)
+    ]
+    assert np.array_equal(said[0], said[1])
+    assert np.array_equal(said[0], said[2])
+    assert not np.array_equal(said[0], said[3])
+
+
+def test_the_body_is_lent_and_comes_back_as_it_was(classifier: Callable[..., FPTClassifier], bert: str):
+    X, y = rows()
+    fitted = [classifier(steps=5, random_state=seed).fit(X, y) for seed in (0, 1)]
+    alone = [each.predict_proba(X) for each in fitted]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda each: each.predict_proba(X), fitted * 4))
+    for place, said in enumerate(together):
+        np.testing.assert_array_equal(said, alone[place % 2])
+    engine = estimators._engine(bert, "pretrained", 1, 0, "fp32", "cpu", fitted[0].program_.fingerprint)
+    fresh = build_backbone(BodyRequest(bert, layers=1))
+    assert len(engine) == 0
+    assert fingerprint(engine.body.tensors()) == fingerprint(fresh.tensors())
+
+
+# ------------------------------------------------------------------------------------------------- program files
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_saved_program_says_the_same_everywhere(
+    classifier: Callable[..., FPTClassifier],
+    regressor: Callable[..., FPTRegressor],
+    task: str,
+    tmp_path: Path,
+):
+    X, y = rows()
+    path = tmp_path / "mine.safetensors"
+    made = classifier(steps=5).fit(X, y) if task == "classification" else regressor(steps=5).fit(X, 5 + 2 * X[:, 1])
+    made.save(path)
+    loaded = type(made).load(path, device="cpu")
+    assert np.array_equal(loaded.predict(X), made.predict(X))
+    assert (loaded.n_features_in_, loaded.n_iter_, loaded.result_) == (3, made.n_iter_, made.result_)
+    (said,) = predict.predict([path], X, "cpu").values()
+    np.testing.assert_allclose(*_numbers(said.columns["y"], made.predict(X)), rtol=1e-4)
+    with pytest.raises(ValueError, match=r"X has 2 features, but .* is expecting 3 features"):
+        loaded.predict(X[:, :2])
+    other = FPTRegressor if task == "classification" else FPTClassifier
+    with pytest.raises(DataError, match=f"a program for {task}; {other.__name__} is for"):
+        other.load(path)
+
+
+def _numbers(*columns: Any) -> list[np.ndarray]:
+    """Labels as 0 and 1; numbers as they are."""
+    return [np.asarray(c == "up", float) if np.asarray(c).dtype.kind in "US" else np.asarray(c) for c in columns]
+
+
+def test_names_of_columns_are_kept_and_checked(classifier: Callable[..., FPTClassifier], tmp_path: Path):
+    pyarrow = pytest.importorskip("pyarrow")
+    X, y = rows()
+    table = pyarrow.table({name: X[:, i] for i, name in enumerate(("width", "height", "depth"))})
+    made = classifier(steps=3).fit(table, y)
+    made.save(tmp_path / "mine.safetensors")
+    loaded = FPTClassifier.load(tmp_path / "mine.safetensors", device="cpu")
+    assert loaded.feature_names_in_.tolist() == ["width", "height", "depth"]
+    assert np.array_equal(loaded.predict(table), made.predict(table))
+    with pytest.raises(ValueError, match="feature names should match"):
+        loaded.predict(table.rename_columns(["width", "height", "age"]))
+
+
+# ------------------------------------------------------------------------------------------------- forms of data
+
+
+def waves(count: int = 60) -> tuple[list[np.ndarray], np.ndarray]:
+    """Sequences of 5 to 9 points of two values; which of them is larger at the end is the class."""
+    generator = np.random.default_rng(0)
+    X = [generator.normal(size=(length, 2)) for length in generator.integers(5, 10, count)]
+    return X, np.array([int(row[-1, 0] > row[-1, 1]) for row in X])
+
+
+def test_sequences_of_unequal_lengths(classifier: Callable[..., FPTClassifier]):
+    X, y = waves()
+    fitted = classifier(steps=80).fit(X, y)
+    assert fitted.n_features_in_ == 2
+    assert fitted.score(X, y) > 0.8
+    assert np.array_equal(
+        fitted.predict(np.stack([row[-5:] for row in X[:3]])), fitted.predict([r[-5:] for r in X[:3]])
+    )
+    single = classifier(steps=3).fit([row[:, 0] for row in X], y)
+    assert single.predict([row[:4, 0] for row in X]).shape == (60,)
+    with pytest.raises(ValueError, match="expected 2 values a point, found 3"):
+        fitted.predict(np.zeros((2, 5, 3)))
+
+
+def test_cubes_are_sequences_of_equal_lengths(regressor: Callable[..., FPTRegressor]):
+    X = np.random.default_rng(0).normal(size=(60, 6, 2))
+    fitted = regressor(steps=80).fit(X, X[:, -1, 0])
+    assert fitted.n_features_in_ == 2
+    assert fitted.score(X, X[:, -1, 0]) > 0.5
+    X[0, 2, 1] = np.nan
+    assert np.isfinite(fitted.predict(X)).all()
+
+
+def test_columns_can_be_points_in_time(classifier: Callable[..., FPTClassifier]):
+    X, y = rows()
+    series = classifier(steps=3, kind="series").fit(X, y)
+    assert series.encoder_.form == "sequences"
+    assert series.predict(X[:, :2]).shape == y.shape  # shorter ones
+    assert classifier(steps=3, patch=3).fit(X, y).encoder_.spec.length == 1
+
+
+def test_texts(classifier: Callable[..., FPTClassifier], tmp_path: Path):
+    generator = np.random.default_rng(0)
+    texts = ["".join(generator.choice(list("ACGT"), 6)) for _ in range(60)]
+    y = [text.endswith(("A", "C")) for text in texts]
+    fitted = classifier(steps=80).fit(texts, y)
+    assert fitted.classes_.tolist() == [False, True]
+    assert fitted.score(texts, y) > 0.8
+    assert not hasattr(fitted, "n_features_in_")
+    assert np.array_equal(fitted.predict(np.array(texts)), fitted.predict(texts))
+    with pytest.raises(ValueError, match="expected strings, as in training"):
+        fitted.predict(np.zeros((2, 3)))
+
+
+def test_several_targets_and_missing_values(regressor: Callable[..., FPTRegressor]):
+    X, _ = rows()
+    y = np.stack([X[:, 0], 100 - 5 * X[:, 1]], 1)
+    X[::7, 2] = np.nan
+    fitted = regressor(steps=80).fit(X, y)
+    assert fitted.predict(X).shape == y.shape
+    assert fitted.score(X, y) > 0.5
+
+
+def test_targets_far_from_zero_keep_their_digits(regressor: Callable[..., FPTRegressor]):
+    X, _ = rows()
+    near, far = (regressor(steps=40).fit(X, X[:, 0] + offset).predict(X) - offset for offset in (0.0, 1e9))
+    np.testing.assert_allclose(far, near, atol=1e-4)
+
+
+def test_rare_classes_leave_predictions_the_likeliest(classifier: Callable[..., FPTClassifier]):
+    X = rows(200)[0]
+    y = np.where(X[:, 0] + X[:, 1] > 2, "rare", "usual")
+    fitted = classifier(steps=40).fit(X, y)
+    assert fitted.encoder_.target.balanced
+    chances = fitted.predict_proba(X)
+    assert np.array_equal(fitted.predict(X), fitted.classes_[chances.argmax(1)])
+    assert abs(chances[:, 0].mean() - (y == "rare").mean()) < 0.15
+
+
+def test_every_validation_is_a_line_when_verbose(
+    classifier: Callable[..., FPTClassifier], capsys: pytest.CaptureFixture[str]
+):
+    classifier(steps=3, verbose=1).fit(*rows())
+    assert "step 3/3" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "table"}, "unknown kind 'table'.*array, auto, series"),
+        ({"validation_fraction": 0.0}, "val: 0 leaves nothing to choose by"),
+        ({"validation_fraction": 1.5}, "shares of at least 0"),
+        ({"patch": 0}, "patch: expected at least 1"),
+    ],
+)
+def test_settings_that_cannot_be(classifier: Callable[..., FPTClassifier], changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        classifier(**changes).fit(*rows())
+    assert isinstance(caught.value, UserError)
+
+
+def test_data_that_cannot_be_learned_from(classifier: Callable[..., FPTClassifier]):
+    X, y = rows()
+    with pytest.raises(ValueError, match="one class, 'up'"):
+        classifier().fit(X, np.full(len(X), "up"))
+    with pytest.raises(ValueError, match="a class is an empty text"):
+        classifier().fit(X, np.where(y == "up", "up", ""))
+    with pytest.raises(ValueError, match="a class is called 'NaN', which is how missing ones are written"):
+        classifier().fit(X, np.where(y == "up", "up", "NaN"))
+    with pytest.raises(ValueError, match="no column is left"):
+        classifier().fit(np.ones((len(X), 2)), y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        classifier().fit(waves()[0], y)
+    with pytest.raises(TypeError, match=r"[Ss]parse"):
+        classifier().fit(pytest.importorskip("scipy.sparse").csr_matrix(X), y)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        classifier().predict(X)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        classifier().save("nowhere")

@@ -1,0 +1,308 @@
+"""Every family's body against the library's own model on tiny random weights: values, gradients, runs.
+
+The reference is transformers with its eager attention, its own norms and its own position table.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from icecore.backbones import huggingface
+from icecore.backbones.backbone import gather
+from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
+from icecore.backbones.modules import attention
+from icecore.backbones.modules import run_axis as fast
+from icecore.backbones.modules.run_axis import Activation, hashed_uniform
+
+D, T, N, R = 32, 16, 3, 3
+TABLE = 24
+LENGTHS = torch.tensor([16, 9, 5])
+SHAPE = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 7}
+GROUPED = SHAPE | {"num_key_value_heads": 2, "max_position_embeddings": 8, "pad_token_id": None}
+T5 = {"d_model": D, "d_ff": 64, "num_layers": 2, "num_heads": 4, "d_kv": 8, "vocab_size": 7}
+GPT2 = {"n_embd": D, "n_layer": 2, "n_head": 4, "n_positions": TABLE, "vocab_size": 7}
+
+#: case -> (model type, sizes); every row of FAMILIES is here, and the variants that take other paths
+TINY: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", GPT2 | {"bos_token_id": 0, "eos_token_id": 0}),
+    "bert": ("bert", SHAPE | {"max_position_embeddings": TABLE}),
+    "roberta": ("roberta", SHAPE | {"max_position_embeddings": TABLE + 2}),
+    "longformer": ("longformer", SHAPE | {"max_position_embeddings": TABLE + 2, "attention_window": [8, 4]}),
+    "vit": ("vit", {k: v for k, v in SHAPE.items() if k != "vocab_size"} | {"image_size": 20, "patch_size": 4}),
+    "t5": ("t5", T5),
+    "t5-gated": ("t5", T5 | {"feed_forward_proj": "gated-gelu"}),
+    "llama": ("llama", GROUPED),
+    "mistral": ("mistral", GROUPED),
+    "mistral-window": ("mistral", GROUPED | {"sliding_window": 4}),
+    "qwen2": ("qwen2", GROUPED),
+    "qwen3": ("qwen3", GROUPED | {"head_dim": 12}),
+}
+
+
+def tiny_config(case: str, **changes: Any) -> Any:
+    model_type, sizes = TINY[case]
+    return AutoConfig.for_model(model_type, **sizes | changes)
+
+
+def tiny_model(case: str, **changes: Any) -> Any:
+    """A transformers model with eager attention in which no bias is zero and no gain is one."""
+    config = tiny_config(case, **changes)
+    config._attn_implementation = "eager"
+    model = huggingface.model_class(FAMILIES[config.model_type])(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    return model
+
+
+def tiny_body(case: str, reference: nn.Module | None = None) -> HuggingFaceBackbone:
+    """The body of `case` with the weights of `reference`."""
+    attention.register()
+    config = tiny_config(case)
+    family = FAMILIES[config.model_type]
+    config._attn_implementation = "eager" if family.own_attention else attention.NAME
+    model = huggingface.model_class(family)(config)
+    model.load_state_dict((reference or tiny_model(case)).state_dict())
+    return huggingface.build(config, case, "random", "test", model)
+
+
+def reference_forward(case: str, model: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """The library's forward on embeddings x (N, T, D), positions included."""
+    if TINY[case][0] != "vit":
+        return model(inputs_embeds=x, attention_mask=None if mask is None else mask.long())[0]
+    # the library's ViT takes pixels and no mask: its blocks by hand
+    hidden = x + model.embeddings.position_embeddings[:, 1 : 1 + x.shape[1]]
+    additive = None
+    if mask is not None:
+        additive = torch.zeros(N, 1, 1, x.shape[1]).masked_fill(~mask[:, None, None], torch.finfo().min)
+    for layer in huggingface._blocks(model, 2):
+        out = layer(hidden, additive)
+        hidden = out[0] if isinstance(out, tuple) else out
+    return model.layernorm(hidden)
+
+
+def with_positions(body: HuggingFaceBackbone, x: Tensor) -> Tensor:
+    table = body.position_table
+    return x if table is None else x + table[torch.arange(x.shape[1]) % len(table)]
+
+
+def mask_of(kind: str, length: int = T) -> Tensor | None:
+    lengths = {"none": None, "full": torch.full((N,), length), "padded": LENGTHS * length // T}[kind]
+    return None if lengths is None else torch.arange(length) < lengths[:, None]
+
+
+def set_gains(body: HuggingFaceBackbone, gains: dict[str, Tensor]) -> None:
+    """Give each norm the rows (R, D) of `gains`; a norm without bias ignores them there."""
+    for name, norm in body.norms().items():
+        norm.weight = nn.Parameter(gains[name])
+        if norm.bias is not None:
+            norm.bias = nn.Parameter(gains[name] - 1)
+
+
+@pytest.fixture(params=["explicit", "sdpa", "blocks"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+    monkeypatch.setattr(attention, "PLAIN_TYPES", () if request.param == "sdpa" else (torch.float32, torch.bfloat16))
+    monkeypatch.setattr(attention, "EAGER_SCORES", 512 * 512 if request.param == "explicit" else 0)
+    return request.param
+
+
+def test_every_family_is_tried() -> None:
+    assert {model_type for model_type, _ in TINY.values()} == set(FAMILIES)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("kind", ["none", "full", "padded"])
+@pytest.mark.parametrize("case", TINY)
+def test_values_and_gradients_agree_with_the_library(case: str, kind: str) -> None:
+    reference = tiny_model(case)
+    body = tiny_body(case, reference).requires_grad_(True)
+    x, mask = torch.randn(N, T, D), mask_of(kind)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = body(with_positions(body, ours), mask), reference_forward(case, reference, theirs, mask)
+    real = torch.ones(N, T, dtype=torch.bool) if mask is None else mask
+    torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
+    probe = torch.randn(int(real.sum()), D)
+    (found[real] * probe).sum().backward()
+    (expected[real] * probe).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+    assert len(body.norms()) >= 4
+    for name, norm in body.norms().items():
+        for part, parameter in norm.named_parameters():
+            wanted = reference.get_parameter(f"{name.removeprefix('model.')}.{part}").grad
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad[0], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["none", "padded"])
+@pytest.mark.parametrize("case", TINY)
+def test_longer_than_the_table(case: str, kind: str) -> None:
+    """Positions beyond the table repeat it from its start; families without a table just go on."""
+    length = 2 * TABLE - 8
+    config = tiny_config(case)
+    longer: dict[str, Any] = {}
+    if case == "vit":
+        longer = {"image_size": 40}
+    elif FAMILIES[config.model_type].positions is not None:
+        longer = {"max_position_embeddings": config.max_position_embeddings + TABLE}
+    reference = tiny_model(case, **longer)
+    family = FAMILIES[config.model_type]
+    state = reference.state_dict()
+    if family.positions is not None:
+        name = family.positions if family.positions in state else f"{family.positions}.weight"
+        first, rows = family.first_position(config), family.max_length(config)
+        assert rows is not None
+        assert rows < length
+        table = state[name].squeeze(0)
+        table[first:] = table[first + torch.arange(len(table) - first) % rows]
+        state[name] = state[name][..., : first + rows, :].clone()
+    short = tiny_model(case)
+    # buffers of the longer table's length stay the short model's own
+    short.load_state_dict({k: v for k, v in state.items() if k in dict(short.named_parameters())}, strict=False)
+    body = tiny_body(case, short)
+    x, mask = torch.randn(N, length, D), mask_of(kind, length)
+    with torch.no_grad():
+        found, expected = body(with_positions(body, x), mask), reference_forward(case, reference, x, mask)
+    real = torch.ones(N, length, dtype=torch.bool) if mask is None else mask
+    torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["none", "padded"])
+@pytest.mark.parametrize("case", TINY)
+def test_runs_packed_or_mixed_equal_each_alone(case: str, kind: str) -> None:
+    body = tiny_body(case)
+    gains = {name: 1 + 0.3 * torch.randn(R, norm.weight.shape[1]) for name, norm in body.norms().items()}
+    x, mask = torch.randn(R * N, T, D), mask_of(kind)
+    tiled = None if mask is None else mask.repeat(R, 1)
+    with torch.no_grad():
+        alone = []
+        for run, rows in enumerate(x.split(N)):
+            set_gains(body, {name: rows_of[run : run + 1] for name, rows_of in gains.items()})
+            alone.append(body(rows, mask))
+        expected = torch.cat(alone)
+        set_gains(body, gains)
+        packed = body(x, tiled)
+        order = torch.randperm(R * N)
+        body.axis.run_of_row = order // N
+        mixed = body(x[order], None if tiled is None else tiled[order])
+    assert (expected[:N] - expected[N : 2 * N]).abs().max() > 0.1
+    # padding holds whatever the family leaves there
+    real = torch.ones(R * N, T, dtype=torch.bool) if tiled is None else tiled
+    torch.testing.assert_close(packed[real], expected[real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mixed[real[order]], expected[order][real[order]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "padded"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("case", TINY)
+def test_reading_some_positions_equals_reading_all(case: str, kind: str, count: int) -> None:
+    body = tiny_body(case)
+    mask, x = mask_of(kind), torch.randn(N, T, D)
+    ends = torch.full((N,), T) if mask is None else mask.sum(1)
+    positions = (ends - count)[:, None] + torch.arange(count)
+    norms = [p.requires_grad_() for norm in body.norms().values() for p in norm.parameters()]
+    inputs = [x.requires_grad_(), *norms]
+    probe, results = torch.randn(N, count, D), []
+    for read in (body.read, lambda *given: gather(body(*given[:2]), given[2])):
+        out = read(x, mask, positions)
+        results.append([out, *torch.autograd.grad(out, inputs, probe)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    # and the body is whole again
+    assert body(x, mask).shape == (N, T, D)
+
+
+@pytest.mark.parametrize("case", TINY)
+def test_every_layer_has_its_activation_and_reads_less_in_the_last(case: str) -> None:
+    body = tiny_body(case)
+    assert sum(isinstance(module, Activation) for module in body.modules()) == (0 if case == "t5" else 2)
+    if case == "longformer":
+        return
+    rows: list[int] = []
+    last = [module for module in body.modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
+    last[-1].register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[-2]))
+    body.read(torch.randn(N, T, D), None, torch.full((N, 1), T - 1))
+    assert rows == [1]
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("case", TINY)
+def test_padding_is_never_seen(case: str) -> None:
+    """Real positions depend neither on what padding holds nor on how much of it there is."""
+    body, mask, x = tiny_body(case), mask_of("padded"), torch.randn(N, T, D)
+    assert mask is not None
+    noisy = torch.where(mask[..., None], x, 100 * torch.randn(N, T, D))
+    with torch.no_grad():
+        expected = body(x, mask)
+        torch.testing.assert_close(body(noisy, mask)[mask], expected[mask], atol=1e-5, rtol=0)
+        length = int(LENGTHS[2])
+        torch.testing.assert_close(body(x[2:, :length])[0], expected[2, :length], atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("kind", ["none", "padded"])
+@pytest.mark.parametrize("case", TINY)
+def test_bf16_body_stays_close(case: str, kind: str) -> None:
+    """As the model runs it: frozen weights and residual stream in bf16, norms in fp32."""
+    body, x, mask = tiny_body(case), torch.randn(N, T, D), mask_of(kind)
+    with torch.no_grad():
+        expected = body(x, mask)
+        norms = {id(p) for norm in body.norms().values() for p in norm.parameters()}
+        for parameter in body.parameters():
+            if id(parameter) not in norms:
+                parameter.data = parameter.data.bfloat16()
+        found = body(x.bfloat16(), mask)
+    assert found.dtype == torch.bfloat16
+    real = torch.ones(N, T, dtype=torch.bool) if mask is None else mask
+    assert (found.float() - expected)[real].abs().mean() < 0.03 * expected[real].abs().mean()
+
+
+@pytest.mark.parametrize("case", [case for case in TINY if not FAMILIES[TINY[case][0]].own_attention])
+def test_recorded_maps_are_one_a_layer_and_hide_padding(case: str) -> None:
+    body, mask = tiny_body(case), mask_of("padded")
+    assert mask is not None
+    body.axis.record = []
+    with torch.no_grad():
+        body(torch.randn(N, T, D), mask)
+    maps = torch.stack(body.axis.record)
+    assert maps.shape == (body.info.layers, N, 4, T, T)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(body.info.layers, N, 4, T))
+    seen_padding = maps.masked_fill(mask[None, :, None, None], 0).sum(-1)
+    assert seen_padding.masked_select(mask[None, :, None]).max() == 0
+    if body.info.causal:
+        assert maps.triu(1).masked_select(mask[None, :, None, :, None]).max() == 0
+
+
+@pytest.mark.parametrize("case", TINY)
+def test_dropout_reaches_every_family_and_follows_its_keys(case: str) -> None:
+    body, x = tiny_body(case), torch.randn(N, T, D)
+    body.axis.dropout = 0.3
+    with torch.no_grad():
+        still, found = body(x), []
+        for keys, rows in (([5, 6, 7], x), ([5, 6, 7], x), ([7], x[2:])):
+            body.axis.begin(None, torch.tensor(keys))
+            found.append(body(rows))
+        first, again, last = found
+        body.axis.begin(None, None)
+        assert torch.equal(body(x), still)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, still, atol=1e-2)
+    torch.testing.assert_close(last, first[2:], atol=1e-5, rtol=0)
+
+
+# on the embeddings, and in each of two layers: attention weights, attention's output, the feed-forward's output
+@pytest.mark.parametrize(("case", "places"), [("bert", 7), ("gpt2", 7), ("vit", 6)])
+def test_dropout_is_in_all_its_places_and_its_own_in_each(
+    case: str, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, salts = tiny_body(case), []
+    monkeypatch.setattr(
+        fast, "hashed_uniform", lambda keys, salt, c: salts.append(salt) or hashed_uniform(keys, salt, c)
+    )
+    body.axis.dropout = 0.3
+    body.axis.begin(None, torch.tensor([5, 6, 7]))
+    body(torch.randn(N, T, D))
+    assert len(salts) == len(set(salts)) == places

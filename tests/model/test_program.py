@@ -1,0 +1,288 @@
+"""A program is a small file that says what it is, notices any damage, and fits one body only."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from icecore.backbones import Backbone
+from icecore.core.config import RunConfig
+from icecore.core.errors import ConfigError, DataError, WeightsError
+from icecore.experiments import sweep as grid
+from icecore.model.fpt import FPT
+from icecore.model.program import Program, assemble, begin_from, model_settings
+from icecore.tasks.bits import BitXor
+from icecore.training.checkpoint import RunFolder
+
+Body = Callable[..., Backbone]
+TASK = BitXor(2)
+
+
+@pytest.fixture
+def make(body: Body, config: Callable[..., RunConfig]) -> Callable[..., Program]:
+    """A program fresh from its seed: `make(seed=1)`."""
+
+    def build(**changes: Any) -> Program:
+        settings = config(**changes)
+        model = FPT(TASK.spec, body(), [settings.seed], model_settings(settings))
+        metrics, extra = {"val": 0.5, "test": 1 / 3}, {"classes": ["a", "ä"]}
+        versions = {"icecore": "0"}
+        return Program(settings, TASK.spec, model.body_fingerprint, model.programs()[0], metrics, versions, extra)
+
+    return build
+
+
+@pytest.fixture
+def path(make: Callable[..., Program], tmp_path: Path) -> Path:
+    make().save(tmp_path / "program.safetensors")
+    return tmp_path / "program.safetensors"
+
+
+def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> None:
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+
+
+def test_save_and_load_is_identity(make: Callable[..., Program], path: Path) -> None:
+    program, found = make(), Program.load(path)
+    assert replace(found, tensors={}) == replace(program, tensors={})
+    assert found.tensors.keys() == program.tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in program.tensors.items())
+
+
+def test_views_of_one_buffer_are_saved_apart(make: Callable[..., Program], path: Path) -> None:
+    buffer = torch.arange(12.0)
+    tensors = {"a": buffer[:4].view(2, 2), "b": buffer[4:]}
+    replace(make(), tensors=tensors).save(path)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in Program.load(path).tensors.items())
+
+
+def test_a_program_is_small_and_no_pickle(path: Path) -> None:
+    data = path.read_bytes()
+    numbers = sum(tensor.numel() for tensor in load_file(path).values())
+    assert len(data) < 4 * numbers + 8192
+    length = int.from_bytes(data[:8], "little")
+    assert json.loads(data[8 : 8 + length])["__metadata__"]["icecore"]  # a safetensors header, plain JSON
+
+
+def test_the_model_of_a_loaded_program_is_the_model(make: Callable[..., Program], path: Path, body: Body) -> None:
+    programs = [make(seed=1), Program.load(path)]
+    model = assemble(programs, body())
+    batch = TASK.train_batch([0], 0, 6)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    for run, program in enumerate(programs):
+        alone = FPT(TASK.spec, body(), [program.config.seed])(batch)
+        mixed = model(batch, run_of_row=torch.full((6,), run))
+        torch.testing.assert_close(mixed, alone)
+
+
+def test_every_flipped_byte_is_noticed(path: Path, body: Body) -> None:
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    places = [*range(0, 8 + length, 41), *range(8 + length, len(data), 977), len(data) - 1]
+    for place in places:
+        for flip in (0x01, 0x0F):
+            path.write_bytes(data[:place] + bytes([data[place] ^ flip]) + data[place + 1 :])
+            with pytest.raises(DataError, match=str(path)):
+                Program.load(path)
+
+
+def test_a_damaged_tensor_is_named(path: Path) -> None:
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    name, place = next(
+        (name, entry["data_offsets"][0])
+        for name, entry in json.loads(data[8 : 8 + length]).items()
+        if name == "output.layers.0.weight"
+    )
+    at = 8 + length + place + 5
+    path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+    with pytest.raises(DataError, match=rf"{path}: tensor {name} is damaged \(checksum differs\); copy the file again"):
+        Program.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: t.pop("positions"), "tensor positions is missing; copy the file again"),
+        (lambda t, m: t.update(positions=t["positions"].int()), "tensor positions is damaged"),
+        (lambda t, m: t.update(positions=t["positions"].t().contiguous()), "tensor positions is damaged"),
+        (lambda t, m: m.update(icecore=m["icecore"].replace("bit-xor", "bit-xoR")), "the header is damaged"),
+        (lambda t, m: m.pop("icecore"), "a safetensors file, but not an icecore program"),
+    ],
+)
+def test_a_changed_file_is_refused(path: Path, change: Callable[..., None], message: str) -> None:
+    rewrite(path, change)
+    with pytest.raises(DataError, match=rf"{path}: {message}"):
+        Program.load(path)
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -1])
+def test_a_file_cut_short_is_refused(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match=rf"{path}: not a readable program, perhaps cut short .*copy it again"):
+        Program.load(path)
+
+
+def test_files_that_are_no_programs(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such program file"):
+        Program.load(tmp_path / "none.safetensors")
+    with pytest.raises(DataError, match="not a readable program"):
+        Program.load(tmp_path)
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(DataError, match="not a readable program"):
+        Program.load(path)
+
+
+def test_a_newer_format_asks_for_an_upgrade(
+    make: Callable[..., Program], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icecore.model.program.FORMAT", 2)
+    make().save(path)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="program format 2, this version reads 1; upgrade icecore"):
+        Program.load(path)
+
+
+def test_another_body_is_refused_with_both_fingerprints(path: Path, body: Body) -> None:
+    program = Program.load(path)
+    other = body(weights="random")
+    here = FPT(TASK.spec, body(weights="random"), [0]).body_fingerprint
+    with pytest.raises(WeightsError, match="another body") as caught:
+        assemble([program], other)
+    assert program.fingerprint in str(caught.value)
+    assert here in str(caught.value)
+
+
+def test_the_same_body_in_bf16_is_the_same_body(path: Path, body: Body) -> None:
+    assert assemble([Program.load(path)], body(), "bf16").dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"positions": torch.zeros(3, 16)}, r"tensor positions is of shape \(3, 16\), expected shape \(4, 16\)"),
+        ({}, r"tensor input.layers.0.weight is missing, expected shape \(1, 16\)"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(
+    make: Callable[..., Program], body: Body, tensors: dict[str, torch.Tensor], message: str
+) -> None:
+    program = make()
+    held = dict(program.tensors) | tensors if tensors else {}
+    with pytest.raises(DataError, match=message):
+        assemble([replace(program, tensors=held)], body())
+
+
+def test_programs_that_cannot_share_a_model(make: Callable[..., Program], body: Body) -> None:
+    with pytest.raises(ConfigError, match="programs of bit-xor and bit-xor differ in sizes or roles"):
+        assemble([make(), make(train_roles=("output",))], body())
+
+
+# --- starting from a program -------------------------------------------------------------------------
+
+
+def started(
+    config: Callable[..., RunConfig], tmp_path: Path, task: str, options: Mapping[str, Any], **changes: Any
+) -> tuple[Program, FPT]:
+    """A program of bit XOR over two bits, and a model of two runs of another task that began from it."""
+    first = config()
+    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    path = RunFolder(tmp_path, first).program_path
+    later = config(task=task, task_options=options, start=str(path), **changes)
+    model = FPT(grid.load_task(later, None).spec, grid.body_of(later), [0, 1], model_settings(later))
+    begin_from(model, Program.load(path), later)
+    return Program.load(path), model
+
+
+@pytest.mark.parametrize("widths", [(5,), (16, 7), ()])
+def test_an_input_layer_is_taken_whole_or_not_at_all(
+    config: Callable[..., RunConfig], tmp_path: Path, widths: tuple[int, ...]
+) -> None:
+    first = config(input_hidden=(9, 16))
+    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    program = Program.load(RunFolder(tmp_path, first).program_path)
+    later = config(input_hidden=widths, start="a program")
+    model = FPT(grid.load_task(later, None).spec, grid.body_of(later), [0], model_settings(later))
+    assert not [name for name in begin_from(model, program, later) if name.startswith("input.")]
+    same = FPT(model.spec, grid.body_of(first), [0], model_settings(first))
+    assert len([name for name in begin_from(same, program, first) if name.startswith("input.")]) == 6
+
+
+def test_what_fits_is_taken_and_the_output_layer_is_not(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    program, model = started(config, tmp_path, "bit-xor", {"n": 4})
+    fresh = FPT(model.spec, grid.body_of(config()), [0, 1], model.settings).programs()
+    for own, new in zip(model.programs(), fresh, strict=True):
+        for name, tensor in own.items():
+            if name.startswith("output."):
+                assert torch.equal(tensor, new[name])
+            elif name == "positions":
+                assert torch.equal(tensor[:4], program.tensors[name])
+                assert torch.equal(tensor[4:], new[name][4:])
+            else:
+                assert torch.equal(tensor, program.tensors[name])
+
+
+def test_an_input_layer_of_other_tokens_starts_afresh(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    program, model = started(config, tmp_path, "bit-memory", {"strings": 2, "bits": 4, "width": 2})
+    fresh = FPT(model.spec, grid.body_of(config()), [0, 1], model.settings).programs()[0]
+    own = model.programs()[0]
+    assert torch.equal(own["input.layers.0.weight"], fresh["input.layers.0.weight"])
+    norms = [name for name in own if name.startswith("body.")]
+    assert norms
+    assert all(torch.equal(own[name], program.tensors[name]) for name in norms)
+
+
+def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    first = config(steps=40)
+    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    path = str(RunFolder(tmp_path, first).program_path)
+    assert config(start=path).run_id != config().run_id
+    assert "start" not in config().to_json()
+    assert RunConfig.from_json(config(start=path).to_json()) == config(start=path)
+    still = [config(start=path, steps=1, lr=1e-12), config(steps=1, lr=1e-12)]
+    tensors = []
+    for each in still:
+        grid.train([each], grid.Place(tmp_path, device="cpu"))
+        tensors.append(Program.load(RunFolder(tmp_path, each).program_path).tensors["positions"])
+    learned = Program.load(Path(path)).tensors["positions"]
+    torch.testing.assert_close(tensors[0], learned)
+    assert not torch.allclose(tensors[1], learned)
+
+
+def test_another_body_is_no_start(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"bert \(pretrained, all layers, body seed 0\) is no start on .*bert \(random,"
+    ):
+        started(config, tmp_path, "bit-xor", {"n": 4}, weights="random")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "program format 2, this version reads 1"),
+        ({"spec": {"kind": "discrete", "colour": 3}}, r"made by icecore 0, not understood here \(.*colour"),
+        (
+            {"config": {"task": "x", "velocity": 1}},
+            r"made by icecore 0, not understood here \(unknown setting 'velocity'",
+        ),
+    ],
+)
+def test_a_program_of_another_version(path: Path, change: Mapping[str, Any], message: str) -> None:
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["icecore"])
+    text = json.dumps(header | dict(change))
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    save_file(load_file(path), path, {"icecore": text, "sha256": checksum})
+    with pytest.raises(DataError, match=message):
+        Program.load(path)

@@ -1,0 +1,457 @@
+"""Reports: numbers against hand-made ones, marks, what is missing or mixed, and files that stand alone."""
+
+import hashlib
+import json
+import math
+import random
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.lines import Line2D
+
+from icecore import report
+from icecore.core.errors import UserError
+from icecore.experiments import sweep as grid
+from icecore.experiments.results import Record, Spot, append, read
+from icecore.paper.tables import STUDIES
+from icecore.report import plots
+from icecore.report.cells import MEASURES, Cell, Estimate, Value, build, converged
+from icecore.report.tables import Table, tabulate
+from icecore.report.text import cell_text, published_text, render_markdown
+from icecore.tasks import TASKS
+
+VERSIONS = {"icecore": "0.1.0", "python": "3.11.7", "torch": "2.13.0+cpu", "transformers": "5.23.0"}
+
+
+def run(
+    spot: Spot,
+    lr: float = 1e-3,
+    seed: int = 0,
+    val: float | None = 0.5,
+    test: float | None = 0.5,
+    curve: Sequence[tuple[int, float]] = (),
+    extra: dict[str, Any] | None = None,
+    **summary: Any,
+) -> Record:
+    """The record of a run that was never made."""
+    task = spot.column.partition(" ")[0]
+    own = {
+        "task": task,
+        "task_options": dict(TASKS[task].options) if task in TASKS else {},
+        "backbone": "minilm",
+        "weights": "pretrained",
+        "protocol": "fair",
+        "lr": lr,
+        "seed": seed,
+        "steps": 200,
+        "batch_size": 8,
+        "status": "diverged" if val is None else "completed",
+        "precision": "fp32",
+        "train_metric": val,
+        "val_metric": val,
+        "test_metric": test,
+        "test_metrics": {"test": test},
+        "test_examples": 1000,
+        "metric_name": "accuracy",
+        "trainable_parameters": 44938,
+        "frozen_parameters": 10638336,
+        "seconds_share": 1.0,
+        "device": "CPU, 2 threads, AVX512",
+        "versions": VERSIONS,
+        "data": {"format": "idx", "counts": {"train": 8000, "val": 400, "test": 10000}, "sha256": "29abe478d272"},
+        **summary,
+    }
+    own["run_id"] = hashlib.sha256(f"{spot} {json.dumps(own, sort_keys=True)}".encode()).hexdigest()[:12]
+    command = f"icecore paper {spot.study} --budget {spot.budget} --only {task} --rows {spot.row}"
+    config = {"lr": lr, "seed": seed, "task": task, "precision": own["precision"], "steps": own["steps"]}
+    return Record(spot, command, "2026-11-22", own, config, tuple(curve), (), extra or {})
+
+
+def sweep(spot: Spot, level: float, seeds: int = 3, lrs: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2)) -> list[Record]:
+    """A staged sweep that ends near `level`, best at the third learning rate."""
+    draw = random.Random(f"{spot}")
+    found = []
+    for place, lr in enumerate(lrs):
+        best = place == min(2, len(lrs) - 1)
+        for seed in range(seeds if best else 1):
+            end = level - 0.08 * abs(place - 2) * level + draw.gauss(0, 0.004)
+            end = min(1.0, max(0.0, end))
+            rise = draw.uniform(15, 70)
+            curve = [(s, min(1.0, end * (1 - 2.718 ** (-s / rise)) + draw.gauss(0, 0.004))) for s in range(10, 201, 10)]
+            found.append(run(spot, lr, seed, end, min(1, max(0, end + draw.gauss(0, 0.005))), curve))
+    return found
+
+
+def study_records(name: str, budget: str = "cpu", body: str = "minilm", skip: Sequence[str] = ()) -> list[Record]:
+    """Records of a study near its published numbers, without the rows in `skip`."""
+    study, found = STUDIES[name], []
+    for row in study.rows:
+        for column in study.columns:
+            pair = study.published.get(row, {}).get(column, 60)
+            level = (pair[0] if isinstance(pair, list) else pair) / 100 if study.measure == "test" else 0.7
+            if row not in skip:
+                found += sweep(Spot(name, row, column, budget, body), level)
+    return found
+
+
+MNIST = Spot("table2", "pretrained", "mnist", "cpu", "minilm")
+TEST = MEASURES["test"]
+
+
+def of(table: Table, row: str, column: str) -> Cell:
+    return next(r for r in table.rows if r.key == row).cells[column]
+
+
+def notes(table: Table, cell: Cell) -> str:
+    return "; ".join(table.notes[mark - 1] for mark in table.marks(cell))
+
+
+def at(line: Line2D, axis: str) -> list[float]:
+    return np.asarray(line.get_xdata() if axis == "x" else line.get_ydata()).tolist()
+
+
+def only(records: Sequence[Record]) -> Table:
+    (table,) = tabulate(records)
+    return table
+
+
+def test_a_cell_is_mean_and_standard_error_at_the_rate_that_validation_chose() -> None:
+    tests = (0.90, 0.93, 0.96)
+    runs = [run(MNIST, 1e-3, 0, 0.80, 0.99), run(MNIST, 1e-2, 0, 0.7, 0.99)]
+    runs += [run(MNIST, 3e-3, seed, 0.9, test) for seed, test in enumerate(tests)]
+    table = only(runs)
+    cell = of(table, "pretrained", "mnist")
+    group = grid.summarize([each.summary for each in runs])
+    (value,) = cell.values
+    assert cell.lr == group["chosen_lr"] == 3e-3
+    assert value.ours is not None
+    assert (value.ours.mean, value.ours.n) == (pytest.approx(93.0), 3)
+    assert value.ours.sem == pytest.approx(100 * group["test_sem"])
+    assert value.ours.sem == pytest.approx(statistics.stdev((90, 93, 96)) / math.sqrt(3))
+    assert value.published == Estimate(98.0)
+    assert value.differs  # 5 away, 2 x 1.73
+    assert cell_text(cell, "%") == "93.0 ± 1.7 ≠"
+    assert published_text(cell, "%") == "98.0"
+    assert table.name == "Table 2"
+    assert (table.rows[0].trained, table.rows[0].frozen) == ((44938, 44938), (10638336, 10638336))
+
+
+@pytest.mark.parametrize(
+    ("ours", "published", "bound", "differs"),
+    [
+        (Estimate(90, 1, 3), Estimate(92.5), False, True),
+        (Estimate(90, 1, 3), Estimate(91.5), False, False),
+        (Estimate(90, 1, 3), Estimate(92.5, 1), False, False),
+        (Estimate(90, None, 1), Estimate(50), False, False),
+        (Estimate(98.04, 0, 3), Estimate(98.0), False, False),
+        (Estimate(90, 1, 3), None, False, False),
+        (None, Estimate(90), False, False),
+        (Estimate(90, 1, 3), Estimate(99), True, False),
+        (Estimate(90, 1, 3), Estimate(80), True, True),
+    ],
+)
+def test_a_difference_is_marked_beyond_two_combined_standard_errors(
+    ours: Estimate | None, published: Estimate | None, bound: bool, differs: bool
+) -> None:
+    assert Value("test", ours, published, bound).differs is differs
+
+
+def test_convergence_is_the_first_step_within_a_point_of_the_best() -> None:
+    assert converged([(10, 0.5), (20, 0.895), (30, 0.9), (40, 0.7)]) == (20, False)
+    assert converged([(10, 0.5), (20, 0.895), (30, 0.9)]) == (20, True)  # it may rise further
+    assert converged([(10, 0.5), (20, 0.99), (30, 1.0)]) == (20, False)  # it cannot
+    assert converged([]) is None
+    rising = build([run(MNIST, curve=[(10, 0.5), (20, 0.9)])], MEASURES["steps"], {"steps": Estimate(5e3)})
+    assert cell_text(rising, "steps") == "≥ 20"
+    assert published_text(rising, "steps") == "5,000"
+
+
+def test_what_was_not_run_is_empty_and_what_cannot_be_says_why() -> None:
+    spot = Spot("table2", "vision", "mnist", "cpu", "minilm")
+    table = only([run(MNIST), Record(spot, "icecore paper", "2026-11-22", missing="no weights: get vit-base")])
+    assert cell_text(of(table, "random", "mnist"), "%") == ""
+    assert published_text(of(table, "random", "mnist"), "%") == "91.7"
+    gone = of(table, "vision", "mnist")
+    assert cell_text(gone, "%") == "missing"
+    assert notes(table, gone) == "no weights: get vit-base"
+    assert {cell.state for cell in table.cells} == {"", "missing", "not run"}
+    assert len(table.columns) == 7
+
+
+def test_the_edge_of_a_sweep_is_noted() -> None:
+    low = only([run(MNIST, 1e-3, 0, 0.9), run(MNIST, 3e-3, 0, 0.8)])
+    assert "smallest learning rate tried was chosen" in low.notes[0]
+    assert not only([run(MNIST, lr, 0, val) for lr, val in ((1e-3, 0.1), (3e-3, 0.2), (1e-2, 0.1))]).notes
+    assert not only([run(MNIST)]).notes
+    equal = [run(MNIST, lr, 0, 0.9) for lr in (1e-3, 3e-3, 1e-2)]
+    assert not only(equal).notes  # one between the ends does as well
+    better = [*equal, run(MNIST, 1e-3, 1, 0.8), run(MNIST, 3e-3, 1, 0.7)]
+    assert "smallest learning rate tried was chosen" in only(better).notes[0]
+
+
+def test_a_body_in_place_of_the_papers_is_named_in_its_row() -> None:
+    spots = [Spot("table8", f"{size}-pretrained", "cifar10", "cpu", "minilm") for size in ("base", "medium")]
+    bodies = ("minilm", "smollm2-135m")
+    table = only([run(spot, backbone=body) for spot, body in zip(spots, bodies, strict=True)])
+    assert [row.label for row in table.rows][:3:2] == ["base, pretrained", "medium, pretrained (smollm2-135m)"]
+
+
+def test_the_line_over_rates_is_of_the_seeds_that_tried_them_all() -> None:
+    tried = [run(MNIST, lr, 0, val) for lr, val in ((1e-3, 0.5), (3e-3, 0.6), (1e-2, 0.55))]
+    figure = plots.rates(only([*tried, run(MNIST, 3e-3, 1, 0.3)]))
+    assert figure is not None
+    line, ring = (drawn[0] for drawn in figure.axes[0].containers)
+    assert at(line, "y") == pytest.approx([50, 60, 55])
+    assert (at(ring, "x"), at(ring, "y")) == ([3e-3], pytest.approx([45]))
+
+
+def test_a_run_that_stopped_early_keeps_its_place_in_the_curve() -> None:
+    early, late = [(10, 0.5), (20, 1.0)], [(10, 0.4), (20, 0.6), (30, 1.0), (40, 1.0)]
+    figure = plots.curves(only([run(MNIST, seed=seed, curve=curve) for seed, curve in enumerate((early, late))]))
+    assert figure is not None
+    mean, marker = figure.axes[0].lines
+    assert at(mean, "x") == [10, 20, 30, 40]
+    assert at(mean, "y") == pytest.approx([45, 80, 100, 100])
+    assert (at(marker, "x"), marker.get_markerfacecolor() == "white") == ([30], False)
+
+
+def test_divergence_is_said() -> None:
+    lost = only([run(MNIST, 1e-2, 0, None, None)])
+    assert cell_text(of(lost, "pretrained", "mnist"), "%") == "diverged"
+    assert lost.notes == ["diverged at every learning rate tried (1e-2)"]
+    part = only([run(MNIST, 1e-3), run(MNIST, 3e-3, 0, 0.4), run(MNIST, 1e-2, 0, None, None)])
+    assert "diverged at learning rate 1e-2" in part.notes
+    best = only([run(MNIST, status="diverged"), run(MNIST, seed=1)])
+    assert best.notes == ["diverged at learning rate 1e-3; 1 of 2 seeds of this number: the best state before counts"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "note"),
+    [
+        ({"versions": {**VERSIONS, "torch": "2.11.0"}}, "torch: 2.11.0; most of this table: 2.13.0+cpu"),
+        ({"versions": {**VERSIONS, "icecore": "0.0.9"}}, "icecore: 0.0.9; most of this table: 0.1.0"),
+        ({"precision": "bf16"}, "precision: bf16; most of this table: fp32"),
+        ({"device": "NVIDIA H100"}, "device: NVIDIA H100; most of this table: CPU, AVX512"),
+        ({"task_options": {"val": 400, "size": 8}}, "task options: size=8; most of column mnist: the usual ones"),
+        (
+            {"data": {"format": "idx", "counts": {"test": 10000}, "sha256": "ffff"}},
+            "data: idx (test 10,000); sha256 ffff; most of column mnist: idx",
+        ),
+        ({"test_examples": 10000}, "scored on: 10,000 test examples; most of column mnist: 1,000 of 10,000"),
+    ],
+)
+def test_what_is_mixed_is_marked(changed: dict[str, Any], note: str) -> None:
+    rows = ("pretrained", "random", "statistics")
+    runs = [run(Spot("table2", row, "mnist", "cpu", "minilm"), **(changed if row == "random" else {})) for row in rows]
+    table = only(runs)
+    assert note in notes(table, of(table, "random", "mnist"))
+    assert not of(table, "pretrained", "mnist").notes
+    assert len(table.warnings) == 1
+    assert not only(runs[::2]).warnings
+
+
+def test_threads_alone_do_not_mix_a_table() -> None:
+    random_ = Spot("table2", "random", "mnist", "cpu", "minilm")
+    assert not only([run(MNIST), run(random_, device="CPU, 4 threads, AVX512")]).warnings
+
+
+def test_runs_of_another_configuration_are_not_averaged_in() -> None:
+    runs = [run(MNIST, test=0.2, precision="bf16"), run(MNIST, test=0.8), run(MNIST, seed=1, test=0.8)]
+    table = only(runs)
+    assert cell_text(of(table, "pretrained", "mnist"), "%") == "80.0 ± 0.0 ≠"
+    assert table.notes == ["1 run of another configuration left out (precision bf16, not fp32)"]
+
+
+def test_a_record_without_its_numbers_is_left_out_and_named() -> None:
+    table = only([Record(MNIST, "", "", {"run_id": "abc"})])
+    assert cell_text(of(table, "pretrained", "mnist"), "%") == "missing"
+    assert "1 run left out: no lr" in table.notes[0]
+
+
+def test_smaller_tasks_and_parts_of_the_test_set_stand_under_the_column() -> None:
+    spot = Spot("table2", "random", "listops", "cpu", "minilm")
+    table = only([run(spot, task_options={"train": 9, "shortest": 50, "longest": 200}), run(MNIST)])
+    heads = {column.name: column.remarks for column in table.columns}
+    assert heads["listops"] == ("shortest=50 longest=200", "1,000 of 10,000 test examples")
+    assert heads["bit-xor"] == ()
+    assert "200 steps of 8 examples" in next(c.facts for c in table.columns if c.name == "mnist")
+
+
+def test_train_and_test_stand_together_with_their_published_numbers() -> None:
+    spot = Spot("table7", "pretrained", "cifar10-lra", "cpu", "minilm")
+    cell = of(only([run(spot, val=0.4, test=0.39)]), "pretrained", "cifar10-lra")
+    assert cell_text(cell, "%") == "40.0 / 39.0"
+    assert published_text(cell, "%") == "38.5 / 38.6"
+
+
+def test_attention_is_read_where_it_was_measured() -> None:
+    spot = Spot("attention", "random", "bit-xor n=20", "cpu", "minilm")
+    runs = [
+        run(spot, extra={"attention": {"n": 20, "best": 0.5, "first_bit_best": 0.3, "uniform": 0.05}}),
+        run(spot, seed=1),
+    ]
+    table = only(runs)
+    assert cell_text(of(table, "random", "bit-xor n=20"), "%") == "50.0 / 30.0 / 5.0"
+    assert table.columns[1].remarks == ("1,000 of 10,000 test examples",)
+
+
+def test_tables_are_in_the_papers_order_then_own_grids_as_they_come() -> None:
+    own = [run(Spot("my grid", row, task)) for row in ("wide", "deep") for task in ("mnist", "bit-xor")]
+    other = run(Spot("table2", "random", "mnist", "full", "gpt2"))
+    tables = tabulate([*own, run(Spot("table3", "lstm", "mnist", "cpu", "minilm")), run(MNIST), other])
+    assert [table.slug for table in tables] == [
+        "table2-cpu-minilm",
+        "table2-full-gpt2",
+        "table3-cpu-minilm",
+        "my-grid",
+    ]
+    grid_table = tables[-1]
+    assert [row.key for row in grid_table.rows] == ["wide", "deep"]
+    assert [column.name for column in grid_table.columns] == ["mnist", "bit-xor"]
+    assert published_text(of(grid_table, "wide", "mnist"), "%") == ""
+
+
+def test_runs_without_a_place_have_a_table_of_their_own() -> None:
+    table = only([run(Spot(), task="mnist")])
+    assert (table.rows[0].key, table.columns[0].name) == ("minilm, pretrained", "mnist")
+
+
+def test_markdown_tables_are_rectangular_and_harmless() -> None:
+    runs = [run(Spot("my | grid", "<b>& | `x`", task)) for task in ("mnist", "bit-xor")]
+    text = render_markdown(tabulate([*runs, run(MNIST)]), ["table2.jsonl, line 3: left out"], {})
+    assert "table2.jsonl, line 3: left out" in text
+    assert "&lt;b&gt;&amp; \\| \\`x\\`" in text
+    blocks = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        lines = block.splitlines()
+        assert len({len(line) for line in lines}) == 1
+        assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert "`icecore paper table2 --budget cpu --only mnist --rows pretrained`" in text
+
+
+class Page(HTMLParser):
+    """Collects ids, references and text, and that every element is closed."""
+
+    VOID = frozenset({"meta", "img", "br", "path", "use", "link"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "xlink:href", "src", "srcset", "data", "action"):
+                (self.links if tag == "a" else self.sources).append(value or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a table with all plots, an own grid with a name that is markup, and a broken line."""
+    root = tmp_path_factory.mktemp("results")
+    records = []
+    for row in ("pretrained", "random"):
+        for column, n in (("bit-xor n=5", 5), ("bit-xor n=20", 20)):
+            runs = sweep(Spot("attention", row, column, "cpu", "minilm"), 0.8, seeds=1)
+            extra = {"attention": {"n": n, "best": 0.5, "uniform": 1 / n}, "picture": "attention/map.png"}
+            records += [*runs[:2], run(runs[2].spot, 3e-3, 0, 0.8, 0.8, runs[2].validation, extra)]
+    records += sweep(MNIST, 0.9, seeds=2)
+    records += [run(Spot("<b>& own", "<i>row", "mnist"))]
+    append(root / "all.jsonl", records)
+    with (root / "all.jsonl").open("a") as file:
+        file.write('{"study": "table2", "ro')
+    (root / "attention").mkdir()
+    (root / "attention" / "map.png").write_bytes(b"\x89PNG\r\n")
+    found, faults = read(root)
+    report.write(found, faults, root / "report", root)
+    return root
+
+
+def test_the_page_stands_alone_and_is_well_formed(folder: Path) -> None:
+    page = Page((folder / "report" / "index.html").read_text())
+    assert not page.open
+    assert len(page.ids) == len(set(page.ids))
+    assert all(source.startswith(("#", "data:")) for source in page.sources)
+    assert not page.tags & {"script", "link", "iframe", "object", "b", "i"}
+    inner = [link for link in [*page.links, *page.sources] if link.startswith("#")]
+    assert {link[1:] for link in inner} <= set(page.ids)
+    assert {link for link in page.links if not link.startswith("#")} == {
+        "https://arxiv.org/abs/2103.05247",
+        "https://arxiv.org/abs/2107.12460",
+    }
+    assert "url(http" not in (folder / "report" / "index.html").read_text()
+    assert "<b>& own" in page.text
+    assert "all.jsonl, line" in page.text
+    assert "icecore paper table2 --budget cpu --only mnist --rows pretrained" in page.text
+    assert "44,938 trained" in page.text
+
+
+def test_pictures_are_in_the_page_and_beside_it(folder: Path) -> None:
+    files = {path.name for path in (folder / "report" / "plots").iterdir()}
+    attention = {
+        f"attention-cpu-minilm-{kind}.{end}" for kind in ("rates", "curves", "attention") for end in ("svg", "png")
+    }
+    assert attention | {"attention-cpu-minilm-map-1.png", "table2-cpu-minilm-beside.svg"} <= files
+    assert not {name for name in files if name.startswith("b-own")}
+    page = (folder / "report" / "index.html").read_text()
+    assert page.count("data:image/png;base64,iVBORw0K") == 4
+    markdown = (folder / "report" / "report.md").read_text()
+    linked = re.findall(r"\]\((plots/[^)]+)\)", markdown)
+    assert linked
+    assert all((folder / "report" / name).is_file() for name in linked)
+    assert "all.jsonl, line" in markdown
+
+
+def test_a_picture_outside_the_results_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (tmp_path / "results").mkdir()
+    records = [run(MNIST, extra={"picture": "../secret.png"})]
+    paths = report.write(records, [], tmp_path / "out", tmp_path / "results")
+    assert not [path for path in paths if "map" in path.name]
+
+
+def test_writing_twice_gives_the_same_bytes(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in (folder / "report").rglob("*.*") if path.is_file()}
+    records, faults = read(folder / "all.jsonl")
+    again = report.write(records, faults, folder / "again", folder)
+    assert {path.relative_to(folder / "again") for path in again} == {p.relative_to(folder / "report") for p in before}
+    for path, content in before.items():
+        assert (folder / "again" / path.relative_to(folder / "report")).read_bytes() == content, path
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
+def test_the_extra_is_named_where_it_is_missing(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"{module}: pip install 'icecore\[report\]'"):
+        report.write([run(MNIST)], [], tmp_path, tmp_path)

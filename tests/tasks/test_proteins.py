@@ -1,0 +1,377 @@
+"""Remote homology: every file form gives the same examples; hostile and broken files are refused by name."""
+
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from icecore.core.errors import ConfigError, DataError
+from icecore.tasks import proteins
+from icecore.tasks.pickles import unpickle
+from icecore.tasks.protein_files import STEMS
+from icecore.tasks.proteins import CLS, SEP, UNK, VOCABULARY, RemoteHomology, build_remote_homology, encode
+from icecore.tasks.task import TaskRequest
+
+Rows = dict[str, list[tuple[str, str, str]]]
+
+# (id, fold, sequence); the names sort as a.1 < a.10 < b.2, TAPE's integers are their places
+ROWS: Rows = {
+    "train": [("d1", "b.2", "MKV"), ("d2", "a.1", "acdxj"), ("d3", "a.10", "GGGGGGGGGG"), ("d4", "a.1", "W" * 40)],
+    "val": [("v1", "a.10", "LLK"), ("v2", "a.1", "Y" * 30)],
+    "test_fold": [("t1", "b.2", "PQ")],
+    "test_superfamily": [("s1", "a.1", "NOP"), ("s2", "a.10", "RST")],
+    "test_family": [("f1", "a.1", "HIK")],
+}
+#: stems of TAPE's own files
+TAPE_STEMS = {split: "valid" if split == "val" else stems[-1] for split, stems in STEMS.items()}
+CLASSES = {"a.1": 0, "a.10": 1, "b.2": 2}
+
+
+def write_tsv(root: Path, rows: Rows) -> None:
+    (root / "homology").mkdir()
+    for split, part in rows.items():
+        lines = ["id\tfold\tsuperfamily\tsequence", *(f"{i}\t{f}\t{f}.1\t{s}" for i, f, s in part)]
+        (root / "homology" / f"{STEMS[split][0]}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def write_fasta(root: Path, rows: Rows) -> None:
+    for split, part in rows.items():
+        stem = STEMS[split][0]
+        folded = "".join(f">{i} some words\n{s[:7]}\n{s[7:]}\n" for i, f, s in part)
+        (root / f"{stem}.fasta").write_text(folded)
+        (root / f"{stem}.labels.csv").write_text("ID,Fold\n" + "".join(f"{i},{f}\n" for i, f, s in reversed(part)))
+
+
+def tape_items(part: list[tuple[str, str, str]]) -> list[dict]:
+    return [
+        {"primary": s, "fold_label": CLASSES[f], "superfamily_label": 0, "protein_length": len(s), "id": i}
+        for i, f, s in part
+    ]
+
+
+def write_json(root: Path, rows: Rows) -> None:
+    (root / "remote_homology").mkdir()
+    for split, part in rows.items():
+        (root / "remote_homology" / f"remote_homology_{TAPE_STEMS[split]}.json").write_text(
+            json.dumps(tape_items(part))
+        )
+
+
+def write_lmdb(root: Path, rows: Rows) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    (root / "remote_homology").mkdir()
+    for split, part in rows.items():
+        with (
+            lmdb.open(str(root / "remote_homology" / f"remote_homology_{TAPE_STEMS[split]}.lmdb")) as store,
+            store.begin(write=True) as txn,
+        ):
+            txn.put(b"num_examples", pickle.dumps(len(part)))
+            for index, item in enumerate(tape_items(part)):
+                item |= {"id": item["id"].encode(), "evolutionary": np.ones((2, 3), np.float32)}
+                item["fold_label"] = np.int64(item["fold_label"])
+                txn.put(str(index).encode(), pickle.dumps(item))
+
+
+@pytest.fixture(autouse=True)
+def _no_other_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.delenv("ICECORE_DATA", raising=False)
+    monkeypatch.setenv("ICECORE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def shuffled(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The order in which a split of so many is read, whatever its form."""
+    return [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
+
+
+def build(root: Path, faults: tuple[str, ...] = (), **options: object) -> RemoteHomology:
+    return build_remote_homology(TaskRequest(options, str(root), frozenset(faults)))
+
+
+# ---------------------------------------------------------------------------------------- tokens
+
+
+def test_vocabulary_is_tapes():
+    known = {
+        "<pad>": 0,
+        "<mask>": 1,
+        "<cls>": 2,
+        "<sep>": 3,
+        "<unk>": 4,
+        "A": 5,
+        "I": 13,
+        "K": 14,
+        "U": 24,
+        "X": 27,
+        "Z": 29,
+    }
+    assert len(VOCABULARY) == 30
+    assert {token: VOCABULARY.index(token) for token in known} == known
+    assert "J" not in VOCABULARY
+
+
+def test_encode_wraps_folds_case_and_marks_unknown_letters():
+    assert list(encode("AcJ*é", 1024)) == [CLS, 5, 7, UNK, UNK, UNK, SEP]
+
+
+@pytest.mark.parametrize("residues", [1, 7, 8, 9, 100])
+def test_encode_cuts_the_sequence_and_keeps_its_frame(residues: int):
+    ids = encode("A" * residues, 10)
+    assert len(ids) == min(residues + 2, 10)
+    assert (ids[0], ids[-1]) == (CLS, SEP)
+    assert set(ids[1:-1]) == {VOCABULARY.index("A")}
+
+
+# ---------------------------------------------------------------------------------------- forms
+
+
+@pytest.mark.parametrize("write", [write_tsv, write_fasta, write_json, write_lmdb])
+def test_every_form_gives_the_same_examples(tmp_path: Path, write: Callable[[Path, Rows], None]):
+    write(tmp_path, ROWS)
+    task = build(tmp_path)
+    assert task.data["format"] == write.__name__.removeprefix("write_")
+    assert task.data["counts"] == {split: len(part) for split, part in ROWS.items()}
+    for split, rows in ROWS.items():
+        part = shuffled(rows)
+        batch = next(task.batches(split, 100))
+        assert batch.targets.tolist() == [CLASSES[fold] for _, fold, _ in part]
+        assert batch.lengths is not None
+        for row, length, (_, _, sequence) in zip(batch.tokens, batch.lengths, part, strict=True):
+            letters = [VOCABULARY.index(c) if c in VOCABULARY else UNK for c in sequence.upper()]
+            assert row.tolist() == [CLS, *letters, SEP] + [0] * (len(row) - len(letters) - 2)
+            assert length == len(letters) + 2
+
+
+def test_one_label_file_may_serve_all_fasta_files(tmp_path: Path):
+    write_fasta(tmp_path, ROWS)
+    for file in tmp_path.glob("*.labels.csv"):
+        file.unlink()
+    lines = [f"{name}\t{fold}" for part in ROWS.values() for name, fold, _ in part]
+    (tmp_path / "labels.tsv").write_text("\n".join(["id\tfold", *lines]))
+    expected = [CLASSES[fold] for _, fold, _ in shuffled(ROWS["train"])]
+    assert build(tmp_path).splits["train"].targets.tolist() == expected
+
+
+def test_the_first_examples_of_a_sorted_file_are_a_fair_sample(tmp_path: Path):
+    rows = [(f"d{number}", f"f{number // 20:02}", "MKV") for number in range(400)]
+    write_tsv(tmp_path, dict.fromkeys(ROWS, rows))
+    for part in build(tmp_path).splits.values():
+        assert part.targets.sort().values.tolist() == [number // 20 for number in range(400)]
+        assert len(part.targets[:100].unique()) > 15  # of 20; as the file has them 5
+
+
+def test_tokens_are_int64_from_uint8_and_no_longer_than_the_batch_needs(tmp_path: Path):
+    write_tsv(tmp_path, ROWS)
+    task = build(tmp_path, length=20)
+    assert task.splits["train"].inputs.dtype == torch.uint8
+    batch = task.train_batch([0, 1], step=3, batch_size=3)
+    assert batch.tokens.dtype == torch.int64
+    assert batch.lengths is not None
+    assert batch.tokens.shape == (6, int(batch.lengths.max()))
+    assert batch.lengths.max() <= task.spec.length == 20
+    assert task.data["longer_than_length"] == 2
+
+
+def test_spec_and_splits(tmp_path: Path):
+    write_tsv(tmp_path, ROWS)
+    task = build(tmp_path)
+    assert (task.spec.kind, task.spec.length, task.spec.size, task.spec.outputs) == ("discrete", 1024, 30, 1195)
+    assert task.test_splits == ("test_fold", "test_superfamily", "test_family")
+    assert task.data["share_of_tape"] == round(10 / 16292, 4)
+    assert sum(proteins.TAPE_COUNTS.values()) == 16292
+
+
+def test_published_protocol_drops_scales_and_scores_on_valid(tmp_path: Path):
+    write_tsv(tmp_path, {split: ROWS[split] for split in ("train", "val")})  # it needs no hold-outs
+    task = build(tmp_path, ("homology-valid",), length=20)
+    assert task.test_splits == ("val",)
+    assert task.spec.outputs == 1200
+    assert (task.split_size("train"), task.split_size("val")) == (3, 1)
+    logits = torch.zeros(2, 1, 1200)
+    logits[0, 0, 7] = 1.0
+    assert task.metric(logits, torch.tensor([7, 7])).tolist() == pytest.approx([0.9739, 0.0])
+
+
+def test_fair_metric_is_plain_accuracy(tmp_path: Path):
+    write_tsv(tmp_path, ROWS)
+    logits = torch.eye(3, 1195)[:, None]
+    assert build(tmp_path).metric(logits, torch.tensor([0, 1, 5])).tolist() == [1.0, 1.0, 0.0]
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+class _Hostile:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pickle.dumps(_Hostile()),
+        pickle.dumps({"primary": [_Hostile()]}, protocol=0),
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+        pickle.dumps(np.array([_Hostile()], dtype=object)),
+    ],
+)
+def test_a_pickle_that_asks_for_code_is_refused(payload: bytes, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(DataError, match=r"x\.lmdb record 3: not a pickle of plain data \(it asks for .*fetch"):
+        unpickle(payload, "x.lmdb record 3")
+    assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_pickles_of_every_protocol_are_read(protocol: int):
+    value = {"a": "x", "b": [1, 2.5, b"\xff", None], "c": {3}, "d": np.arange(6).reshape(2, 3), "e": np.float32(0.5)}
+    read = unpickle(pickle.dumps(value, protocol), "here")
+    np.testing.assert_array_equal(read.pop("d"), value.pop("d"))
+    assert read == value
+
+
+def test_a_cut_pickle_is_refused():
+    with pytest.raises(DataError, match="record 0: not a pickle"):
+        unpickle(pickle.dumps({"primary": "MKV"})[:-4], "record 0")
+
+
+def replace(root: Path, file: str, old: str, new: str) -> None:
+    path = root / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("write", "file", "old", "new", "message"),
+    [
+        (
+            write_tsv,
+            "homology/valid.tsv",
+            "a.10\t",
+            "z.9\t",
+            r"valid\.tsv line 2: 'v1' has fold 'z\.9', which the train split",
+        ),
+        (
+            write_tsv,
+            "homology/train.tsv",
+            "\tfold",
+            "\tfould",
+            r"columns id, fold, sequence, found id, fould, superfamily",
+        ),
+        (write_tsv, "homology/train.tsv", "\tMKV", "", r"train\.tsv line 2: expected 4 columns, found 3"),
+        (write_tsv, "homology/train.tsv", "MKV", "", r"train\.tsv line 2: 'd1' has an empty sequence"),
+        (write_fasta, "train.fasta", ">d1", "d1", r"train\.fasta line 1: expected a line starting with '>', found 'd1"),
+        (write_fasta, "valid.labels.csv", "v2", "v3", r"valid\.fasta line 4: no fold for 'v2' in valid\.labels\.csv"),
+        (
+            write_fasta,
+            "train.labels.csv",
+            "d3,",
+            "d2,",
+            r"train\.labels\.csv line 4: 'd2' has the folds a\.10 and a\.1",
+        ),
+        (write_json, "remote_homology/remote_homology_train.json", "]", "", r"train\.json line 1: not JSON"),
+        (
+            write_json,
+            "remote_homology/remote_homology_valid.json",
+            "primary",
+            "p",
+            r"record 0: .* primary and fold_label, found p,",
+        ),
+        (
+            write_json,
+            "remote_homology/remote_homology_train.json",
+            ": 2,",
+            ": 1195,",
+            r"record 0: fold '1195' .*0 to 1194",
+        ),
+        (
+            write_json,
+            "remote_homology/remote_homology_train.json",
+            ": 2,",
+            ": 2.5,",
+            r"integer from 0 up as fold_label, found 2\.5",
+        ),
+    ],
+)
+def test_a_broken_file_is_named_with_its_place(
+    tmp_path: Path, write: Callable[[Path, Rows], None], file: str, old: str, new: str, message: str
+):
+    write(tmp_path, ROWS)
+    replace(tmp_path, file, old, new)
+    with pytest.raises(DataError, match=message):
+        build(tmp_path)
+
+
+def test_absent_data_says_how_to_get_it(tmp_path: Path):
+    with pytest.raises(DataError, match=r"icecore data get remote-homology") as caught:
+        build(tmp_path)
+    for name in (
+        "homology/train.tsv",
+        "homology/train.fasta",
+        "remote_homology_train.json",
+        "remote_homology_train.lmdb",
+    ):
+        assert name in str(caught.value)
+
+
+def test_an_absent_split_is_named(tmp_path: Path):
+    write_tsv(tmp_path, {split: part for split, part in ROWS.items() if split != "test_family"})
+    with pytest.raises(DataError, match=r"but not test_family\.tsv or "):
+        build(tmp_path)
+
+
+def test_absent_labels_are_named(tmp_path: Path):
+    write_fasta(tmp_path, ROWS)
+    (tmp_path / "train.labels.csv").unlink()
+    with pytest.raises(DataError, match=r"train\.fasta: its fold labels .* train\.labels\.tsv or train\.labels\.csv"):
+        build(tmp_path)
+
+
+def test_an_empty_file_is_named(tmp_path: Path):
+    write_tsv(tmp_path, ROWS | {"val": []})
+    with pytest.raises(DataError, match=r"valid\.tsv: expected at least one record"):
+        build(tmp_path)
+
+
+def test_lmdb_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_lmdb(tmp_path, ROWS)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(DataError, match=r"pip install icecore\[lmdb\]"):
+        build(tmp_path)
+
+
+def test_a_damaged_lmdb_is_named(tmp_path: Path):
+    write_lmdb(tmp_path, ROWS)
+    (tmp_path / "remote_homology/remote_homology_train.lmdb/data.mdb").write_bytes(b"nonsense" * 2000)
+    with pytest.raises(DataError, match=r"remote_homology_train\.lmdb: not a readable LMDB"):
+        build(tmp_path)
+
+
+def test_a_length_without_room_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="expected at least 3"):
+        build(tmp_path, length=2)
+
+
+# ---------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.data
+def test_the_real_files(real_data: Path):
+    if not (real_data / "homology").is_dir():
+        pytest.skip("no homology/ in the data folder")
+    task = build(real_data)
+    counts = {"train": 9975, "val": 699, "test_fold": 639, "test_superfamily": 1129, "test_family": 1033}
+    assert task.data["counts"] == counts
+    assert task.data["share_of_tape"] == 0.8271
+    assert set(task.splits["train"].targets.tolist()) == set(range(1195))
+    assert task.spec.outputs == 1195
+    for part in task.splits.values():
+        assert part.lengths is not None
+        assert int(part.lengths.max()) <= 1024
+        last = part.inputs.gather(1, part.lengths[:, None] - 1)
+        assert (last == SEP).all()
+        assert (part.inputs[:, 0] == CLS).all()

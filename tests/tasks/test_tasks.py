@@ -1,0 +1,73 @@
+"""All seven tasks go through the whole engine on real data: train, choose, score, save, open again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icecore.experiments import sweep as grid
+from icecore.tasks import TASKS, build_task
+from icecore.tasks.task import TaskRequest
+
+GENERATED = {"bit-memory": {}, "bit-xor": {}, "listops": {"train": 60, "val": 10, "test": 10}}
+
+
+def go(task: str, place: Path, data_dir: Path | None, **settings: Any) -> dict[str, Any]:
+    short: dict[str, Any] = {"steps": 2, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "test_examples": 4}
+    body: dict[str, Any] = {
+        "backbone": "minilm",
+        "weights": "random",
+        "layers": 1,
+        "task_options": GENERATED.get(task, {}),
+    }
+    config = grid.configure(task, **(short | body | settings))
+    group = grid.run([config], grid.Place(place, None if data_dir is None else str(data_dir)))
+    model, _ = grid.open_run(place / config.run_id, None if data_dir is None else str(data_dir))
+    assert model.runs == 1
+    return group["runs"][0]
+
+
+def check(summary: dict[str, Any], task: str) -> None:
+    assert summary["task"] == task
+    assert 0 <= summary["test_metric"] <= 1
+    assert 0 <= summary["val_metric"] <= 1
+    assert summary["test_examples"] == 4
+
+
+def test_there_are_seven():
+    assert list(TASKS) == ["bit-memory", "bit-xor", "listops", "mnist", "cifar10", "cifar10-lra", "remote-homology"]
+
+
+@pytest.mark.parametrize("task", GENERATED)
+@pytest.mark.parametrize("protocol", ["fair", "paper"])
+def test_generated(task: str, protocol: str, tmp_path: Path):
+    check(go(task, tmp_path, None, protocol=protocol), task)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("task", [name for name in TASKS if name not in GENERATED])
+def test_real(task: str, real_data: Path, tmp_path: Path):
+    summary = go(task, tmp_path, real_data)
+    check(summary, task)
+    if task == "remote-homology":
+        assert list(summary["test_metrics"]) == ["test_fold", "test_superfamily", "test_family"]
+
+
+@pytest.mark.data
+def test_homology_under_the_paper_protocol(real_data: Path, tmp_path: Path):
+    summary = go("remote-homology", tmp_path, real_data, protocol="paper")
+    assert list(summary["test_metrics"]) == ["val"]
+
+
+@pytest.mark.parametrize("backbone", ["lstm", "lstm-star", "lstm-matched:minilm", "none"])
+def test_bodies_without_attention(backbone: str, tmp_path: Path):
+    layers = {"layers": None} if backbone == "none" else {}
+    check(go("bit-xor", tmp_path, None, backbone=backbone, **layers), "bit-xor")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_table_names_the_options(task: str):
+    from icecore.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=f"option of {task}"):
+        build_task(task, TaskRequest({"nonsense": 1}))

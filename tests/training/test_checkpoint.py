@@ -1,0 +1,238 @@
+"""Files are written whole or not at all; a run folder belongs to one configuration and survives damage."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from icecore.core.config import RunConfig
+from icecore.core.errors import ConfigError, StorageError
+from icecore.training import checkpoint
+from icecore.training.checkpoint import RunFolder, common_step, write_json
+
+CONFIG = RunConfig(task="bit-xor", steps=10, batch_size=4, lr=1e-3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path, CONFIG)
+    folder.open()
+    return folder
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def save(folder: RunFolder, step: int, **values: object) -> None:
+    folder.save_state(step, {"values": torch.full((3,), float(step))}, values)
+
+
+def test_state_there_and_back_is_identity(folder: RunFolder) -> None:
+    tensors = {"values": torch.randn(5), "alive": torch.tensor(True), "empty": torch.zeros(0)}
+    values = {"stopped": None, "best_metric": 0.1 + 0.2, "final": {"val": 1 / 3}}
+    folder.save_state(7, tensors, values)
+    found, counters = folder.load_state(7)
+    assert counters == values
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_states_are_listed_and_dropped(folder: RunFolder) -> None:
+    assert folder.saved_steps() == []
+    for step in (30, 4, 100):
+        save(folder, step)
+    (folder.states / "notes.txt").write_text("not a state")
+    assert folder.saved_steps() == [4, 30, 100]
+    folder.drop_states(keep=30)
+    assert folder.saved_steps() == [30]
+    folder.drop_states()
+    assert folder.saved_steps() == []
+
+
+@pytest.mark.parametrize(
+    ("saved", "ends", "expected"),
+    [
+        ([[], []], [None, None], None),
+        ([[10], []], [None, None], None),
+        ([[10, 20], [10]], [None, None], 10),
+        ([[10, 20], [10, 20]], [None, None], 20),
+        ([[30], [10]], [None, 10], 30),  # one run stopped at 10, the other went on
+        ([[10, 20], [10, 20], [10]], [None, 20, None], 10),  # killed while two were about to stop
+        ([[20], [10]], [20, 10], 20),
+        ([[20], [10]], [None, None], None),
+    ],
+)
+def test_common_step(tmp_path: Path, saved: list[list[int]], ends: list[int | None], expected: int | None) -> None:
+    folders = [RunFolder(tmp_path, replace(CONFIG, seed=seed)) for seed in range(len(saved))]
+    for folder, steps in zip(folders, saved, strict=True):
+        for step in steps:
+            save(folder, step)
+    assert common_step(folders, ends) == expected
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * len(b)])
+def test_a_damaged_state_is_refused_with_its_remedy(folder: RunFolder, damage: Callable[[bytes], bytes]) -> None:
+    save(folder, 5)
+    path = next(folder.states.iterdir())
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(StorageError, match=rf"{path}: damaged state .*delete it to go on from an earlier one"):
+        folder.load_state(5)
+
+
+def test_a_folder_of_another_configuration_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    other = replace(CONFIG, lr=0.5, backbone="gpt2")
+    folder.path.rename(tmp_path / other.run_id)
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match="another configuration") as caught:
+        RunFolder(tmp_path, other).open()
+    assert "lr 0.001 there, 0.5 here" in str(caught.value)
+    assert "backbone 'minilm' there, 'gpt2' here" in str(caught.value)
+    assert "name another --out, or move the folder away" in str(caught.value)
+    assert "seed" not in str(caught.value)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"task": "bit-xor", "stpes": 3}'])
+def test_a_damaged_configuration_is_named(folder: RunFolder, text: str) -> None:
+    path = folder.path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"{path}: .*move the folder away"):
+        folder.open()
+
+
+def test_opening_again_changes_nothing(folder: RunFolder) -> None:
+    folder.log([{"event": "start", "step": 0}])
+    save(folder, 3)
+    before = files(folder.path)
+    times = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*")}
+    RunFolder(folder.path.parent, CONFIG).open()
+    assert files(folder.path) == before
+    assert {p: p.stat().st_mtime_ns for p in folder.path.rglob("*")} == times
+
+
+def test_a_killed_writers_temporary_files_are_cleared(folder: RunFolder) -> None:
+    save(folder, 3)
+    for name in (".summary.json.123.tmp", "checkpoint/.step_000000004.safetensors.123.tmp"):
+        (folder.path / name).write_bytes(b"half")
+    folder.mend()
+    assert sorted(files(folder.path)) == ["checkpoint/step_000000003.safetensors", "config.json"]
+
+
+def test_a_half_written_last_event_is_left_out_and_harms_no_later_one(folder: RunFolder) -> None:
+    folder.log([{"event": "start", "step": 0}, {"event": "train", "step": 5}])
+    with folder.events_path.open("a") as file:
+        file.write('{"event": "validation", "st')
+    assert [e["event"] for e in folder.events()] == ["start", "train"]
+    folder.mend()
+    folder.log([{"event": "start", "step": 2}])
+    assert [(e["event"], e["step"]) for e in folder.events()] == [("start", 0), ("start", 2)]
+
+
+def test_events_that_a_resumed_run_did_again_count_once(folder: RunFolder) -> None:
+    steps = [("start", 0), ("train", 4), ("train", 8), ("start", 4), ("train", 8), ("train", 12)]
+    folder.log([{"event": event, "step": step} for event, step in steps])
+    trained = [e["step"] for e in folder.events() if e["event"] == "train"]
+    assert trained == [4, 8, 12]
+
+
+def test_a_damaged_summary_is_named(folder: RunFolder) -> None:
+    assert folder.summary() is None
+    folder.summary_path.write_text("{")
+    with pytest.raises(ConfigError, match=rf"{folder.summary_path}: damaged .*delete it and run again"):
+        folder.summary()
+
+
+def test_reset_leaves_the_configuration_only(folder: RunFolder) -> None:
+    before = files(folder.path)
+    folder.log([{"event": "start", "step": 0}])
+    write_json(folder.summary_path, {})
+    folder.program_path.write_bytes(b"")
+    save(folder, 3)
+    folder.reset()
+    assert files(folder.path) == before
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync", "rename"])
+def test_a_full_disk_leaves_what_was_there(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    save(folder, 5, best=1)
+    before = files(folder.path)
+
+    def full(*args: object) -> None:
+        if failing == "write":
+            Path(str(args[1])).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    owner, name = {"write": (checkpoint, "save_file"), "fsync": (os, "fsync"), "rename": (Path, "replace")}[failing]
+    monkeypatch.setattr(owner, name, full)
+    with pytest.raises(StorageError, match=r"step_000000005.*No space left on device.*what was there is intact"):
+        save(folder, 5, best=2)
+    assert files(folder.path) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_events_on_a_full_disk(folder: RunFolder) -> None:
+    folder.events_path.symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"events.jsonl: cannot be written \(No space left on device\)"):
+        folder.log([{"event": "train", "step": 1}])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(StorageError, match=r"out/.*config.json: cannot be written"):
+        RunFolder(tmp_path / "out", CONFIG).open()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match=r"cannot be written.*Permission denied"):
+        RunFolder(tmp_path, CONFIG).open()
+
+
+def test_files_are_for_all_whom_the_user_lets(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    checkpoint.write_tensors(tmp_path / "program", {"x": torch.ones(1)}, {})
+    assert (tmp_path / "program").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_one_process_at_a_time_trains_a_run(folder: RunFolder) -> None:
+    with folder.lock() as held:
+        assert held
+        with folder.lock(wait=False) as second:
+            assert not second
+    with folder.lock(wait=False) as third:
+        assert third
+
+
+def test_the_lock_of_a_killed_process_is_free(folder: RunFolder) -> None:
+    script = "import sys, time; from pathlib import Path; from icecore.storage import locked\n"
+    script += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, str(folder.path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with folder.lock(wait=False) as held:
+            assert not held
+        holder.kill()
+        holder.wait()
+    with folder.lock(wait=False) as held:
+        assert held
+    assert (folder.path / ".lock").exists()  # what stays is no lock, but its place
+
+
+def test_a_file_system_without_locks_lets_all_train(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("icecore.core.storage.fcntl.flock", refuse)
+    with folder.lock(wait=False) as first, folder.lock(wait=False) as second:
+        assert first
+        assert second

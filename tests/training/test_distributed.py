@@ -1,0 +1,278 @@
+"""Several processes are as one: same runs, same files, whichever of them dies, however many go on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
+
+from commandline import Run
+from icecore.backbones import Backbone
+from icecore.core.config import ROLES, RunConfig
+from icecore.core.errors import ConfigError
+from icecore.experiments import sweep as grid
+from icecore.experiments.sweep import Place
+from icecore.model.program import Program
+from icecore.tasks.task import Batch
+from icecore.training.checkpoint import RunFolder
+from icecore.training.distributed import World, name_of_start
+from icecore.training.loop import Pack
+from interruption import Killed, interrupt
+
+Configure = Callable[..., RunConfig]
+LISTOPS = {"train": 60, "val": 21, "test": 23, "shortest": 5, "longest": 20}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that one process and two of them train."""
+
+    configs: list[RunConfig]
+    shard: bool = False
+    micro_batch: int | None = None
+    begun: bool = False
+
+
+def torchrun(*words: object, processes: int = 2, restarts: int = 0) -> list[str]:
+    options = ["--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, *map(str, words)]
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+@pytest.fixture(scope="module")
+def jobs(bodies: Mapping[str, str]) -> Mapping[str, Job]:
+    def config(**changes: Any) -> RunConfig:
+        few = {"steps": 12, "batch_size": 5, "lr": 1e-2, "eval_every": 4, "backbone": bodies["bert"]}
+        return RunConfig(**{"task": "bit-xor", "task_options": {"n": 2}, **few, **changes})
+
+    trees = config(task="listops", task_options=LISTOPS, dropout=0.1)
+    few: dict[str, Any] = {"steps": 300, "batch_size": 4, "eval_every": 25, "eval_examples": 8, "test_examples": 8}
+    by_command = grid.configure("bit-xor", device="cpu", backbone=bodies["bert"], task_options={"n": 2}, **few)
+    return {
+        "packed": Job(grid.expand(config(dropout=0.1), [1e-3, 1e-2], [0, 1])),
+        "lengths": Job(grid.expand(trees, [1e-2], [0, 1]), micro_batch=2),
+        "stopping": Job(grid.expand(config(patience=1, eval_every=2), [1e-4, 1e-1])),
+        "whole body": Job([config(train_roles=tuple(ROLES), lr=1e-3)]),
+        "features": Job([config(task="listops", task_options=LISTOPS, train_roles=("output",), steps=20)]),
+        "resumed": Job(grid.expand(config(dropout=0.1, steps=16), [1e-3, 1e-2]), begun=True),
+        "divided": Job(grid.expand(config(dropout=0.1), [1e-3, 1e-2]), shard=True),
+        "divided lengths": Job([trees], shard=True, micro_batch=1),
+        "divided causal": Job([config(backbone=bodies["gpt2"])], shard=True),
+        "command": Job([by_command]),
+    }
+
+
+@pytest.fixture(scope="module")
+def outcomes(jobs: Mapping[str, Job], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The jobs made by one process (in `one`) and by two (in `two`), which go on from what one left half done."""
+    place = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, job in jobs.items():
+            grid.train(job.configs, Place(place / "one" / name, device="cpu", micro_batch=job.micro_batch))
+        interrupt(patch, Pack, "validate", 2)
+        for name, job in jobs.items():
+            if job.begun:
+                with pytest.raises(Killed):
+                    grid.train(job.configs, Place(place / "two" / name, device="cpu"))
+                assert RunFolder(place / "two" / name, job.configs[0]).saved_steps() == [8]
+    described = [
+        {
+            "configs": [config.to_json() for config in job.configs],
+            "out": str(place / "two" / name),
+            "shard": job.shard,
+            "micro_batch": job.micro_batch,
+        }
+        for name, job in jobs.items()
+    ]
+    (place / "jobs.json").write_text(json.dumps(described))
+    command = torchrun(Path(__file__).with_name("processes.py"), place / "jobs.json")
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return place
+
+
+NAMES = (
+    *("packed", "lengths", "stopping", "whole body", "features", "resumed"),
+    *("divided", "divided lengths", "divided causal"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_are_as_one(name: str, jobs: Mapping[str, Job], outcomes: Path) -> None:
+    for config in jobs[name].configs:
+        one, two = (RunFolder(outcomes / place / name, config) for place in ("one", "two"))
+        assert comparable(one.summary()) == comparable(two.summary())
+        expected, found = (Program.load(folder.program_path).tensors for folder in (one, two))
+        assert found.keys() == expected.keys()
+        for key, tensor in expected.items():
+            torch.testing.assert_close(
+                found[key], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+            )
+        losses = [[e["loss"] for e in folder.events() if e["event"] == "train"] for folder in (one, two)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+        assert [e["step"] for e in two.events() if e["event"] == "end"] == [two.summary()["steps_done"]]  # type: ignore[index]
+        assert not two.saved_steps()
+
+
+def comparable(summary: dict[str, Any] | None) -> dict[str, Any]:
+    assert summary is not None
+    times = ("seconds", "seconds_share", "steps_per_second", "device")
+    return {key: value for key, value in summary.items() if key not in times}
+
+
+@pytest.mark.slow
+def test_all_processes_know_the_result(jobs: Mapping[str, Job], outcomes: Path) -> None:
+    for name, job in jobs.items():
+        told = [json.loads((outcomes / "two" / name / f"told_{rank}.json").read_text()) for rank in (0, 1)]
+        assert told[0] == told[1]
+        assert [summary["run_id"] for summary in told[0]] == [config.run_id for config in job.configs]
+
+
+@pytest.mark.slow
+def test_processes_that_did_not_begin_a_run_go_on_with_it(jobs: Mapping[str, Job], outcomes: Path) -> None:
+    for config in jobs["resumed"].configs:
+        text = RunFolder(outcomes / "two" / "resumed", config).events_path.read_text()
+        assert re.findall(r'"event": "start", "step": (\d+)', text) == ["0", "8"]
+
+
+@pytest.mark.slow
+def test_a_divided_body_lies_in_parts(jobs: Mapping[str, Job], outcomes: Path, body: Callable[..., Backbone]) -> None:
+    held = [json.loads((outcomes / "two" / "divided" / f"held_{rank}.json").read_text()) for rank in (0, 1)]
+    whole = sum(parameter.numel() for parameter in body().parameters())
+    norms = sum(p.numel() for norm in body().norms().values() for p in norm.parameters())
+    assert sum(held) == whole + norms  # norms lie in both
+    assert max(held) < 0.6 * whole
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_the_steps_since_the_last_state(
+    jobs: Mapping[str, Job], outcomes: Path, tmp_path: Path
+) -> None:
+    """torchrun ends the others and starts all again; what they leave is to the bit what nobody's death leaves."""
+    (config,) = jobs["command"].configs
+    words = ["--task-option", "n=2", "--steps", config.steps, "--batch-size", config.batch_size, "--device", "cpu"]
+    words += ["--eval-every", config.eval_every, "--eval-examples", config.eval_examples, "--test-examples", 8]
+    words += ["--backbone", config.backbone, "--quiet", "--out", tmp_path]
+    command = torchrun("-m", "icecore", "train", "bit-xor", *words, restarts=2)
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        kill_one_after_a_state(process.pid, tmp_path)
+        assert process.wait(timeout=300) == 0
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    broken, unbroken = RunFolder(tmp_path, config), RunFolder(outcomes / "two" / "command", config)
+    programs = [Program.load(folder.program_path).tensors for folder in (broken, unbroken)]
+    assert programs[0].keys() == programs[1].keys()
+    assert all(torch.equal(programs[0][key], tensor) for key, tensor in programs[1].items())
+    starts = [int(step) for step in re.findall(r'"event": "start", "step": (\d+)', broken.events_path.read_text())]
+    assert len(starts) == 2
+    assert starts[1] >= config.eval_every
+    assert starts[1] % config.eval_every == 0
+
+
+def kill_one_after_a_state(agent: int, out: Path) -> None:
+    """SIGKILL for the second process that the `agent` started, once there is a state."""
+    deadline = time.monotonic() + 200
+    while not list(out.glob("*/checkpoint/step_*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    ranks = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in workers}
+    os.kill(int(next(pid for pid, held in ranks.items() if b"\0RANK=1\0" in held)), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_a_start_takes_nothing_that_an_earlier_one_left(late: int) -> None:
+    """Whoever comes late finds the others waiting, not what the dead of earlier starts told each other."""
+    kept = TCPStore("127.0.0.1", 0, is_master=True)
+
+    def start(rank: int) -> str:
+        return name_of_start(TCPStore("127.0.0.1", kept.port, is_master=False), rank, 3)
+
+    names: list[str] = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as processes:
+            early = [processes.submit(start, rank) for rank in range(3) if rank != late]
+            time.sleep(0.1)
+            assert not early[0].done()
+            ends = [*early, processes.submit(start, late)]
+            (name,) = {end.result(timeout=20) for end in ends}
+        names.append(name)
+    assert len(set(names)) == 3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 9, 1, 4, 8, 2, 6, 7, 5, 9, 9, 1, 1, 2])])
+def test_every_row_has_one_process(size: int, lengths: Tensor | None) -> None:
+    batch = Batch(torch.arange(14)[:, None], torch.arange(14), lengths)
+    shares = [World(rank, size).share(batch, runs=2) for rank in range(size)]
+    rows = torch.cat([share.targets for share, _ in shares])
+    assert sorted(rows.tolist()) == list(range(14))
+    for share, places in shares:
+        assert torch.equal(batch.targets[places], share.targets)
+        first, second = share.targets.view(2, -1)
+        assert (first < 7).all()
+        assert (second >= 7).all()
+    if lengths is not None:
+        tokens = [int(share.lengths.sum()) for share, _ in shares if share.lengths is not None]
+        assert max(tokens) - min(tokens) <= 2 * 9
+
+
+def test_passes_are_as_they_are_where_each_process_has_the_body() -> None:
+    assert list(World().in_step([1, 2])) == [(1, True), (2, True)]
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    x = torch.ones(2)
+    World().sum(x)
+    assert x.tolist() == [1, 1]
+    assert World().tell("word") == "word"
+    assert World().device("cuda") == "cuda"
+
+
+def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert World(3, 4, 1).device("auto") == "cuda:1"
+    assert World(3, 4, 1).device("cpu") == "cpu"
+    with pytest.raises(ConfigError, match="this machine has 2; start as many processes"):
+        World(3, 4, 2).device("auto")
+    with pytest.raises(ConfigError, match="each process takes a GPU of its own"):
+        World(3, 4, 1).device("cuda:0")
+
+
+def test_more_processes_than_examples(config: Configure, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="5 processes cannot share 4 examples a step: raise --batch-size"):
+        grid.train([config()], Place(tmp_path, device="cpu", world=World(0, 5)))
+
+
+def test_a_body_is_not_divided_by_one(run: Run, tmp_path: Path, config: Configure) -> None:
+    ended = run("train", "bit-xor", "--shard", "--backbone", config().backbone, "--out", tmp_path)
+    assert ended.code == 2
+    assert "this is one alone: start it by `torchrun --nproc-per-node=N -m icecore train ...`" in ended.err
+
+
+def test_only_training_is_shared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = run("grid", tmp_path / "any.toml")
+    assert ended.code == 2
+    assert "grid would be done by each of them" in ended.err
