@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from icecore.core import device as runtimes
 from icecore.tasks.bits import BitXor
-from icecore.training.distributed import World, joined
+from icecore.training.distributed import World, join_processes
 from icecore.training.loop import Pack
 from measure import Bench, Result, agree, clock, options
 from sides import GPT2_SMALL, TINY, build_pack, save_gpt2
@@ -119,8 +119,8 @@ class Overlapped:
 def worker(folder: Path, steps: int, device: str) -> None:
     """What each process does: time steps, steps that overlap, and the exchange alone; the first one prints JSON."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    with joined() as world:
-        runtime = runtimes.choose(world.device(device), "fp32" if device == "cpu" else "auto")
+    with join_processes() as world:
+        runtime = runtimes.select_runtime(world.device(device), "fp32" if device == "cpu" else "auto")
         task, body, out = BitXor(BITS), str(folder / "gpt2"), folder / f"runs_{world.size}"
         how = {"world": world, "compile": False}
         packs = [build_pack(task, body, runtime, BATCH, out, RUNS, how) for _ in range(2)]
@@ -140,7 +140,7 @@ def worker(folder: Path, steps: int, device: str) -> None:
                 losses["overlapped"].append(found.tolist())
                 other.pack.step += 1
                 taken["exchange"].append(together(lambda: world.sum(buffer), world, runtime)[0])
-        if world.first:
+        if world.is_main:
             times = {name: median(held[2:]) for name, held in taken.items() if held}
             print(json.dumps({**times, "numbers": numbers, "losses": losses, "device": runtime.describe()}))
 

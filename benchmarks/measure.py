@@ -156,7 +156,7 @@ class Bench:
         self.quick: bool = given.quick
         self.seconds: float = 0.0 if given.quick else given.seconds
         self.write: bool = given.write
-        self.runtime = runtimes.choose(given.device, given.precision)
+        self.runtime = runtimes.select_runtime(given.device, given.precision)
         #: of icecore's side; "each" where a script compares several
         self.precision = self.runtime.precision
 
@@ -182,7 +182,11 @@ class Bench:
         """
         table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (heads, ["---"] * len(heads), *rows))
         configuration = {"precision": self.precision, "time_box": self.seconds, "quick": self.quick}
-        about = {"hardware": hardware(self.runtime), "versions": runtimes.versions(), "date": date.today().isoformat()}
+        about = {
+            "hardware": hardware(self.runtime),
+            "versions": runtimes.package_versions(),
+            "date": date.today().isoformat(),
+        }
         line = {"benchmark": self.name, **_rounded(numbers), **configuration, **about}
         print(f"{setting}\n\n{table}\n\n{json.dumps(line)}")
         if self.write:

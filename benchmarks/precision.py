@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from measure import Bench, options
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -20,10 +20,10 @@ SEEDS = (0, 1, 2)
 
 def train(task: str, precision: str, given: argparse.Namespace, **settings: Any) -> list[Mapping[str, Any]]:
     """Summaries of the seeds' runs, packed."""
-    config = grid.configure(task, precision, given.device, backbone="minilm", weights=given.weights, **settings)
+    config = sweep.make_config(task, precision, given.device, backbone="minilm", weights=given.weights, **settings)
     with tempfile.TemporaryDirectory() as folder:
-        place = grid.Place(Path(folder), given.data_dir, given.device)
-        return grid.run(grid.expand(config, seeds=SEEDS), place)["runs"]
+        place = sweep.Place(Path(folder), given.data_dir, given.device)
+        return sweep.run_sweep(sweep.expand_sweep(config, seeds=SEEDS), place)["runs"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,10 +15,10 @@ from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.config import RunConfig
 from icecore.inference.engine import Engine
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, assemble
-from icecore.tasks.task import Batch, stream
+from icecore.model.program import Program, load_programs
+from icecore.tasks.task import Batch, random_stream
 from icecore.training.evaluation import examples_per_pass
-from icecore.training.micro_batches import cut
+from icecore.training.micro_batches import split_by_length
 from measure import Bench, agree, in_turn, options
 from sides import Patches
 
@@ -32,7 +32,7 @@ def make_programs(task: Patches, body: Backbone, count: int) -> list[Program]:
     config = RunConfig(task=task.name, steps=1, batch_size=1, lr=1e-3, weights="random")
     programs = []
     for seed, tensors in enumerate(model.programs()):
-        generator = stream(seed)
+        generator = random_stream(seed)
         moved = {n: t + 0.02 * torch.randn(t.shape, generator=generator) for n, t in tensors.items()}
         programs.append(Program(config, task.spec, model.body_fingerprint, moved))
     return programs
@@ -41,7 +41,7 @@ def make_programs(task: Patches, body: Backbone, count: int) -> list[Program]:
 @torch.inference_mode()
 def single(model: FPT, batch: Batch) -> Tensor:
     """Logits (N, n, C) of the batch in passes, all by the model's one program."""
-    passes = cut(batch, runs=1, tokens=examples_per_pass(model) * model.spec.length)
+    passes = split_by_length(batch, runs=1, tokens=examples_per_pass(model) * model.spec.length)
     return torch.cat([model(part) for part, _ in passes])
 
 
@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     request = BodyRequest("minilm", "random", layers=1 if bench.quick else None)
     task = Patches(N)
     batch = next(task.to(device).batches("test", N))
-    which = (torch.randperm(N, generator=stream(0)) % count).tolist()
+    which = (torch.randperm(N, generator=random_stream(0)) % count).tolist()
     programs = make_programs(task, build_backbone(request), count)
     size = sum(tensor.nbytes for tensor in programs[0].tensors.values())
-    model = assemble(programs[:1], build_backbone(request).to(device), precision).to(device)
+    model = load_programs(programs[:1], build_backbone(request).to(device), precision).to(device)
     body = build_backbone(request).to(device)
     body_size = sum(parameter.nbytes for parameter in body.parameters())
     engine = Engine(body, precision)

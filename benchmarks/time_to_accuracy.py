@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.core.config import RunConfig
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.model.fpt import FPT
 from icecore.tasks import build_task
 from icecore.tasks.task import TaskRequest
@@ -35,7 +35,7 @@ def settings_of(bench: Bench) -> RunConfig:
         given |= {"steps": 10, "batch_size": 4, "stop_at": 0.0}
     given |= {"backbone": "minilm", "lr": 1e-3, "schedule": "constant", "eval_examples": 256}
     runtime = bench.runtime
-    return grid.configure("bit-xor", precision=runtime.precision, device=str(runtime.device), **given)
+    return sweep.make_config("bit-xor", precision=runtime.precision, device=str(runtime.device), **given)
 
 
 def ours_command(config: RunConfig, bench: Bench, out: Path) -> list[str]:
@@ -48,7 +48,7 @@ def ours_command(config: RunConfig, bench: Bench, out: Path) -> list[str]:
 
 def plain_command(config: RunConfig, bench: Bench, out: Path, factors: Mapping[str, float]) -> list[str]:
     """The plain script with the same settings, from the input and output layers that icecore starts from."""
-    body = grid.body_of(config)
+    body = sweep.load_body(config)
     assert isinstance(body, HuggingFaceBackbone)
     place = body.config._name_or_path
     task = build_task(config.task, TaskRequest(config.task_options))

@@ -10,20 +10,20 @@ from torch.distributed.tensor import DTensor
 
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.model.fpt import FPT
-from icecore.training.distributed import joined
+from icecore.training.distributed import join_processes
 from icecore.training.execution import Execution
 
 
 def main(jobs: Path) -> None:
     torch.set_num_threads(1)
-    with joined() as world:
+    with join_processes() as world:
         for job in json.loads(jobs.read_text()):
             configs = [RunConfig.from_json(text) for text in job["configs"]]
             here = replace(world, shard=job["shard"])
-            place = grid.Place(Path(job["out"]), device="cpu", micro_batch=job["micro_batch"], world=here)
-            summaries = grid.train(configs, place)
+            place = sweep.Place(Path(job["out"]), device="cpu", micro_batch=job["micro_batch"], world=here)
+            summaries = sweep.train_runs(configs, place)
             if job["shard"]:
                 held = numbers_held(configs[0], Execution(place.out, Runtime(torch.device("cpu"), "fp32"), world=here))
                 (place.out / f"held_{world.rank}.json").write_text(json.dumps(held))
@@ -32,8 +32,8 @@ def main(jobs: Path) -> None:
 
 def numbers_held(config: RunConfig, execution: Execution) -> int:
     """How many of the body's numbers lie in this process."""
-    task = grid.load_task(config, None)
-    model = execution.place(FPT(task.spec, grid.body_of(config), [0]))
+    task = sweep.load_task(config, None)
+    model = execution.place(FPT(task.spec, sweep.load_body(config), [0]))
     parts = [p.to_local() if isinstance(p, DTensor) else p for p in model.backbone.parameters()]
     return sum(part.numel() for part in parts)
 

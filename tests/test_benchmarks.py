@@ -104,7 +104,7 @@ def test_sides_take_turns_and_the_first_call_is_apart(script, monkeypatch: pytes
         return torch.tensor([float(calls.count(name))])
 
     sides = {"a": lambda: side("a", 3), "b": lambda: side("b", 1)}
-    found = measure.in_turn(sides, runtime.choose("cpu"), seconds=0.0, checked=4)
+    found = measure.in_turn(sides, runtime.select_runtime("cpu"), seconds=0.0, checked=4)
     assert calls == ["a", "b"] * 4
     assert (found["a"].warmup, found["a"].seconds, found["a"].samples) == (30.0, 3.0, 3)
     assert (found["b"].warmup, found["b"].seconds) == (10.0, 1.0)

@@ -18,7 +18,7 @@ from icecore.autofit.fit import FitSettings
 from icecore.core.errors import ConfigError, DataError, UserError
 from icecore.model.program import Program
 from icecore.sharing import model_card as card
-from icecore.user_data.records import OwnSettings
+from icecore.user_data.records import DataSettings
 
 N = 240
 
@@ -35,7 +35,7 @@ def settings(bodies: Mapping[str, str]) -> FitSettings:
 
 
 def fitted(tmp_path: Path, settings: FitSettings, task: str = "classification") -> tuple[own.Plan, fit.Fitted, Path]:
-    plan = own.from_arrays(*arrays(task), OwnSettings(task=task))  # type: ignore[arg-type]
+    plan = own.from_arrays(*arrays(task), DataSettings(task=task))  # type: ignore[arg-type]
     out = tmp_path / "mine.safetensors"
     return plan, fit.fit(plan.task(), settings, out, {"encoder": plan.encoder.to_json()}, "cpu"), out
 
@@ -128,7 +128,7 @@ def test_a_random_body_is_not_its_own_control(tmp_path: Path, settings: FitSetti
 def test_minutes_bound_the_steps(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     task = own.from_arrays(*arrays()).task()
     config = fit.configure(task, settings, "fp32")
-    runtime = fit.runtimes.choose("cpu", "fp32")
+    runtime = fit.select_runtime("cpu", "fp32")
     few, many = (fit.affordable(config, task, replace(settings, minutes=m), runtime) for m in (1e-6, 100))
     val = task.split_size("val")
     assert few == {"steps": fit.FEWEST_STEPS // 10, "eval_examples": val, "test_examples": val}
@@ -140,7 +140,7 @@ def test_few_minutes_score_few_rows_of_a_large_split(settings: FitSettings) -> N
     x = np.random.default_rng(0).normal(size=(4000, 4))
     task = own.from_arrays(x, (x[:, 0] > 0).astype(int)).task()
     config = fit.configure(task, settings, "fp32")
-    found = fit.affordable(config, task, replace(settings, minutes=1e-6), fit.runtimes.choose("cpu", "fp32"))
+    found = fit.affordable(config, task, replace(settings, minutes=1e-6), fit.select_runtime("cpu", "fp32"))
     assert found["eval_examples"] == found["test_examples"] == fit.FEWEST_EXAMPLES
 
 
@@ -195,7 +195,7 @@ def test_starting_from_a_program(tmp_path: Path, settings: FitSettings) -> None:
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_the_baseline_learns(task: str) -> None:
     pytest.importorskip("sklearn")
-    plan = own.from_arrays(*arrays(task), OwnSettings(task=task))  # type: ignore[arg-type]
+    plan = own.from_arrays(*arrays(task), DataSettings(task=task))  # type: ignore[arg-type]
     found = baseline.fit_baseline(plan.task(), "test")
     assert found.logits.shape == (len(plan.splits["test"]), 1, plan.encoder.spec.outputs)
     assert torch.equal(found.targets, plan.splits["test"].targets)
@@ -327,13 +327,13 @@ def test_tokens_are_made_as_they_are_needed(
     (whole,) = predict.predict([out], arrays()[0]).values()
     monkeypatch.setattr(predict, "ROWS", 50)
     made: list[int] = []
-    original = own.OwnTask.tokens
+    original = own.UserTask.tokens
 
-    def tokens(task: own.OwnTask, inputs: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    def tokens(task: own.UserTask, inputs: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         made.append(len(inputs))
         return original(task, inputs, lengths)
 
-    monkeypatch.setattr(own.OwnTask, "tokens", tokens)
+    monkeypatch.setattr(own.UserTask, "tokens", tokens)
     engine = predict.Engine.predict
     waiting: list[int] = []
 
@@ -352,10 +352,10 @@ def test_tokens_are_made_as_they_are_needed(
 
 
 def test_a_program_of_a_built_in_task_is_refused(tmp_path: Path, config: Any) -> None:
-    from icecore.experiments import sweep as grid
+    from icecore.experiments import sweep
 
     chosen = config()
-    grid.train([chosen], grid.Place(tmp_path, device="cpu"))
+    sweep.train_runs([chosen], sweep.Place(tmp_path, device="cpu"))
     path = tmp_path / chosen.run_id / "program.safetensors"
     with pytest.raises(DataError, match="a program for bit-xor, not for one's own data"):
         predict.predict([path], np.zeros((2, 4)))
@@ -375,7 +375,7 @@ def test_another_body_is_no_start(tmp_path: Path, settings: FitSettings, bodies:
 
 
 def test_a_sweep_that_diverges_says_so(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit.grid, "train", lambda *_: [{"val_metric": None}])
+    monkeypatch.setattr(fit.sweep, "train", lambda *_: [{"val_metric": None}])
     task = own.from_arrays(*arrays()).task()
     with pytest.raises(UserError, match=r"diverged at every learning rate \(0.01, 0.03\); give lower ones with --lr"):
         fit.fit(task, settings, tmp_path / "x.safetensors", {}, "cpu")

@@ -12,7 +12,7 @@ from icecore import user_data as own
 from icecore.autofit import fit, predict
 from icecore.autofit.fit import FitSettings
 from icecore.autofit.predict import Predictions
-from icecore.user_data.records import OwnSettings
+from icecore.user_data.records import DataSettings
 
 
 def written(found: Predictions, name: str = "y") -> list[str]:
@@ -52,7 +52,7 @@ def test_a_program_of_numbers_far_from_zero(
 ) -> None:
     x = np.random.default_rng(0).normal(size=(60, 2))
     y = middle + spread * x[:, 0]
-    plan = own.from_arrays(x, y, OwnSettings(task="regression"))
+    plan = own.from_arrays(x, y, DataSettings(task="regression"))
     settings = FitSettings(backbone=bodies["bert"], lrs=(1e-2,), steps=5, batch_size=8)
     out = tmp_path / "m.safetensors"
     fit.fit(plan.task(), settings, out, {"encoder": plan.encoder.to_json()}, "cpu")

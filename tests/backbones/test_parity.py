@@ -206,7 +206,7 @@ def test_reading_some_positions_equals_reading_all(case: str, kind: str, count: 
     norms = [p.requires_grad_() for norm in body.norms().values() for p in norm.parameters()]
     inputs = [x.requires_grad_(), *norms]
     probe, results = torch.randn(N, count, D), []
-    for read in (body.read, lambda *given: gather(body(*given[:2]), given[2])):
+    for read in (body.hidden_at, lambda *given: gather(body(*given[:2]), given[2])):
         out = read(x, mask, positions)
         results.append([out, *torch.autograd.grad(out, inputs, probe)])
     for ours, theirs in zip(*results, strict=True):
@@ -224,7 +224,7 @@ def test_every_layer_has_its_activation_and_reads_less_in_the_last(case: str) ->
     rows: list[int] = []
     last = [module for module in body.modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
     last[-1].register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[-2]))
-    body.read(torch.randn(N, T, D), None, torch.full((N, 1), T - 1))
+    body.hidden_at(torch.randn(N, T, D), None, torch.full((N, 1), T - 1))
     assert rows == [1]
 
 

@@ -126,7 +126,7 @@ def test_an_interruption_says_how_to_go_on(run: Run, small: list[str], monkeypat
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("icecore.experiments.study.run", interrupted)
+    monkeypatch.setattr("icecore.experiments.study.run_study", interrupted)
     ended = run("paper", *small)
     assert ended.code == 130
     assert "interrupted; the same command goes on from the last state" in ended.err

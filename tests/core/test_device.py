@@ -32,7 +32,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, cuda: int = 0, mps: bool = False, b
 )
 def test_device(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, device: str, expected: str) -> None:
     pretend(monkeypatch, cuda, mps)
-    assert str(runtime.choose(device).device) == expected
+    assert str(runtime.select_runtime(device).device) == expected
 
 
 @pytest.mark.parametrize(
@@ -48,15 +48,15 @@ def test_device(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, device: s
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
     pretend(monkeypatch, cuda=2)
     with pytest.raises(ConfigError, match=message):
-        runtime.choose(device)
+        runtime.select_runtime(device)
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_takes_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch, fast: bool, expected: str) -> None:
     pretend(monkeypatch, bf16=fast)
-    assert runtime.choose("cpu").precision == expected
+    assert runtime.select_runtime("cpu").precision == expected
     for asked in ("fp32", "bf16", "int8"):
-        assert runtime.choose("cpu", asked).precision == asked
+        assert runtime.select_runtime("cpu", asked).precision == asked
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_fast_takes_8_bits_where_bf16_is_not_there(
 ) -> None:
     pretend(monkeypatch, bf16=bf16)
     monkeypatch.setattr(runtime, "has_fast_int8", lambda device: int8)
-    assert runtime.choose("cpu", "fast").precision == expected
+    assert runtime.select_runtime("cpu", "fast").precision == expected
 
 
 def test_int8_is_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, cuda=1)
     with pytest.raises(ConfigError, match="int8 is for x86 CPUs, found cuda"):
-        runtime.choose("cuda", "int8")
+        runtime.select_runtime("cuda", "int8")
 
 
 def test_unknown_precision() -> None:
     with pytest.raises(ConfigError, match="unknown precision 'fp16'; did you mean 'bf16'"):
-        runtime.choose("cpu", "fp16")
+        runtime.select_runtime("cpu", "fp16")
 
 
 def test_the_cpu_is_described_and_needs_no_waiting() -> None:
@@ -88,7 +88,7 @@ def test_the_cpu_is_described_and_needs_no_waiting() -> None:
 
 
 def test_versions_name_what_numbers_depend_on() -> None:
-    found = runtime.versions()
+    found = runtime.package_versions()
     assert found["torch"] == torch.__version__
     assert set(found) == {"icecore", "python", "torch", "transformers"}
 
@@ -123,17 +123,17 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "read_text", lambda path: "4096")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert runtime.total_memory(CPU) == 1024
-    monkeypatch.setenv(runtime.MEMORY_SHARE, "0.5")
+    monkeypatch.setenv(runtime.MEMORY_SHARE_VARIABLE, "0.5")
     assert runtime.total_memory(CPU) == 2048
 
 
 @pytest.mark.parametrize("given", ["half", "0", "-1", "1.5", ""])
 def test_a_share_that_is_none_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(runtime.MEMORY_SHARE, given)
+    monkeypatch.setenv(runtime.MEMORY_SHARE_VARIABLE, given)
     with pytest.raises(ConfigError, match=f"ICECORE_MEMORY_SHARE={given}: expected a share"):
         runtime.total_memory(CPU)
 
 
 def test_sending_to_where_a_tensor_lies_copies_nothing() -> None:
     x = torch.ones(3)
-    assert runtime.send(x, CPU) is x
+    assert runtime.to_device(x, CPU) is x

@@ -4,16 +4,15 @@ from typing import Any
 
 import pytest
 
-from icecore.core.text import in_words
-from icecore.experiments import estimate
-from icecore.experiments import sweep as grid
+from icecore.core.text import approximate_duration
+from icecore.experiments import estimate, sweep
 from icecore.experiments.estimate import Speed
 
 SPEED = Speed(1e11)
 
 
 def seconds(task: str = "mnist", runs: int = 1, **settings: Any) -> float:
-    return estimate.seconds(grid.configure(task, precision="fp32", **settings), runs, SPEED)
+    return estimate.seconds(sweep.make_config(task, precision="fp32", **settings), runs, SPEED)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ def test_more_work_takes_longer(less: dict[str, Any], more: dict[str, Any]) -> N
 
 
 def test_the_arithmetic_by_hand() -> None:
-    config = grid.configure("mnist", precision="fp32", steps=10, batch_size=2, eval_every=5, test_examples=100)
+    config = sweep.make_config("mnist", precision="fp32", steps=10, batch_size=2, eval_every=5, test_examples=100)
     D, L, T = 384, 6, 64
     forward = T * L * (24 * D**2 + 4 * T * D)
     # a frozen body goes forward and back to its input: two passes' worth
@@ -73,4 +72,4 @@ def test_measured_speed() -> None:
     ],
 )
 def test_in_words(given: float, words: str) -> None:
-    assert in_words(given) == words
+    assert approximate_duration(given) == words

@@ -6,10 +6,10 @@ import pytest
 
 from icecore.core.errors import ConfigError
 from icecore.experiments import grid_file as gridfile
-from icecore.experiments.study import Cell
+from icecore.experiments.study import CellPlan
 
 
-def read(tmp_path: Path, text: str) -> list[Cell]:
+def read(tmp_path: Path, text: str) -> list[CellPlan]:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     return gridfile.read(path, "cpu")

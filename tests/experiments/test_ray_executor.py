@@ -21,14 +21,13 @@ from commandline import Run
 from icecore.backbones.backbone import Backbone
 from icecore.backbones.weights import save
 from icecore.core.config import RunConfig
-from icecore.core.device import MEMORY_SHARE
+from icecore.core.device import MEMORY_SHARE_VARIABLE
 from icecore.core.errors import BusyError, ConfigError, UserError, WeightsError
 from icecore.experiments import ray_executor as cluster
-from icecore.experiments import results, study
-from icecore.experiments import sweep as grid
-from icecore.experiments.ray_executor import Nodes, Order, RayCrew
-from icecore.experiments.results import Spot
-from icecore.experiments.study import Cell
+from icecore.experiments import results, study, sweep
+from icecore.experiments.ray_executor import Job, Nodes, RayExecutor
+from icecore.experiments.results import CellKey
+from icecore.experiments.study import CellPlan
 from icecore.model.program import Program
 from icecore.training.checkpoint import RunFolder
 
@@ -41,12 +40,14 @@ with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="n
 untidy = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-def cell(config: RunConfig, row: str, lrs: Sequence[float] = (1e-2, 3e-2), **sweep: Any) -> Cell:
-    return Cell(Spot("t", row, "bit-xor", "cpu", "tiny"), grid.Sweep(config, lrs, (0, 1), **sweep), f"of {row}")
+def cell(config: RunConfig, row: str, lrs: Sequence[float] = (1e-2, 3e-2), **stages: Any) -> CellPlan:
+    return CellPlan(
+        CellKey("t", row, "bit-xor", "cpu", "tiny"), sweep.Sweep(config, lrs, (0, 1), **stages), f"of {row}"
+    )
 
 
-def place(folder: Path, **changes: Any) -> grid.Place:
-    return grid.Place(folder / "runs", device="cpu", **changes)
+def place(folder: Path, **changes: Any) -> sweep.Place:
+    return sweep.Place(folder / "runs", device="cpu", **changes)
 
 
 def lasting(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def program(folder: Path, run_id: str) -> Mapping[str, torch.Tensor]:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a node sets for its packs goes with the test."""
-    monkeypatch.setenv(MEMORY_SHARE, "1")
+    monkeypatch.setenv(MEMORY_SHARE_VARIABLE, "1")
 
 
 # --- the parts, without Ray --------------------------------------------------------------------------
@@ -85,9 +86,9 @@ def test_packs_are_cut_evenly_and_whole(packs: Sequence[Any], slots: int, sizes:
 
 
 def test_a_node_that_does_not_share_the_folder_hands_the_runs_over(config: Configure, tmp_path: Path) -> None:
-    configs = grid.expand(config(), [1e-2, 3e-2])
-    delivery = cluster.fulfil(Order(configs, place(tmp_path), tmp_path, ".marker"))
-    assert float(os.environ[MEMORY_SHARE]) == 1 / (os.cpu_count() or 1)
+    configs = sweep.expand_sweep(config(), [1e-2, 3e-2])
+    delivery = cluster.run_job(Job(configs, place(tmp_path), tmp_path, ".marker"))
+    assert float(os.environ[MEMORY_SHARE_VARIABLE]) == 1 / (os.cpu_count() or 1)
     assert not (tmp_path / "runs").exists()
     assert delivery.folders.keys() == {c.run_id for c in configs}
     for summary in map(dict, delivery.outcome if isinstance(delivery.outcome, list) else ()):
@@ -96,18 +97,18 @@ def test_a_node_that_does_not_share_the_folder_hands_the_runs_over(config: Confi
         assert json.loads(files["summary.json"]) == summary
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / ".marker").touch()
-    assert cluster.fulfil(Order(configs, place(tmp_path), tmp_path, ".marker")).folders == {}
+    assert cluster.run_job(Job(configs, place(tmp_path), tmp_path, ".marker")).folders == {}
     assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 2
 
 
 def test_what_a_user_can_mend_comes_back_as_a_value(config: Configure, tmp_path: Path) -> None:
-    order = Order([config(backbone="gpt2")], place(tmp_path), tmp_path, ".marker")
-    assert isinstance(cluster.fulfil(order).outcome, WeightsError)
+    order = Job([config(backbone="gpt2")], place(tmp_path), tmp_path, ".marker")
+    assert isinstance(cluster.run_job(order).outcome, WeightsError)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / ".marker").touch()
-    order = Order([config()], place(tmp_path, wait=False), tmp_path, ".marker")
+    order = Job([config()], place(tmp_path, wait=False), tmp_path, ".marker")
     with RunFolder(tmp_path / "runs", config()).lock():
-        assert isinstance(cluster.fulfil(order).outcome, BusyError)
+        assert isinstance(cluster.run_job(order).outcome, BusyError)
 
 
 class Lossy:
@@ -119,7 +120,7 @@ class Lossy:
 
     def __init__(self, *nodes: Mapping[str, float]) -> None:
         self.held = nodes
-        self.orders: list[Order] = []
+        self.orders: list[Job] = []
         self.options: dict[str, Any] = {}
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -133,7 +134,7 @@ class Lossy:
         self.options = options
         return lambda function: SimpleNamespace(remote=self.take)
 
-    def take(self, order: Order) -> int:
+    def take(self, order: Job) -> int:
         self.orders.append(order)
         return len(self.orders)
 
@@ -158,11 +159,11 @@ def test_a_pack_lost_too_often_is_missing_and_the_others_go_on(
     config: Configure, tmp_path: Path, lossy: Callable[..., Lossy]
 ) -> None:
     lossy({"CPU": 2.0})
-    grid.train(grid.expand(config(weights="random"), [1e-2, 3e-2], [0, 1]), place(tmp_path))
+    sweep.train_runs(sweep.expand_sweep(config(weights="random"), [1e-2, 3e-2], [0, 1]), place(tmp_path))
     said: list[str] = []
-    crew = RayCrew(place(tmp_path), Nodes(), ".marker", said.append)
+    executor = RayExecutor(place(tmp_path), Nodes(), ".marker", said.append)
     cells = [cell(config(), "lost"), cell(config(weights="random"), "held")]
-    lost, *held = study.run(cells, tmp_path / "t.jsonl", place(tmp_path), said.append, crew)
+    lost, *held = study.run_study(cells, tmp_path / "t.jsonl", place(tmp_path), said.append, executor)
     assert lost.missing == "lost 4 times (The node died.); give the command again to go on"
     assert [r.spot.row for r in held] == ["held"] * 4
     assert said[0] == "pack 1 of 2: lost, bit-xor, 2 runs, lost"
@@ -189,29 +190,29 @@ def test_slots_and_device_follow_from_what_a_pack_is_given(
     expected: tuple[int, float, str],
 ) -> None:
     ray = lossy(*nodes)
-    crew = RayCrew(grid.Place(tmp_path, device=device), asked, ".marker", print)
-    assert (crew.slots, ray.options["num_gpus"], crew.order.place.device) == expected
-    assert ray.options["num_cpus"] == crew.order.threads == asked.cpus
+    executor = RayExecutor(sweep.Place(tmp_path, device=device), asked, ".marker", print)
+    assert (executor.slots, ray.options["num_gpus"], executor.order.place.device) == expected
+    assert ray.options["num_cpus"] == executor.order.threads == asked.cpus
 
 
 def test_more_than_any_node_has_is_refused(tmp_path: Path, lossy: Callable[..., Lossy]) -> None:
     lossy({"CPU": 2.0}, {"CPU": 4.0})
     with pytest.raises(ConfigError, match=r"--cpus 5: no node .* the largest has 4 CPUs and 0 GPUs"):
-        RayCrew(place(tmp_path), Nodes(cpus=5), ".marker", print)
+        RayExecutor(place(tmp_path), Nodes(cpus=5), ".marker", print)
     with pytest.raises(ConfigError, match=r"--cpus 1 --gpus 0\.5: no node"):
-        RayCrew(place(tmp_path), Nodes(gpus=0.5), ".marker", print)
+        RayExecutor(place(tmp_path), Nodes(gpus=0.5), ".marker", print)
 
 
 def test_runs_that_began_together_stay_together(config: Configure, tmp_path: Path, lossy: Callable[..., Lossy]) -> None:
     ray = lossy({"CPU": 8.0})
-    configs = grid.expand(config(), [1e-2, 3e-2], [0, 1])
+    configs = sweep.expand_sweep(config(), [1e-2, 3e-2], [0, 1])
     for begun in configs[:2]:
         folder = RunFolder(tmp_path / "runs", begun)
         folder.open()
         folder.log([{"event": "start", "step": 0, "pack": [c.run_id for c in configs[:2]]}])
-    crew = RayCrew(place(tmp_path, data_dir="data"), Nodes(), ".marker", print)
-    crew.submit(configs, "title", wait=False)
-    crew.finished()
+    executor = RayExecutor(place(tmp_path, data_dir="data"), Nodes(), ".marker", print)
+    executor.submit(configs, "title", wait=False)
+    executor.finished()
     assert [list(order.configs) for order in ray.orders] == [configs[:2], configs[2:3], configs[3:]]
     assert Path(ray.orders[0].place.data_dir or "").is_absolute()
 
@@ -249,12 +250,12 @@ def test_two_nodes_make_what_one_process_makes(
         cell(config(weights="random"), "random"),
         cell(config(backbone="gpt2"), "absent"),
     ]
-    alone = study.run(cells, one / "t.jsonl", place(one), said.append)
+    alone = study.run_study(cells, one / "t.jsonl", place(one), said.append)
     monkeypatch.chdir(tmp_path)
-    with cluster.crew(place(Path("two")), Nodes(), said.append) as crew:
-        assert crew.slots == 2
+    with cluster.ray_executor(place(Path("two")), Nodes(), said.append) as executor:
+        assert executor.slots == 2
         assert len(list((two / "runs").glob(".cluster-*"))) == 1
-        records = study.run(cells, two / "t.jsonl", place(Path("two")), said.append, crew)
+        records = study.run_study(cells, two / "t.jsonl", place(Path("two")), said.append, executor)
     assert not list((two / "runs").glob(".cluster-*"))
     assert [r.spot for r in records] == [r.spot for r in alone]
     assert [lasting(r.summary) for r in records] == [lasting(r.summary) for r in alone]
@@ -266,9 +267,9 @@ def test_two_nodes_make_what_one_process_makes(
     # what is finished is not made again, with the results or without them
     before = {path: path.stat().st_mtime_ns for path in two.glob("runs/*/summary.json")}
     (two / "t.jsonl").unlink()
-    with cluster.crew(place(two), Nodes(), said.append) as crew:
-        study.run(cells[:2], two / "t.jsonl", place(two), said.append, crew)
-        assert crew.sent == 0
+    with cluster.ray_executor(place(two), Nodes(), said.append) as executor:
+        study.run_study(cells[:2], two / "t.jsonl", place(two), said.append, executor)
+        assert executor.sent == 0
     assert {path: path.stat().st_mtime_ns for path in two.glob("runs/*/summary.json")} == before
 
 
@@ -282,12 +283,12 @@ def test_nodes_that_share_no_folder_get_the_files_that_runs_name(
     (tmp_path / "files").mkdir()
     save(body(weights="random", seed=5), Path("files/body.safetensors"))
     named = cell(config(weights="files/body.safetensors"), "named")
-    with cluster.crew(place(tmp_path), Nodes(), print) as crew:
+    with cluster.ray_executor(place(tmp_path), Nodes(), print) as executor:
         next((tmp_path / "runs").glob(".cluster-*")).unlink()
-        records = study.run([named], tmp_path / "t.jsonl", place(tmp_path), print, crew)
+        records = study.run_study([named], tmp_path / "t.jsonl", place(tmp_path), print, executor)
     assert len(records) == 4
     assert not list(tmp_path.glob("runs/*/checkpoint"))
-    alone = study.run([named], tmp_path / "one" / "t.jsonl", place(tmp_path / "one"), print)
+    alone = study.run_study([named], tmp_path / "one" / "t.jsonl", place(tmp_path / "one"), print)
     assert [lasting(r.summary) for r in records] == [lasting(r.summary) for r in alone]
     assert all(r.validation and r.training for r in records)
 
@@ -299,7 +300,7 @@ def test_a_node_killed_in_mid_run_costs_no_run(config: Configure, tmp_path: Path
     long = {"steps": 2000, "eval_every": 40, "eval_examples": 8}
     cells = [cell(config(), "short"), cell(config(**long), "a"), cell(config(weights="random", **long), "b")]
     file, said = tmp_path / "t.jsonl", []
-    study.run(cells[:1], file, place(tmp_path), print)
+    study.run_study(cells[:1], file, place(tmp_path), print)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/summary.json")}
 
     def begun() -> bool:
@@ -314,8 +315,8 @@ def test_a_node_killed_in_mid_run_costs_no_run(config: Configure, tmp_path: Path
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with cluster.crew(place(tmp_path), Nodes(), said.append) as crew:
-        records = study.run(cells, file, place(tmp_path), said.append, crew)
+    with cluster.ray_executor(place(tmp_path), Nodes(), said.append) as executor:
+        records = study.run_study(cells, file, place(tmp_path), said.append, executor)
     killer.join()
     assert len({r.run_id for r in records}) == len(records) == 12
     assert {r.summary["status"] for r in records} == {"completed"}
@@ -400,5 +401,5 @@ class Nowhere:
 def test_no_cluster_at_an_address_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_ray", Nowhere)
     message = r"--ray head:1: no cluster there \(timed out\); --ray local starts one on this machine"
-    with pytest.raises(UserError, match=message), cluster.crew(place(tmp_path), Nodes("head:1"), print):
+    with pytest.raises(UserError, match=message), cluster.ray_executor(place(tmp_path), Nodes("head:1"), print):
         pass

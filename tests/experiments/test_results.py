@@ -16,28 +16,29 @@ import pytest
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError, StorageError
-from icecore.experiments import results
-from icecore.experiments import sweep as grid
-from icecore.experiments.results import Record, Spot
+from icecore.experiments import results, sweep
+from icecore.experiments.results import CellKey, RunRecord
 from icecore.training.checkpoint import RunFolder
 
-SPOT = Spot("table2", "pretrained", "mnist", "cpu", "minilm")
+SPOT = CellKey("table2", "pretrained", "mnist", "cpu", "minilm")
 
 
-def record(run_id: str = "a", spot: Spot = SPOT, **summary: Any) -> Record:
+def record(run_id: str = "a", spot: CellKey = SPOT, **summary: Any) -> RunRecord:
     held = {"task": "mnist", "lr": 1e-3, "seed": 0, "test_metric": 0.5, "run_id": run_id, **summary}
     curve = ((1, 0.25), (2, 0.5))
-    return Record(spot, "icecore paper", "2026-01-01", held, {"steps": 2}, curve, curve, {"attention": {"best": 0.1}})
+    return RunRecord(
+        spot, "icecore paper", "2026-01-01", held, {"steps": 2}, curve, curve, {"attention": {"best": 0.1}}
+    )
 
 
-MISSING = Record(SPOT, "icecore paper", "2026-01-01", missing="get the weights")
+MISSING = RunRecord(SPOT, "icecore paper", "2026-01-01", missing="get the weights")
 
 
 @pytest.mark.parametrize("case", [record(), MISSING])
-def test_there_and_back(case: Record) -> None:
+def test_there_and_back(case: RunRecord) -> None:
     text = case.to_json()
     assert "\n" not in text
-    assert Record.from_json(text) == case
+    assert RunRecord.from_json(text) == case
 
 
 @pytest.mark.parametrize(
@@ -54,12 +55,12 @@ def test_there_and_back(case: Record) -> None:
 )
 def test_what_is_no_record(text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Record.from_json(text)
+        RunRecord.from_json(text)
 
 
 def test_a_finished_run_as_a_record(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     chosen = config()
-    (summary,) = grid.train([chosen], grid.Place(tmp_path, device="cpu"))
+    (summary,) = sweep.train_runs([chosen], sweep.Place(tmp_path, device="cpu"))
     made = results.record_of(RunFolder(tmp_path, chosen), SPOT, "the command")
     assert made.summary == summary
     assert RunConfig.from_json(json.dumps(made.config)) == chosen
@@ -108,7 +109,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 def test_a_folder_of_runs_is_a_study_of_its_name(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     out = tmp_path / "mine"
-    summaries = grid.train(grid.expand(config(), [1e-2, 3e-2]), grid.Place(out, device="cpu"))
+    summaries = sweep.train_runs(sweep.expand_sweep(config(), [1e-2, 3e-2]), sweep.Place(out, device="cpu"))
     found, faults = results.read(out)
     assert {r.run_id for r in found} == {s["run_id"] for s in summaries}
     assert {r.spot.study for r in found} == {"mine"}
@@ -186,9 +187,9 @@ def test_eight_writers_killed_at_random_lose_and_tear_nothing(tmp_path: Path) ->
     assert len(faults) <= kills
 
 
-def parsed(line: bytes) -> Record | None:
+def parsed(line: bytes) -> RunRecord | None:
     try:
-        return Record.from_json(line.decode())
+        return RunRecord.from_json(line.decode())
     except DataError:
         return None
 

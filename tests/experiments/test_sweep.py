@@ -14,8 +14,17 @@ import torch
 from icecore.core import device as runtime
 from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.errors import ConfigError, StorageError
-from icecore.experiments import sweep as grid
-from icecore.experiments.sweep import Place, configure, expand, find_run, open_run, packs, run, summarize
+from icecore.experiments import sweep
+from icecore.experiments.sweep import (
+    Place,
+    expand_sweep,
+    make_config,
+    open_run,
+    packs,
+    read_run_config,
+    run_sweep,
+    summarize_runs,
+)
 from icecore.model.program import Program
 from icecore.tasks import TASKS
 from icecore.tasks.bits import BitXor
@@ -34,7 +43,7 @@ Configure = Callable[..., RunConfig]
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_defaults_are_the_protocols_and_the_tasks(name: str, protocol: str) -> None:
-    config = configure(name, device="cpu", precision="fp32", protocol=protocol)
+    config = make_config(name, device="cpu", precision="fp32", protocol=protocol)
     entry = TASKS[name]
     defaults = entry.paper if protocol == "paper" else entry.defaults
     assert (config.steps, config.batch_size, config.lr) == (defaults.steps, defaults.batch_size, defaults.lr)
@@ -46,27 +55,27 @@ def test_defaults_are_the_protocols_and_the_tasks(name: str, protocol: str) -> N
 
 
 def test_settings_win_over_defaults_and_none_is_not_given() -> None:
-    config = configure("bit-xor", precision="fp32", lr=0.5, steps=7, dropout=0.3, layers=None, schedule=None)
+    config = make_config("bit-xor", precision="fp32", lr=0.5, steps=7, dropout=0.3, layers=None, schedule=None)
     assert (config.lr, config.steps, config.dropout, config.layers, config.schedule) == (0.5, 7, 0.3, None, "cosine")
     assert config.eval_every == 7  # a short run is validated at its end
 
 
 def test_the_papers_learning_rate_of_lstms() -> None:
-    assert configure("mnist", protocol="paper", backbone="lstm-star").lr == 3e-4
-    assert configure("mnist", protocol="paper").lr == 1e-3
-    assert configure("mnist", protocol="paper", backbone="lstm", lr=0.1).lr == 0.1
+    assert make_config("mnist", protocol="paper", backbone="lstm-star").lr == 3e-4
+    assert make_config("mnist", protocol="paper").lr == 1e-3
+    assert make_config("mnist", protocol="paper", backbone="lstm", lr=0.1).lr == 0.1
 
 
 def test_options_have_one_form() -> None:
-    same = [configure("bit-xor", precision="fp32", task_options=options) for options in ({"n": "5"}, {"n": 5}, {})]
+    same = [make_config("bit-xor", precision="fp32", task_options=options) for options in ({"n": "5"}, {"n": 5}, {})]
     assert len({config.run_id for config in same}) == 1
 
 
 def test_the_id_does_not_know_where_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    here = configure("bit-xor", device="cpu", precision="fp32")
+    here = make_config("bit-xor", device="cpu", precision="fp32")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.chdir(tmp_path)
-    assert configure("bit-xor", device="cuda", precision="fp32").run_id == here.run_id
+    assert make_config("bit-xor", device="cuda", precision="fp32").run_id == here.run_id
 
 
 @pytest.mark.parametrize(
@@ -84,7 +93,7 @@ def test_the_id_does_not_know_where_it_runs(monkeypatch: pytest.MonkeyPatch, tmp
 )
 def test_unknown_names_come_with_the_nearest(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        configure(name, **settings)
+        make_config(name, **settings)
 
 
 # --- packs -------------------------------------------------------------------------------------------
@@ -92,21 +101,21 @@ def test_unknown_names_come_with_the_nearest(name: str, settings: dict[str, Any]
 
 def test_expand_is_the_product_without_repeats(config: Configure) -> None:
     base = config()
-    found = expand(base, [1e-3, 3e-3, 1e-3], [0, 1, 0])
+    found = expand_sweep(base, [1e-3, 3e-3, 1e-3], [0, 1, 0])
     assert [(c.lr, c.seed) for c in found] == [(1e-3, 0), (1e-3, 1), (3e-3, 0), (3e-3, 1)]
     assert all(replace(c, lr=base.lr, seed=base.seed) == base for c in found)
-    assert expand(base) == [base]
+    assert expand_sweep(base) == [base]
 
 
 def test_packs_hold_runs_that_differ_in_learning_rate_and_seed(config: Configure) -> None:
-    small, large = expand(config(), [1e-3, 1e-2], [0, 1]), expand(config(batch_size=9), [1e-3])
+    small, large = expand_sweep(config(), [1e-3, 1e-2], [0, 1]), expand_sweep(config(batch_size=9), [1e-3])
     assert packs([small[0], large[0], *small[1:]]) == [small, large]
-    whole = expand(config(train_roles=("attention",)), [1e-3, 1e-2])
+    whole = expand_sweep(config(train_roles=("attention",)), [1e-3, 1e-2])
     assert packs(whole) == [[c] for c in whole]
 
 
 def test_runs_that_were_begun_together_stay_together(config: Configure) -> None:
-    a, b, c, d = expand(config(), seeds=range(4))
+    a, b, c, d = expand_sweep(config(), seeds=range(4))
     begun = [a.run_id, b.run_id]
     # b was killed before it could record its pack, c and d are new
     assert packs([a, b, c, d], [begun, [], [], []]) == [[a, b], [c, d]]
@@ -119,8 +128,8 @@ def test_a_new_seed_does_not_cost_an_interrupted_run_its_steps(
     with monkeypatch.context() as patch:
         patch.setattr(train.Pack, "finish", lambda pack: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run([old], Place(tmp_path))
-    run([old, new], Place(tmp_path))
+            run_sweep([old], Place(tmp_path))
+    run_sweep([old, new], Place(tmp_path))
     starts = [e["step"] for e in RunFolder(tmp_path, old).events() if e["event"] == "start"]
     assert starts == [0, 12]
 
@@ -128,11 +137,11 @@ def test_a_new_seed_does_not_cost_an_interrupted_run_its_steps(
 def test_more_runs_than_memory_holds_are_cut_and_an_interrupted_sweep_is_cut_the_same(
     config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid, "most_runs", lambda model, task, rows: 2)
+    monkeypatch.setattr(sweep, "max_runs", lambda model, task, rows: 2)
     monkeypatch.setattr(passes, "total_memory", lambda device: 2**16)  # so little that batches are cut too
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    configs = expand(config(), seeds=range(5))
-    run(configs, Place(tmp_path / "unbroken"))
+    configs = expand_sweep(config(), seeds=range(5))
+    run_sweep(configs, Place(tmp_path / "unbroken"))
     save, calls = RunFolder.save_state, []
 
     def killed(*args: Any) -> None:
@@ -144,9 +153,9 @@ def test_more_runs_than_memory_holds_are_cut_and_an_interrupted_sweep_is_cut_the
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save_state", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(configs, Place(tmp_path / "broken"))
+            run_sweep(configs, Place(tmp_path / "broken"))
     assert [RunFolder(tmp_path / "broken", c).summary() is None for c in configs] == [False, False, True, True, True]
-    run(configs, Place(tmp_path / "broken"))
+    run_sweep(configs, Place(tmp_path / "broken"))
     ids = [c.run_id for c in configs]
     expected = [ids[:2], ids[:2], ids[2:4], ids[2:4], ids[4:]]
     for place in ("unbroken", "broken"):
@@ -161,10 +170,10 @@ def test_a_pack_is_as_large_as_memory_holds_with_the_rows_asked_for(
     config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch: int | None, rows: int
 ) -> None:
     asked = []
-    monkeypatch.setattr(grid, "most_runs", lambda model, task, rows: asked.append((model.runs, rows)) or 3)
-    configs = expand(config(batch_size=4), seeds=range(5))
-    execution = Execution(tmp_path, runtime.choose("cpu", "fp32"), micro_batch)
-    assert [grid.pack_size(configs[:n], BitXor(2), execution) for n in (5, 2, 1)] == [3, 2, 1]
+    monkeypatch.setattr(sweep, "max_runs", lambda model, task, rows: asked.append((model.runs, rows)) or 3)
+    configs = expand_sweep(config(batch_size=4), seeds=range(5))
+    execution = Execution(tmp_path, runtime.select_runtime("cpu", "fp32"), micro_batch)
+    assert [sweep.pack_size(configs[:n], BitXor(2), execution) for n in (5, 2, 1)] == [3, 2, 1]
     assert asked == [(2, rows)] * 2  # a single run needs no trial
 
 
@@ -178,7 +187,7 @@ def row(lr: float, seed: int, val: float | None, test: float | None = None) -> d
 def test_validation_chooses_and_test_is_reported_over_seeds() -> None:
     # lr 0.1 has the best single run and the best test metric, but not the best mean on validation
     runs = [row(0.1, 0, 0.9, 1.0), row(0.1, 1, 0.3, 1.0), row(0.2, 0, 0.7, 0.5), row(0.2, 1, 0.8, 0.6)]
-    group = summarize(runs)
+    group = summarize_runs(runs)
     assert group["runs"] == runs
     assert group["chosen_lr"] == 0.2
     assert group["val_mean"] == pytest.approx(0.75)
@@ -190,22 +199,24 @@ def test_validation_chooses_and_test_is_reported_over_seeds() -> None:
 def test_of_equal_learning_rates_the_one_that_got_there_first_is_chosen() -> None:
     steps = {1e-3: (90, 70), 3e-3: (50, 60), 1e-2: (60, 50)}
     runs = [row(lr, seed, 1.0, 1.0) | {"best_step": at} for lr, both in steps.items() for seed, at in enumerate(both)]
-    assert summarize(runs)["chosen_lr"] == 3e-3
-    assert summarize([*runs, *(row(0.1, seed, 0.9, 0.9) | {"best_step": 1} for seed in (0, 1))])["chosen_lr"] == 3e-3
+    assert summarize_runs(runs)["chosen_lr"] == 3e-3
+    assert (
+        summarize_runs([*runs, *(row(0.1, seed, 0.9, 0.9) | {"best_step": 1} for seed in (0, 1))])["chosen_lr"] == 3e-3
+    )
 
 
 def test_a_learning_rate_with_a_diverged_seed_is_not_chosen() -> None:
-    group = summarize([row(0.1, 0, 0.9, 0.9), row(0.1, 1, None), row(0.2, 0, 0.5, 0.4), row(0.2, 1, 0.5, 0.4)])
+    group = summarize_runs([row(0.1, 0, 0.9, 0.9), row(0.1, 1, None), row(0.2, 0, 0.5, 0.4), row(0.2, 1, 0.5, 0.4)])
     assert (group["chosen_lr"], group["n_seeds"]) == (0.2, 2)
 
 
 def test_where_every_learning_rate_lost_a_seed_the_rest_counts() -> None:
-    group = summarize([row(0.1, 0, 0.9, 0.8), row(0.1, 1, None)])
+    group = summarize_runs([row(0.1, 0, 0.9, 0.8), row(0.1, 1, None)])
     assert (group["chosen_lr"], group["test_mean"], group["test_sem"], group["n_seeds"]) == (0.1, 0.8, None, 1)
 
 
 def test_nothing_but_diverged_runs() -> None:
-    group = summarize([row(0.1, 0, None)])
+    group = summarize_runs([row(0.1, 0, None)])
     assert [group[k] for k in ("chosen_lr", "val_mean", "test_mean", "test_sem", "n_seeds")] == [None] * 4 + [0]
 
 
@@ -216,9 +227,10 @@ def test_nothing_but_diverged_runs() -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory, bodies: dict[str, str]) -> tuple[Path, list[RunConfig]]:
     """A sweep of two learning rates and two seeds, trained once."""
     out = tmp_path_factory.mktemp("out")
-    base = configure("bit-xor", precision="fp32", backbone=bodies["gpt2"], steps=6, batch_size=4, task_options={"n": 2})
-    configs = expand(base, [1e-2, 1e-3], [0, 1])
-    run(configs, Place(out))
+    settings = {"steps": 6, "batch_size": 4, "task_options": {"n": 2}}
+    base = make_config("bit-xor", precision="fp32", backbone=bodies["gpt2"], **settings)
+    configs = expand_sweep(base, [1e-2, 1e-3], [0, 1])
+    run_sweep(configs, Place(out))
     return out, configs
 
 
@@ -238,7 +250,7 @@ def test_each_run_owns_its_folder(finished: tuple[Path, list[RunConfig]]) -> Non
     for config in configs:
         names = {p.name for p in (out / config.run_id).iterdir()}
         assert names >= {"config.json", "events.jsonl", "program.safetensors", "summary.json"}
-        assert find_run(out / config.run_id) == config
+        assert read_run_config(out / config.run_id) == config
 
 
 def test_an_opened_run_scores_as_its_summary_says(finished: tuple[Path, list[RunConfig]]) -> None:
@@ -251,8 +263,8 @@ def test_an_opened_run_scores_as_its_summary_says(finished: tuple[Path, list[Run
 def test_an_opened_run_of_the_paper_protocol_is_scored_with_its_faults(bodies: dict[str, str], tmp_path: Path) -> None:
     trees = {"train": 8, "val": 8, "test": 60, "shortest": 3, "longest": 40}
     small = {"steps": 2, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "task_options": trees}
-    config = configure("listops", protocol="paper", backbone=bodies["bert"], precision="fp32", **small)
-    (summary,) = run([config], Place(tmp_path, device="cpu"))["runs"]
+    config = make_config("listops", protocol="paper", backbone=bodies["bert"], precision="fp32", **small)
+    (summary,) = run_sweep([config], Place(tmp_path, device="cpu"))["runs"]
     model, task = open_run(tmp_path / config.run_id, device="cpu")
     assert task.unmasked
     assert float(evaluate(model, task, "test")[0]) == pytest.approx(summary["test_metric"])
@@ -263,22 +275,22 @@ def test_an_opened_run_of_the_paper_protocol_is_scored_with_its_faults(bodies: d
 
 def test_the_same_run_twice_in_one_request_is_one_run(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     _, configs = finished
-    group = run([configs[0], configs[0]], Place(tmp_path))
+    group = run_sweep([configs[0], configs[0]], Place(tmp_path))
     assert len(group["runs"]) == 1
 
 
 def test_starting_over_runs_again(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     _, configs = finished
-    first = run(configs[:1], Place(tmp_path))["runs"][0]
+    first = run_sweep(configs[:1], Place(tmp_path))["runs"][0]
     path = RunFolder(tmp_path, configs[0]).summary_path
     path.write_text(json.dumps({**first, "test_metric": 7.0}))
-    assert run(configs[:1], Place(tmp_path))["runs"][0]["test_metric"] == 7.0
-    assert run(configs[:1], Place(tmp_path, resume=False))["runs"][0]["test_metric"] == first["test_metric"]
+    assert run_sweep(configs[:1], Place(tmp_path))["runs"][0]["test_metric"] == 7.0
+    assert run_sweep(configs[:1], Place(tmp_path, resume=False))["runs"][0]["test_metric"] == first["test_metric"]
 
 
 def test_a_sweep_with_a_diverged_seed_is_summed_up(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     _, configs = finished
-    group = run(expand(configs[0], [1e-2, 1e30], [0]), Place(tmp_path))
+    group = run_sweep(expand_sweep(configs[0], [1e-2, 1e30], [0]), Place(tmp_path))
     assert [s["status"] for s in group["runs"]] == ["completed", "diverged"]
     assert group["chosen_lr"] == 1e-2
     diverged = tmp_path / group["runs"][1]["run_id"]
@@ -291,20 +303,20 @@ def test_folders_that_are_no_runs(finished: tuple[Path, list[RunConfig]], tmp_pa
     with pytest.raises(
         ConfigError, match=r"not a run folder \(no config.json\); it holds the runs .*" + configs[0].run_id
     ):
-        find_run(out)
+        read_run_config(out)
     with pytest.raises(ConfigError, match=r"not a run folder \(no config.json\)$"):
-        find_run(tmp_path / "absent")
+        read_run_config(tmp_path / "absent")
 
 
 def test_an_output_folder_that_cannot_be_made(config: Configure, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        run([config()], Place(tmp_path / "file"))
+        run_sweep([config()], Place(tmp_path / "file"))
 
 
 def test_listops_trains_and_is_scored_on_the_whole_test_set(bodies: dict[str, str], tmp_path: Path) -> None:
     options = {"train": 20, "val": 6, "test": 7, "length": 24}
-    base = configure(
+    base = make_config(
         "listops",
         precision="fp32",
         backbone=bodies["bert"],
@@ -313,6 +325,6 @@ def test_listops_trains_and_is_scored_on_the_whole_test_set(bodies: dict[str, st
         batch_size=2,
         task_options=options,
     )
-    group = run(expand(base, seeds=[0, 1]), Place(tmp_path))
+    group = run_sweep(expand_sweep(base, seeds=[0, 1]), Place(tmp_path))
     assert all(s["test_metric"] * 7 == pytest.approx(round(s["test_metric"] * 7)) for s in group["runs"])
-    assert grid.load_task(base, None).split_size("test") == 7
+    assert sweep.load_task(base, None).split_size("test") == 7

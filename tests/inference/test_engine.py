@@ -18,7 +18,7 @@ from icecore.core.errors import ConfigError, DataError, WeightsError
 from icecore.inference import engine as engines
 from icecore.inference.engine import Engine
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, assemble, model_settings
+from icecore.model.program import Program, load_programs, model_settings
 from icecore.tasks.task import Batch, TaskSpec
 
 Body = Callable[..., Backbone]
@@ -92,7 +92,7 @@ def alone(
     programs: Sequence[Program], build: Callable[[], Backbone], rows: Sequence[Tensor], which: Sequence[int], **kw: str
 ) -> list[Tensor]:
     """What the model of each row's program, which holds no other, makes of the row, in a batch of one."""
-    models = [assemble([program], build(), **kw) for program in programs]
+    models = [load_programs([program], build(), **kw) for program in programs]
     return [models[index](Batch(row[None], torch.zeros(1)))[0] for row, index in zip(rows, which, strict=True)]
 
 

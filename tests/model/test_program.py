@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from icecore.backbones import Backbone
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError, WeightsError
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, assemble, begin_from, model_settings
+from icecore.model.program import Program, load_programs, model_settings, start_from_program
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
 
@@ -77,7 +77,7 @@ def test_a_program_is_small_and_no_pickle(path: Path) -> None:
 
 def test_the_model_of_a_loaded_program_is_the_model(make: Callable[..., Program], path: Path, body: Body) -> None:
     programs = [make(seed=1), Program.load(path)]
-    model = assemble(programs, body())
+    model = load_programs(programs, body())
     batch = TASK.train_batch([0], 0, 6)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     for run, program in enumerate(programs):
@@ -159,13 +159,13 @@ def test_another_body_is_refused_with_both_fingerprints(path: Path, body: Body) 
     other = body(weights="random")
     here = FPT(TASK.spec, body(weights="random"), [0]).body_fingerprint
     with pytest.raises(WeightsError, match="another body") as caught:
-        assemble([program], other)
+        load_programs([program], other)
     assert program.fingerprint in str(caught.value)
     assert here in str(caught.value)
 
 
 def test_the_same_body_in_bf16_is_the_same_body(path: Path, body: Body) -> None:
-    assert assemble([Program.load(path)], body(), "bf16").dtype is torch.bfloat16
+    assert load_programs([Program.load(path)], body(), "bf16").dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_a_tensor_that_does_not_fit_is_named(
     program = make()
     held = dict(program.tensors) | tensors if tensors else {}
     with pytest.raises(DataError, match=message):
-        assemble([replace(program, tensors=held)], body())
+        load_programs([replace(program, tensors=held)], body())
 
 
 def test_programs_that_cannot_share_a_model(make: Callable[..., Program], body: Body) -> None:
     with pytest.raises(ConfigError, match="programs of bit-xor and bit-xor differ in sizes or roles"):
-        assemble([make(), make(train_roles=("output",))], body())
+        load_programs([make(), make(train_roles=("output",))], body())
 
 
 # --- starting from a program -------------------------------------------------------------------------
@@ -197,11 +197,11 @@ def started(
 ) -> tuple[Program, FPT]:
     """A program of bit XOR over two bits, and a model of two runs of another task that began from it."""
     first = config()
-    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    sweep.train_runs([first], sweep.Place(tmp_path, device="cpu"))
     path = RunFolder(tmp_path, first).program_path
     later = config(task=task, task_options=options, start=str(path), **changes)
-    model = FPT(grid.load_task(later, None).spec, grid.body_of(later), [0, 1], model_settings(later))
-    begin_from(model, Program.load(path), later)
+    model = FPT(sweep.load_task(later, None).spec, sweep.load_body(later), [0, 1], model_settings(later))
+    start_from_program(model, Program.load(path), later)
     return Program.load(path), model
 
 
@@ -210,18 +210,18 @@ def test_an_input_layer_is_taken_whole_or_not_at_all(
     config: Callable[..., RunConfig], tmp_path: Path, widths: tuple[int, ...]
 ) -> None:
     first = config(input_hidden=(9, 16))
-    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    sweep.train_runs([first], sweep.Place(tmp_path, device="cpu"))
     program = Program.load(RunFolder(tmp_path, first).program_path)
     later = config(input_hidden=widths, start="a program")
-    model = FPT(grid.load_task(later, None).spec, grid.body_of(later), [0], model_settings(later))
-    assert not [name for name in begin_from(model, program, later) if name.startswith("input.")]
-    same = FPT(model.spec, grid.body_of(first), [0], model_settings(first))
-    assert len([name for name in begin_from(same, program, first) if name.startswith("input.")]) == 6
+    model = FPT(sweep.load_task(later, None).spec, sweep.load_body(later), [0], model_settings(later))
+    assert not [name for name in start_from_program(model, program, later) if name.startswith("input.")]
+    same = FPT(model.spec, sweep.load_body(first), [0], model_settings(first))
+    assert len([name for name in start_from_program(same, program, first) if name.startswith("input.")]) == 6
 
 
 def test_what_fits_is_taken_and_the_output_layer_is_not(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     program, model = started(config, tmp_path, "bit-xor", {"n": 4})
-    fresh = FPT(model.spec, grid.body_of(config()), [0, 1], model.settings).programs()
+    fresh = FPT(model.spec, sweep.load_body(config()), [0, 1], model.settings).programs()
     for own, new in zip(model.programs(), fresh, strict=True):
         for name, tensor in own.items():
             if name.startswith("output."):
@@ -235,7 +235,7 @@ def test_what_fits_is_taken_and_the_output_layer_is_not(config: Callable[..., Ru
 
 def test_an_input_layer_of_other_tokens_starts_afresh(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     program, model = started(config, tmp_path, "bit-memory", {"strings": 2, "bits": 4, "width": 2})
-    fresh = FPT(model.spec, grid.body_of(config()), [0, 1], model.settings).programs()[0]
+    fresh = FPT(model.spec, sweep.load_body(config()), [0, 1], model.settings).programs()[0]
     own = model.programs()[0]
     assert torch.equal(own["input.layers.0.weight"], fresh["input.layers.0.weight"])
     norms = [name for name in own if name.startswith("body.")]
@@ -245,7 +245,7 @@ def test_an_input_layer_of_other_tokens_starts_afresh(config: Callable[..., RunC
 
 def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     first = config(steps=40)
-    grid.train([first], grid.Place(tmp_path, device="cpu"))
+    sweep.train_runs([first], sweep.Place(tmp_path, device="cpu"))
     path = str(RunFolder(tmp_path, first).program_path)
     assert config(start=path).run_id != config().run_id
     assert "start" not in config().to_json()
@@ -253,7 +253,7 @@ def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..
     still = [config(start=path, steps=1, lr=1e-12), config(steps=1, lr=1e-12)]
     tensors = []
     for each in still:
-        grid.train([each], grid.Place(tmp_path, device="cpu"))
+        sweep.train_runs([each], sweep.Place(tmp_path, device="cpu"))
         tensors.append(Program.load(RunFolder(tmp_path, each).program_path).tensors["positions"])
     learned = Program.load(Path(path)).tensors["positions"]
     torch.testing.assert_close(tensors[0], learned)

@@ -9,11 +9,10 @@ import pytest
 from icecore.backbones import BACKBONES
 from icecore.core.config import FPT_ROLES, ROLES, RunConfig
 from icecore.core.errors import ConfigError
-from icecore.experiments import study
-from icecore.experiments import sweep as grid
+from icecore.experiments import study, sweep
 from icecore.paper import tables as paper
 from icecore.paper.budgets import BUDGETS
-from icecore.paper.tables import STUDIES, Request, plan
+from icecore.paper.tables import STUDIES, TableRequest, plan
 from icecore.tasks import TASKS
 
 OUT = Path("results")
@@ -21,7 +20,7 @@ ASKED = (1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 21, 16, 17)
 
 
 def configs(name: str, **request: Any) -> dict[tuple[str, str], RunConfig]:
-    cells = plan(name, Request(**{"budget": "cpu", "precision": "fp32", "device": "cpu", **request}), OUT)
+    cells = plan(name, TableRequest(**{"budget": "cpu", "precision": "fp32", "device": "cpu", **request}), OUT)
     return {(cell.spot.row, cell.spot.column): cell.sweep.config for cell in cells}
 
 
@@ -65,7 +64,7 @@ def test_some_published_numbers(name: str, row: str, column: str, number: object
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("protocol", ["fair", "paper"])
 def test_every_table_can_be_planned(name: str, budget: str, protocol: str) -> None:
-    cells = plan(name, Request(budget, protocol, precision="fp32", device="cpu"), OUT)
+    cells = plan(name, TableRequest(budget, protocol, precision="fp32", device="cpu"), OUT)
     assert cells
     for cell in cells:
         config, settings = cell.sweep.config, BUDGETS[budget]
@@ -118,14 +117,14 @@ def test_the_full_budget_is_the_papers() -> None:
 
 
 def test_a_selection(bodies: Mapping[str, str]) -> None:
-    request = Request("smoke", only=("mnist", "bit-xor"), rows=("random",), body=bodies["bert"])
+    request = TableRequest("smoke", only=("mnist", "bit-xor"), rows=("random",), body=bodies["bert"])
     cells = plan("table2", request, OUT)
     assert {cell.spot.column for cell in cells} == {"mnist", "bit-xor"}
     assert {cell.sweep.config.backbone for cell in cells} == {bodies["bert"]}
     assert {cell.spot.body for cell in cells} == {bodies["bert"]}
     command = f"icecore paper table2 --budget smoke --only bit-xor --rows random --body {bodies['bert']}"
     assert command in [cell.command for cell in cells]
-    assert [cell.spot.column for cell in plan("attention", Request(only=("bit-xor n=20",)), OUT)] == [
+    assert [cell.spot.column for cell in plan("attention", TableRequest(only=("bit-xor n=20",)), OUT)] == [
         "bit-xor n=20"
     ] * 2
 
@@ -141,7 +140,7 @@ def test_a_selection(bodies: Mapping[str, str]) -> None:
 )
 def test_mistakes(request_: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        plan("table2", Request(**request_), OUT)
+        plan("table2", TableRequest(**request_), OUT)
 
 
 def test_an_unknown_table() -> None:
@@ -154,9 +153,9 @@ def test_an_unknown_table() -> None:
 def test_the_bit_memory_row_end_to_end(
     bodies: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request("smoke", only=("bit-xor",), rows=("bit-memory", "random"), body=bodies["bert"], device="cpu")
+    request = TableRequest("smoke", only=("bit-xor",), rows=("bit-memory", "random"), body=bodies["bert"], device="cpu")
     cells = plan("table2", request, tmp_path)
-    records = study.run(cells, tmp_path / "table2.jsonl", grid.Place(tmp_path / "runs", device="cpu"), print)
+    records = study.run_study(cells, tmp_path / "table2.jsonl", sweep.Place(tmp_path / "runs", device="cpu"), print)
     assert {record.spot.row for record in records} == {"bit-memory", "random"}
     assert not any(record.missing for record in records)
     weights = {record.summary["weights"] for record in records if record.spot.row == "bit-memory"}

@@ -18,12 +18,12 @@ from matplotlib.lines import Line2D
 
 from icecore import report
 from icecore.core.errors import UserError
-from icecore.experiments import sweep as grid
-from icecore.experiments.results import Record, Spot, append, read
+from icecore.experiments.results import CellKey, RunRecord, append, read
+from icecore.experiments.sweep import summarize_runs
 from icecore.paper.tables import STUDIES
 from icecore.report import plots
-from icecore.report.cells import MEASURES, Cell, Estimate, Value, build, converged
-from icecore.report.tables import Table, tabulate
+from icecore.report.cells import MEASURES, Estimate, TableCell, Value, build, converged
+from icecore.report.tables import ResultTable, tabulate
 from icecore.report.text import cell_text, published_text, render_markdown
 from icecore.tasks import TASKS
 
@@ -31,7 +31,7 @@ VERSIONS = {"icecore": "0.1.0", "python": "3.11.7", "torch": "2.13.0+cpu", "tran
 
 
 def run(
-    spot: Spot,
+    spot: CellKey,
     lr: float = 1e-3,
     seed: int = 0,
     val: float | None = 0.5,
@@ -39,7 +39,7 @@ def run(
     curve: Sequence[tuple[int, float]] = (),
     extra: dict[str, Any] | None = None,
     **summary: Any,
-) -> Record:
+) -> RunRecord:
     """The record of a run that was never made."""
     task = spot.column.partition(" ")[0]
     own = {
@@ -71,10 +71,12 @@ def run(
     own["run_id"] = hashlib.sha256(f"{spot} {json.dumps(own, sort_keys=True)}".encode()).hexdigest()[:12]
     command = f"icecore paper {spot.study} --budget {spot.budget} --only {task} --rows {spot.row}"
     config = {"lr": lr, "seed": seed, "task": task, "precision": own["precision"], "steps": own["steps"]}
-    return Record(spot, command, "2026-11-22", own, config, tuple(curve), (), extra or {})
+    return RunRecord(spot, command, "2026-11-22", own, config, tuple(curve), (), extra or {})
 
 
-def sweep(spot: Spot, level: float, seeds: int = 3, lrs: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2)) -> list[Record]:
+def sweep(
+    spot: CellKey, level: float, seeds: int = 3, lrs: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2)
+) -> list[RunRecord]:
     """A staged sweep that ends near `level`, best at the third learning rate."""
     draw = random.Random(f"{spot}")
     found = []
@@ -89,7 +91,7 @@ def sweep(spot: Spot, level: float, seeds: int = 3, lrs: Sequence[float] = (3e-4
     return found
 
 
-def study_records(name: str, budget: str = "cpu", body: str = "minilm", skip: Sequence[str] = ()) -> list[Record]:
+def study_records(name: str, budget: str = "cpu", body: str = "minilm", skip: Sequence[str] = ()) -> list[RunRecord]:
     """Records of a study near its published numbers, without the rows in `skip`."""
     study, found = STUDIES[name], []
     for row in study.rows:
@@ -97,19 +99,19 @@ def study_records(name: str, budget: str = "cpu", body: str = "minilm", skip: Se
             pair = study.published.get(row, {}).get(column, 60)
             level = (pair[0] if isinstance(pair, list) else pair) / 100 if study.measure == "test" else 0.7
             if row not in skip:
-                found += sweep(Spot(name, row, column, budget, body), level)
+                found += sweep(CellKey(name, row, column, budget, body), level)
     return found
 
 
-MNIST = Spot("table2", "pretrained", "mnist", "cpu", "minilm")
+MNIST = CellKey("table2", "pretrained", "mnist", "cpu", "minilm")
 TEST = MEASURES["test"]
 
 
-def of(table: Table, row: str, column: str) -> Cell:
+def of(table: ResultTable, row: str, column: str) -> TableCell:
     return next(r for r in table.rows if r.key == row).cells[column]
 
 
-def notes(table: Table, cell: Cell) -> str:
+def notes(table: ResultTable, cell: TableCell) -> str:
     return "; ".join(table.notes[mark - 1] for mark in table.marks(cell))
 
 
@@ -117,7 +119,7 @@ def at(line: Line2D, axis: str) -> list[float]:
     return np.asarray(line.get_xdata() if axis == "x" else line.get_ydata()).tolist()
 
 
-def only(records: Sequence[Record]) -> Table:
+def only(records: Sequence[RunRecord]) -> ResultTable:
     (table,) = tabulate(records)
     return table
 
@@ -128,7 +130,7 @@ def test_a_cell_is_mean_and_standard_error_at_the_rate_that_validation_chose() -
     runs += [run(MNIST, 3e-3, seed, 0.9, test) for seed, test in enumerate(tests)]
     table = only(runs)
     cell = of(table, "pretrained", "mnist")
-    group = grid.summarize([each.summary for each in runs])
+    group = summarize_runs([each.summary for each in runs])
     (value,) = cell.values
     assert cell.lr == group["chosen_lr"] == 3e-3
     assert value.ours is not None
@@ -174,8 +176,8 @@ def test_convergence_is_the_first_step_within_a_point_of_the_best() -> None:
 
 
 def test_what_was_not_run_is_empty_and_what_cannot_be_says_why() -> None:
-    spot = Spot("table2", "vision", "mnist", "cpu", "minilm")
-    table = only([run(MNIST), Record(spot, "icecore paper", "2026-11-22", missing="no weights: get vit-base")])
+    spot = CellKey("table2", "vision", "mnist", "cpu", "minilm")
+    table = only([run(MNIST), RunRecord(spot, "icecore paper", "2026-11-22", missing="no weights: get vit-base")])
     assert cell_text(of(table, "random", "mnist"), "%") == ""
     assert published_text(of(table, "random", "mnist"), "%") == "91.7"
     gone = of(table, "vision", "mnist")
@@ -197,7 +199,7 @@ def test_the_edge_of_a_sweep_is_noted() -> None:
 
 
 def test_a_body_in_place_of_the_papers_is_named_in_its_row() -> None:
-    spots = [Spot("table8", f"{size}-pretrained", "cifar10", "cpu", "minilm") for size in ("base", "medium")]
+    spots = [CellKey("table8", f"{size}-pretrained", "cifar10", "cpu", "minilm") for size in ("base", "medium")]
     bodies = ("minilm", "smollm2-135m")
     table = only([run(spot, backbone=body) for spot, body in zip(spots, bodies, strict=True)])
     assert [row.label for row in table.rows][:3:2] == ["base, pretrained", "medium, pretrained (smollm2-135m)"]
@@ -249,7 +251,9 @@ def test_divergence_is_said() -> None:
 )
 def test_what_is_mixed_is_marked(changed: dict[str, Any], note: str) -> None:
     rows = ("pretrained", "random", "statistics")
-    runs = [run(Spot("table2", row, "mnist", "cpu", "minilm"), **(changed if row == "random" else {})) for row in rows]
+    runs = [
+        run(CellKey("table2", row, "mnist", "cpu", "minilm"), **(changed if row == "random" else {})) for row in rows
+    ]
     table = only(runs)
     assert note in notes(table, of(table, "random", "mnist"))
     assert not of(table, "pretrained", "mnist").notes
@@ -258,7 +262,7 @@ def test_what_is_mixed_is_marked(changed: dict[str, Any], note: str) -> None:
 
 
 def test_threads_alone_do_not_mix_a_table() -> None:
-    random_ = Spot("table2", "random", "mnist", "cpu", "minilm")
+    random_ = CellKey("table2", "random", "mnist", "cpu", "minilm")
     assert not only([run(MNIST), run(random_, device="CPU, 4 threads, AVX512")]).warnings
 
 
@@ -270,13 +274,13 @@ def test_runs_of_another_configuration_are_not_averaged_in() -> None:
 
 
 def test_a_record_without_its_numbers_is_left_out_and_named() -> None:
-    table = only([Record(MNIST, "", "", {"run_id": "abc"})])
+    table = only([RunRecord(MNIST, "", "", {"run_id": "abc"})])
     assert cell_text(of(table, "pretrained", "mnist"), "%") == "missing"
     assert "1 run left out: no lr" in table.notes[0]
 
 
 def test_smaller_tasks_and_parts_of_the_test_set_stand_under_the_column() -> None:
-    spot = Spot("table2", "random", "listops", "cpu", "minilm")
+    spot = CellKey("table2", "random", "listops", "cpu", "minilm")
     table = only([run(spot, task_options={"train": 9, "shortest": 50, "longest": 200}), run(MNIST)])
     heads = {column.name: column.remarks for column in table.columns}
     assert heads["listops"] == ("shortest=50 longest=200", "1,000 of 10,000 test examples")
@@ -285,14 +289,14 @@ def test_smaller_tasks_and_parts_of_the_test_set_stand_under_the_column() -> Non
 
 
 def test_train_and_test_stand_together_with_their_published_numbers() -> None:
-    spot = Spot("table7", "pretrained", "cifar10-lra", "cpu", "minilm")
+    spot = CellKey("table7", "pretrained", "cifar10-lra", "cpu", "minilm")
     cell = of(only([run(spot, val=0.4, test=0.39)]), "pretrained", "cifar10-lra")
     assert cell_text(cell, "%") == "40.0 / 39.0"
     assert published_text(cell, "%") == "38.5 / 38.6"
 
 
 def test_attention_is_read_where_it_was_measured() -> None:
-    spot = Spot("attention", "random", "bit-xor n=20", "cpu", "minilm")
+    spot = CellKey("attention", "random", "bit-xor n=20", "cpu", "minilm")
     runs = [
         run(spot, extra={"attention": {"n": 20, "best": 0.5, "first_bit_best": 0.3, "uniform": 0.05}}),
         run(spot, seed=1),
@@ -303,9 +307,9 @@ def test_attention_is_read_where_it_was_measured() -> None:
 
 
 def test_tables_are_in_the_papers_order_then_own_grids_as_they_come() -> None:
-    own = [run(Spot("my grid", row, task)) for row in ("wide", "deep") for task in ("mnist", "bit-xor")]
-    other = run(Spot("table2", "random", "mnist", "full", "gpt2"))
-    tables = tabulate([*own, run(Spot("table3", "lstm", "mnist", "cpu", "minilm")), run(MNIST), other])
+    own = [run(CellKey("my grid", row, task)) for row in ("wide", "deep") for task in ("mnist", "bit-xor")]
+    other = run(CellKey("table2", "random", "mnist", "full", "gpt2"))
+    tables = tabulate([*own, run(CellKey("table3", "lstm", "mnist", "cpu", "minilm")), run(MNIST), other])
     assert [table.slug for table in tables] == [
         "table2-cpu-minilm",
         "table2-full-gpt2",
@@ -319,12 +323,12 @@ def test_tables_are_in_the_papers_order_then_own_grids_as_they_come() -> None:
 
 
 def test_runs_without_a_place_have_a_table_of_their_own() -> None:
-    table = only([run(Spot(), task="mnist")])
+    table = only([run(CellKey(), task="mnist")])
     assert (table.rows[0].key, table.columns[0].name) == ("minilm, pretrained", "mnist")
 
 
 def test_markdown_tables_are_rectangular_and_harmless() -> None:
-    runs = [run(Spot("my | grid", "<b>& | `x`", task)) for task in ("mnist", "bit-xor")]
+    runs = [run(CellKey("my | grid", "<b>& | `x`", task)) for task in ("mnist", "bit-xor")]
     text = render_markdown(tabulate([*runs, run(MNIST)]), ["table2.jsonl, line 3: left out"], {})
     assert "table2.jsonl, line 3: left out" in text
     assert "&lt;b&gt;&amp; \\| \\`x\\`" in text
@@ -383,11 +387,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = []
     for row in ("pretrained", "random"):
         for column, n in (("bit-xor n=5", 5), ("bit-xor n=20", 20)):
-            runs = sweep(Spot("attention", row, column, "cpu", "minilm"), 0.8, seeds=1)
+            runs = sweep(CellKey("attention", row, column, "cpu", "minilm"), 0.8, seeds=1)
             extra = {"attention": {"n": n, "best": 0.5, "uniform": 1 / n}, "picture": "attention/map.png"}
             records += [*runs[:2], run(runs[2].spot, 3e-3, 0, 0.8, 0.8, runs[2].validation, extra)]
     records += sweep(MNIST, 0.9, seeds=2)
-    records += [run(Spot("<b>& own", "<i>row", "mnist"))]
+    records += [run(CellKey("<b>& own", "<i>row", "mnist"))]
     append(root / "all.jsonl", records)
     with (root / "all.jsonl").open("a") as file:
         file.write('{"study": "table2", "ro')

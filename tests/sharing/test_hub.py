@@ -351,7 +351,7 @@ def test_an_unreachable_hub_is_said_at_once(monkeypatch: pytest.MonkeyPatch, pro
 
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, program: Path) -> None:
-    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub, "REQUEST_TIMEOUT", 0.2)
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # listens, serves nobody
         turn_client(monkeypatch, f"http://127.0.0.1:{server.server_port}")
         with pytest.raises(HubError, match=r"cannot be reached or breaks off .*timed out"):

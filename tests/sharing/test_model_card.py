@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from icecore.backbones import Backbone
 from icecore.core.config import RunConfig
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.model.fpt import FPT
 from icecore.model.program import Program, model_settings
 from icecore.sharing.model_card import card, front_matter, hub_model, page
@@ -192,4 +192,4 @@ def test_its_lines_run(
     exec(code.replace(place, settings.backbone), found)
     batch = task.train_batch([0], 0, 4)
     torch.testing.assert_close(found["model"](batch), model(batch))
-    assert grid.body_of(settings).info.family == "bert"
+    assert sweep.load_body(settings).info.family == "bert"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.tasks import image_files
 from icecore.tasks.image_files import CIFAR10_CLASSES, ImageSet, read_cifar10, read_idx, read_mnist
 from icecore.tasks.images import (
@@ -327,7 +327,7 @@ def test_mnist_tokens_are_framed_patches(tmp_path: Path):
 
 def test_a_tenth_is_held_out_of_a_small_source_in_a_configured_run_too(tmp_path: Path):
     write_mnist(tmp_path / "mnist")
-    task = grid.load_task(grid.configure("mnist", device="cpu", precision="fp32"), str(tmp_path))
+    task = sweep.load_task(sweep.make_config("mnist", device="cpu", precision="fp32"), str(tmp_path))
     assert (task.split_size("train"), task.split_size("val")) == (36, 4)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.task import TaskRequest
 
@@ -20,9 +20,9 @@ def go(task: str, place: Path, data_dir: Path | None, **settings: Any) -> dict[s
         "layers": 1,
         "task_options": GENERATED.get(task, {}),
     }
-    config = grid.configure(task, **(short | body | settings))
-    group = grid.run([config], grid.Place(place, None if data_dir is None else str(data_dir)))
-    model, _ = grid.open_run(place / config.run_id, None if data_dir is None else str(data_dir))
+    config = sweep.make_config(task, **(short | body | settings))
+    group = sweep.run_sweep([config], sweep.Place(place, None if data_dir is None else str(data_dir)))
+    model, _ = sweep.open_run(place / config.run_id, None if data_dir is None else str(data_dir))
     assert model.runs == 1
     return group["runs"][0]
 

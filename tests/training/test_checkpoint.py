@@ -121,7 +121,7 @@ def test_a_killed_writers_temporary_files_are_cleared(folder: RunFolder) -> None
     save(folder, 3)
     for name in (".summary.json.123.tmp", "checkpoint/.step_000000004.safetensors.123.tmp"):
         (folder.path / name).write_bytes(b"half")
-    folder.mend()
+    folder.clean_up()
     assert sorted(files(folder.path)) == ["checkpoint/step_000000003.safetensors", "config.json"]
 
 
@@ -130,7 +130,7 @@ def test_a_half_written_last_event_is_left_out_and_harms_no_later_one(folder: Ru
     with folder.events_path.open("a") as file:
         file.write('{"event": "validation", "st')
     assert [e["event"] for e in folder.events()] == ["start", "train"]
-    folder.mend()
+    folder.clean_up()
     folder.log([{"event": "start", "step": 2}])
     assert [(e["event"], e["step"]) for e in folder.events()] == [("start", 0), ("start", 2)]
 

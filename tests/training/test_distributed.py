@@ -22,12 +22,12 @@ from commandline import Run
 from icecore.backbones import Backbone
 from icecore.core.config import ROLES, RunConfig
 from icecore.core.errors import ConfigError
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.experiments.sweep import Place
 from icecore.model.program import Program
 from icecore.tasks.task import Batch
 from icecore.training.checkpoint import RunFolder
-from icecore.training.distributed import World, name_of_start
+from icecore.training.distributed import World, agree_on_store_prefix
 from icecore.training.loop import Pack
 from interruption import Killed, interrupt
 
@@ -63,15 +63,15 @@ def jobs(bodies: Mapping[str, str]) -> Mapping[str, Job]:
 
     trees = config(task="listops", task_options=LISTOPS, dropout=0.1)
     few: dict[str, Any] = {"steps": 300, "batch_size": 4, "eval_every": 25, "eval_examples": 8, "test_examples": 8}
-    by_command = grid.configure("bit-xor", device="cpu", backbone=bodies["bert"], task_options={"n": 2}, **few)
+    by_command = sweep.make_config("bit-xor", device="cpu", backbone=bodies["bert"], task_options={"n": 2}, **few)
     return {
-        "packed": Job(grid.expand(config(dropout=0.1), [1e-3, 1e-2], [0, 1])),
-        "lengths": Job(grid.expand(trees, [1e-2], [0, 1]), micro_batch=2),
-        "stopping": Job(grid.expand(config(patience=1, eval_every=2), [1e-4, 1e-1])),
+        "packed": Job(sweep.expand_sweep(config(dropout=0.1), [1e-3, 1e-2], [0, 1])),
+        "lengths": Job(sweep.expand_sweep(trees, [1e-2], [0, 1]), micro_batch=2),
+        "stopping": Job(sweep.expand_sweep(config(patience=1, eval_every=2), [1e-4, 1e-1])),
         "whole body": Job([config(train_roles=tuple(ROLES), lr=1e-3)]),
         "features": Job([config(task="listops", task_options=LISTOPS, train_roles=("output",), steps=20)]),
-        "resumed": Job(grid.expand(config(dropout=0.1, steps=16), [1e-3, 1e-2]), begun=True),
-        "divided": Job(grid.expand(config(dropout=0.1), [1e-3, 1e-2]), shard=True),
+        "resumed": Job(sweep.expand_sweep(config(dropout=0.1, steps=16), [1e-3, 1e-2]), begun=True),
+        "divided": Job(sweep.expand_sweep(config(dropout=0.1), [1e-3, 1e-2]), shard=True),
         "divided lengths": Job([trees], shard=True, micro_batch=1),
         "divided causal": Job([config(backbone=bodies["gpt2"])], shard=True),
         "command": Job([by_command]),
@@ -84,12 +84,12 @@ def outcomes(jobs: Mapping[str, Job], tmp_path_factory: pytest.TempPathFactory) 
     place = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         for name, job in jobs.items():
-            grid.train(job.configs, Place(place / "one" / name, device="cpu", micro_batch=job.micro_batch))
+            sweep.train_runs(job.configs, Place(place / "one" / name, device="cpu", micro_batch=job.micro_batch))
         interrupt(patch, Pack, "validate", 2)
         for name, job in jobs.items():
             if job.begun:
                 with pytest.raises(Killed):
-                    grid.train(job.configs, Place(place / "two" / name, device="cpu"))
+                    sweep.train_runs(job.configs, Place(place / "two" / name, device="cpu"))
                 assert RunFolder(place / "two" / name, job.configs[0]).saved_steps() == [8]
     described = [
         {
@@ -206,7 +206,7 @@ def test_a_start_takes_nothing_that_an_earlier_one_left(late: int) -> None:
     kept = TCPStore("127.0.0.1", 0, is_master=True)
 
     def start(rank: int) -> str:
-        return name_of_start(TCPStore("127.0.0.1", kept.port, is_master=False), rank, 3)
+        return agree_on_store_prefix(TCPStore("127.0.0.1", kept.port, is_master=False), rank, 3)
 
     names: list[str] = []
     for _ in range(3):
@@ -245,7 +245,7 @@ def test_alone_nothing_is_exchanged() -> None:
     x = torch.ones(2)
     World().sum(x)
     assert x.tolist() == [1, 1]
-    assert World().tell("word") == "word"
+    assert World().broadcast("word") == "word"
     assert World().device("cuda") == "cuda"
 
 
@@ -262,7 +262,7 @@ def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_processes_than_examples(config: Configure, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="5 processes cannot share 4 examples a step: raise --batch-size"):
-        grid.train([config()], Place(tmp_path, device="cpu", world=World(0, 5)))
+        sweep.train_runs([config()], Place(tmp_path, device="cpu", world=World(0, 5)))
 
 
 def test_a_body_is_not_divided_by_one(run: Run, tmp_path: Path, config: Configure) -> None:

@@ -88,7 +88,7 @@ def test_without_mask_is_the_published_fault(body: Callable[..., Backbone], ragg
     model = FPT(ragged.spec, body(), [0])
     batch = next(iter(ragged.batches("test", 13)))
     ragged.unmasked = True
-    faulty = ragged.shown(batch)
+    faulty = ragged.prepare_batch(batch)
     assert faulty.lengths is None
     assert faulty.tokens.shape == (13, 9)
     padded = torch.zeros(13, 9, dtype=torch.int64)
@@ -102,7 +102,7 @@ def test_full_sequences_have_no_mask_to_lose() -> None:
     task = BitXor(2)
     batch = task.train_batch([0], 0, 3)
     task.unmasked = True
-    assert task.shown(batch) is batch
+    assert task.prepare_batch(batch) is batch
 
 
 def test_predictions_are_in_order_and_agree_with_the_metric(body: Callable[..., Backbone], ragged: Task) -> None:

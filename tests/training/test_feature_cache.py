@@ -23,7 +23,7 @@ from icecore.training import loop as train
 from icecore.training.checkpoint import RunFolder
 from icecore.training.evaluation import evaluate
 from icecore.training.execution import Execution
-from icecore.training.feature_cache import Features, alone, plan
+from icecore.training.feature_cache import FeatureCache, alone, plan_feature_cache
 from icecore.training.loop import Pack, train_pack
 from interruption import Killed, interrupt
 
@@ -147,7 +147,7 @@ def test_equals_a_plain_torch_loop(
     layer = torch.nn.Linear(16, 7)
     layer.weight.data, layer.bias.data = start["output.layers.0.weight"].t(), start["output.layers.0.bias"]
     with torch.no_grad():
-        read = torch.cat([model.read(batch)[:, 0] for batch in ragged.batches("train", 1)])
+        read = torch.cat([model.features(batch)[:, 0] for batch in ragged.batches("train", 1)])
     adam = torch.optim.Adam(layer.parameters())
     for step in range(each.steps):
         adam.param_groups[0]["lr"] = each.lr_at(step)
@@ -169,9 +169,9 @@ def test_train_index_names_the_rows_of_train_batch(task: StoredTask) -> None:
         assert torch.equal(stored[:, : batch.tokens.shape[1]], batch.tokens)
 
 
-def kept_features(task: StoredTask, body: Body, configs: list[RunConfig], out: Path, **how: Any) -> Features:
+def kept_features(task: StoredTask, body: Body, configs: list[RunConfig], out: Path, **how: Any) -> FeatureCache:
     model = FPT(task.spec, body(), [c.seed for c in configs], model_settings(configs[0]))
-    found = plan(model, task, configs, model.programs(), "val")
+    found = plan_feature_cache(model, task, configs, model.programs(), "val")
     assert found is not None
     found.keep([c.seed for c in configs], out, **how)
     return found
@@ -383,7 +383,7 @@ def test_not_before_they_are_kept(
 ) -> None:
     found = kept_features(ragged, body, heads(), tmp_path)
     found.kept = None
-    with pytest.raises(RuntimeError, match=r"keep comes before Features\.losses"):
+    with pytest.raises(RuntimeError, match=r"keep comes before FeatureCache\.losses"):
         found.losses(SEEDS, 0, 4)
 
 

@@ -23,9 +23,9 @@ from icecore.backbones.modules.kernels import can_compile
 from icecore.core.config import ROLES, RunConfig
 from icecore.core.device import Runtime
 from icecore.core.errors import BusyError, ConfigError, StorageError, UserError
-from icecore.experiments.sweep import Place, load_task, run
+from icecore.experiments.sweep import Place, load_task, run_sweep
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, assemble, model_settings
+from icecore.model.program import Program, load_programs, model_settings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Batch, StoredTask, Task
 from icecore.training import checkpoint
@@ -200,7 +200,7 @@ def test_full_training_leaves_a_program_that_holds_the_body(config: Configure, b
     each = config(train_roles=ROLES)
     summary = trained([each], tmp_path, body())[0]
     assert summary["frozen_parameters"] == 0
-    model = assemble([program(tmp_path, each)], body(weights="random", seed=9))
+    model = load_programs([program(tmp_path, each)], body(weights="random", seed=9))
     assert float(evaluate(model, BitXor(2), "test")[0]) == summary["test_metric"]
 
 
@@ -262,7 +262,7 @@ def test_a_run_is_not_changed_by_anothers_end(
 def test_validation_and_final_scores(config: Configure, body: Body, tmp_path: Path) -> None:
     each = config(eval_examples=3)
     summary = trained([each], tmp_path, body())[0]
-    model = assemble([program(tmp_path, each)], body())
+    model = load_programs([program(tmp_path, each)], body())
     for key, split, limit in (("train", "train", 3), ("val", "val", None), ("test", "test", None)):
         assert summary[f"{key}_metric"] == pytest.approx(float(evaluate(model, BitXor(2), split, limit)[0]))
     logged = [e for e in RunFolder(tmp_path, each).events() if e["event"] == "validation"]
@@ -410,15 +410,15 @@ def test_resumed_equals_unbroken(
         if case == "stopping":
             scripted(monkeypatch, curves)
         unbroken[case] = tmp_path / "unbroken"
-        run(configs, Place(unbroken[case]))
+        run_sweep(configs, Place(unbroken[case]))
         monkeypatch.undo()
     if case == "stopping":
         scripted(monkeypatch, curves)
     with monkeypatch.context() as patch:
         interrupt(patch, owner, name, call)
         with pytest.raises(Killed):
-            run(configs, Place(tmp_path / "broken"))
-    run(configs, Place(tmp_path / "broken"))
+            run_sweep(configs, Place(tmp_path / "broken"))
+    run_sweep(configs, Place(tmp_path / "broken"))
     assert_same_results(unbroken[case], tmp_path / "broken", configs)
     assert not [p for p in (tmp_path / "broken").rglob("*") if p.suffix == ".tmp" or p.parent.name == "checkpoint"]
 
@@ -509,11 +509,12 @@ def test_runs_of_another_process_are_waited_for(config: Configure, tmp_path: Pat
     configs = sweep(config)
     folder, recorder, summaries = RunFolder(tmp_path, configs[1]), Recorder(), []
     folder.open()
-    waiting = threading.Thread(target=lambda: summaries.append(run(configs, Place(tmp_path, watchers=[recorder]))))
+    place = Place(tmp_path, watchers=[recorder])
+    waiting = threading.Thread(target=lambda: summaries.append(run_sweep(configs, place)))
     with folder.lock() as held:
         assert held
         with pytest.raises(BusyError, match=rf"{folder.path}: another process is training this run"):
-            run(configs, Place(tmp_path, wait=False))
+            run_sweep(configs, Place(tmp_path, wait=False))
         waiting.start()
         while not recorder.calls:
             assert waiting.is_alive()
@@ -521,12 +522,12 @@ def test_runs_of_another_process_are_waited_for(config: Configure, tmp_path: Pat
         assert recorder.calls == [f"waiting {configs[1].run_id}"]
     waiting.join()
     assert recorder.calls[1:] == ["begin 0", "finished 3"]
-    assert summaries[0] == run(configs, Place(tmp_path, wait=False))
+    assert summaries[0] == run_sweep(configs, Place(tmp_path, wait=False))
 
 
 def test_finished_runs_are_not_run_again(config: Configure, tmp_path: Path) -> None:
     configs = sweep(config)
-    first = run(configs, Place(tmp_path))
+    first = run_sweep(configs, Place(tmp_path))
     held = {
         p: (p.stat().st_mtime_ns, p.read_bytes())
         for c in configs
@@ -534,7 +535,7 @@ def test_finished_runs_are_not_run_again(config: Configure, tmp_path: Path) -> N
         if p.is_file()
     }
     again = Recorder()
-    assert run(configs, Place(tmp_path, watchers=[again])) == first
+    assert run_sweep(configs, Place(tmp_path, watchers=[again])) == first
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in held} == held
     assert again.calls == []
 
@@ -562,7 +563,7 @@ def test_a_full_disk_ends_with_one_message_and_what_was_there(
     config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = sweep(config)
-    run(configs, Place(tmp_path / "unbroken"))
+    run_sweep(configs, Place(tmp_path / "unbroken"))
     save, calls = checkpoint.save_file, []
 
     def full(*args: Any) -> None:
@@ -574,9 +575,9 @@ def test_a_full_disk_ends_with_one_message_and_what_was_there(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
         with pytest.raises(StorageError, match=r"No space left on device.*what was there is intact"):
-            run(configs, Place(tmp_path / "full"))
+            run_sweep(configs, Place(tmp_path / "full"))
     assert all(RunFolder(tmp_path / "full", c).saved_steps()[0] == 4 for c in configs)
-    run(configs, Place(tmp_path / "full"))
+    run_sweep(configs, Place(tmp_path / "full"))
     assert_same_results(tmp_path / "unbroken", tmp_path / "full", configs)
 
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.config import RunConfig
-from icecore.core.device import Runtime, choose
+from icecore.core.device import Runtime, select_runtime
 from icecore.model.fpt import FPT, ModelSettings
 from icecore.model.program import Program
 from icecore.tasks.bits import BitXor
@@ -22,7 +22,7 @@ from icecore.tasks.task import Batch, StoredTask
 from icecore.training import micro_batches as passes
 from icecore.training.execution import Execution
 from icecore.training.loop import Pack, train_pack
-from icecore.training.micro_batches import cut, kept_bytes, most_runs, row_bytes, tokens_per_pass
+from icecore.training.micro_batches import kept_bytes, max_runs, row_bytes, split_by_length, tokens_per_pass
 
 Body = Callable[..., Backbone]
 Configure = Callable[..., RunConfig]
@@ -58,7 +58,7 @@ def test_a_cut_is_a_partition_within_its_limits(
     batch = lengths_of(*torch.randint(1, 40, (runs * B,)).tolist())
     assert batch.lengths is not None
     seen = []
-    for part, index in cut(batch, runs, rows, tokens):
+    for part, index in split_by_length(batch, runs, rows, tokens):
         places = torch.arange(len(batch))[index]
         b, T = len(part) // runs, part.tokens.shape[1]
         assert torch.equal(places // B, torch.arange(runs).repeat_interleave(b))  # run-major, as many of each
@@ -79,16 +79,16 @@ def test_rows_join_a_pass_until_their_padding_costs_more_than_another(monkeypatc
     batch = lengths_of(3, 10, 9, 3, 8, 2)
     for cost, expected in ((0, [[1], [2], [4], [0, 3], [5]]), (3, [[1, 2, 4], [0, 3, 5]]), (25, [[0, 1, 2, 3, 4, 5]])):
         monkeypatch.setattr(passes, "PASS_COST", {"cpu": cost})
-        assert [sorted(part.targets.tolist()) for part, _ in cut(batch, 1)] == expected
+        assert [sorted(part.targets.tolist()) for part, _ in split_by_length(batch, 1)] == expected
 
 
 def test_full_rows_go_in_one_pass_in_their_order_and_need_no_mask() -> None:
     batch = lengths_of(4, 4, 4)
-    [(part, index)] = cut(batch, 1)
+    [(part, index)] = split_by_length(batch, 1)
     assert index == slice(None)
     assert part.lengths is None
     assert torch.equal(part.tokens, batch.tokens)
-    unlimited = cut(Batch(batch.tokens, batch.targets), 1, rows=2)
+    unlimited = split_by_length(Batch(batch.tokens, batch.targets), 1, rows=2)
     assert [part.targets.tolist() for part, _ in unlimited] == [[0, 1], [2]]
 
 
@@ -114,7 +114,7 @@ def test_losses_and_gradients_are_those_of_one_pass(
 ) -> None:
     model = FPT(ragged.spec, body(family), SEEDS, ModelSettings(dropout=dropout))
     batch, keys = ragged.train_batch(SEEDS, 0, 8), torch.arange(24) * 7919
-    parts = list(cut(batch, 3))
+    parts = list(split_by_length(batch, 3))
     assert len(parts) > 2
     whole = gradients(model, ragged, iter([(batch, slice(None))]), keys)
     for found, expected in zip(gradients(model, ragged, iter(parts), keys), whole, strict=True):
@@ -211,11 +211,11 @@ def test_tokens_and_runs_follow_from_memory(body: Body, monkeypatch: pytest.Monk
     monkeypatch.setattr(passes, "total_memory", lambda device: 2 * 7 * row)
     assert tokens_per_pass(model, task) == 7 * 4
     monkeypatch.setattr(passes, "STATE_COPIES", 0)
-    assert [most_runs(model, task, rows) for rows in (1, 2, 100)] == [7, 3, 1]
+    assert [max_runs(model, task, rows) for rows in (1, 2, 100)] == [7, 3, 1]
     monkeypatch.setattr(passes, "STATE_COPIES", 10)
     state = 10 * sum(p.nbytes for p in model.trained().values()) // 3
     monkeypatch.setattr(passes, "total_memory", lambda device: 2 * 5 * (state + row))
-    assert most_runs(model, task) == 5
+    assert max_runs(model, task) == 5
 
 
 @pytest.mark.parametrize(("micro_batch", "expected"), [(None, [2, 2, 1]), (3, [3, 2]), (1, [1] * 5), (9, [5])])
@@ -244,7 +244,7 @@ def test_memory_chooses_the_rows_of_a_pass_unless_they_are_given(
 def test_a_training_step_never_waits_for_the_gpu(
     config: Configure, body: Body, tmp_path: Path, ragged: StoredTask, name: str, dropout: float
 ) -> None:
-    runtime = choose("cuda")
+    runtime = select_runtime("cuda")
     task = (ragged if name == "ragged" else BitXor(2)).to(runtime.device)
     configs = [config(seed=seed, task=name, task_options={}, dropout=dropout) for seed in SEEDS]
     pack = Pack(task, body("gpt2"), configs, Execution(tmp_path, runtime))

@@ -6,13 +6,13 @@ import pytest
 from rich.console import Console
 
 from icecore.core.config import RunConfig
-from icecore.training.progress import LineWatcher, LiveWatcher, watcher
+from icecore.training.progress import LineDisplay, LiveDisplay, progress_display
 
 CONFIGS = [RunConfig(task="bit-xor", steps=10, batch_size=4, lr=lr) for lr in (1e-3, 2e-3)]
 INFO = {"trained": 1234, "frozen": 56789, "device": "CPU"}
 
 
-def play(display: LiveWatcher | LineWatcher) -> None:
+def play(display: LiveDisplay | LineDisplay) -> None:
     display.begin(CONFIGS, 5, INFO)
     display.progress(6, {"a": 0.5, "b": 0.25})
     display.validated(8, {"a": 0.75, "b": 1.0})
@@ -21,14 +21,14 @@ def play(display: LiveWatcher | LineWatcher) -> None:
 
 
 def test_the_right_display_for_the_console():
-    assert isinstance(watcher(Console(file=io.StringIO(), force_terminal=True), quiet=False), LiveWatcher)
-    assert isinstance(watcher(Console(file=io.StringIO()), quiet=False), LineWatcher)
-    assert watcher(Console(), quiet=True) is None
+    assert isinstance(progress_display(Console(file=io.StringIO(), force_terminal=True), quiet=False), LiveDisplay)
+    assert isinstance(progress_display(Console(file=io.StringIO()), quiet=False), LineDisplay)
+    assert progress_display(Console(), quiet=True) is None
 
 
 def test_live_shows_the_pack_and_leaves_no_display_behind():
     console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
-    display = LiveWatcher(console)
+    display = LiveDisplay(console)
     play(display)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
@@ -41,7 +41,7 @@ def test_live_shows_the_pack_and_leaves_no_display_behind():
 
 
 def test_lines(capsys: pytest.CaptureFixture[str]):
-    play(LineWatcher())
+    play(LineDisplay())
     first, last = capsys.readouterr().err.splitlines()
     assert "resumed at step 5" in first
     assert last.startswith("step 8/10  loss 0.2500  val 100.00%")

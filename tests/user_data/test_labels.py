@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icecore.core.errors import DataError
-from icecore.user_data import OwnSettings, Plan, encode, plan
+from icecore.user_data import DataSettings, Plan, encode, plan
 
 Image = pytest.importorskip("PIL.Image")
 N = 40
@@ -56,7 +56,7 @@ def test_a_table_of_images_in_its_folder_or_one_in_it(tmp_path: Path):
 
 
 def test_numbers_can_be_predicted_of_images(tmp_path: Path):
-    found = plan(labels(images(tmp_path) / "t.csv"), OwnSettings(target=("mean",)))
+    found = plan(labels(images(tmp_path) / "t.csv"), DataSettings(target=("mean",)))
     assert found.encoder.target.task == "regression"
     rows = encode(found.encoder, tmp_path / "3 ä.png")
     assert (rows.targets, len(rows)) == (None, 1)
@@ -72,14 +72,14 @@ def test_images_named_twice_absent_or_not_at_all(tmp_path: Path):
     assert rows.names[-1] == rows.names[0] == "0 ä.png"
     assert (rows.inputs[-1] == rows.inputs[0]).all()
     with pytest.raises(DataError, match="is not a readable image"):
-        plan(path, OwnSettings(strict=True))
+        plan(path, DataSettings(strict=True))
 
 
 def test_images_that_lie_elsewhere(tmp_path: Path):
     path = labels(tmp_path / "t.csv")
     with pytest.raises(DataError, match=r"column 'file' names images, say 0 ä\.png, .*--drop 'file'"):
         plan(path)
-    for settings in (OwnSettings(drop=("file",)), OwnSettings(kind="table")):
+    for settings in (DataSettings(drop=("file",)), DataSettings(kind="table")):
         assert plan(path, settings).encoder.form == "table"
 
 
@@ -88,7 +88,7 @@ def test_labels_beside_an_array(tmp_path: Path):
     np.save(tmp_path / "X.npy", X)
     beside = tmp_path / "X.labels.csv"
     beside.write_text("kind,note\n" + "\n".join(f"{'pq'[i % 2]},{i}" for i in range(N)))
-    found = plan(tmp_path / "X.npy", OwnSettings(target=("kind",)))
+    found = plan(tmp_path / "X.npy", DataSettings(target=("kind",)))
     assert found.encoder.target.classes == (("p", "q"),)
     rows = encode(found.encoder, tmp_path, score=True)
     assert rows.targets is not None

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from icecore.core.errors import ConfigError, DataError, UserError
-from icecore.user_data import Encoder, OwnSettings, encode, from_arrays, plan
-from icecore.user_data.encoders.codes import ImageCode
-from icecore.user_data.encoders.stringcode import END, UNKNOWN, StringCode
+from icecore.user_data import DataEncoder, DataSettings, encode, from_arrays, plan
+from icecore.user_data.encoders.codes import ImageEncoder
+from icecore.user_data.encoders.stringcode import END, UNKNOWN, TextEncoder
 from icecore.user_data.readers import images as own_images
 from icecore.user_data.readers.images import list_images, to_pixels
 
@@ -85,7 +85,7 @@ def test_a_folder_and_archives_give_the_same(tmp_path: Path):
 
 def test_splits_that_the_data_have_are_kept(tmp_path: Path):
     held = {f"{split}/{key}": raw for split in ("train", "test") for key, raw in files(8).items()}
-    found = plan(put(tmp_path, held), OwnSettings(val=0.25))
+    found = plan(put(tmp_path, held), DataSettings(val=0.25))
     assert [len(part) for part in found.splits.values()] == [12, 4, 16]
 
 
@@ -112,8 +112,8 @@ def test_pixels_are_upright_on_white_and_of_one_mode():
 @pytest.mark.parametrize(("side", "expected"), [(8, 8), (9, 16), (28, 32), (200, 64)])
 def test_the_side_follows_the_images(tmp_path: Path, side: int, expected: int):
     held = {f"{c}/{i}.png": picture("L", (side, side + 2), 40 * i) for c in "ab" for i in range(4)}
-    code = plan(put(tmp_path, held), OwnSettings(val=0.25, test=0)).encoder.inputs
-    assert isinstance(code, ImageCode)
+    code = plan(put(tmp_path, held), DataSettings(val=0.25, test=0)).encoder.inputs
+    assert isinstance(code, ImageEncoder)
     assert (code.side, code.channels, code.length) == (expected, 1, 64)
 
 
@@ -130,7 +130,7 @@ def test_damaged_images_are_named_skipped_and_counted(tmp_path: Path):
     for part in found.splits.values():
         assert torch.equal(part.inputs[:, 0, 0, 0] > 100, part.targets[:, 0, 0] == 1)
     with pytest.raises(DataError, match=r"is not a readable image .* leave --strict out"):
-        plan(folder, OwnSettings(strict=True))
+        plan(folder, DataSettings(strict=True))
     rows = encode(found.encoder, folder)
     assert len(rows) == len(rows.names) == len(held) - 2
     assert "梨/bad.png" not in rows.names
@@ -144,7 +144,7 @@ def test_images_beyond_memory_go_to_a_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_images_to_predict(tmp_path: Path):
-    encoder = Encoder.from_json(plan(put(tmp_path / "obst", files())).encoder.to_json())
+    encoder = DataEncoder.from_json(plan(put(tmp_path / "obst", files())).encoder.to_json())
     flat = put(tmp_path / "new", {"x.png": picture(), "y.jpg": picture(form="jpeg")})
     rows = encode(encoder, flat)
     assert (list(rows.names), rows.targets) == (["x.png", "y.jpg"], None)
@@ -180,7 +180,7 @@ def test_paths_that_hold_nothing(tmp_path: Path):
     with pytest.raises(DataError, match=r"a\.zip: cannot be read"):
         plan(tmp_path / "a.zip")
     with pytest.raises(ConfigError, match="patch: expected a divisor of the image side 32, found 5"):
-        plan(put(tmp_path / "obst", files(4)), OwnSettings(patch=5))
+        plan(put(tmp_path / "obst", files(4)), DataSettings(patch=5))
 
 
 @pytest.mark.data
@@ -225,7 +225,7 @@ def test_sequences_of_any_length_are_padded_and_standardised():
     rng = np.random.default_rng(0)
     rows = [rng.normal(5, 3, (n, 2)) for n in rng.integers(3, 12, 60)]
     rows[0][1, 0] = np.nan
-    found = from_arrays(rows, np.arange(60) % 2, OwnSettings(patch=2, val=0.2, test=0.2))
+    found = from_arrays(rows, np.arange(60) % 2, DataSettings(patch=2, val=0.2, test=0.2))
     spec = found.encoder.spec
     assert (spec.length, spec.size) == (6, 2 * (2 + any(np.isnan(r).any() for r in rows) * found.encoder.inputs.flags))  # type: ignore[attr-defined]
     encoded = encode(found.encoder, rows)
@@ -301,9 +301,9 @@ def test_lines_fasta_and_lists_are_the_same(tmp_path: Path):
 
 def test_characters_there_and_back_in_any_script():
     texts = ["añ😀", "", "漢字a", "zz"] * 10
-    found = from_arrays(texts, ["x", "y"] * 20, OwnSettings(val=0.1, test=0.1))
+    found = from_arrays(texts, ["x", "y"] * 20, DataSettings(val=0.1, test=0.1))
     code = found.encoder.inputs
-    assert isinstance(code, StringCode)
+    assert isinstance(code, TextEncoder)
     rows = encode(found.encoder, [*texts[:4], "a?", "x" * 50])
     assert rows.lengths is not None
     back = [
@@ -346,7 +346,7 @@ def test_real_proteins_as_fasta(real_data: Path, tmp_path: Path):
     common = [found for found, _ in Counter(r[fold] for r in rows).most_common(3)]
     kept = [r for r in rows if r[fold] in common][::4]
     (tmp_path / "p.fasta").write_text("".join(f">{r[name]} label=f{r[fold]}\n{r[sequence]}\n" for r in kept))
-    found = plan(tmp_path / "p.fasta", OwnSettings(length=200))
+    found = plan(tmp_path / "p.fasta", DataSettings(length=200))
     code: Any = found.encoder.inputs
     assert set(code.characters) <= set("ABCDEFGHIKLMNOPQRSTUVWXYZ")
     assert found.encoder.spec.length == 201

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from icecore.core.errors import ConfigError, DataError, UserError
-from icecore.user_data import Encoder, OwnSettings, encode, from_arrays, plan
+from icecore.user_data import DataEncoder, DataSettings, encode, from_arrays, plan
 from icecore.user_data.columns import date, number
-from icecore.user_data.encoders.tablecode import FARTHEST, TableCode, date_parts
+from icecore.user_data.encoders.tablecode import FARTHEST, TableEncoder, date_parts
 from icecore.user_data.readers import tables as own_tables
 from icecore.user_data.readers.tables import read_table
 from icecore.user_data.records import column_of
@@ -250,7 +250,7 @@ def test_memory_is_that_of_compact_columns(tmp_path: Path):
 def test_every_kind_of_column(tmp_path: Path):
     found = plan(write(tmp_path / "people.csv", people()))
     code = found.encoder.inputs
-    assert isinstance(code, TableCode)
+    assert isinstance(code, TableEncoder)
     assert [(c.name, c.type) for c in code.columns] == [("height", "number"), ("town", "text"), ("born", "date")]
     assert code.columns[1].levels == ("Köln", "Ulm", "北京")
     text = notes(found)
@@ -298,7 +298,7 @@ def test_numbers_beyond_belief_are_bounded():
 
 def test_new_rows_of_a_table(tmp_path: Path):
     rows = people()
-    encoder = Encoder.from_json(plan(write(tmp_path / "people.csv", rows)).encoder.to_json())
+    encoder = DataEncoder.from_json(plan(write(tmp_path / "people.csv", rows)).encoder.to_json())
     order = [2, 1, 3, 0]
     new = [[row[i] for i in order] for row in rows[:9]]  # other order, fewer columns, no target
     new[1][0] = "Atlantis"
@@ -326,11 +326,11 @@ def test_one_column_of_sequences(tmp_path: Path):
     found = plan(path)
     assert found.encoder.inputs.describe() == "texts of up to 19 characters out of 4, one a token"
     assert found.encoder.settings.column == "dna"
-    named = plan(path, OwnSettings(column="dna"))
+    named = plan(path, DataSettings(column="dna"))
     assert named.sha256() == found.sha256()
     assert len(encode(found.encoder, write(tmp_path / "new.csv", [["dna"], ["ACGT"], ["NNN"]]))) == 2
     with pytest.raises(ConfigError, match="unknown sequence column 'rna'; did you mean 'dna'"):
-        plan(path, OwnSettings(column="rna"))
+        plan(path, DataSettings(column="rna"))
 
 
 def test_a_split_column_and_files_by_split(tmp_path: Path):
@@ -338,12 +338,12 @@ def test_a_split_column_and_files_by_split(tmp_path: Path):
     header, body = rows[0], rows[1:]
     split = ["train"] * 40 + ["valid"] * 8 + ["test"] * 12
     path = write(tmp_path / "one.csv", [[*header, "split"], *[[*r, s] for r, s in zip(body, split, strict=True)]])
-    one = plan(path, OwnSettings(target=("tall",)))
+    one = plan(path, DataSettings(target=("tall",)))
     folder = tmp_path / "three"
     folder.mkdir()
     for name, part in {"train": body[:40], "val": body[40:48], "test": body[48:]}.items():
         write(folder / f"{name}.csv", [header, *part])
-    three = plan(folder, OwnSettings(target=("tall",)))
+    three = plan(folder, DataSettings(target=("tall",)))
     assert [len(part) for part in one.splits.values()] == [40, 8, 12]
     assert one.sha256() == three.sha256()
 
@@ -351,9 +351,9 @@ def test_a_split_column_and_files_by_split(tmp_path: Path):
 def test_columns_that_do_not_exist(tmp_path: Path):
     path = write(tmp_path / "people.csv", people())
     with pytest.raises(UserError, match="unknown target column 'tal'; did you mean 'tall'"):
-        plan(path, OwnSettings(target=("tal",)))
+        plan(path, DataSettings(target=("tal",)))
     with pytest.raises(UserError, match="unknown column 'hight'; did you mean 'height'"):
-        plan(path, OwnSettings(drop=("hight",)))
+        plan(path, DataSettings(drop=("hight",)))
 
 
 # ------------------------------------------------------------------------------------------ series
@@ -376,10 +376,10 @@ def test_series_long_wide_and_in_memory_are_the_same(tmp_path: Path):
     first = [next(k for k in range(len(long)) if long[k][0] == f"s{i:02}") for i in range(len(series))]
     rest = [k for k in order if k not in set(first)]
     write(tmp_path / "long.csv", [["series", "time", "value", "label"], *[long[k] for k in [*first, *rest]]])
-    settings = OwnSettings(target=("label",))
+    settings = DataSettings(target=("label",))
     plans = [
-        plan(tmp_path / "wide.csv", OwnSettings(kind="series")),
-        plan(tmp_path / "long.csv", OwnSettings(series="series", time="time")),
+        plan(tmp_path / "wide.csv", DataSettings(kind="series")),
+        plan(tmp_path / "long.csv", DataSettings(series="series", time="time")),
         from_arrays([s.astype(np.float32) for s in series], labels, settings),
     ]
     for found in plans:
@@ -392,7 +392,7 @@ def test_series_long_wide_and_in_memory_are_the_same(tmp_path: Path):
 
 
 def test_rows_to_predict_are_all_kept_and_numbered_as_in_the_file(tmp_path: Path):
-    found = plan(write(tmp_path / "people.csv", people()), OwnSettings(max_rows=30))
+    found = plan(write(tmp_path / "people.csv", people()), DataSettings(max_rows=30))
     assert sum(len(part) for part in found.splits.values()) == 30
     lines = (tmp_path / "people.csv").read_text(encoding="utf-8").splitlines()
     lines[3] = "cut,short"
@@ -405,10 +405,10 @@ def test_rows_to_predict_are_all_kept_and_numbered_as_in_the_file(tmp_path: Path
 def test_times_that_cannot_be_ordered(tmp_path: Path):
     path = write(tmp_path / "t.csv", [["s", "t", "v", "y"], ["a", "early", 1, 0], ["b", "late", 2, 1]])
     with pytest.raises(DataError, match="column 't' is text; expected numbers or ISO dates"):
-        plan(path, OwnSettings(series="s", time="t"))
+        plan(path, DataSettings(series="s", time="t"))
 
 
 def test_a_target_that_changes_within_a_series(tmp_path: Path):
     path = write(tmp_path / "t.csv", [["s", "v", "y"], ["a", 1, 0], ["b", 2, 1], ["b", 3, 0]])
     with pytest.raises(DataError, match="target 'y' changes within series 'b'"):
-        plan(path, OwnSettings(series="s"))
+        plan(path, DataSettings(series="s"))

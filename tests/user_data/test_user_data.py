@@ -14,10 +14,10 @@ from icecore.backbones import Backbone
 from icecore.core.errors import ConfigError, DataError
 from icecore.model.fpt import FPT
 from icecore.training.evaluation import evaluate
-from icecore.user_data import Encoder, OwnSettings, encode, from_arrays, plan
+from icecore.user_data import DataEncoder, DataSettings, encode, from_arrays, plan
 from icecore.user_data import targets as own_targets
 from icecore.user_data.records import column_of
-from icecore.user_data.targets import TargetCode, decide, split_rows
+from icecore.user_data.targets import TargetEncoder, decide, split_rows
 
 datasets = pytest.importorskip("sklearn.datasets")
 metrics = pytest.importorskip("sklearn.metrics")
@@ -38,22 +38,22 @@ def imbalanced(count: int = 400, rare: float = 0.1) -> np.ndarray:
 def test_splits_are_whole_disjoint_and_stratified(counts: tuple[int, ...]):
     y = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     columns = {"y": column_of("y", y)}
-    parts = split_rows(columns, "classification", None, OwnSettings())
+    parts = split_rows(columns, "classification", None, DataSettings())
     assert sorted(np.concatenate(list(parts.values()))) == list(range(len(y)))
     for share, name in ((0.15, "val"), (0.15, "test")):
         assert abs(len(parts[name]) - share * len(y)) <= 1
         held = np.bincount(y[parts[name]], minlength=len(counts))
         assert np.abs(held - share * np.array(counts)).max() <= 3
     assert set(y[parts["train"]]) == set(y)
-    again = split_rows(columns, "classification", None, OwnSettings())
+    again = split_rows(columns, "classification", None, DataSettings())
     assert all(np.array_equal(parts[name], again[name]) for name in parts)
-    other = split_rows(columns, "classification", None, OwnSettings(seed=1))
+    other = split_rows(columns, "classification", None, DataSettings(seed=1))
     assert len(y) < 10 or set(other["test"]) != set(parts["test"])
 
 
 def test_numbers_are_split_along_their_values():
     y = np.random.default_rng(0).normal(size=1000)
-    parts = split_rows({"y": column_of("y", y)}, "regression", None, OwnSettings())
+    parts = split_rows({"y": column_of("y", y)}, "regression", None, DataSettings())
     quantiles = np.quantile(y, [0.1, 0.5, 0.9])
     for index in parts.values():
         np.testing.assert_allclose(np.quantile(y[index], [0.1, 0.5, 0.9]), quantiles, atol=0.08)
@@ -67,17 +67,17 @@ def test_the_only_row_of_a_class_is_for_training():
 
 def test_shares_that_cannot_be():
     with pytest.raises(ConfigError, match="val: 0 leaves nothing to choose by"):
-        from_arrays(rows(), np.arange(100) % 2, OwnSettings(val=0))
+        from_arrays(rows(), np.arange(100) % 2, DataSettings(val=0))
     with pytest.raises(ConfigError, match=r"that leave rows to train on, found 0\.5 and 0\.5"):
-        OwnSettings(val=0.5, test=0.5)
+        DataSettings(val=0.5, test=0.5)
     with pytest.raises(DataError, match="1 row: too few for a val split"):
         from_arrays(rows(1), ["a"])
     with pytest.raises(DataError, match=r"3 rows: too few for a val split; .* classes of several rows"):
-        from_arrays(rows(3), ["a", "b", "c"], OwnSettings(task="classification"))
+        from_arrays(rows(3), ["a", "b", "c"], DataSettings(task="classification"))
     with pytest.raises(DataError, match=r"target 'y' has 61 classes of one row each; expected several rows$"):
-        from_arrays(rows(61), [f"name{i}" for i in range(61)], OwnSettings(task="classification"))
+        from_arrays(rows(61), [f"name{i}" for i in range(61)], DataSettings(task="classification"))
     with pytest.raises(DataError, match=r"has 61 classes of one row each; .*, or --task regression$"):
-        from_arrays(rows(61), np.linspace(0, 1, 61), OwnSettings(task="classification"))
+        from_arrays(rows(61), np.linspace(0, 1, 61), DataSettings(task="classification"))
 
 
 def test_no_more_rows_are_held_out_than_say_something(monkeypatch: pytest.MonkeyPatch):
@@ -87,7 +87,7 @@ def test_no_more_rows_are_held_out_than_say_something(monkeypatch: pytest.Monkey
 
 
 def test_without_a_test_split_the_validation_split_is_reported():
-    found = from_arrays(rows(), np.arange(100) % 2, OwnSettings(test=0))
+    found = from_arrays(rows(), np.arange(100) % 2, DataSettings(test=0))
     assert found.task().test_splits == ("val",)
     assert ("splits", "train 85, val 15, test 0 (reported on val)") in found.describe()
 
@@ -108,24 +108,24 @@ def test_without_a_test_split_the_validation_split_is_reported():
     ],
 )
 def test_the_task_is_found(y: list[Any], task: str):
-    assert decide({"y": column_of("y", y)}, OwnSettings())[0] == task
+    assert decide({"y": column_of("y", y)}, DataSettings())[0] == task
 
 
 def test_targets_that_fit_no_task():
     with pytest.raises(DataError, match="target 'y' has 40 different texts in 40 rows"):
-        decide({"y": column_of("y", [f"id{i}" for i in range(40)])}, OwnSettings())
+        decide({"y": column_of("y", [f"id{i}" for i in range(40)])}, DataSettings())
     mixed = {"a": column_of("a", ["x", "y"] * 9), "b": column_of("b", np.linspace(0, 1, 18))}
     with pytest.raises(ConfigError, match=r"targets of both kinds \(a: classification; b: regression\)"):
-        decide(mixed, OwnSettings())
+        decide(mixed, DataSettings())
     with pytest.raises(ConfigError, match="target a is text; regression needs numbers"):
-        decide({"a": mixed["a"]}, OwnSettings(task="regression"))
+        decide({"a": mixed["a"]}, DataSettings(task="regression"))
     with pytest.raises(DataError, match="target 'y' is 3 in every training row"):
-        from_arrays(rows(), np.full(100, 3.0), OwnSettings(task="regression"))
+        from_arrays(rows(), np.full(100, 3.0), DataSettings(task="regression"))
 
 
 @pytest.mark.parametrize("y", [[3, 1], [2.5, 1.0], ["b", "a"], [True, False]])
 def test_predictions_are_labels_as_they_were_given(y: list[Any]):
-    settings = OwnSettings(task="classification")
+    settings = DataSettings(task="classification")
     target = from_arrays(rows(40), y * 20, settings).encoder.target
     logits = torch.eye(2)[:, None]
     assert target.labels().tolist() == sorted(y)
@@ -217,7 +217,7 @@ def test_real_tables(name: str):
     told = dict(found.describe())
     assert told["metric"] == ("r2" if name == "diabetes" else "accuracy")
     assert sum(len(part) for part in found.splits.values()) == len(data.target)
-    encoder = Encoder.from_json(found.encoder.to_json())
+    encoder = DataEncoder.from_json(found.encoder.to_json())
     assert encoder == found.encoder
     scored = encode(encoder, data.data, data.target, score=True)
     assert scored.targets is not None
@@ -231,7 +231,7 @@ def test_a_plan_depends_on_data_and_settings_alone():
     y = np.arange(100) % 2
     digest = from_arrays(rows(), y).sha256()
     assert from_arrays(rows().copy(), y.tolist()).sha256() == digest
-    assert from_arrays(rows(), y, OwnSettings(seed=1)).sha256() != digest
+    assert from_arrays(rows(), y, DataSettings(seed=1)).sha256() != digest
     changed = rows()
     changed[3, 1] += 1e-3
     assert from_arrays(changed, y).sha256() != digest
@@ -258,9 +258,9 @@ def test_scaling_is_fitted_on_training_rows_alone():
 def test_encoders_that_cannot_be_read(change: dict[str, Any], message: str):
     values = json.loads(from_arrays(rows(), np.arange(100) % 2).encoder.to_json())
     with pytest.raises(DataError, match=message):
-        Encoder.from_json(json.dumps(values | change))
+        DataEncoder.from_json(json.dumps(values | change))
     with pytest.raises(DataError, match="not an encoder"):
-        Encoder.from_json("{")
+        DataEncoder.from_json("{")
 
 
 def test_new_rows_of_another_form():
@@ -271,9 +271,9 @@ def test_new_rows_of_another_form():
 
 def test_unknown_settings():
     with pytest.raises(ConfigError, match="kind: expected one of auto, images"):
-        OwnSettings(kind="smell")  # type: ignore[arg-type]
+        DataSettings(kind="smell")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="patch: expected at least 1, found 0"):
-        OwnSettings(patch=0)
+        DataSettings(patch=0)
 
 
 # ------------------------------------------------------------------------------------------ with a body
@@ -300,6 +300,6 @@ def test_a_body_learns_it(body: Callable[..., Backbone], form: str):
 
 
 def test_the_target_code_is_json():
-    target = TargetCode(("y",), "classification", ("int",), (("0", "1"),), ((3, 4),))
+    target = TargetEncoder(("y",), "classification", ("int",), (("0", "1"),), ((3, 4),))
     assert target.metric_name == "accuracy"
     assert target.outputs == 2

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.user_data import Encoder, OwnSettings, Plan, encode, from_arrays, plan
+from icecore.user_data import DataEncoder, DataSettings, Plan, encode, from_arrays, plan
 from icecore.user_data.columns import coded
 from icecore.user_data.readers.tables import read_table
 from icecore.user_data.records import column_of
 from icecore.user_data.targets import split_rows
 
 N = 120
-CLASSES = OwnSettings(task="classification")
+CLASSES = DataSettings(task="classification")
 
 
 def table(path: Path, **columns: Sequence[Any]) -> Path:
@@ -54,7 +54,7 @@ def test_words_that_are_no_class_are_named(tmp_path: Path) -> None:
     words = ("mild", "severe", "null", "NaN", "", "none")
     found = plan(table(tmp_path / "t.csv", x=numbers(), severity=words))
     arrays = from_arrays(
-        np.array(numbers())[:, None], [words[i % 6] for i in range(N)], OwnSettings(target=("severity",))
+        np.array(numbers())[:, None], [words[i % 6] for i in range(N)], DataSettings(target=("severity",))
     )
     for each in (found, arrays):
         assert each.encoder.target.classes == (("mild", "none", "severe"),)
@@ -89,7 +89,7 @@ def test_labels_of_lines_follow_the_same_rules(tmp_path: Path) -> None:
 def test_words_of_series_are_classes_too(tmp_path: Path) -> None:
     rows = [f"s{i},{t},{i % 2 + t},{('none', 'some')[i % 2]}" for i in range(30) for t in range(3)]
     (tmp_path / "t.csv").write_text("\n".join(["s,t,v,kind", *rows]))
-    found = plan(tmp_path / "t.csv", OwnSettings(series="s", time="t"))
+    found = plan(tmp_path / "t.csv", DataSettings(series="s", time="t"))
     assert found.encoder.target.classes == (("none", "some"),)
 
 
@@ -120,7 +120,7 @@ def test_codes_are_classes_and_categories(tmp_path: Path) -> None:
     assert "codes: zip, y: leading zeros, as in '01069', so texts and no numbers" in said(found)
     # new rows are read alike, though none of them has a leading zero
     new = table(tmp_path / "new.csv", zip=("89073", "50667"), x=numbers(), y=("1", "10"))
-    rows = encode(Encoder.from_json(found.encoder.to_json()), new, score=True)
+    rows = encode(DataEncoder.from_json(found.encoder.to_json()), new, score=True)
     assert rows.targets is not None
     assert set(rows.targets[:, 0, 0].tolist()) == {1, 2}
     assert not any("slot" in text for _, text in rows.notes)
@@ -129,7 +129,7 @@ def test_codes_are_classes_and_categories(tmp_path: Path) -> None:
 def test_codes_are_no_numbers_to_predict(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", x=numbers(), y=[f"{i:03}" for i in range(N)])
     with pytest.raises(ConfigError, match="target y has leading zeros, as in '000', and so is text; regression needs"):
-        plan(path, OwnSettings(task="regression"))
+        plan(path, DataSettings(task="regression"))
 
 
 def test_programs_that_took_codes_for_numbers_still_do(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_labels_of_lines_with_leading_zeros(tmp_path: Path) -> None:
 def test_times_and_values_of_series_are_numbers_all_the_same(tmp_path: Path) -> None:
     rows = [f"s{i},{t:03},{5 * (i % 2) + t:02},{'pq'[i % 2]}" for i in range(30) for t in (2, 10, 1)]
     (tmp_path / "t.csv").write_text("\n".join(["s,t,v,y", *rows]))
-    found = plan(tmp_path / "t.csv", OwnSettings(series="s", time="t", values=("v",)))
+    found = plan(tmp_path / "t.csv", DataSettings(series="s", time="t", values=("v",)))
     rows = encode(found.encoder, tmp_path / "t.csv")
     mean, std = found.encoder.inputs.mean[0], found.encoder.inputs.std[0]  # type: ignore[attr-defined]
     np.testing.assert_allclose(rows.inputs[0, :, 0] * std + mean, [1, 2, 10], rtol=1e-5)
@@ -182,8 +182,8 @@ def test_texts_that_look_like_numbers_are_named(tmp_path: Path, odd: Sequence[An
     found = plan(path)
     assert f"not numbers: lab: {words}: mend these" in said(found)
     with pytest.raises(DataError, match=r"t\.csv: lab: .* numbers, but .*: mend these cells, --drop the column"):
-        plan(path, OwnSettings(strict=True))
-    strict = plan(path, OwnSettings(strict=True, drop=("lab",)))
+        plan(path, DataSettings(strict=True))
+    strict = plan(path, DataSettings(strict=True, drop=("lab",)))
     # to predict with, what was learned of the column is asked, and that is no doubt
     assert len(encode(found.encoder, path, strict=True)) == len(encode(strict.encoder, path, strict=True)) == N
 
@@ -200,7 +200,7 @@ def test_of_many_columns_that_look_like_numbers_some_are_shown(tmp_path: Path) -
 @pytest.mark.parametrize("cells", [("1", "2", "x", "y", "z"), ("12:30", "1.2.3"), ("1,2,3", "4,5,6"), ("a", "NA", "-")])
 def test_texts_that_are_texts(tmp_path: Path, cells: Sequence[str]) -> None:
     path = table(tmp_path / "t.csv", lab=cells, x=numbers(), y=("p", "q"))
-    assert "not numbers" not in said(plan(path, OwnSettings(strict=True)))
+    assert "not numbers" not in said(plan(path, DataSettings(strict=True)))
 
 
 def test_a_target_that_looks_like_numbers_says_so(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_a_target_that_looks_like_numbers_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"different texts in 120 rows; 91% numbers, but e\.g\. '<0\.5': mend these"):
         plan(path)
     with pytest.raises(ConfigError, match=r"target y: 91% numbers, but e\.g\. '<0\.5'; regression needs numbers"):
-        plan(path, OwnSettings(task="regression"))
+        plan(path, DataSettings(task="regression"))
     with pytest.raises(DataError, match=r"y: 91% numbers"):
-        plan(path, OwnSettings(strict=True))
+        plan(path, DataSettings(strict=True))
 
 
 # ------------------------------------------------------------------------------------------ rare classes
@@ -221,7 +221,7 @@ def test_a_target_that_looks_like_numbers_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_every_split_has_a_row_of_each_class_that_can_spare_them(counts: tuple[int, ...], seed: int) -> None:
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    parts = split_rows({"y": column_of("y", y)}, "classification", None, OwnSettings(seed=seed))
+    parts = split_rows({"y": column_of("y", y)}, "classification", None, DataSettings(seed=seed))
     assert sorted(np.concatenate(list(parts.values()))) == list(range(len(y)))
     assert set(y[parts["train"]]) == set(range(len(counts)))
     for name in ("val", "test"):
@@ -233,7 +233,7 @@ def test_every_split_has_a_row_of_each_class_that_can_spare_them(counts: tuple[i
 
 def test_without_a_test_split_none_is_drawn() -> None:
     y = np.repeat([0, 1], [97, 3])
-    parts = split_rows({"y": column_of("y", y)}, "classification", None, OwnSettings(test=0))
+    parts = split_rows({"y": column_of("y", y)}, "classification", None, DataSettings(test=0))
     assert len(parts["test"]) == 0
     assert 1 in y[parts["val"]]
 

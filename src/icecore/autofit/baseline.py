@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.core.errors import UserError
-from icecore.user_data import OwnTask
-from icecore.user_data.targets import TargetCode
+from icecore.user_data import UserTask
+from icecore.user_data.targets import TargetEncoder
 
 #: training rows and input numbers a row beyond which the baseline would take longer than the transformer
 ROWS, NUMBERS = 20_000, 2_048
@@ -40,7 +40,7 @@ class Baseline:
     targets: Tensor
 
 
-def fit_baseline(task: OwnTask, split: str, seed: int = 0) -> Baseline:
+def fit_baseline(task: UserTask, split: str, seed: int = 0) -> Baseline:
     """Fit both models on "train" and score the better one on `split`. Raises UserError without scikit-learn."""
     clock = time.perf_counter()
     x, wanted = flattened(task, "train", ROWS)
@@ -60,7 +60,7 @@ def fit_baseline(task: OwnTask, split: str, seed: int = 0) -> Baseline:
     return Baseline(name, validation, seconds, _logits(models, x, task.encoder.target), targets)
 
 
-def flattened(task: OwnTask, split: str, limit: int | None = None) -> tuple[NDArray[np.float32], Tensor]:
+def flattened(task: UserTask, split: str, limit: int | None = None) -> tuple[NDArray[np.float32], Tensor]:
     """Inputs (N, F) and targets (N, 2, k) of a split: tokens side by side; symbols counted and, if few, one-hot."""
     T, P = task.spec.length, task.spec.size
     rows, wanted = [], []
@@ -87,7 +87,7 @@ def _real(lengths: Tensor, width: int) -> Tensor:
     return (torch.arange(width) < lengths[:, None]).long()
 
 
-def _models(target: TargetCode, seed: int) -> Mapping[str, Callable[[], Any]]:
+def _models(target: TargetEncoder, seed: int) -> Mapping[str, Callable[[], Any]]:
     """How to make each model, by name."""
     try:
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -113,7 +113,7 @@ def _models(target: TargetCode, seed: int) -> Mapping[str, Callable[[], Any]]:
     return models
 
 
-def _logits(models: Sequence[Any], x: NDArray[np.float32], target: TargetCode) -> Tensor:
+def _logits(models: Sequence[Any], x: NDArray[np.float32], target: TargetEncoder) -> Tensor:
     """Logits (N, 1, C), as a program would give them, from inputs (N, F)."""
     if target.task == "regression":
         return torch.from_numpy(np.stack([model.predict(x) for model in models], 1)).float()[:, None]

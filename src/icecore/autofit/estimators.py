@@ -22,13 +22,13 @@ from icecore import user_data as own
 from icecore.autofit import fit as fitting
 from icecore.autofit.predict import ROWS, encoder_of
 from icecore.backbones import BodyRequest, build_backbone
-from icecore.core import device as runtimes
-from icecore.core.errors import DataError, UserError, unknown
+from icecore.core.device import select_runtime
+from icecore.core.errors import DataError, UserError, unknown_name
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
-from icecore.training.progress import LineWatcher
+from icecore.training.progress import LineDisplay
 from icecore.user_data.columns import NO_CLASS
-from icecore.user_data.records import OwnSettings, TaskKind
+from icecore.user_data.records import DataSettings, TaskKind
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -113,8 +113,8 @@ class _FPTEstimator(BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with _value_errors():
             if self.kind not in KINDS:
-                raise unknown("kind", self.kind, KINDS)
-            wanted = OwnSettings(task=self._task, patch=self.patch, val=self.validation_fraction, test=0.0, seed=seed)
+                raise unknown_name("kind", self.kind, KINDS)
+            wanted = DataSettings(task=self._task, patch=self.patch, val=self.validation_fraction, test=0.0, seed=seed)
             plan = own.from_arrays(X, y, wanted)
         settings = fitting.FitSettings(
             backbone=self.backbone,
@@ -131,7 +131,7 @@ class _FPTEstimator(BaseEstimator):
         if hasattr(self, "feature_names_in_"):
             names["feature_names_in"] = self.feature_names_in_.tolist()
         extra = {"encoder": plan.encoder.to_json(), "estimator": names}
-        watchers = [LineWatcher()] if self.verbose else []
+        watchers = [LineDisplay()] if self.verbose else []
         with tempfile.TemporaryDirectory(prefix="icecore-") as folder:
             out = Path(folder) / "program.safetensors"
             self._adopt(fitting.fit(plan.task(), settings, out, extra, self.device, watchers).program, plan.encoder)
@@ -170,7 +170,7 @@ class _FPTEstimator(BaseEstimator):
         loaded._adopt(program, encoder)
         return loaded
 
-    def _adopt(self, program: Program, encoder: own.Encoder) -> None:
+    def _adopt(self, program: Program, encoder: own.DataEncoder) -> None:
         """Be fitted."""
         self.program_, self.encoder_ = program, encoder
         self.result_ = dict(program.extra["result"])
@@ -279,7 +279,7 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
             raise InputError(f"a class is {what}, which is how missing ones are written; give it a name")
         return X, y
 
-    def _adopt(self, program: Program, encoder: own.Encoder) -> None:
+    def _adopt(self, program: Program, encoder: own.DataEncoder) -> None:
         if len(encoder.target.names) > 1:
             raise DataError(f"a program for {len(encoder.target.names)} targets of classes; use icecore predict")
         super()._adopt(program, encoder)
@@ -338,5 +338,5 @@ def _engine(
     name: str, weights: str, layers: int | None, seed: int, precision: str, device: str, fingerprint: str
 ) -> Engine:
     """An engine on a body, of which programs have this fingerprint: another one means other weights."""
-    runtime = runtimes.choose(device, precision)
+    runtime = select_runtime(device, precision)
     return Engine(build_backbone(BodyRequest(name, weights, layers, seed)).to(runtime.device), runtime.precision)

@@ -19,22 +19,22 @@ import torch
 from torch import Tensor
 
 from icecore.autofit.baseline import fit_baseline
-from icecore.core import device as runtimes
 from icecore.core.config import PROTOCOLS, RunConfig
+from icecore.core.device import Runtime, select_runtime
 from icecore.core.errors import ConfigError, StorageError, UserError
-from icecore.core.text import counted
-from icecore.experiments import sweep as grid
-from icecore.model.program import Program, assemble
+from icecore.core.text import pluralize
+from icecore.experiments import sweep
+from icecore.model.program import Program, load_programs
 from icecore.training.checkpoint import RunFolder, write_json
 from icecore.training.evaluation import evaluate, predict
-from icecore.training.execution import Execution, Watcher, pays_to_compile
+from icecore.training.execution import Callback, Execution, pays_to_compile
 from icecore.training.loop import Pack
-from icecore.user_data import OwnTask
+from icecore.user_data import UserTask
 
 #: swept unless told otherwise: half a decade apart around what suits most tasks
 LRS = (3e-4, 1e-3, 3e-3, 1e-2)
 #: validations of a training; it stops after so many without improvement, but not while the rate is still high
-VALIDATIONS, PATIENCE = 20, 10
+VALIDATIONS, EARLY_STOPPING_PATIENCE = 20, 10
 #: an epoch more teaches a frozen body little; small sets get at least so many steps
 EPOCHS, FEWEST_STEPS = 60, 200
 #: examples of a validation, at most, and at least where there are so many, however few the minutes
@@ -145,12 +145,12 @@ class Fitted:
 
 
 def fit(
-    task: OwnTask,
+    task: UserTask,
     settings: FitSettings,
     out: Path,
     extra: dict[str, Any] | None = None,
     device: str = "auto",
-    watchers: Sequence[Watcher] = (),
+    watchers: Sequence[Callback] = (),
 ) -> Fitted:
     """Train programs for `task` and write the best one, with `extra` in its header, to `out`.
 
@@ -159,10 +159,10 @@ def fit(
     """
     if out.is_dir():  # said before anything is trained
         raise StorageError(f"{out}: is a folder; name the file to write, say {out / 'program.safetensors'}")
-    runtime = runtimes.choose(device, settings.precision)
+    runtime = select_runtime(device, settings.precision)
     task = task.to(runtime.device)
     folder = out.parent / f".{out.stem}.fit"
-    place = grid.Place(folder, device=device, watchers=watchers)
+    place = sweep.Place(folder, device=device, watchers=watchers)
     config = configure(task, settings, runtime.precision)
     config = replace(config, **_schedule(config, task, settings, folder, runtime))
     program, result = _sweep(f"{settings.backbone}, {settings.weights}", config, task, settings, place)
@@ -190,7 +190,7 @@ def fit(
     return replace(fitted, program=program)
 
 
-def configure(task: OwnTask, settings: FitSettings, precision: str) -> RunConfig:
+def configure(task: UserTask, settings: FitSettings, precision: str) -> RunConfig:
     """The runs' configuration, but for how long they train. Raises ConfigError for settings that train nothing."""
     if not settings.lrs or not settings.seeds:
         raise ConfigError("fit: expected at least one learning rate and one seed, found none")
@@ -211,13 +211,13 @@ def configure(task: OwnTask, settings: FitSettings, precision: str) -> RunConfig
         warmup=fair.warmup,
         dropout=fair.dropout,
         lr_factors=fair.lr_factors,
-        patience=PATIENCE,
+        patience=EARLY_STOPPING_PATIENCE,
         start=settings.start,
     )
 
 
 def _schedule(
-    config: RunConfig, task: OwnTask, settings: FitSettings, folder: Path, runtime: runtimes.Runtime
+    config: RunConfig, task: UserTask, settings: FitSettings, folder: Path, runtime: Runtime
 ) -> dict[str, Any]:
     """Steps and validations that fit the minutes; what was once decided stays, so that a second call goes on."""
     decided = folder / "schedule.json"
@@ -233,9 +233,7 @@ def _schedule(
     return schedule
 
 
-def affordable(
-    config: RunConfig, task: OwnTask, settings: FitSettings, runtime: runtimes.Runtime
-) -> dict[str, int | None]:
+def affordable(config: RunConfig, task: UserTask, settings: FitSettings, runtime: Runtime) -> dict[str, int | None]:
     """Steps and scored examples of the whole sweep that fit `settings.minutes` here, by the time of a few.
 
     At most EPOCHS epochs. Every run is scored on the whole splits if that takes no more than a third of the
@@ -243,9 +241,9 @@ def affordable(
     """
     epochs = math.ceil(EPOCHS * task.split_size("train") / config.batch_size)
     most = max(FEWEST_STEPS, epochs)
-    runs = grid.expand(replace(config, steps=most), settings.lrs, settings.seeds)
+    runs = sweep.expand_sweep(replace(config, steps=most), settings.lrs, settings.seeds)
     with tempfile.TemporaryDirectory() as folder:
-        trial = Pack(task, grid.body_of(config), runs, Execution(Path(folder), runtime, compile=False))
+        trial = Pack(task, sweep.load_body(config), runs, Execution(Path(folder), runtime, compile=False))
         trial.train_step()
         clock = time.perf_counter()
         for trial.step in (1, 2):
@@ -271,18 +269,18 @@ def affordable(
 
 
 def _sweep(
-    name: str, config: RunConfig, task: OwnTask, settings: FitSettings, place: grid.Place
+    name: str, config: RunConfig, task: UserTask, settings: FitSettings, place: sweep.Place
 ) -> tuple[Program, Result]:
     """The best program of a sweep by validation, and its result."""
     clock = time.perf_counter()
-    summaries = grid.train(grid.expand(config, settings.lrs, settings.seeds), place, task)
+    summaries = sweep.train_runs(sweep.expand_sweep(config, settings.lrs, settings.seeds), place, task)
     known = [summary for summary in summaries if summary["val_metric"] is not None]
     if not known:
         rates = ", ".join(f"{lr:g}" for lr in settings.lrs)
         raise UserError(f"{name}: training diverged at every learning rate ({rates}); give lower ones with --lr")
     # by the rule that chooses the rate: of one seed, the best run is the one at the chosen rate
     best = min(known, key=lambda summary: (-summary["val_metric"], summary["best_step"], summary["lr"]))
-    rate = grid.summarize(known)["chosen_lr"]
+    rate = sweep.summarize_runs(known)["chosen_lr"]
     alike = [summary for summary in known if summary["lr"] == rate]
     seconds = time.perf_counter() - clock
     wanted = alike if best in alike else [*alike, best]
@@ -294,11 +292,11 @@ def _sweep(
     return programs[at], Result(name, scores[at], *about, scores[:S], tuple(each.seed for each in chosen[:S]), rate)
 
 
-def _scores(programs: Sequence[Program], config: RunConfig, task: OwnTask, place: grid.Place) -> Tensor:
+def _scores(programs: Sequence[Program], config: RunConfig, task: UserTask, place: sweep.Place) -> Tensor:
     """The metric (R, N) of each program for each example of the scored split."""
     split = task.test_splits[0]
-    runtime = runtimes.choose(place.device, config.precision)
-    model = assemble(programs, grid.body_of(config), runtime.precision).to(runtime.device)
+    runtime = select_runtime(place.device, config.precision)
+    model = load_programs(programs, sweep.load_body(config), runtime.precision).to(runtime.device)
     model.backbone.axis.compiled = pays_to_compile(model, task.split_size(split), training=False)
     logits, targets = predict(model, task, split)
     return torch.stack([task.metric(each, targets) for each in logits])
@@ -351,7 +349,7 @@ def verdict(result: Result, controls: Sequence[Result], metric: str = "accuracy"
     if not all(math.isfinite(each.gap) and math.isfinite(each.error) for each in found):
         return "No verdict: some scores are not finite."
     seeded = all(each.seeded for each in found)
-    shown = counted(N, f"{rows} row")
+    shown = pluralize(N, f"{rows} row")
     parts = [
         _on_body(each, metric, shown, seeded) if rival is body else _on_plain(each, metric, rival.name, seeded)
         for rival, each in zip(rivals, found, strict=True)
@@ -362,7 +360,7 @@ def verdict(result: Result, controls: Sequence[Result], metric: str = "accuracy"
         parts[0] = f"{first}, {parts[0]}"
         parts.append(f"± counts {rows} rows only: {often}; --seeds 0,1,2 counts that as well.")
     else:
-        parts.append(f"Means over {counted(len(result.each), 'seed')}; ± counts seeds and {rows} rows.")
+        parts.append(f"Means over {pluralize(len(result.each), 'seed')}; ± counts seeds and {rows} rows.")
     return " ".join(part[:1].upper() + part[1:] for part in parts)
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from icecore import user_data as own
-from icecore.core import device as runtimes
+from icecore.core.device import select_runtime
 from icecore.core.errors import DataError
 from icecore.core.storage import write_atomic
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 
@@ -68,14 +68,14 @@ def _written(value: Any, spread: float | None) -> Any:
     return f"{value:.{digits}g}" if digits <= 15 else repr(float(value))
 
 
-def encoder_of(program: Program, path: Path) -> own.Encoder:
+def encoder_of(program: Program, path: Path) -> own.DataEncoder:
     """How a program reads one's own data. Raises DataError for programs of built-in tasks."""
     text = program.extra.get("encoder")
     if text is None:
         raise DataError(
             f"{path}: a program for {program.config.task}, not for one's own data; score it with icecore eval"
         )
-    return own.Encoder.from_json(text)
+    return own.DataEncoder.from_json(text)
 
 
 def predict(
@@ -97,8 +97,8 @@ def predict(
         bodies.setdefault(program.config.body, []).append(path)
     for shared in bodies.values():
         config = programs[shared[0]].config
-        runtime = runtimes.choose(device, config.precision)
-        engine = Engine(grid.body_of(config).to(runtime.device), runtime.precision)
+        runtime = select_runtime(device, config.precision)
+        engine = Engine(sweep.load_body(config).to(runtime.device), runtime.precision)
         for path in shared:
             engine.add(programs[path], str(path))
         # a few at a time: tokens are many times larger than the rows
@@ -110,14 +110,14 @@ def predict(
     return {path: _predictions(encoders[path], rows[path], torch.cat(found[path])) for path in paths}
 
 
-def _tokens(encoder: own.Encoder, rows: own.Rows) -> Iterator[Tensor]:
+def _tokens(encoder: own.DataEncoder, rows: own.Rows) -> Iterator[Tensor]:
     """The tokens of each row, without padding."""
     for batch in rows.task(encoder).batches("test", ROWS):
         ends = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
         yield from (tokens[:end] for tokens, end in zip(batch.tokens, ends, strict=True))
 
 
-def _predictions(encoder: own.Encoder, rows: own.Rows, logits: Tensor) -> Predictions:
+def _predictions(encoder: own.DataEncoder, rows: own.Rows, logits: Tensor) -> Predictions:
     """Logits (N, 1, C) as labels or numbers."""
     target = encoder.target
     columns: dict[str, np.ndarray] = dict(zip(target.names, target.predict(logits), strict=True))

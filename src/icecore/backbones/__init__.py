@@ -6,7 +6,7 @@ from pathlib import Path
 
 from icecore.backbones import lstm, weights
 from icecore.backbones.backbone import Backbone, BodyRequest, Role
-from icecore.core.errors import ConfigError, WeightsError, unknown
+from icecore.core.errors import ConfigError, WeightsError, unknown_name
 
 __all__ = ["BACKBONES", "Backbone", "BodyRequest", "Role", "build_backbone"]
 
@@ -57,7 +57,7 @@ def build_backbone(request: BodyRequest) -> Backbone:
     elif builder is None or like:
         is_place = Path(request.name).expanduser().exists() or request.name.count("/") == 1
         if not is_place:
-            raise unknown("backbone", request.name, [*BACKBONES, "a folder", "org/model"])
+            raise unknown_name("backbone", request.name, [*BACKBONES, "a folder", "org/model"])
         builder = weights.build_transformer
     assert builder is not None
     if request.weights in weights.WEIGHTS:

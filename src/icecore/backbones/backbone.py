@@ -69,7 +69,7 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
-    def read(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+    def hidden_at(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         """Hidden states (N, n, D) at `positions` (N, n) only; bodies that can leave out work override this."""
         return gather(self(x, mask), positions)
 

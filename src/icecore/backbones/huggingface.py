@@ -14,8 +14,14 @@ from torch import Tensor, nn
 
 from icecore.backbones.backbone import Backbone, BackboneInfo, Role, gather
 from icecore.backbones.modules import attention
-from icecore.backbones.modules.patching import NoTable, parent_of, replace_activations, replace_dropouts, replace_norms
-from icecore.core.errors import WeightsError, unknown
+from icecore.backbones.modules.patching import (
+    ZeroPositions,
+    parent_of,
+    replace_activations,
+    replace_dropouts,
+    replace_norms,
+)
+from icecore.core.errors import WeightsError, unknown_name
 
 Call = Callable[["HuggingFaceBackbone", Tensor, Tensor | None], Tensor]
 
@@ -81,9 +87,9 @@ class HuggingFaceBackbone(Backbone):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.family.call(self, x, mask)
 
-    def read(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+    def hidden_at(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         if self.family.last_step is None and self.family.pre_norm is None:
-            return super().read(x, mask, positions)
+            return super().hidden_at(x, mask, positions)
         self._positions = positions
         try:
             return self(x, mask)
@@ -279,7 +285,7 @@ def family_of(config: Any) -> Family:
     """The family of a transformers configuration. Raises ConfigError naming the supported ones."""
     family = FAMILIES.get(config.model_type)
     if family is None:
-        raise unknown("model type", config.model_type, FAMILIES)
+        raise unknown_name("model type", config.model_type, FAMILIES)
     return family
 
 
@@ -343,5 +349,5 @@ def _take_positions(model: nn.Module, family: Family) -> Tensor:
     held = getattr(parent, child)
     table = held.weight if isinstance(held, nn.Embedding) else held[0]
     delattr(parent, child)
-    setattr(parent, child, NoTable())
+    setattr(parent, child, ZeroPositions())
     return table.detach()[family.first_position(model.config) :].float().clone()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from icecore.backbones.backbone import Backbone, BackboneInfo, BodyRequest, Role
 from icecore.backbones.modules.run_axis import NormKind, RunAxis, RunNorm
 from icecore.backbones.recurrence import EPS, Recurrence
-from icecore.core.errors import ConfigError, WeightsError, unknown
+from icecore.core.errors import ConfigError, WeightsError, unknown_name
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -213,7 +213,7 @@ def _width(request: BodyRequest, default: int) -> int:
     """The option "width", the only one of these bodies. Raises ConfigError."""
     for option in request.options:
         if option != "width":
-            raise unknown(f"option of {request.name}", option, ["width"])
+            raise unknown_name(f"option of {request.name}", option, ["width"])
     given = request.options.get("width", str(default))
     try:
         width = int(given)

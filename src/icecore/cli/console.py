@@ -59,12 +59,12 @@ def download_bar() -> Iterator[Callable[[int, int | None], None]]:
 @contextlib.contextmanager
 def watchers(out: Path, quiet: bool, tensorboard: bool) -> Iterator[list[Any]]:
     """The displays asked for; taken down whatever happens."""
-    from icecore.training.progress import TensorBoardWatcher, watcher
+    from icecore.training.progress import TensorBoardLogger, progress_display
 
-    display = watcher(output(), quiet)
+    display = progress_display(output(), quiet)
     shown: list[Any] = [display] if display is not None else []
     if tensorboard:
-        shown.append(TensorBoardWatcher(out))
+        shown.append(TensorBoardLogger(out))
     try:
         yield shown
     finally:

@@ -8,7 +8,7 @@ import typer
 
 from icecore.cli.console import new_table, numbers, output, pairs, plain, split, watchers
 from icecore.cli.options import Body, DataDir, Device, Layers, Picture, Protocol, Quiet, StartFrom, TaskOptions, Weights
-from icecore.core.text import counted
+from icecore.core.text import pluralize
 
 
 def demo(
@@ -64,10 +64,10 @@ def train(
     """Train a task on a frozen body; several --lr and --seeds are one packed training."""
     lrs, seed_list = numbers("--lr", lr, float), numbers("--seeds", seeds, int)
     options = pairs("--task-option", task_option or (), str)
-    from icecore.experiments import sweep as grid
+    from icecore.experiments import sweep
     from icecore.training import distributed
 
-    config = grid.configure(
+    config = sweep.make_config(
         task,
         precision=precision,
         device=device,
@@ -93,13 +93,13 @@ def train(
         body_seed=body_seed,
         start=None if start_from is None else str(start_from),
     )
-    configs = grid.expand(config, lrs, seed_list)
-    with distributed.joined(shard) as world:
-        first, device = world.first, world.device(device)
+    configs = sweep.expand_sweep(config, lrs, seed_list)
+    with distributed.join_processes(shard) as world:
+        first, device = world.is_main, world.device(device)
         with watchers(out, quiet or not first, tensorboard and first) as shown:
             options = {"compile": compile, "watchers": shown, "world": world}
-            group = grid.run(configs, grid.Place(out, data_dir, device, micro_batch, resume, **options))
-    if world.first:
+            group = sweep.run_sweep(configs, sweep.Place(out, data_dir, device, micro_batch, resume, **options))
+    if world.is_main:
         _print_group(group, out)
 
 
@@ -110,17 +110,17 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a trained program on a whole split."""
-    from icecore.experiments import sweep as grid
+    from icecore.experiments import sweep
     from icecore.training.evaluation import evaluate as score
 
-    model, task = grid.open_run(run, data_dir, device)
+    model, task = sweep.open_run(run, data_dir, device)
     if split == "test" and "test" not in task.test_splits:
         splits: Sequence[str] = task.test_splits
     else:
         splits = [split]
     for name in splits:
         metric = float(score(model, task, name)[0])
-        typer.echo(f"{name} {task.metric_name}: {metric:.4f} ({counted(task.split_size(name), 'example')})")
+        typer.echo(f"{name} {task.metric_name}: {metric:.4f} ({pluralize(task.split_size(name), 'example')})")
 
 
 def attend(
@@ -131,13 +131,13 @@ def attend(
     device: Device = "auto",
 ) -> None:
     """Average attention maps over examples and draw them."""
-    from icecore.experiments import sweep as grid
+    from icecore.experiments import sweep
     from icecore.paper import attention_analysis as attention
     from icecore.tasks.bits import BitXor
 
     path = out or run / "attention.png"
     attention.picture_kind(path)  # before the work
-    model, task = grid.open_run(run, data_dir, device)
+    model, task = sweep.open_run(run, data_dir, device)
     found = attention.attention_maps(model, task, examples=examples)
     info = model.backbone.info
     attention.draw(found, path, f"{task.name} on {info.name} ({info.weights})", task)
@@ -153,7 +153,7 @@ def attend(
 
 def info(run: Annotated[Path, typer.Argument(help="A run folder or a program file.")]) -> None:
     """Show what a run or program is."""
-    from icecore.experiments import sweep as grid
+    from icecore.experiments import sweep
     from icecore.model.program import Program
     from icecore.sharing import model_card as card
 
@@ -167,7 +167,7 @@ def info(run: Annotated[Path, typer.Argument(help="A run folder or a program fil
             typer.echo(card.card(program, run.stem))
         return
     table = new_table("", "")
-    for name, value in grid.describe(run).items():
+    for name, value in sweep.describe_run(run).items():
         table.add_row(name, plain(str(value)))
     output().print(table)
 

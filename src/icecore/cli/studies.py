@@ -12,7 +12,7 @@ import typer
 from icecore.cli.console import new_table, output, plain, split, watchers
 from icecore.cli.options import Cpus, DataDir, Device, DryRun, Gpus, Protocol, Quiet, Ray, Results, Resume
 from icecore.core.errors import ConfigError
-from icecore.core.text import counted, in_words
+from icecore.core.text import approximate_duration, pluralize
 
 
 def paper(
@@ -42,7 +42,7 @@ def paper(
         _list_tables()
         return
     chosen = papers.names(tables)
-    request = papers.Request(budget, protocol, split(only or ""), split(rows or ""), body, precision, device)
+    request = papers.TableRequest(budget, protocol, split(only or ""), split(rows or ""), body, precision, device)
     plans = {name: papers.plan(name, request, out) for name in chosen}
     _make(plans, out, Place(out / "runs", data_dir, device, resume=resume), _nodes(ray, cpus, gpus), dry_run, quiet)
 
@@ -100,29 +100,30 @@ def _make(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, nodes: Any,
     from icecore.experiments import study
 
     with contextlib.ExitStack() as stack:
-        crew: Any = None
+        executor: Any = None
         for name, cells in plans.items():
             if not cells:
                 typer.echo(f"{name}: has no cell of what is asked for")
                 continue
             todo = study.unfinished(cells, out, place.device, place.resume)
             budget = cells[0].spot.budget
-            what = f"{name}{budget and f', budget {budget}'}: {counted(len(cells), 'cell')}"
+            what = f"{name}{budget and f', budget {budget}'}: {pluralize(len(cells), 'cell')}"
             if todo:
                 finished = f", {len(cells) - len(todo)} of them finished" if len(todo) < len(cells) else ""
                 runs = sum(len(cell.sweep) for cell, _ in todo)
-                typer.echo(
-                    f"{what}{finished}; {counted(runs, 'run')} to make, {in_words(sum(seconds for _, seconds in todo))}"
-                )
+                expected = approximate_duration(sum(seconds for _, seconds in todo))
+                typer.echo(f"{what}{finished}; {pluralize(runs, 'run')} to make, {expected}")
             else:
                 typer.echo(f"{what}, all finished")
             if dry_run:
                 if todo:
-                    output().print(_plan_table(cells, {cell.spot: in_words(seconds) for cell, seconds in todo}))
+                    output().print(
+                        _plan_table(cells, {cell.spot: approximate_duration(seconds) for cell, seconds in todo})
+                    )
                 continue
-            if todo and crew is None:
-                crew = stack.enter_context(_crew(place, nodes, quiet))
-            _print(study.run(cells, out / f"{name}.jsonl", place, typer.echo, crew))
+            if todo and executor is None:
+                executor = stack.enter_context(_crew(place, nodes, quiet))
+            _print(study.run_study(cells, out / f"{name}.jsonl", place, typer.echo, executor))
     if not dry_run:
         typer.echo(f"results are in {out}; `icecore report {out}` makes tables, plots and a page")
 
@@ -131,15 +132,15 @@ def _make(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, nodes: Any,
 def _crew(place: Any, nodes: Any, quiet: bool) -> Iterator[Any]:
     """Who trains: this process, with a display, or a cluster, with a line for each pack."""
     if nodes is None:
-        from icecore.experiments.study import Here
+        from icecore.experiments.study import LocalExecutor
 
         with watchers(place.out, quiet, False) as shown:
-            yield Here(replace(place, watchers=shown))
+            yield LocalExecutor(replace(place, watchers=shown))
     else:
         from icecore.experiments import ray_executor as cluster
 
         say = (lambda line: None) if quiet else functools.partial(typer.echo, err=True)
-        with cluster.crew(place, nodes, say) as made:
+        with cluster.ray_executor(place, nodes, say) as made:
             yield made
 
 

@@ -9,7 +9,7 @@ import typer
 from icecore.cli.console import new_table, numbers, output, plain, split, watchers
 from icecore.cli.options import Body, Device, Layers, Quiet, StartFrom, Weights
 from icecore.core.errors import ConfigError
-from icecore.core.text import counted
+from icecore.core.text import pluralize
 
 if TYPE_CHECKING:
     from icecore.autofit.fit import Fitted, Result
@@ -54,7 +54,7 @@ def fit(
     from icecore import user_data as own
     from icecore.autofit import fit as fitting
 
-    settings = own.OwnSettings(
+    settings = own.DataSettings(
         target=tuple(split(target or "")),
         task=task,  # type: ignore[arg-type]
         kind=kind,  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def _apart(out: Path, *read: Path) -> None:
 def _print_fitted(fitted: "Fitted", out: Path) -> None:
     results = (fitted.result, *fitted.controls)
     several = any(len(result.seeds) > 1 for result in results)
-    where = f"{fitted.metric_name} on {counted(len(fitted.result.scores), f'{fitted.rows} row')}"
+    where = f"{fitted.metric_name} on {pluralize(len(fitted.result.scores), f'{fitted.rows} row')}"
     columns = (f"{where}, mean over seeds", "of the best by validation") if several else (where,)
     table = new_table("", *columns, "learning rate", "seconds")
     for result in results:
@@ -167,10 +167,10 @@ def predict(
         else:
             place = out / f"{path.stem}.csv" if several else out
             found.save(place)
-            typer.echo(f"wrote {place}: {counted(len(found.names), 'row')}")
+            typer.echo(f"wrote {place}: {pluralize(len(found.names), 'row')}")
         if found.score is not None:
             typer.echo(
-                f"{path.name}: {found.metric_name} {found.score:.4f} on {counted(len(found.names), 'row')}", err=True
+                f"{path.name}: {found.metric_name} {found.score:.4f} on {pluralize(len(found.names), 'row')}", err=True
             )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
-from icecore.core.errors import ConfigError, unknown
+from icecore.core.errors import ConfigError, unknown_name
 
 INPUT, OUTPUT = "input", "output"
 BODY_ROLES = ("norm", "position", "attention", "feedforward", "embedding", "other")
@@ -124,15 +124,15 @@ class RunConfig:
     def _check(self) -> None:
         for role in (*self.train_roles, *self.lr_factors):
             if role not in ROLES:
-                raise unknown("role", role, ROLES)
+                raise unknown_name("role", role, ROLES)
         for role, factor in self.lr_factors.items():
             _require(math.isfinite(factor) and factor > 0, f"lr_factors of {role}", "a positive number", factor)
         if self.protocol not in PROTOCOLS:
-            raise unknown("protocol", self.protocol, PROTOCOLS)
+            raise unknown_name("protocol", self.protocol, PROTOCOLS)
         if self.schedule not in SCHEDULES:
-            raise unknown("schedule", self.schedule, SCHEDULES)
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
         if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
+            raise unknown_name("precision", self.precision, PRECISIONS)
         if not self.train_roles:
             raise ConfigError(f"nothing is trained: name at least one role of {', '.join(ROLES)}")
         for name in ("steps", "batch_size", "eval_every", "eval_examples"):
@@ -181,7 +181,7 @@ class RunConfig:
             known = {f.name for f in dataclasses.fields(cls)}
             for name in values:
                 if name not in known:
-                    raise unknown("setting", name, known)
+                    raise unknown_name("setting", name, known)
             return cls(**values)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"not a run configuration: {error}") from error

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from icecore import __version__
-from icecore.core.errors import ConfigError, UserError, unknown
-from icecore.core.text import counted
+from icecore.core.errors import ConfigError, UserError, unknown_name
+from icecore.core.text import pluralize
 
 #: variable of the environment: the share of a device's memory that a process plans with where several run on it
-MEMORY_SHARE = "ICECORE_MEMORY_SHARE"
+MEMORY_SHARE_VARIABLE = "ICECORE_MEMORY_SHARE"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -36,7 +36,7 @@ class Runtime:
             return torch.cuda.get_device_name(self.device)
         if self.device.type == "mps":
             return f"Apple {platform.machine()} (MPS)"
-        threads = counted(torch.get_num_threads(), "thread")
+        threads = pluralize(torch.get_num_threads(), "thread")
         return f"CPU, {threads}, {torch.backends.cpu.get_cpu_capability()}"
 
     def synchronize(self) -> None:
@@ -61,14 +61,14 @@ class Runtime:
             ) from error
 
 
-def choose(device: str = "auto", precision: str = "auto") -> Runtime:
+def select_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     """The runtime for the names given on the command line. Raises ConfigError for what is not there.
 
     "auto" is bf16 where the hardware has it, else fp32; "fast" is int8 in its place where a CPU has that.
     """
     kind, _, index = device.partition(":")
     if kind not in DEVICES:
-        raise unknown("device", device, DEVICES)
+        raise unknown_name("device", device, DEVICES)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if kind == "auto":
         kind = next(name for name, there in available.items() if there or name == "cpu")
@@ -82,13 +82,13 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
         wide = "int8" if precision == "fast" and has_fast_int8(chosen) else "fp32"
         precision = "bf16" if has_fast_bf16(chosen) else wide
     if precision not in ("fp32", "bf16", "int8"):
-        raise unknown("precision", precision, ("auto", "fast", "fp32", "bf16", "int8"))
+        raise unknown_name("precision", precision, ("auto", "fast", "fp32", "bf16", "int8"))
     if precision == "int8" and (kind != "cpu" or not hasattr(torch.ops.onednn, "qlinear_pointwise")):
         raise ConfigError(f"--precision int8 is for x86 CPUs, found {chosen}; take bf16 or fp32")
     return Runtime(chosen, precision)
 
 
-def send(x: Tensor, device: torch.device) -> Tensor:
+def to_device(x: Tensor, device: torch.device) -> Tensor:
     """`x` on `device`, without waiting for the work under way there."""
     if device.type == "cuda" and x.device.type == "cpu":
         # a copy from memory that may be paged out would wait
@@ -114,7 +114,7 @@ def total_memory(device: torch.device) -> int:
 
 def _share(processes: int = 1) -> float:
     """The share of memory that the environment gives this process, else one of so many processes."""
-    given = os.environ.get(MEMORY_SHARE)
+    given = os.environ.get(MEMORY_SHARE_VARIABLE)
     if given is None:
         return 1 / processes
     try:
@@ -122,11 +122,11 @@ def _share(processes: int = 1) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise ConfigError(f"{MEMORY_SHARE}={given}: expected a share of the memory, more than 0 and at most 1")
+        raise ConfigError(f"{MEMORY_SHARE_VARIABLE}={given}: expected a share of the memory, more than 0 and at most 1")
     return share
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions that numbers depend on."""
     found = {"icecore": __version__, "python": platform.python_version(), "torch": torch.__version__}
     return found | {"transformers": importlib.metadata.version("transformers")}

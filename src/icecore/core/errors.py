@@ -31,7 +31,7 @@ class BusyError(UserError):
     """Runs that another process is training; they are left to it."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name outside a table, with the nearest names that do exist.
 
     >>> str(unknown("task", "mnits", ["mnist", "listops"]))

@@ -43,7 +43,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], remark: str = INTA
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock on the file `path`, made where there is none; yields whether it is held.
 
     wait  until whoever holds it lets go

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from icecore.backbones.weights import sizes_of
-from icecore.core import device as runtimes
 from icecore.core.config import SINGLE_ROLES, RunConfig
+from icecore.core.device import select_runtime
 from icecore.core.errors import UserError
 from icecore.tasks.proteins import FOLDS
 
@@ -38,7 +38,7 @@ class Speed:
     @classmethod
     def measure(cls, device: str, precision: str, size: int = 1024) -> "Speed":
         """Time products of `size` x `size` matrices on `device`, for about a tenth of a second."""
-        runtime = runtimes.choose(device, precision)
+        runtime = select_runtime(device, precision)
         dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
         a = torch.randn(size, size, device=runtime.device).to(dtype)
         torch.mm(a, a)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from icecore.core.config import RunConfig
-from icecore.core.errors import ConfigError, UserError, unknown
-from icecore.experiments import sweep as grid
-from icecore.experiments.results import Spot
-from icecore.experiments.study import Cell
+from icecore.core.errors import ConfigError, UserError, unknown_name
+from icecore.experiments import sweep
+from icecore.experiments.results import CellKey
+from icecore.experiments.study import CellPlan
 
 #: fields whose one value is a list itself
 LISTS = ("train_roles", "input_hidden", "output_hidden")
@@ -24,10 +24,10 @@ TABLES = ("task_options", "lr_factors")
 OWN_KEYS = ("name", "tasks", "staged")
 
 
-def read(path: Path, device: str = "auto") -> list[Cell]:
+def read(path: Path, device: str = "auto") -> list[CellPlan]:
     """The cells of a grid file, task by task. Raises ConfigError naming the file and what is wrong in it.
 
-    Keys: any setting of `grid.configure`, a value or a list of them; `[tasks.NAME]` with settings for one
+    Keys: any setting of `grid.make_config`, a value or a list of them; `[tasks.NAME]` with settings for one
     task; `name` (default: the file's), `staged` (only the first seed tries every learning rate).
     """
     try:
@@ -40,7 +40,7 @@ def read(path: Path, device: str = "auto") -> list[Cell]:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _cells(content: Mapping[str, Any], path: Path, device: str) -> list[Cell]:
+def _cells(content: Mapping[str, Any], path: Path, device: str) -> list[CellPlan]:
     common = {key: value for key, value in content.items() if key not in OWN_KEYS}
     special = content.get("tasks", {})
     tasks = _alternatives("task", common.pop("task", list(special)))
@@ -48,7 +48,7 @@ def _cells(content: Mapping[str, Any], path: Path, device: str) -> list[Cell]:
         raise ConfigError('which task? Give task = "mnist", or a list of tasks')
     for name in special:
         if name not in tasks:
-            raise unknown("task", name, tasks)
+            raise unknown_name("task", name, tasks)
     name, staged = str(content.get("name", path.stem)), bool(content.get("staged", False))
     cells = []
     for task in tasks:
@@ -56,11 +56,11 @@ def _cells(content: Mapping[str, Any], path: Path, device: str) -> list[Cell]:
         lrs = _numbers("lr", settings.pop("lr", []), float)
         seeds = _numbers("seed", settings.pop("seed", 0), int)
         for choice, varied in _combinations(settings):
-            config = grid.configure(task, device=device, **choice)
-            spot = Spot(name, _row(config, varied), _column(task, varied))
-            sweep = grid.Sweep(config, lrs or [config.lr], seeds, staged)
-            grid.expand(config, lrs, seeds)  # refuses what no run can have, before the first one trains
-            cells.append(Cell(spot, sweep, f"icecore grid {path.name}"))
+            config = sweep.make_config(task, device=device, **choice)
+            spot = CellKey(name, _row(config, varied), _column(task, varied))
+            lr_sweep = sweep.Sweep(config, lrs or [config.lr], seeds, staged)
+            sweep.expand_sweep(config, lrs, seeds)  # refuses what no run can have, before the first one trains
+            cells.append(CellPlan(spot, lr_sweep, f"icecore grid {path.name}"))
     return cells
 
 

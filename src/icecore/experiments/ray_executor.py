@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from icecore.core.config import RunConfig
-from icecore.core.device import MEMORY_SHARE
+from icecore.core.device import MEMORY_SHARE_VARIABLE
 from icecore.core.errors import ConfigError, UserError
 from icecore.core.storage import storage_errors, write_atomic
-from icecore.core.text import counted
-from icecore.experiments import sweep as grid
+from icecore.core.text import pluralize
+from icecore.experiments import sweep
 from icecore.training.checkpoint import CONFIG, EVENTS, PROGRAM, SUMMARY, RunFolder
 
 #: times that a pack is trained again after its node or process was lost; what Ray kills for memory is not counted
@@ -47,7 +47,7 @@ class Nodes:
 
 
 @dataclass(frozen=True)
-class Order:
+class Job:
     """A pack for a node.
 
     place   that of the driver, its paths absolute
@@ -59,7 +59,7 @@ class Order:
     """
 
     configs: Sequence[RunConfig]
-    place: grid.Place
+    place: sweep.Place
     home: Path
     marker: str
     files: Mapping[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class JobResult:
     """What came of an order.
 
     outcome  the summaries, or what a user can mend
@@ -81,12 +81,12 @@ class Delivery:
     seconds: float
 
 
-def fulfil(order: Order) -> Delivery:
+def run_job(order: Job) -> JobResult:
     """Train a pack, on the node that this is called on."""
     begun, place = time.perf_counter(), order.place
     torch.set_num_threads(order.threads)
     share = order.gpus or order.threads / (os.cpu_count() or 1)
-    os.environ[MEMORY_SHARE] = str(min(1.0, share))
+    os.environ[MEMORY_SHARE_VARIABLE] = str(min(1.0, share))
     shared = (place.out / order.marker).exists()
     folders: dict[str, dict[str, bytes]] = {}
     with tempfile.TemporaryDirectory(prefix="icecore-") as scratch:
@@ -97,12 +97,12 @@ def fulfil(order: Order) -> Delivery:
             place = replace(place, out=Path(scratch) / "runs")
         try:
             with contextlib.chdir(home):
-                outcome = grid.train(order.configs, place)
+                outcome = sweep.train_runs(order.configs, place)
             if not shared:
                 folders = {config.run_id: _packed(RunFolder(place.out, config)) for config in order.configs}
         except UserError as error:
             outcome = error
-    return Delivery(outcome, folders, platform.node(), time.perf_counter() - begun)
+    return JobResult(outcome, folders, platform.node(), time.perf_counter() - begun)
 
 
 def _unpack(files: Mapping[str, Any], home: Path) -> Path:
@@ -134,22 +134,22 @@ def spread(packs: Sequence[Sequence[RunConfig]], slots: int) -> list[list[Sequen
     return [[pack[first::count] for first in range(count)] for pack, count in zip(packs, parts, strict=True)]
 
 
-class RayCrew:
-    """Trains on the nodes of a cluster, all packs at once; the `Crew` of a study. Made by `crew`."""
+class RayExecutor:
+    """Trains on the nodes of a cluster, all packs at once; the `Crew` of a study. Made by `executor`."""
 
     #: any number of runs may be submitted
     free = True
 
-    def __init__(self, place: grid.Place, nodes: Nodes, marker: str, say: Callable[[str], object]) -> None:
+    def __init__(self, place: sweep.Place, nodes: Nodes, marker: str, say: Callable[[str], object]) -> None:
         self.ray, self.say = _ray(), say
         gpus = _gpus(nodes, place.device, self.ray.cluster_resources().get("GPU", 0))
         self.slots = _slots(self.ray.nodes(), nodes.cpus, gpus)
         device = "cuda" if gpus else "cpu" if place.device == "auto" else place.device
         data_dir = None if place.data_dir is None else str(Path(place.data_dir).absolute())
         place = replace(place, out=place.out.absolute(), data_dir=data_dir, device=device, watchers=())
-        self.order = Order((), place, Path.cwd(), marker, threads=nodes.cpus, gpus=gpus)
+        self.order = Job((), place, Path.cwd(), marker, threads=nodes.cpus, gpus=gpus)
         options = {"num_cpus": nodes.cpus, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
-        self.task = self.ray.remote(**options)(fulfil)
+        self.task = self.ray.remote(**options)(run_job)
         self.asked: list[tuple[Sequence[RunConfig], str, bool]] = []
         self.finished_before: list[tuple[RunConfig, dict[str, Any]]] = []
         self.running: dict[Any, tuple[Sequence[RunConfig], str]] = {}
@@ -175,7 +175,7 @@ class RayCrew:
             return [config for config, _ in pairs], [summary for _, summary in pairs]
         (task,), _ = self.ray.wait(list(self.running), num_returns=1)
         configs, title = self.running.pop(task)
-        count = f"pack {self.sent - len(self.running)} of {self.sent}: {title}, {counted(len(configs), 'run')}"
+        count = f"pack {self.sent - len(self.running)} of {self.sent}: {title}, {pluralize(len(configs), 'run')}"
         try:
             delivery = self.ray.get(task)
         except self.ray.exceptions.RayTaskError:  # a fault of ours, with the traceback of the node
@@ -202,7 +202,7 @@ class RayCrew:
         begun, fresh = [], []
         for configs, title, wait in self.asked:
             states = {config.run_id: RunFolder(self.order.place.out, config).pack() for config in configs}
-            for pack in grid.packs(configs, list(states.values())):
+            for pack in sweep.packs(configs, list(states.values())):
                 started = any(states[config.run_id] for config in pack)
                 (begun if started else fresh).append((pack, title, wait))
         self.asked = []
@@ -223,7 +223,7 @@ class RayCrew:
 
 
 @contextlib.contextmanager
-def crew(place: grid.Place, nodes: Nodes, say: Callable[[str], object]) -> Iterator[RayCrew]:
+def ray_executor(place: sweep.Place, nodes: Nodes, say: Callable[[str], object]) -> Iterator[RayExecutor]:
     """Connect to a cluster, or start one on this machine; at the end, however it comes, stop what is under way.
 
     say  is told of each finished pack
@@ -241,7 +241,7 @@ def crew(place: grid.Place, nodes: Nodes, say: Callable[[str], object]) -> Itera
         with storage_errors(place.out):
             place.out.mkdir(parents=True, exist_ok=True)
             (place.out / marker).touch()
-        made = RayCrew(place, nodes, marker, say)
+        made = RayExecutor(place, nodes, marker, say)
         try:
             yield made
         finally:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from icecore.core.errors import ConfigError, DataError, UserError
-from icecore.core.storage import locked, storage_errors
+from icecore.core.storage import file_lock, storage_errors
 from icecore.training.checkpoint import CONFIG, RunFolder, read_config
 
 Curve = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
-class Spot:
+class CellKey:
     """Where in the results a run belongs: table, row, column, and the budget and body it was made with."""
 
     study: str = ""
@@ -30,7 +30,7 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A finished run in its place, or a place where none can be made and why (`missing`).
 
     summary     the run's summary.json (keys: shared/design.md); empty where `missing`
@@ -40,7 +40,7 @@ class Record:
     extra       what a study measured besides, say the attention on needed bits
     """
 
-    spot: Spot
+    spot: CellKey
     command: str
     date: str
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -63,11 +63,11 @@ class Record:
         return json.dumps({**vars(self.spot), **self.summary, **known})
 
     @classmethod
-    def from_json(cls, text: str) -> "Record":
+    def from_json(cls, text: str) -> "RunRecord":
         """The inverse of `to_json`. Raises DataError for text that is no record."""
         try:
             values = json.loads(text)
-            spot = Spot(**{name: values.pop(name) for name in Spot.__dataclass_fields__ if name in values})
+            spot = CellKey(**{name: values.pop(name) for name in CellKey.__dataclass_fields__ if name in values})
             own = {name: values.pop(name) for name in cls.__dataclass_fields__ if name in values}
             for name in ("validation", "training"):
                 own[name] = tuple((int(step), float(value)) for step, value in own.get(name, ()))
@@ -78,7 +78,7 @@ class Record:
             raise DataError(f"not a record of a run: {error}") from error
 
 
-def record_of(folder: RunFolder, spot: Spot, command: str, extra: Mapping[str, Any] | None = None) -> Record:
+def record_of(folder: RunFolder, spot: CellKey, command: str, extra: Mapping[str, Any] | None = None) -> RunRecord:
     """The record of a finished run. Raises ConfigError where it is not finished."""
     summary = folder.summary()
     if summary is None:
@@ -88,16 +88,16 @@ def record_of(folder: RunFolder, spot: Spot, command: str, extra: Mapping[str, A
     training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e["loss"] is not None)
     changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
     config = json.loads(folder.config.to_json())
-    return Record(spot, command, f"{changed:%Y-%m-%d}", summary, config, validation, training, extra or {})
+    return RunRecord(spot, command, f"{changed:%Y-%m-%d}", summary, config, validation, training, extra or {})
 
 
-def append(path: Path, records: Iterable[Record]) -> None:
+def append(path: Path, records: Iterable[RunRecord]) -> None:
     """Add records to a results file, whole, whoever else writes there meanwhile. Raises StorageError.
 
     A kill or a full disk leaves at most one line cut short, which the next `append` ends.
     """
     text = "".join(record.to_json() + "\n" for record in records).encode()
-    with locked(path), storage_errors(path), path.open("a+b", buffering=0) as file:
+    with file_lock(path), storage_errors(path), path.open("a+b", buffering=0) as file:
         # a line that was cut short must not swallow the next one
         if text and file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":
             text = b"\n" + text
@@ -105,7 +105,7 @@ def append(path: Path, records: Iterable[Record]) -> None:
             text = text[file.write(text) :]
 
 
-def read(place: Path) -> tuple[list[Record], list[str]]:
+def read(place: Path) -> tuple[list[RunRecord], list[str]]:
     """Records below `place`, the last one of each run and spot, and what could not be read, in words.
 
     place  a results file, or a folder of them; a folder of run folders counts as a study of its name
@@ -114,12 +114,12 @@ def read(place: Path) -> tuple[list[Record], list[str]]:
     if not place.exists():
         raise DataError(f"{place}: no such file or folder; name a results file, or a folder that holds some")
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
-    found: dict[tuple[Spot, str], Record] = {}
+    found: dict[tuple[CellKey, str], RunRecord] = {}
     faults: list[str] = []
     for file in files:
         for number, line in enumerate(file.read_bytes().splitlines(), start=1):
             try:
-                record = Record.from_json(line.decode())
+                record = RunRecord.from_json(line.decode())
             except (DataError, UnicodeDecodeError) as error:
                 faults.append(f"{file.name}, line {number}: left out ({error})")
                 continue
@@ -134,7 +134,7 @@ def read(place: Path) -> tuple[list[Record], list[str]]:
                 folder = RunFolder(place, config)
                 if folder.summary() is not None:
                     row = f"{config.backbone}, {config.weights}"
-                    spot = Spot(place.resolve().name, row, config.task, body=config.backbone)
+                    spot = CellKey(place.resolve().name, row, config.task, body=config.backbone)
                     found.setdefault((spot, config.run_id), record_of(folder, spot, ""))
             except UserError as error:
                 faults.append(str(error))

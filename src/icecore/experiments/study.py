@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from icecore.core import device as runtimes
 from icecore.core.config import RunConfig
+from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, DataError, UserError, WeightsError
-from icecore.experiments import estimate, results
-from icecore.experiments import sweep as grid
-from icecore.experiments.results import Record, Spot
+from icecore.experiments import estimate, results, sweep
+from icecore.experiments.results import CellKey, RunRecord
 from icecore.model.program import Program, write_body
 from icecore.paper import attention_analysis as attention
 from icecore.tasks.bits import BitXor
@@ -27,22 +26,22 @@ Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellPlan:
     """A cell of a table: its place, its sweep, and the command that makes it.
 
     pretraining  the run that makes the body whose file the sweep's `weights` name
     attend       attention maps of the chosen rate's first run are measured and drawn
     """
 
-    spot: Spot
-    sweep: grid.Sweep
+    spot: CellKey
+    sweep: sweep.Sweep
     command: str
     pretraining: RunConfig | None = None
     attend: bool = False
 
 
-class Crew(Protocol):
-    """Who trains the runs of a study: this process (`Here`), or the nodes of a cluster (`icecore.experiments.ray_executor`)."""
+class Executor(Protocol):
+    """Who trains the runs of a study: this process (`LocalExecutor`) or the nodes of a cluster (`RayExecutor`)."""
 
     @property
     def free(self) -> bool:
@@ -57,10 +56,10 @@ class Crew(Protocol):
         ...
 
 
-class Here:
+class LocalExecutor:
     """Trains in this process, one cell after another, and keeps the data from each to the next."""
 
-    def __init__(self, place: grid.Place) -> None:
+    def __init__(self, place: sweep.Place) -> None:
         self.place = place
         self.asked: tuple[Sequence[RunConfig], bool] | None = None
         self.data: tuple[Any, Task] | None = None
@@ -79,7 +78,7 @@ class Here:
         assert self.asked is not None
         (configs, wait), self.asked = self.asked, None
         try:
-            return configs, grid.train(configs, replace(self.place, wait=wait), self._task(configs[0]))
+            return configs, sweep.train_runs(configs, replace(self.place, wait=wait), self._task(configs[0]))
         except (BusyError, ConfigError, DataError, WeightsError) as error:
             return configs, error
 
@@ -87,49 +86,58 @@ class Here:
         key = config.task, config.task_options, config.faults
         if self.data is None or self.data[0] != key:
             self.data = None  # never hold two
-            device = runtimes.choose(self.place.device, config.precision).device
-            self.data = key, grid.load_task(config, self.place.data_dir).to(device)
+            device = select_runtime(self.place.device, config.precision).device
+            self.data = key, sweep.load_task(config, self.place.data_dir).to(device)
         return self.data[1]
 
 
-def run(
-    cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str], object], crew: Crew | None = None
-) -> list[Record]:
+def run_study(
+    cells: Sequence[CellPlan],
+    file: Path,
+    place: sweep.Place,
+    say: Callable[[str], object],
+    executor: Executor | None = None,
+) -> list[RunRecord]:
     """Train what is missing, and append each cell to the results `file` once it is whole. Returns the cells' records.
 
     place.out  where the run folders are
     say        is told of cells that cannot be made
-    crew       who trains (None: this process)
+    executor       who trains (None: this process)
     """
-    return _Making(cells, file, place, say, crew or Here(place)).run()
+    return _Making(cells, file, place, say, executor or LocalExecutor(place)).run()
 
 
 class _Making:
     """The cells of a study in the making: which runs each waits for, and what is known of all runs."""
 
     def __init__(
-        self, cells: Sequence[Cell], file: Path, place: grid.Place, say: Callable[[str], object], crew: Crew
+        self,
+        cells: Sequence[CellPlan],
+        file: Path,
+        place: sweep.Place,
+        say: Callable[[str], object],
+        executor: Executor,
     ) -> None:
-        self.cells, self.file, self.place, self.say, self.crew = cells, file, place, say, crew
+        self.cells, self.file, self.place, self.say, self.executor = cells, file, place, say, executor
         self.found = known(file.parent, say) if place.resume else []
         self.done = _summaries(self.found)
-        #: ids of runs that the crew has, of those that it has made, and of those that a cell needs to go on
+        #: ids of runs that the executor has, of those that it has made, and of those that a cell needs to go on
         self.asked: set[str] = set()
         self.trained: set[str] = set()
         self.needed: dict[int, set[str]] = {}
         self.absent: dict[tuple[Any, ...], WeightsError] = {}
-        self.made: dict[int, list[Record]] = {}
+        self.made: dict[int, list[RunRecord]] = {}
 
-    def run(self) -> list[Record]:
+    def run(self) -> list[RunRecord]:
         todo, busy, wait = deque(range(len(self.cells))), list[int](), False
         while todo or busy or self.asked:
             if not todo and not self.asked:  # only what others are training is left
                 todo, busy, wait = deque(busy), [], True
-            while todo and self.crew.free:
+            while todo and self.executor.free:
                 self._go_on(todo.popleft(), wait)
             if not self.asked:
                 continue
-            configs, outcome = self.crew.finished()
+            configs, outcome = self.executor.finished()
             ids = {config.run_id for config in configs}
             self.asked -= ids
             waiting = [number for number, needed in self.needed.items() if needed & ids]
@@ -165,19 +173,19 @@ class _Making:
         self.needed[number] = {config.run_id for config in configs}
         if fresh := [config for config in configs if config.run_id not in self.asked]:
             self.asked |= {config.run_id for config in fresh}
-            self.crew.submit(fresh, f"{cell.spot.row}, {cell.spot.column}", wait)
+            self.executor.submit(fresh, f"{cell.spot.row}, {cell.spot.column}", wait)
 
-    def _next(self, cell: Cell) -> list[RunConfig]:
+    def _next(self, cell: CellPlan) -> list[RunConfig]:
         """The runs that a cell needs next: that which makes its body, then those of its sweep that can be known."""
         configs, start, body = cell.sweep.missing(self.done), cell.pretraining, Path(cell.sweep.config.weights)
         if not configs or start is None or body.exists():
             return configs
         if start.run_id not in self.trained:  # in the results or not: its program is needed
             return [start]
-        write_body(Program.load(RunFolder(self.place.out, start).program_path), grid.body_of(start), body)
+        write_body(Program.load(RunFolder(self.place.out, start).program_path), sweep.load_body(start), body)
         return configs
 
-    def _records(self, cell: Cell) -> list[Record]:
+    def _records(self, cell: CellPlan) -> list[RunRecord]:
         """The records of a cell whose runs are done: those in its place, copies from others, the rest new."""
         if self.place.resume:
             self.found = known(self.file.parent)  # another process may have written the same cell
@@ -201,15 +209,15 @@ class _Making:
             self.say(f"{cell.spot.row}, {cell.spot.column}: {error}")
         if isinstance(error, WeightsError):
             self.absent[body] = error
-        self._write(number, [Record(cell.spot, cell.command, f"{datetime.date.today()}", missing=str(error))])
+        self._write(number, [RunRecord(cell.spot, cell.command, f"{datetime.date.today()}", missing=str(error))])
 
-    def _write(self, number: int, records: list[Record]) -> None:
+    def _write(self, number: int, records: list[RunRecord]) -> None:
         results.append(self.file, [record for record in records if record not in self.found])
         self.found += records
         self.made[number] = records
 
 
-def known(folder: Path, say: Callable[[str], object] = lambda fault: None) -> list[Record]:
+def known(folder: Path, say: Callable[[str], object] = lambda fault: None) -> list[RunRecord]:
     """Records in a folder of results, none where there is none yet; `say` is told of what cannot be read."""
     try:
         records, faults = results.read(folder)
@@ -221,15 +229,15 @@ def known(folder: Path, say: Callable[[str], object] = lambda fault: None) -> li
 
 
 def unfinished(
-    cells: Sequence[Cell], folder: Path, device: str = "auto", resume: bool = True
-) -> list[tuple[Cell, float]]:
+    cells: Sequence[CellPlan], folder: Path, device: str = "auto", resume: bool = True
+) -> list[tuple[CellPlan, float]]:
     """The cells that are not in the results yet, each with about how many seconds it will take (see `estimate`)."""
     done = _summaries(known(folder)) if resume else {}
     todo = [cell for cell in cells if cell.sweep.missing(done)]
     if not todo:
         return []
     speed = estimate.Speed.measure(device, todo[0].sweep.config.precision)
-    found: list[tuple[Cell, float]] = []
+    found: list[tuple[CellPlan, float]] = []
     pretrained: set[str] = set()
     for cell in todo:
         seconds = estimate.seconds(cell.sweep.config, len(cell.sweep), speed)
@@ -240,20 +248,22 @@ def unfinished(
     return found
 
 
-def _summaries(records: Sequence[Record]) -> dict[str, Mapping[str, Any]]:
+def _summaries(records: Sequence[RunRecord]) -> dict[str, Mapping[str, Any]]:
     return {record.run_id: record.summary for record in records if record.run_id}
 
 
-def _attended(records: list[Record], configs: Sequence[RunConfig], place: grid.Place, folder: Path) -> list[Record]:
+def _attended(
+    records: list[RunRecord], configs: Sequence[RunConfig], place: sweep.Place, folder: Path
+) -> list[RunRecord]:
     """The records; that of the first run at the chosen learning rate has its attention measured and drawn."""
-    chosen = grid.summarize([record.summary for record in records])["chosen_lr"]
+    chosen = sweep.summarize_runs([record.summary for record in records])["chosen_lr"]
     at = next((i for i, config in enumerate(configs) if config.lr == chosen), None)
     if at is None or "attention" in records[at].extra:
         return records
     run_folder = RunFolder(place.out, configs[at]).path
     if not run_folder.exists():  # the results were copied here, the program was not
         return records
-    model, task = grid.open_run(run_folder, place.data_dir, place.device)
+    model, task = sweep.open_run(run_folder, place.data_dir, place.device)
     if not isinstance(task, BitXor):
         raise ConfigError(f"{task.name}: attention on needed bits is measured on bit-xor")
     maps = attention.attention_maps(model, task)

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from icecore.backbones import Backbone, BodyRequest, build_backbone
-from icecore.core import device as runtimes
 from icecore.core.config import PROTOCOLS, RunConfig, check_types
-from icecore.core.errors import BusyError, ConfigError, unknown
+from icecore.core.device import select_runtime
+from icecore.core.errors import BusyError, ConfigError, unknown_name
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, assemble, model_settings
+from icecore.model.program import Program, load_programs, model_settings
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.task import Task, TaskRequest, read_options
 from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config, write_json
 from icecore.training.distributed import ALONE, World
-from icecore.training.execution import Execution, Watcher, pays_to_compile
+from icecore.training.execution import Callback, Execution, pays_to_compile
 from icecore.training.loop import train_pack
-from icecore.training.micro_batches import most_runs
+from icecore.training.micro_batches import max_runs
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,29 @@ class Place:
     resume: bool = True
     wait: bool = True
     compile: bool | None = None
-    watchers: Sequence[Watcher] = ()
+    watchers: Sequence[Callback] = ()
     world: World = ALONE
 
 
-def configure(task: str, precision: str = "auto", device: str = "auto", **settings: Any) -> RunConfig:
+def make_config(task: str, precision: str = "auto", device: str = "auto", **settings: Any) -> RunConfig:
     """The configuration of one run: the protocol's and the task's defaults under the given `settings`.
 
     Settings that are None count as not given. Raises ConfigError for unknown names and values.
     """
     entry = TASKS.get(task)
     if entry is None:
-        raise unknown("task", task, TASKS)
+        raise unknown_name("task", task, TASKS)
     given = {name: value for name, value in settings.items() if value is not None}
     known = {field.name for field in dataclasses.fields(RunConfig)}
     for name in given:
         if name not in known:
-            raise unknown("setting", name, known)
+            raise unknown_name("setting", name, known)
     check_types(given)
     # all options with their types: what is left to a default today must not change its meaning tomorrow
     given["task_options"] = read_options(TaskRequest(given.get("task_options", {})), task, entry.options)
     name = given.get("protocol", "fair")
     if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
+        raise unknown_name("protocol", name, PROTOCOLS)
     protocol = PROTOCOLS[name]
     defaults = entry.paper if name == "paper" else entry.defaults
     base: dict[str, Any] = {
@@ -78,28 +78,28 @@ def configure(task: str, precision: str = "auto", device: str = "auto", **settin
         "lr_factors": protocol.lr_factors,
         "schedule": protocol.schedule,
         "warmup": protocol.warmup,
-        "precision": runtimes.choose(device, precision).precision,
+        "precision": select_runtime(device, precision).precision,
     }
     if name == "paper" and str(given.get("backbone", "")).startswith("lstm"):
         base["lr"] = 3e-4  # the paper's learning rate for LSTMs
     return RunConfig(task=task, **(base | given))
 
 
-def expand(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[int] = ()) -> list[RunConfig]:
+def expand_sweep(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[int] = ()) -> list[RunConfig]:
     """One configuration for each learning rate and seed, learning rates outermost."""
     pairs = itertools.product(dict.fromkeys(lrs or [config.lr]), dict.fromkeys(seeds or [config.seed]))
     return [replace(config, lr=lr, seed=seed) for lr, seed in pairs]
 
 
-def run(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
+def run_sweep(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
     """Train what is not finished yet and write the group's summary. Returns the content of `out/summary.json`."""
-    group = summarize(train(configs, place))
-    if place.world.first:
+    group = summarize_runs(train_runs(configs, place))
+    if place.world.is_main:
         write_json(place.out / "summary.json", group)
     return group
 
 
-def train(configs: Sequence[RunConfig], place: Place, task: Task | None = None) -> list[dict[str, Any]]:
+def train_runs(configs: Sequence[RunConfig], place: Place, task: Task | None = None) -> list[dict[str, Any]]:
     """Train what is not finished yet, packed where runs share a body. Returns the runs' summaries, in order.
 
     task  that of all of the configurations, on the device, where it has been read already
@@ -122,13 +122,13 @@ def train(configs: Sequence[RunConfig], place: Place, task: Task | None = None) 
                 folders[run_id].reset()
         _train_missing(folders.values(), place, task)
     summaries = [folder.summary() for folder in folders.values()]
-    return place.world.tell([summary for summary in summaries if summary is not None])
+    return place.world.broadcast([summary for summary in summaries if summary is not None])
 
 
 def _train_missing(folders: Iterable[RunFolder], place: Place, task: Task | None) -> None:
-    missing = place.world.tell([(folder.config, folder.pack()) for folder in folders if folder.summary() is None])
+    missing = place.world.broadcast([(folder.config, folder.pack()) for folder in folders if folder.summary() is None])
     for group in packs([config for config, _ in missing], [begun for _, begun in missing]):
-        chosen = runtimes.choose(place.device, group[0].precision)
+        chosen = select_runtime(place.device, group[0].precision)
         data = task or load_task(group[0], place.data_dir).to(chosen.device)
         execution = Execution(
             place.out,
@@ -140,7 +140,7 @@ def _train_missing(folders: Iterable[RunFolder], place: Place, task: Task | None
         )
         size = pack_size(group, data, execution)
         for first in range(0, len(group), size):
-            train_pack(data, body_of(group[first]), group[first : first + size], execution)
+            train_pack(data, load_body(group[first]), group[first : first + size], execution)
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,11 @@ class Sweep:
 
     def runs(self, done: Mapping[str, Mapping[str, Any]]) -> list[RunConfig]:
         """The runs as far as they can be known from the summaries of those that are `done`, by run id."""
-        first = expand(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
+        first = expand_sweep(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
         if len(first) == len(self) or any(config.run_id not in done for config in first):
             return first
-        chosen = summarize([done[config.run_id] for config in first])["chosen_lr"]
-        return first if chosen is None else first + expand(self.config, [chosen], self.seeds[1:])
+        chosen = summarize_runs([done[config.run_id] for config in first])["chosen_lr"]
+        return first if chosen is None else first + expand_sweep(self.config, [chosen], self.seeds[1:])
 
     def missing(self, done: Mapping[str, Mapping[str, Any]]) -> list[RunConfig]:
         """The runs that are to be made next; none where all are done."""
@@ -198,8 +198,8 @@ def pack_size(configs: Sequence[RunConfig], task: Task, execution: Execution) ->
         return 1
     config, runtime = configs[0], execution.runtime
     # two runs: a model of one may take a shorter way, and keep less
-    trial = execution.place(FPT(task.spec, body_of(config), [0, 1], model_settings(config), runtime.precision))
-    return min(len(configs), most_runs(trial, task, min(execution.micro_batch or 1, config.batch_size)))
+    trial = execution.place(FPT(task.spec, load_body(config), [0, 1], model_settings(config), runtime.precision))
+    return min(len(configs), max_runs(trial, task, min(execution.micro_batch or 1, config.batch_size)))
 
 
 def load_task(config: RunConfig, data_dir: str | None) -> Task:
@@ -207,7 +207,7 @@ def load_task(config: RunConfig, data_dir: str | None) -> Task:
     return build_task(config.task, TaskRequest(config.task_options, data_dir, config.faults))
 
 
-def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The group summary: the learning rate validation chose, and the metrics there over seeds.
 
     Of rates that validation finds equal the one whose best states came first is chosen, then the smallest.
@@ -239,7 +239,7 @@ def _mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
     return statistics.fmean(summary[key] for summary in runs)
 
 
-def find_run(path: Path) -> RunConfig:
+def read_run_config(path: Path) -> RunConfig:
     """The configuration of a run folder. Raises ConfigError where `path` is none."""
     if not (path / CONFIG).is_file():
         inside = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
@@ -257,25 +257,25 @@ def open_run(
 
     Raises ConfigError for a folder that is no finished run, WeightsError where the body has changed.
     """
-    config = find_run(path)
+    config = read_run_config(path)
     held = path / PROGRAM
     if not held.exists():
         raise ConfigError(f"{path}: no program here; the run is not finished (give its command again) or has diverged")
     program = Program.load(held)
-    chosen = runtimes.choose(device, config.precision)
+    chosen = select_runtime(device, config.precision)
     task = (task or load_task(config, data_dir)).to(chosen.device)
-    model = assemble([program], body_of(config), chosen.precision).to(chosen.device)
+    model = load_programs([program], load_body(config), chosen.precision).to(chosen.device)
     rows = sum(task.split_size(split) for split in task.test_splits)
     model.backbone.axis.compiled = pays_to_compile(model, rows, training=False)
     return model, task
 
 
-def body_of(config: RunConfig) -> Backbone:
+def load_body(config: RunConfig) -> Backbone:
     """The body of a configuration, with its weights."""
     return build_backbone(BodyRequest(*config.body))
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe_run(path: Path) -> dict[str, Any]:
     """What a run folder or a program file holds, as one flat table. Raises ConfigError, DataError."""
     if path.is_file():
         program = Program.load(path)
@@ -288,7 +288,7 @@ def describe(path: Path) -> dict[str, Any]:
         return (
             vars(program.config) | held | about | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
         )
-    config = find_run(path)
+    config = read_run_config(path)
     folder = RunFolder(path.parent, config)
     summary = folder.summary()
     state = {"status": f"unfinished, last state at step {max(folder.saved_steps(), default=0)}"}

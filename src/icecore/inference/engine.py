@@ -16,13 +16,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from icecore.backbones.backbone import Backbone, gather
 from icecore.core.config import PRECISIONS, SINGLE_ROLES
-from icecore.core.device import send
-from icecore.core.errors import ConfigError, DataError, WeightsError, unknown
-from icecore.model.fpt import RunEmbedding, RunLinear, RunMLP, round_frozen
+from icecore.core.device import to_device
+from icecore.core.errors import ConfigError, DataError, WeightsError, unknown_name
+from icecore.model.fpt import RunEmbedding, RunLinear, RunMLP, round_frozen_weights
 from icecore.model.program import Program
 from icecore.tasks.task import Batch, TaskSpec
 from icecore.training.evaluation import TOKENS_PER_PASS
-from icecore.training.micro_batches import cut
+from icecore.training.micro_batches import split_by_length
 
 #: numbers that a layer's weights may have, gathered for each row of equally shaped programs (64 MB); where they
 #: would be more, each program's rows are multiplied by themselves: layers so large hide what a call costs
@@ -76,7 +76,7 @@ class Engine:
 
     def __init__(self, backbone: Backbone, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
-            raise unknown("precision", precision, PRECISIONS)
+            raise unknown_name("precision", precision, PRECISIONS)
         self.body = backbone.eval().requires_grad_(False)
         self.device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -88,7 +88,7 @@ class Engine:
             for count in range(len(_SHARED) + 1):
                 for trained in itertools.combinations(_SHARED, count):
                     self._fingerprint(frozenset(trained))
-        round_frozen(backbone, precision)
+        round_frozen_weights(backbone, precision)
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -137,7 +137,7 @@ class Engine:
     def remove(self, name: str) -> None:
         """Let the program go; later ones move up in `names`. Raises ConfigError for a name that is not there."""
         if name not in self._programs:
-            raise unknown("program", name, self._programs)
+            raise unknown_name("program", name, self._programs)
         del self._programs[name]
 
     @torch.no_grad()
@@ -214,7 +214,7 @@ class Engine:
         for choice in which:
             if isinstance(choice, str):
                 if choice not in self._programs:
-                    raise unknown("program", choice, self._programs)
+                    raise unknown_name("program", choice, self._programs)
                 chosen.append(self._programs[choice])
             elif 0 <= choice < len(held):
                 chosen.append(held[choice])
@@ -228,7 +228,7 @@ class Engine:
             # rows of different tasks make no tensor; the cut looks at lengths and device only
             empty = torch.empty(len(lengths), max(lengths), 0, device=self.device)
             plan = Batch(empty, empty, torch.tensor(lengths))
-            for _, index in cut(plan, runs=1, tokens=TOKENS_PER_PASS[self.device.type]):
+            for _, index in split_by_length(plan, runs=1, tokens=TOKENS_PER_PASS[self.device.type]):
                 yield torch.arange(len(lengths))[index].tolist()
 
     def _pass(self, rows: Sequence[Tensor], programs: Sequence[_Held]) -> list[Tensor]:
@@ -237,13 +237,13 @@ class Engine:
         ends = torch.tensor([len(row) for row in rows])
         N, T = len(rows), int(ends.max())
         full = int(ends.min()) == T
-        ends = send(ends, self.device)
+        ends = to_device(ends, self.device)
         mask = None if full else torch.arange(T, device=self.device) < ends[:, None]
         x = torch.zeros(N, T, self.body.info.width, device=self.device, dtype=self.dtype)
         for group in groups:
             dtype = torch.int64 if group.spec.kind == "discrete" else torch.float32
             tokens = pad_sequence([row.to(dtype) for row in rows[group.rows]], batch_first=True)
-            inputs = _inputs(group, send(tokens, self.device))
+            inputs = _inputs(group, to_device(tokens, self.device))
             x[group.rows, : inputs.shape[1]] = inputs
         with self._serving(programs):
             read = list(self._read(x, mask, ends, groups))
@@ -265,7 +265,7 @@ class Engine:
             first = ends - n
             # before the start: of a row shorter than what another task reads
             places = (first[:, None] + torch.arange(n, device=self.device)).clamp(min=0)
-            hidden = self.body.read(x, seen, places)
+            hidden = self.body.hidden_at(x, seen, places)
         for group in groups:
             own, rows, spec = hidden[group.rows], group.rows, group.spec
             real = None if mask is None else mask[rows, :, None]
@@ -337,7 +337,7 @@ def _runs(programs: Sequence[_Held], device: torch.device) -> tuple[list[_Held],
     """The programs among those of rows, and which of them is each row's (N,), None for a single one."""
     runs = {program: run for run, program in enumerate(dict.fromkeys(programs))}
     mixed = len(runs) > 1
-    return list(runs), send(torch.tensor([runs[p] for p in programs]), device) if mixed else None
+    return list(runs), to_device(torch.tensor([runs[p] for p in programs]), device) if mixed else None
 
 
 def _layers(programs: Sequence[_Layers]) -> RunMLP:

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from icecore.backbones.backbone import Backbone
 from icecore.backbones.modules import int8
 from icecore.core.config import FPT_ROLES, INPUT, OUTPUT, SINGLE_ROLES
-from icecore.core.device import send
+from icecore.core.device import to_device
 from icecore.core.errors import ConfigError
-from icecore.tasks.task import INIT, Batch, TaskSpec, stream
+from icecore.tasks.task import INIT, Batch, TaskSpec, random_stream
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RunMLP(nn.Module):
         return x
 
 
-def round_frozen(backbone: Backbone, precision: str) -> None:
+def round_frozen_weights(backbone: Backbone, precision: str) -> None:
     """Give all weights of a body but its norms' the `precision` of their products, in place."""
     if precision == "int8":
         int8.convert(backbone, backbone.axis)
@@ -126,7 +126,7 @@ class FPT(nn.Module):
         self.body_trained = bool(single)
         self.body_fingerprint = backbone.fingerprint(trained)
         self.backbone = backbone.eval().requires_grad_(False)
-        generators = [stream(seed, INIT) for seed in seeds]
+        generators = [random_stream(seed, INIT) for seed in seeds]
         self.input = self._input_layers(generators)
         self.output = self._output_layers(generators)
         self.positions = nn.Parameter(self._initial_positions(generators)) if backbone.takes_positions else None
@@ -153,9 +153,9 @@ class FPT(nn.Module):
 
     def forward(self, batch: Batch, run_of_row: Tensor | None = None, row_keys: Tensor | None = None) -> Tensor:
         """Logits (N, n, C) in fp32: the output layer on what `read` gives."""
-        return self.logits(self.read(batch, run_of_row, row_keys), run_of_row)
+        return self.logits(self.features(batch, run_of_row, row_keys), run_of_row)
 
-    def read(self, batch: Batch, run_of_row: Tensor | None = None, row_keys: Tensor | None = None) -> Tensor:
+    def features(self, batch: Batch, run_of_row: Tensor | None = None, row_keys: Tensor | None = None) -> Tensor:
         """The body's features at the read-out: (N, n, D), (N, 1, D) for the mean, (N, 1, T D) without a body.
 
         run_of_row  (N,) program of each row; None: rows are run-major, N = R * B
@@ -165,7 +165,7 @@ class FPT(nn.Module):
         T = batch.tokens.shape[1]
         lengths = mask = None
         if batch.lengths is not None:
-            lengths = send(batch.lengths, batch.tokens.device)
+            lengths = to_device(batch.lengths, batch.tokens.device)
             mask = torch.arange(T, device=lengths.device) < lengths[:, None]
         x = self.input(batch.tokens, run_of_row)
         if self.positions is not None:
@@ -289,7 +289,7 @@ class FPT(nn.Module):
             if precision == "int8":
                 raise ConfigError("int8 is for frozen weights: train these roles with --precision fp32 or bf16")
             return  # trained weights stay fp32; the products are autocast
-        round_frozen(self.backbone, precision)
+        round_frozen_weights(self.backbone, precision)
 
     def _add_positions(self, x: Tensor, run_of_row: Tensor | None) -> Tensor:
         """x (N, T, D) + the first T positions of each row's run."""
@@ -315,4 +315,4 @@ class FPT(nn.Module):
             # counted in fp32: bf16 has no integers beyond 256
             return (weight[:, None] @ self.backbone(x, seen)) / weight.float().sum(1)[:, None, None]
         ends = torch.full((N,), T, device=x.device) if lengths is None else lengths
-        return self.backbone.read(x, seen, (ends - n)[:, None] + torch.arange(n, device=x.device))
+        return self.backbone.hidden_at(x, seen, (ends - n)[:, None] + torch.arange(n, device=x.device))

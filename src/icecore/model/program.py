@@ -107,7 +107,7 @@ def model_settings(config: RunConfig) -> ModelSettings:
     return ModelSettings(config.train_roles, config.input_hidden, config.output_hidden, config.dropout)
 
 
-def assemble(programs: Sequence[Program], backbone: Backbone, precision: str = "fp32") -> FPT:
+def load_programs(programs: Sequence[Program], backbone: Backbone, precision: str = "fp32") -> FPT:
     """One model that holds `programs` on `backbone`: program r is run r.
 
     Raises WeightsError where the body is not the one a program was trained on (both fingerprints
@@ -136,7 +136,7 @@ def assemble(programs: Sequence[Program], backbone: Backbone, precision: str = "
 
 
 @torch.no_grad()
-def begin_from(model: FPT, program: Program, config: RunConfig) -> list[str]:
+def start_from_program(model: FPT, program: Program, config: RunConfig) -> list[str]:
     """Give every run of `model`, made by `config`, the tensors of `program` that fit it. Returns their names.
 
     Norms fit the same body, positions as far as both have them, the input layer where tokens are of the same

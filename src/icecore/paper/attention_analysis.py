@@ -132,7 +132,7 @@ def attention_maps(
     sums, seen = _Sums(-(-T // stride), stride), 0
     body.axis.record = sums
     try:
-        for batch in map(task.shown, task.batches(split, max(1, PASS_SCORES // T**2), examples)):
+        for batch in map(task.prepare_batch, task.batches(split, max(1, PASS_SCORES // T**2), examples)):
             lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
             sums.begin(lengths)
             model(batch)

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from icecore.core.config import RunConfig
-from icecore.experiments import sweep as grid
+from icecore.experiments import sweep
 from icecore.paper import attention_analysis as attention
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
-from icecore.training.progress import watcher
+from icecore.training.progress import progress_display
 
 STEPS = 200
 SETTINGS: dict[str, Any] = {"steps": STEPS, "batch_size": 32, "lr": 1e-3, "eval_every": 20, "schedule": "constant"}
@@ -30,20 +30,20 @@ def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
         "the input and output layers, positions and norms.\n",
         highlight=False,
     )
-    display = watcher(console, quiet)
+    display = progress_display(console, quiet)
     watchers = [display] if display is not None else []
     rows: list[tuple[RunConfig, dict[str, Any]]] = []
     try:
         for weights in ("pretrained", "random"):
-            config = grid.configure("bit-xor", device=device, backbone="minilm", weights=weights, **SETTINGS)
-            group = grid.run([config], grid.Place(out / weights, device=device, watchers=watchers))
+            config = sweep.make_config("bit-xor", device=device, backbone="minilm", weights=weights, **SETTINGS)
+            group = sweep.run_sweep([config], sweep.Place(out / weights, device=device, watchers=watchers))
             rows.append((config, group["runs"][0]))
     finally:
         if display is not None:
             display.close()
     console.print(_table(out, rows))
     pretrained = rows[0][0]
-    model, task = grid.open_run(out / "pretrained" / pretrained.run_id, device=device)
+    model, task = sweep.open_run(out / "pretrained" / pretrained.run_id, device=device)
     assert isinstance(task, BitXor)
     found = attention.attention_maps(model, task)
     picture = out / "attention.png"

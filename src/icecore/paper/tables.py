@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from icecore.core.config import FPT_ROLES, INPUT, OUTPUT, PROTOCOLS, ROLES, SINGLE_ROLES
-from icecore.core.errors import unknown
-from icecore.experiments import sweep as grid
-from icecore.experiments.results import Spot
-from icecore.experiments.study import Cell
+from icecore.core.errors import unknown_name
+from icecore.experiments import sweep
+from icecore.experiments.results import CellKey
+from icecore.experiments.study import CellPlan
 from icecore.paper.budgets import BUDGETS, Budget
 from icecore.tasks import TASKS
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """A row of a table: what it is in words, and the settings of its runs.
 
     A backbone in braces, "{body}", is the budget's body of that name; weights "bit-memory" are those of the
@@ -62,7 +62,7 @@ class Study:
     title: str
     shows: str
     columns: Sequence[str]
-    rows: Mapping[str, Row]
+    rows: Mapping[str, StudyRow]
     measure: str = "test"
     settings: Mapping[str, Any] = field(default_factory=dict)
     of_column: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -94,28 +94,28 @@ ALL_TASKS = tuple(TASKS)
 LM: Mapping[str, Any] = {"backbone": "{body}", "weights": "pretrained"}
 NEW: Mapping[str, Any] = {"backbone": "{body}", "weights": "random"}
 
-PRETRAINED = Row("pretrained on language", LM)
-RANDOM = Row("random", NEW)
-STATISTICS = Row("random, with pretrained means and deviations", {"backbone": "{body}", "weights": "statistics"})
-MEMORY = Row("pretrained on bit-memory", {"backbone": "{body}", "weights": "bit-memory"})
-VISION = Row("pretrained on images (ViT)", {"backbone": "{vision}", "weights": "pretrained"})
-NONE = Row("no body: linear probe", {"backbone": "none", "weights": "random"})
-LSTM = Row("LSTM, 3 layers", {"backbone": "lstm", "weights": "random"})
-LSTM_STAR = Row("LSTM*, 12 layers, residual, positions", {"backbone": "lstm-star", "weights": "random"})
-MATCHED = Row("LSTM, matched in both counts", {"backbone": "lstm-matched:{body}", "weights": "random"})
+PRETRAINED = StudyRow("pretrained on language", LM)
+RANDOM = StudyRow("random", NEW)
+STATISTICS = StudyRow("random, with pretrained means and deviations", {"backbone": "{body}", "weights": "statistics"})
+MEMORY = StudyRow("pretrained on bit-memory", {"backbone": "{body}", "weights": "bit-memory"})
+VISION = StudyRow("pretrained on images (ViT)", {"backbone": "{vision}", "weights": "pretrained"})
+NONE = StudyRow("no body: linear probe", {"backbone": "none", "weights": "random"})
+LSTM = StudyRow("LSTM, 3 layers", {"backbone": "lstm", "weights": "random"})
+LSTM_STAR = StudyRow("LSTM*, 12 layers, residual, positions", {"backbone": "lstm-star", "weights": "random"})
+MATCHED = StudyRow("LSTM, matched in both counts", {"backbone": "lstm-matched:{body}", "weights": "random"})
 
 WITH_FEEDFORWARD = (*FPT_ROLES, "feedforward")
 WITH_ATTENTION = (*FPT_ROLES, "attention")
 WITH_BOTH = (*FPT_ROLES, "attention", "feedforward")
 
 
-def _trained(label: str, base: Mapping[str, Any], roles: Sequence[str] = ROLES) -> Row:
-    return Row(label, {**base, "train_roles": tuple(roles)})
+def _trained(label: str, base: Mapping[str, Any], roles: Sequence[str] = ROLES) -> StudyRow:
+    return StudyRow(label, {**base, "train_roles": tuple(roles)})
 
 
-def _depths(roles: Sequence[str] = FPT_ROLES) -> dict[str, Row]:
+def _depths(roles: Sequence[str] = FPT_ROLES) -> dict[str, StudyRow]:
     return {
-        f"layers-{n}-{name}": Row(
+        f"layers-{n}-{name}": StudyRow(
             f"{n} layer{'s' * (n > 1)}, {name}", {**base, "layers": n, "train_roles": tuple(roles)}
         )
         for n in (1, 2, 6)
@@ -123,7 +123,7 @@ def _depths(roles: Sequence[str] = FPT_ROLES) -> dict[str, Row]:
     }
 
 
-def _sets(base: Mapping[str, Any]) -> dict[str, Row]:
+def _sets(base: Mapping[str, Any]) -> dict[str, StudyRow]:
     """Table 15: trained sets that grow by one."""
     grown = {
         "output": (OUTPUT,),
@@ -135,10 +135,10 @@ def _sets(base: Mapping[str, Any]) -> dict[str, Row]:
     return {name: _trained(label, base, roles) for label, (name, roles) in zip(labels, grown.items(), strict=True)}
 
 
-def _unfrozen(base: Mapping[str, Any]) -> dict[str, Row]:
+def _unfrozen(base: Mapping[str, Any]) -> dict[str, StudyRow]:
     """Table 13: more of the body trained."""
     return {
-        "frozen": Row("frozen", base),
+        "frozen": StudyRow("frozen", base),
         "feedforward": _trained("+ feed-forward", base, WITH_FEEDFORWARD),
         "attention": _trained("+ attention", base, WITH_ATTENTION),
         "both": _trained("+ both", base, WITH_BOTH),
@@ -153,7 +153,7 @@ _STUDIES = (
         "other depths elsewhere.)",
         ALL_TASKS,
         {
-            "frozen": Row("frozen, pretrained on language", LM),
+            "frozen": StudyRow("frozen, pretrained on language", LM),
             "full": _trained("transformer, all trained from random", NEW),
             "lstm": _trained("LSTM, all trained from random", LSTM.settings),
         },
@@ -198,7 +198,7 @@ _STUDIES = (
         {
             "pretrained": PRETRAINED,
             "full-3-layers": _trained("3 layers, all trained from random", {**NEW, "layers": 3}),
-            "linformer": Row("Linformer, 3 layers", {}),
+            "linformer": StudyRow("Linformer, 3 layers", {}),
         },
         measure="fit",
     ),
@@ -208,7 +208,7 @@ _STUDIES = (
         "Do larger frozen bodies compute better?",
         ("cifar10",),
         {
-            f"{size}-{name}": Row(f"{size}, {name}", {"backbone": f"{{{body}}}", "weights": name})
+            f"{size}-{name}": StudyRow(f"{size}, {name}", {"backbone": f"{{{body}}}", "weights": name})
             for size, body in (("base", "body"), ("medium", "medium"), ("large", "large"))
             for name in ("pretrained", "random")
         },
@@ -262,7 +262,7 @@ _STUDIES = (
         "Is it GPT-2, or any language model?",
         ("cifar10", "listops"),
         {
-            name: Row(name, {"backbone": name, "weights": "pretrained"})
+            name: StudyRow(name, {"backbone": name, "weights": "pretrained"})
             for name in ("gpt2", "bert-base", "t5-base", "longformer-base", "minilm", "smollm2-135m")
         },
     ),
@@ -285,8 +285,8 @@ _STUDIES = (
         "Which of the paper's claims survive a swept learning rate?",
         ("listops", "mnist", "cifar10", "cifar10-lra"),
         {
-            "frozen-random": Row("frozen, random", NEW),
-            "frozen-pretrained": Row("frozen, pretrained", LM),
+            "frozen-random": StudyRow("frozen, random", NEW),
+            "frozen-pretrained": StudyRow("frozen, pretrained", LM),
             "unfrozen-random": _trained("trained, random", NEW),
             "unfrozen-pretrained": _trained("trained, pretrained", LM),
         },
@@ -296,7 +296,7 @@ STUDIES: Mapping[str, Study] = {study.name: study for study in _STUDIES}
 
 
 @dataclass(frozen=True)
-class Request:
+class TableRequest:
     """What of a study is asked for.
 
     only   columns or tasks to run; empty: all
@@ -327,11 +327,11 @@ def names(asked: Sequence[str]) -> list[str]:
     """The studies asked for, "all" for every one. Raises ConfigError for unknown names."""
     for name in asked:
         if name not in STUDIES and name != "all":
-            raise unknown("table", name, [*STUDIES, "all"])
+            raise unknown_name("table", name, [*STUDIES, "all"])
     return list(STUDIES) if "all" in asked else list(dict.fromkeys(asked))
 
 
-def plan(name: str, request: Request, out: Path) -> list[Cell]:
+def plan(name: str, request: TableRequest, out: Path) -> list[CellPlan]:
     """The cells of a study, column by column. Raises ConfigError for unknown names.
 
     out  where results go: the files of bodies pretrained on the way lie there
@@ -339,31 +339,33 @@ def plan(name: str, request: Request, out: Path) -> list[Cell]:
     study = STUDIES[names([name])[0]]
     budget = BUDGETS.get(request.budget)
     if budget is None:
-        raise unknown("budget", request.budget, BUDGETS)
+        raise unknown_name("budget", request.budget, BUDGETS)
     if request.protocol not in PROTOCOLS:
-        raise unknown("protocol", request.protocol, PROTOCOLS)
+        raise unknown_name("protocol", request.protocol, PROTOCOLS)
     if request.body is not None:
         budget = replace(budget, bodies={**budget.bodies, "body": request.body})
     columns = [c for c in study.columns if not request.only or {c, study.task_of(c)} & set(request.only)]
     for wanted in request.only:
         if wanted not in {*TASKS, *study.columns}:
-            raise unknown("task", wanted, {*TASKS, *study.columns})
+            raise unknown_name("task", wanted, {*TASKS, *study.columns})
     for wanted in request.rows:
         if wanted not in study.rows:
-            raise unknown(f"row of {name}", wanted, study.rows)
+            raise unknown_name(f"row of {name}", wanted, study.rows)
     rows = {key: row for key, row in study.rows.items() if not request.rows or key in request.rows}
     rows = {key: row for key, row in rows.items() if row.settings and row.body_in(budget.bodies)}
     return [_cell(study, column, key, row, budget, request, out) for column in columns for key, row in rows.items()]
 
 
-def _cell(study: Study, column: str, key: str, row: Row, budget: Budget, request: Request, out: Path) -> Cell:
+def _cell(
+    study: Study, column: str, key: str, row: StudyRow, budget: Budget, request: TableRequest, out: Path
+) -> CellPlan:
     task = study.task_of(column)
     settings = {**budget.of_column(column), **study.settings, **study.of_column.get(column, {}), **row.settings}
     body = settings["backbone"] = row.body_in(budget.bodies)
     common = {"protocol": request.protocol, "precision": request.precision, "device": request.device}
     pretraining = None
     if settings["weights"] == "bit-memory":
-        pretraining = grid.configure(
+        pretraining = sweep.make_config(
             "bit-memory",
             backbone=body,
             weights="random",
@@ -371,16 +373,16 @@ def _cell(study: Study, column: str, key: str, row: Row, budget: Budget, request
             **(budget.of_column("bit-memory") | dict(budget.pretraining) | common),
         )
         settings["weights"] = str(out / "bodies" / f"{pretraining.run_id}.safetensors")
-    config = grid.configure(task, **settings, **common)
+    config = sweep.make_config(task, **settings, **common)
     lrs = (config.lr,)
     if request.protocol == "fair":
         lrs = study.lrs or (budget.trained_lrs if row.trains_body else budget.lrs)
     label = request.budget if request.protocol == "fair" else f"{request.budget}, {request.protocol} protocol"
-    spot = Spot(study.name, key, column, label, budget.bodies["body"])
+    spot = CellKey(study.name, key, column, label, budget.bodies["body"])
     once = replace(request, only=(column,), rows=(key,)).command(study.name)
     seeds = study.seeds or budget.seeds
     if pretraining is not None and pretraining.seed in seeds:
         # the same seed draws the very input layer and examples that the body has learned with
         seeds = tuple(sorted({*seeds, max(seeds) + 1} - {pretraining.seed}))
-    sweep = grid.Sweep(config, lrs, seeds, staged=True)
-    return Cell(spot, sweep, once, pretraining, attend=study.measure == "attention")
+    lr_sweep = sweep.Sweep(config, lrs, seeds, staged=True)
+    return CellPlan(spot, lr_sweep, once, pretraining, attend=study.measure == "attention")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from icecore.core.errors import UserError
 from icecore.core.storage import write_atomic
-from icecore.experiments.results import Record
+from icecore.experiments.results import RunRecord
 from icecore.report.tables import tabulate
 from icecore.report.text import render_markdown
 
 __all__ = ["write"]
 
 
-def write(records: Sequence[Record], faults: Sequence[str], out: Path, root: Path) -> list[Path]:
+def write(records: Sequence[RunRecord], faults: Sequence[str], out: Path, root: Path) -> list[Path]:
     """Write report.md, index.html and plots/ into `out`; returns the paths. The same records give the same bytes.
 
     faults  what of the results could not be read, in words

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icecore.core.text import counted
-from icecore.experiments import sweep as grid
-from icecore.experiments.results import Curve, Record
+from icecore.core.text import pluralize
+from icecore.experiments import sweep
+from icecore.experiments.results import Curve, RunRecord
 
 #: a run has converged at its first validation within one percentage point of its best one
 POINT = 0.01
@@ -35,7 +35,7 @@ class Measure:
 
     caption: str
     unit: str
-    parts: Mapping[str, Callable[[Record], Reading]]
+    parts: Mapping[str, Callable[[RunRecord], Reading]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A place of a table: its numbers and the runs behind them.
 
     runs    all runs of the sweep; `chosen` those at the learning rate `lr` that validation chose
@@ -88,8 +88,8 @@ class Cell:
     """
 
     values: tuple[Value, ...]
-    runs: tuple[Record, ...] = ()
-    chosen: tuple[Record, ...] = ()
+    runs: tuple[RunRecord, ...] = ()
+    chosen: tuple[RunRecord, ...] = ()
     lr: float | None = None
     state: str = ""
     notes: tuple[str, ...] = ()
@@ -127,20 +127,20 @@ def converged(curve: Curve) -> Reading:
     return float(step), rising
 
 
-def build(records: Sequence[Record], measure: Measure, published: Mapping[str, Estimate]) -> Cell:
+def build(records: Sequence[RunRecord], measure: Measure, published: Mapping[str, Estimate]) -> TableCell:
     """The cell of the records of one place; `published` by part."""
     made = [record for record in records if not record.missing]
     whole = [run for run in made if run.summary.keys() >= REQUIRED]
     runs, notes = _one_configuration(whole)
     if len(whole) < len(made):
         notes.append(
-            f"{counted(len(made) - len(whole), 'run')} left out: no {', '.join(sorted(REQUIRED))} in the record"
+            f"{pluralize(len(made) - len(whole), 'run')} left out: no {', '.join(sorted(REQUIRED))} in the record"
         )
     if not runs:
         missing = tuple(dict.fromkeys([*(record.missing for record in records if record.missing), *notes]))
         blank = tuple(Value(name, None, published.get(name)) for name in measure.parts)
-        return Cell(blank, state="missing" if missing else "not run", notes=missing)
-    lr = grid.summarize([run.summary for run in runs])["chosen_lr"]
+        return TableCell(blank, state="missing" if missing else "not run", notes=missing)
+    lr = sweep.summarize_runs([run.summary for run in runs])["chosen_lr"]
     chosen = [run for run in runs if run.summary["lr"] == lr and run.summary["val_metric"] is not None]
     values = []
     for name, read in measure.parts.items():
@@ -149,13 +149,13 @@ def build(records: Sequence[Record], measure: Measure, published: Mapping[str, E
         values.append(Value(name, ours, published.get(name), any(bound for _, bound in readings)))
     notes += [*_diverged(runs, chosen), *_edge(lr, runs)]
     state = "" if chosen else "diverged"
-    return Cell(tuple(values), tuple(runs), tuple(chosen), lr, state, tuple(notes))
+    return TableCell(tuple(values), tuple(runs), tuple(chosen), lr, state, tuple(notes))
 
 
-def _one_configuration(runs: Sequence[Record]) -> tuple[list[Record], list[str]]:
+def _one_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """The runs that differ from the last one in learning rate and seed only, and a note on the others."""
 
-    def rest(run: Record) -> dict[str, Any]:
+    def rest(run: RunRecord) -> dict[str, Any]:
         return {name: value for name, value in run.config.items() if name not in ("lr", "seed")}
 
     kept = [run for run in runs if rest(run) == rest(runs[-1])]
@@ -169,10 +169,10 @@ def _one_configuration(runs: Sequence[Record]) -> tuple[list[Record], list[str]]
         for name in {**last, **rest(run)}
         if rest(run).get(name) != last.get(name)
     }
-    return kept, [f"{counted(len(others), 'run')} of another configuration left out ({'; '.join(sorted(ways))})"]
+    return kept, [f"{pluralize(len(others), 'run')} of another configuration left out ({'; '.join(sorted(ways))})"]
 
 
-def _diverged(runs: Sequence[Record], chosen: Sequence[Record]) -> list[str]:
+def _diverged(runs: Sequence[RunRecord], chosen: Sequence[RunRecord]) -> list[str]:
     lost = sorted({run.summary["lr"] for run in runs if run.summary.get("status") == "diverged"})
     if not lost:
         return []
@@ -180,11 +180,13 @@ def _diverged(runs: Sequence[Record], chosen: Sequence[Record]) -> list[str]:
     if not chosen:
         return [f"diverged at every learning rate tried ({rates})"]
     here = sum(run.summary.get("status") == "diverged" for run in chosen)
-    scored = f"; {here} of {counted(len(chosen), 'seed')} of this number: the best state before counts" if here else ""
+    scored = (
+        f"; {here} of {pluralize(len(chosen), 'seed')} of this number: the best state before counts" if here else ""
+    )
     return [f"diverged at learning rate {rates}{scored}"]
 
 
-def _edge(lr: float | None, runs: Sequence[Record]) -> list[str]:
+def _edge(lr: float | None, runs: Sequence[RunRecord]) -> list[str]:
     rates = sorted({run.summary["lr"] for run in runs})
     if lr is None or len(rates) < 2 or lr not in (rates[0], rates[-1]):
         return []
@@ -217,16 +219,16 @@ def rate_text(lr: float) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def _metric(key: str) -> Callable[[Record], Reading]:
-    def read(record: Record) -> Reading:
+def _metric(key: str) -> Callable[[RunRecord], Reading]:
+    def read(record: RunRecord) -> Reading:
         value = record.summary.get(key)
         return None if value is None else (100 * value, False)
 
     return read
 
 
-def _attention(key: str) -> Callable[[Record], Reading]:
-    def read(record: Record) -> Reading:
+def _attention(key: str) -> Callable[[RunRecord], Reading]:
+    def read(record: RunRecord) -> Reading:
         value = record.extra.get("attention", {}).get(key)
         return None if value is None else (100 * value, False)
 

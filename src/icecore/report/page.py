@@ -13,10 +13,10 @@ from markupsafe import Markup
 from icecore.report import text
 from icecore.report.cells import rate_text
 from icecore.report.plots import Plot
-from icecore.report.tables import Table
+from icecore.report.tables import ResultTable
 
 
-def render_page(tables: Sequence[Table], faults: Sequence[str], plots: Mapping[str, Sequence[Plot]]) -> str:
+def render_page(tables: Sequence[ResultTable], faults: Sequence[str], plots: Mapping[str, Sequence[Plot]]) -> str:
     """The whole page as HTML; `plots` of each table by its slug."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {"inline": _inline, "data_uri": _data_uri, "rate": rate_text}

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from icecore.experiments.results import Record
-from icecore.report.cells import Cell, Estimate, Value, converged, rate_text
+from icecore.experiments.results import RunRecord
+from icecore.report.cells import Estimate, TableCell, Value, converged, rate_text
 from icecore.report.style import BAND, INK, PUBLISHED, RC, WIDTH, Look, looks, panels, render
-from icecore.report.tables import Row, Table
+from icecore.report.tables import ResultTable, TableRow
 
 #: panels in a row, and inches of each where they do not fill one
 ACROSS, PANEL = 4, 2.3
@@ -33,7 +33,7 @@ class Plot:
     svg: str = ""
 
 
-def draw(table: Table, root: Path) -> list[Plot]:
+def draw(table: ResultTable, root: Path) -> list[Plot]:
     """The plots of a table, as far as its cells have something to plot, and its runs' pictures from below `root`."""
     found = []
     with rc_context(RC):
@@ -46,7 +46,7 @@ def draw(table: Table, root: Path) -> list[Plot]:
     return [*found, *_pictures(table, root)]
 
 
-def _pictures(table: Table, root: Path) -> list[Plot]:
+def _pictures(table: ResultTable, root: Path) -> list[Plot]:
     """Attention maps that runs left as PNG files; one that is gone is left out."""
     found = []
     for row in table.rows:
@@ -76,7 +76,7 @@ def _figure(columns: int, height: float, handles: Sequence[Line2D]) -> tuple[Fig
     return figure, axes, left
 
 
-def _handles(shown: Mapping[str, Look], rows: Sequence[Row]) -> list[Line2D]:
+def _handles(shown: Mapping[str, Look], rows: Sequence[TableRow]) -> list[Line2D]:
     looked = [(shown[row.key], row.label) for row in rows]
     return [Line2D([], [], color=x.colour, marker=x.marker, linestyle=x.dash, label=label) for x, label in looked]
 
@@ -86,13 +86,13 @@ def _lowest(axes: Sequence[Axes]) -> Sequence[Axes]:
     return axes[(len(axes) - 1) // ACROSS * ACROSS :]
 
 
-def _columns(table: Table, wanted: Callable[[Cell], bool]) -> tuple[list[str], list[Row]]:
+def _columns(table: ResultTable, wanted: Callable[[TableCell], bool]) -> tuple[list[str], list[TableRow]]:
     """Columns and rows with at least one cell that is `wanted`."""
     columns = [c.name for c in table.columns if any(wanted(row.cells[c.name]) for row in table.rows)]
     return columns, [row for row in table.rows if any(wanted(row.cells[name]) for name in columns)]
 
 
-def rates(table: Table) -> Figure | None:
+def rates(table: ResultTable) -> Figure | None:
     """Validation accuracy against learning rate, the chosen rate ringed."""
     columns, rows = _columns(table, lambda cell: len(cell.rates) > 1)
     if not columns:
@@ -117,7 +117,7 @@ def rates(table: Table) -> Figure | None:
     return figure
 
 
-def _rate_line(ax: Axes, cell: Cell, look: Look) -> None:
+def _rate_line(ax: Axes, cell: TableCell, look: Look) -> None:
     """A line through the seeds that tried every rate, the chosen rate's mean over all its seeds ringed.
 
     Further seeds train at the chosen rate alone: in the line they would make it look worse, or better, than the
@@ -150,12 +150,12 @@ def _rate_line(ax: Axes, cell: Cell, look: Look) -> None:
         ax.errorbar(cell.lr, chosen.mean, chosen.sem, color=look.colour, marker="o", elinewidth=1, capsize=2, **ring)
 
 
-def _validation(runs: Sequence[Record]) -> Estimate | None:
+def _validation(runs: Sequence[RunRecord]) -> Estimate | None:
     """Validation accuracy of runs in %, of those that have one."""
     return Estimate.over([100 * r.summary["val_metric"] for r in runs if r.summary["val_metric"] is not None])
 
 
-def curves(table: Table) -> Figure | None:
+def curves(table: ResultTable) -> Figure | None:
     """Validation accuracy against step at the chosen learning rate, mean and range over seeds."""
     columns, rows = _columns(table, lambda cell: any(len(run.validation) > 1 for run in cell.chosen))
     if not columns:
@@ -178,7 +178,7 @@ def curves(table: Table) -> Figure | None:
     return figure
 
 
-def _curve(ax: Axes, runs: Sequence[Record], look: Look) -> None:
+def _curve(ax: Axes, runs: Sequence[RunRecord], look: Look) -> None:
     if not runs:
         return
     steps = sorted({step for run in runs for step, _ in run.validation})
@@ -198,7 +198,7 @@ def _curve(ax: Axes, runs: Sequence[Record], look: Look) -> None:
     ax.plot(step, place, look.marker, color=look.colour, markerfacecolor=face, markersize=6, zorder=3)
 
 
-def beside(table: Table) -> Figure | None:
+def beside(table: ResultTable) -> Figure | None:
     """Ours with standard errors beside the published numbers, a panel a column."""
     both = {
         (column.name, i): [(row, row.cells[column.name].values[i]) for row in table.rows]
@@ -249,7 +249,7 @@ def _wrapped(label: str) -> list[str]:
     return textwrap.wrap(label, 24)
 
 
-def attention(table: Table) -> Figure | None:
+def attention(table: ResultTable) -> Figure | None:
     """Share of attention on the needed bits against the strings' length, with uniform attention."""
     lines: dict[str, list[tuple[int, float, float]]] = {}
     for row in table.rows:
@@ -294,7 +294,7 @@ def _percent(ax: Axes) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-KINDS: dict[str, tuple[str, Callable[[Table], Figure | None]]] = {
+KINDS: dict[str, tuple[str, Callable[[ResultTable], Figure | None]]] = {
     "beside": ("Ours (filled, ± standard error; → at least that) beside the published numbers (hollow).", beside),
     "rates": (
         "Validation accuracy against learning rate, of the seeds that tried every rate (in a staged sweep the first). "

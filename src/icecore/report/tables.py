@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from icecore.core.config import PROTOCOLS
-from icecore.experiments.results import Record
+from icecore.experiments.results import RunRecord
 from icecore.paper.budgets import BUDGETS
 from icecore.paper.tables import STUDIES, Study
-from icecore.report.cells import MEASURES, Cell, Estimate, Measure, build, rate_text
+from icecore.report.cells import MEASURES, Estimate, Measure, TableCell, build, rate_text
 from icecore.tasks import TASKS
 
 #: options that say how many examples there are, not what they are
@@ -22,7 +22,7 @@ COUNTS = frozenset({"train", "val", "test"})
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column: what makes its task smaller than usual (`remarks`), and what it was trained on (`facts`)."""
 
     name: str
@@ -31,18 +31,18 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row: trained and frozen parameters as (fewest, most) over its columns, None where nothing was run."""
 
     key: str
     label: str
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, TableCell]
     trained: tuple[int, int] | None = None
     frozen: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """A table of results.
 
     slug      a name for files and links
@@ -58,8 +58,8 @@ class Table:
     measure: Measure
     budget: str
     body: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[TableColumn, ...]
+    rows: tuple[TableRow, ...]
     facts: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
 
@@ -68,25 +68,25 @@ class Table:
         """The footnotes, in order of their cells; the same words are one note."""
         return list(dict.fromkeys(note for row in self.rows for cell in row.cells.values() for note in cell.notes))
 
-    def marks(self, cell: Cell) -> list[int]:
+    def marks(self, cell: TableCell) -> list[int]:
         """Numbers of a cell's footnotes, from 1."""
         notes = self.notes
         return sorted(notes.index(note) + 1 for note in cell.notes)
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[TableCell]:
         """All cells, row by row."""
         return [row.cells[column.name] for row in self.rows for column in self.columns]
 
 
-def tabulate(records: Sequence[Record], studies: Mapping[str, Study] = STUDIES) -> list[Table]:
+def tabulate(records: Sequence[RunRecord], studies: Mapping[str, Study] = STUDIES) -> list[ResultTable]:
     """The tables of the records: those of `studies` in their order, then others as they come."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    groups: dict[tuple[str, str, str], list[RunRecord]] = {}
     for record in records:
         spot = record.spot
         groups.setdefault((spot.study, spot.budget, spot.body), []).append(record)
     order = {name: place for place, name in enumerate(studies)}
-    tables: list[Table] = []
+    tables: list[ResultTable] = []
     for study, budget, body in sorted(groups, key=lambda key: order.get(key[0], len(order))):
         slug = _slug("-".join(filter(None, (study or "runs", budget, body))), {table.slug for table in tables})
         tables.append(_table(slug, groups[study, budget, body], studies.get(study)))
@@ -101,10 +101,10 @@ def _slug(text: str, taken: Iterable[str]) -> str:
     return slug
 
 
-def _table(slug: str, records: Sequence[Record], study: Study | None) -> Table:
+def _table(slug: str, records: Sequence[RunRecord], study: Study | None) -> ResultTable:
     spot = records[0].spot
     measure = MEASURES[study.measure if study else "test"]
-    places: dict[tuple[str, str], list[Record]] = {}
+    places: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         row = record.spot.row or f"{record.summary.get('backbone', '')}, {record.summary.get('weights', '')}"
         places.setdefault((row, record.spot.column or record.summary.get("task", "")), []).append(record)
@@ -122,8 +122,8 @@ def _table(slug: str, records: Sequence[Record], study: Study | None) -> Table:
     rows = []
     for key, label in labels.items():
         own = {column: cells[key, column] for column in columns}
-        rows.append(Row(key, label, own, _range(own, "trainable_parameters"), _range(own, "frozen_parameters")))
-    return Table(
+        rows.append(TableRow(key, label, own, _range(own, "trainable_parameters"), _range(own, "frozen_parameters")))
+    return ResultTable(
         slug,
         re.sub(r"(?<=table)(?=\d)", " ", study.name).capitalize() if study else "Own grid",
         study.title if study else spot.study or "Runs without a place in a table",
@@ -138,7 +138,7 @@ def _table(slug: str, records: Sequence[Record], study: Study | None) -> Table:
     )
 
 
-def _stand_in(study: Study | None, row: str, places: Mapping[tuple[str, str], Sequence[Record]]) -> str:
+def _stand_in(study: Study | None, row: str, places: Mapping[tuple[str, str], Sequence[RunRecord]]) -> str:
     """The body that stood for one of the paper's in a row, where it is not that of the whole table."""
     place = study.rows[row].settings.get("backbone", "") if study and row in study.rows else ""
     if not place.startswith("{") or place == "{body}":
@@ -155,7 +155,7 @@ def _published(study: Study | None, measure: Measure, row: str, column: str) -> 
     return {part: Estimate(*pair) if isinstance(pair, list) else Estimate(pair) for part, pair in pairs.items()}
 
 
-def _range(cells: Mapping[str, Cell], key: str) -> tuple[int, int] | None:
+def _range(cells: Mapping[str, TableCell], key: str) -> tuple[int, int] | None:
     counts = [run.summary[key] for cell in cells.values() for run in cell.chosen if key in run.summary]
     return (min(counts), max(counts)) if counts else None
 
@@ -220,7 +220,7 @@ COLUMN_ASPECTS: Mapping[str, Read] = {
 }
 
 
-def _marked(cells: Mapping[tuple[str, str], Cell]) -> tuple[dict[tuple[str, str], Cell], list[str]]:
+def _marked(cells: Mapping[tuple[str, str], TableCell]) -> tuple[dict[tuple[str, str], TableCell], list[str]]:
     """The cells, those that differ from most in an aspect with a note, and a warning for each mixed aspect."""
     marked, warnings = dict(cells), []
     columns = dict.fromkeys(column for _, column in cells)
@@ -242,7 +242,7 @@ def _marked(cells: Mapping[tuple[str, str], Cell]) -> tuple[dict[tuple[str, str]
     return marked, warnings
 
 
-def _column(name: str, runs: Sequence[Record]) -> Column:
+def _column(name: str, runs: Sequence[RunRecord]) -> TableColumn:
     summaries = [run.summary for run in runs]
     # what the column's name says already needs no remark
     options = [o for o in _distinct(map(_options, summaries)) if o not in name]
@@ -257,10 +257,10 @@ def _column(name: str, runs: Sequence[Record]) -> Column:
         " or ".join(_distinct(map(_data, summaries))),
     ]
     metrics = [metric for metric in _distinct(s.get("metric_name", "") for s in summaries) if metric != "accuracy"]
-    return Column(name, (*metrics, *options, *parts), "; ".join(filter(None, facts)))
+    return TableColumn(name, (*metrics, *options, *parts), "; ".join(filter(None, facts)))
 
 
-def _facts(budget: str, body: str, runs: Sequence[Record], study: Study | None) -> list[tuple[str, str]]:
+def _facts(budget: str, body: str, runs: Sequence[RunRecord], study: Study | None) -> list[tuple[str, str]]:
     """What all the numbers have in common, in words."""
     summaries = [run.summary for run in runs]
     known = BUDGETS.get(budget.partition(",")[0])

@@ -7,8 +7,8 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from icecore.report.cells import Cell, Estimate, Value, rate_text
-from icecore.report.tables import Row, Table
+from icecore.report.cells import Estimate, TableCell, Value, rate_text
+from icecore.report.tables import ResultTable, TableRow
 
 #: (file, caption) of each picture of a table, by its slug
 Plots = Mapping[str, Sequence[tuple[str, str]]]
@@ -60,7 +60,7 @@ def value_text(value: Value, unit: str) -> str:
     return ("≥ " if value.bound else "") + number(value.ours, unit) + f" {DIFFERS}" * value.differs
 
 
-def cell_text(cell: Cell, unit: str) -> str:
+def cell_text(cell: TableCell, unit: str) -> str:
     """Ours as text: the numbers, "missing", "diverged", or nothing for what was not run."""
     if cell.state:
         return "" if cell.state == "not run" else cell.state
@@ -68,7 +68,7 @@ def cell_text(cell: Cell, unit: str) -> str:
     return " / ".join(text or "–" for text in texts) if any(texts) else "–"
 
 
-def published_text(cell: Cell, unit: str) -> str:
+def published_text(cell: TableCell, unit: str) -> str:
     """The published numbers as text; empty where there are none."""
     texts = [published_number(value.published, unit) if value.published else "" for value in cell.values]
     return " / ".join(text or "–" for text in texts) if any(texts) else ""
@@ -84,7 +84,7 @@ def count_text(span: tuple[int, int] | None) -> str:
     return "" if span is None else " to ".join(dict.fromkeys(f"{count:,}" for count in span))
 
 
-def origin(cell: Cell) -> str:
+def origin(cell: TableCell) -> str:
     """Learning rate, seeds and runs behind a cell."""
     seeds = ", ".join(str(run.summary["seed"]) for run in cell.chosen)
     rates = ", ".join(map(rate_text, cell.rates))
@@ -94,7 +94,7 @@ def origin(cell: Cell) -> str:
     return f"{chosen}{train}{splits}runs {', '.join(run.run_id for run in cell.runs)}"
 
 
-def render_markdown(tables: Sequence[Table], faults: Sequence[str], plots: Plots) -> str:
+def render_markdown(tables: Sequence[ResultTable], faults: Sequence[str], plots: Plots) -> str:
     """All tables as Markdown."""
     parts = ["# icecore: results", "How to read a table:\n\n" + _list(f"{mark}: {words}" for mark, words in LEGEND)]
     if faults:
@@ -103,7 +103,7 @@ def render_markdown(tables: Sequence[Table], faults: Sequence[str], plots: Plots
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(table: Table, plots: Sequence[tuple[str, str]]) -> str:
+def _markdown(table: ResultTable, plots: Sequence[tuple[str, str]]) -> str:
     made_with = f" ({', '.join(filter(None, (table.budget, table.body)))})" if table.budget or table.body else ""
     head = [_escape(f"## {table.name}: {table.title}{made_with}")]
     about = [f"{name}: {text}" for name, text in table.facts]
@@ -124,7 +124,7 @@ def _markdown(table: Table, plots: Sequence[tuple[str, str]]) -> str:
     return "\n\n".join(parts)
 
 
-def _grid(table: Table) -> str:
+def _grid(table: ResultTable) -> str:
     """The table itself: ours, the published number beneath, parameter counts."""
     heads = ["<br>".join([f"**{_escape(column.name)}**", *map(_escape, column.remarks)]) for column in table.columns]
     lines = [[_escape(table.measure.caption), "trained", "frozen", *heads]]
@@ -136,7 +136,7 @@ def _grid(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
-def _row(table: Table, row: Row) -> list[str]:
+def _row(table: ResultTable, row: TableRow) -> list[str]:
     unit, cells = table.measure.unit, []
     for column in table.columns:
         cell = row.cells[column.name]

@@ -21,7 +21,7 @@ from icecore.training.checkpoint import PROGRAM
 
 CARD = "README.md"
 #: limit of the first question to the hub, in seconds; the client's own requests have none
-PATIENCE = 10.0
+REQUEST_TIMEOUT = 10.0
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN to a token"
 #: what to do about an answer of the hub, by status
 REMEDIES = {
@@ -72,7 +72,7 @@ def push(
     additions = {PROGRAM: file, CARD: card(held, repo).encode()}
     with _refusals(repo, api.endpoint):
         try:
-            api.model_info(repo, timeout=PATIENCE)
+            api.model_info(repo, timeout=REQUEST_TIMEOUT)
         except RepositoryNotFoundError:
             api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
@@ -117,7 +117,7 @@ def _download(repo: str, folder: Path, revision: str | None, token: str | None) 
 
     api = HfApi(token=token, library_name="icecore")
     with _refusals(repo, api.endpoint):
-        info = api.model_info(repo, revision=revision, timeout=PATIENCE)
+        info = api.model_info(repo, revision=revision, timeout=REQUEST_TIMEOUT)
         files = [sibling.rfilename for sibling in info.siblings or ()]
         if PROGRAM not in files:
             raise DataError(f"{repo}: no icecore program, which would be called {PROGRAM}; it holds {_begin(files)}")

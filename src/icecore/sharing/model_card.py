@@ -160,7 +160,7 @@ def _use(config: RunConfig, name: str) -> str:
     lines = [*standard, ""] if standard else []
     lines += [f"from icecore import grid{', hub' * shared}", "from icecore.program import Program, assemble", ""]
     lines += [f"program = Program.load({f'hub.pull({name!r})' if shared else f'Path({file!r})'})"]
-    lines += [f"body = grid.body_of({f'replace(program.config{changed})' if places else 'program.config'})"]
+    lines += [f"body = grid.load_body({f'replace(program.config{changed})' if places else 'program.config'})"]
     lines += ["model = assemble([program], body)  # a Batch of N examples -> logits (N, n, C)"]
     return "\n".join(["```sh", *commands, "```", "", "```python", *lines, "```"])
 

@@ -6,7 +6,7 @@ within the published range of 2 to 16.
 
 from collections.abc import Mapping
 
-from icecore.core.errors import unknown
+from icecore.core.errors import unknown_name
 from icecore.tasks import bits, images, listops, proteins
 from icecore.tasks.task import Task, TaskDefaults, TaskEntry, TaskRequest
 
@@ -81,7 +81,7 @@ def build_task(name: str, request: TaskRequest) -> Task:
     """The task `name`, its data read onto the CPU. Raises ConfigError for an unknown name, DataError for the data."""
     entry = TASKS.get(name)
     if entry is None:
-        raise unknown("task", name, TASKS)
+        raise unknown_name("task", name, TASKS)
     task = entry.build(request)
     task.unmasked = "no-mask" in request.faults
     return task

@@ -10,9 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
-from icecore.core.device import send
+from icecore.core.device import to_device
 from icecore.core.errors import ConfigError
-from icecore.tasks.task import EXAMPLES, SPLIT, Batch, Task, TaskDefaults, TaskRequest, TaskSpec, read_options, stream
+from icecore.tasks.task import (
+    EXAMPLES,
+    SPLIT,
+    Batch,
+    Task,
+    TaskDefaults,
+    TaskRequest,
+    TaskSpec,
+    random_stream,
+    read_options,
+)
 
 MEMORY_OPTIONS: Mapping[str, int] = {"strings": 5, "bits": 1000, "width": 50}
 XOR_OPTIONS: Mapping[str, int] = {"n": 5}
@@ -47,7 +57,7 @@ class BitTask(Task):
     def held(self, split: str, rows: range) -> tuple[Tensor, ...]:
         """The random numbers of examples `rows` of a fixed split."""
         code = list(self.sizes).index(split)
-        return _join(self.draw(1, stream(0, SPLIT, code, row)) for row in rows)
+        return _join(self.draw(1, random_stream(0, SPLIT, code, row)) for row in rows)
 
     def to(self, device: torch.device) -> "BitTask":
         """Assemble examples on `device` from now on."""
@@ -56,7 +66,7 @@ class BitTask(Task):
 
     def train_batch(self, seeds: Sequence[int], step: int, batch_size: int) -> Batch:
         """Fresh examples of one step for R runs, run-major: N = R * B rows."""
-        return self._batch(_join(self.draw(batch_size, stream(seed, EXAMPLES, step)) for seed in seeds))
+        return self._batch(_join(self.draw(batch_size, random_stream(seed, EXAMPLES, step)) for seed in seeds))
 
     def split_size(self, split: str) -> int:
         """Number of examples of a fixed split."""
@@ -69,7 +79,7 @@ class BitTask(Task):
             yield self._batch(self.held(split, rows[first : first + batch_size]))
 
     def _batch(self, draws: Iterable[Tensor]) -> Batch:
-        return self.assemble(*(send(draw, self.device) for draw in draws))
+        return self.assemble(*(to_device(draw, self.device) for draw in draws))
 
 
 class BitMemory(BitTask):
@@ -144,7 +154,11 @@ class BitXor(BitTask):
         """The packed bits of pairs `rows` of a split, counted out where the pairs are enumerated."""
         if not self.enumerated or split == "train":
             return super().held(split, rows)
-        order = torch.arange(self.pairs) if split == "test" else torch.randperm(self.pairs, generator=stream(0, SPLIT))
+        order = (
+            torch.arange(self.pairs)
+            if split == "test"
+            else torch.randperm(self.pairs, generator=random_stream(0, SPLIT))
+        )
         # the bits of pair k are those of the number k: two bytes hold the at most 12 of them
         return ((order[rows.start : rows.stop, None] >> torch.tensor([0, 8]) & 0xFF).to(torch.uint8),)
 

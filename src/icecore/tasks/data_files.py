@@ -23,7 +23,7 @@ def data_roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
     return [Path(root).expanduser() for root in named if root] + [cache_dir()]
 
 
-def find(roots: Iterable[Path], candidates: Sequence[str]) -> Path | None:
+def find_first(roots: Iterable[Path], candidates: Sequence[str]) -> Path | None:
     """The first existing `root / candidate`; candidates are tried in order within each root."""
     for root in roots:
         for candidate in candidates:
@@ -33,7 +33,9 @@ def find(roots: Iterable[Path], candidates: Sequence[str]) -> Path | None:
     return None
 
 
-def missing(dataset: str, roots: Iterable[Path], would_do: Sequence[str], fetchable: bool = True) -> DataError:
+def missing_data_error(
+    dataset: str, roots: Iterable[Path], would_do: Sequence[str], fetchable: bool = True
+) -> DataError:
     """The error for absent data: the command that fetches it, and the files that would also do."""
     fetch = f"fetch it with `icecore data get {dataset}`, or put" if fetchable else "put"
     places = "\n".join(f"  {root}" for root in roots)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from icecore.core.errors import DataError, unknown
+from icecore.core.errors import DataError, unknown_name
 from icecore.core.storage import storage_errors
 from icecore.tasks.data_files import cache_dir, digest
 
@@ -150,7 +150,7 @@ def get(name: str, dest: str | os.PathLike[str] | None = None, progress: Progres
     StorageError as `fetch` does.
     """
     if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
+        raise unknown_name("data set", name, DATASETS)
     folder = cache_dir() if dest is None else Path(dest).expanduser()
     return [fetch(file, folder, progress) for file in DATASETS[name].files]
 

@@ -28,8 +28,8 @@ OPEN, CLOSE = 11, 15
 # Long Range Arena's settings of "basic"; the root has depth 1.
 MAX_DEPTH, MIN_LENGTH, MAX_LENGTH = 10, 500, 2000
 
-# Trees are drawn BATCH at a time; where PATIENCE batches bring less than one new tree in 1,000, no more is awaited.
-BATCH, PATIENCE = 8192, 100
+# Trees are drawn BATCH at a time. Drawing stops where FRUITLESS_BATCHES batches bring less than one new tree in 1,000.
+BATCH, FRUITLESS_BATCHES = 8192, 100
 
 Progress = Callable[[int, int], None]  # called with (expressions drawn, expressions asked for)
 
@@ -75,11 +75,14 @@ def generate(
     found: dict[bytes, int] = {}
     known = [0]  # different expressions after each batch
     while known[-1] < count:
-        if len(known) > PATIENCE and (recent := known[-1] - known[-1 - PATIENCE]) * 1000 < PATIENCE * BATCH:
+        if (
+            len(known) > FRUITLESS_BATCHES
+            and (recent := known[-1] - known[-1 - FRUITLESS_BATCHES]) * 1000 < FRUITLESS_BATCHES * BATCH
+        ):
             raise ConfigError(
                 f"ListOps trees of more than {shortest} and less than {longest} tokens are too rare: {known[-1]} of "
-                f"{count} found, {recent} of them among the last {PATIENCE * BATCH} drawn; set shortest and longest "
-                "further apart or ask for fewer examples"
+                f"{count} found, {recent} of them among the last {FRUITLESS_BATCHES * BATCH} drawn; set shortest and "
+                "longest further apart or ask for fewer examples"
             )
         levels = _draw_shapes(words, BATCH, shortest, longest)
         if len(levels[0]):

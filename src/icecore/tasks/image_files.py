@@ -21,7 +21,7 @@ import numpy as np
 
 from icecore.core.errors import DataError, StorageError
 from icecore.core.storage import write_atomic
-from icecore.tasks.data_files import cache_dir, digest, find, missing, read_bytes
+from icecore.tasks.data_files import cache_dir, digest, find_first, missing_data_error, read_bytes
 from icecore.tasks.pickles import unpickle
 
 MNIST_FOLDERS = ("mnist", "MNIST/raw", ".")
@@ -92,17 +92,17 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
 def read_mnist(roots: Sequence[Path]) -> ImageSet:
     """MNIST from its four idx files, in the first folder that has the training images. Raises DataError."""
     folders = [root / sub for root in roots for sub in MNIST_FOLDERS]
-    first = find(folders, _mnist_names("train", "images", 3))
+    first = find_first(folders, _mnist_names("train", "images", 3))
     if first is None:
         would_do = [f"mnist/{name}" for name in _mnist_names("train", "images", 3)]
-        raise missing("mnist", roots, [f"{name} (and the other three)" for name in would_do])
+        raise missing_data_error("mnist", roots, [f"{name} (and the other three)" for name in would_do])
     splits: list[Split] = []
     files: list[str] = []
     for part in ("train", "t10k"):
         arrays: list[np.ndarray] = []
         for kind, dims in (("images", 3), ("labels", 1)):
             names = _mnist_names(part, kind, dims)
-            path = find([first.parent], names)
+            path = find_first([first.parent], names)
             if path is None:
                 raise DataError(f"{first.parent}: found {first.name}, but not {' or '.join(names)}; put it beside it")
             arrays.append(read_idx(path, dims))
@@ -317,7 +317,9 @@ def read_cifar10(roots: Sequence[Path]) -> ImageSet:
     """CIFAR-10 in whichever form is found first. Raises DataError."""
     # cifar10/ alone proves nothing: the cache keeps decoded images in a folder of that name
     candidates = [*_ARCHIVES, *(f"cifar10/{name}" for name in _ARCHIVES), "cifar10/train"]
-    path = find(roots, candidates)
+    path = find_first(roots, candidates)
     if path is None:
-        raise missing("cifar10", roots, [*_ARCHIVES, "cifar10/train/<class>/*.jpg, cifar10/test/<class>/*.jpg"])
+        raise missing_data_error(
+            "cifar10", roots, [*_ARCHIVES, "cifar10/train/<class>/*.jpg, cifar10/test/<class>/*.jpg"]
+        )
     return read_class_folders(path.parent) if path.name == "train" else _ARCHIVES[path.name](path)

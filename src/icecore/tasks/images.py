@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from icecore.core.errors import ConfigError
 from icecore.tasks.data_files import data_roots
 from icecore.tasks.image_files import ImageSet, read_cifar10, read_mnist
-from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskRequest, TaskSpec, held_out, read_options
+from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskRequest, TaskSpec, read_options, split_held_out
 
 # `val`: training images held out; by default at most a tenth of a smaller source
 MNIST_OPTIONS: Mapping[str, Any] = {"val": 2000}
@@ -187,7 +187,7 @@ def _build(
     train, test = (
         Examples(prepare(torch.tensor(part.images)), torch.tensor(part.labels)) for part in (found.train, found.test)
     )
-    kept, held = held_out(size, val / size)
+    kept, held = split_held_out(size, val / size)
     splits = {
         name: Examples(train.inputs[rows], train.targets[rows]) for name, rows in (("train", kept), ("val", held))
     }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
 from icecore.core.storage import write_atomic
-from icecore.tasks.data_files import cache_dir, data_roots, find
+from icecore.tasks.data_files import cache_dir, data_roots, find_first
 from icecore.tasks.expressions import (
     CLOSE,
     MAX_LENGTH,
@@ -158,7 +158,7 @@ def _folder(data_dir: str | None) -> Path | None:
     """The folder with Long Range Arena's three files, or None. Raises DataError if it holds only some."""
     names = [f"basic_{split}.tsv" for split in ("train", "val", "test")]
     places = ("listops/", "lra_release/listops-1000/", "")
-    first = find(data_roots(data_dir), [place + name for place in places for name in names])
+    first = find_first(data_roots(data_dir), [place + name for place in places for name in names])
     if first is None:
         return None
     absent = [name for name in names if not (first.parent / name).exists()]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.tasks.data_files import find, missing, read_bytes
+from icecore.tasks.data_files import find_first, missing_data_error, read_bytes
 from icecore.tasks.pickles import unpickle
 
 #: file stems of each split, ours first, then TAPE's
@@ -27,7 +27,7 @@ STEMS: Mapping[str, tuple[str, ...]] = {
 FOLDERS = ("homology", "remote_homology", "remote_homology_json", ".")
 
 
-class Record(NamedTuple):
+class ProteinRecord(NamedTuple):
     """One protein domain; `place` is where it was read (file and line or record), for messages."""
 
     place: str
@@ -40,7 +40,7 @@ class Format(NamedTuple):
     """File names, with `{}` for a split's stem, and the reader that turns one file into records."""
 
     patterns: tuple[str, ...]
-    read: Callable[[Path], Iterator[Record]]
+    read: Callable[[Path], Iterator[ProteinRecord]]
 
     def names(self, split: str) -> list[str]:
         """File names that would hold `split`."""
@@ -77,14 +77,14 @@ def _table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[s
         yield place, [row[i].strip() for i in at if i is not None]
 
 
-def read_tsv(path: Path) -> Iterator[Record]:
+def read_tsv(path: Path) -> Iterator[ProteinRecord]:
     """Records of a TSV with a header naming id, fold and sequence; other columns are ignored."""
     columns = {"id": ("id",), "fold": ("fold", "fold_label"), "sequence": ("sequence", "primary")}
     for place, (name, fold, sequence) in _table(path, columns):
-        yield Record(place, name, sequence, fold)
+        yield ProteinRecord(place, name, sequence, fold)
 
 
-def read_fasta(path: Path) -> Iterator[Record]:
+def read_fasta(path: Path) -> Iterator[ProteinRecord]:
     """Records of `<split>.fasta` (or .fa), folds from a table beside it that has a header naming id and fold.
 
     The table is `<split>.labels.tsv` or .csv, or one `labels.tsv` or .csv for all splits: its rows come in
@@ -92,7 +92,7 @@ def read_fasta(path: Path) -> Iterator[Record]:
     """
     stem = path.name.split(".")[0]
     choices = [f"{stem}.labels.tsv", f"{stem}.labels.csv", "labels.tsv", "labels.csv"]
-    label_file = find([path.parent], choices)
+    label_file = find_first([path.parent], choices)
     if label_file is None:
         raise DataError(
             f"{path}: its fold labels are missing; expected {' or '.join(choices)} with columns id, fold beside it"
@@ -113,11 +113,11 @@ def read_fasta(path: Path) -> Iterator[Record]:
         if name is not None:
             if name not in folds:
                 raise DataError(f"{place}: no fold for {name!r} in {label_file.name}; add a row for it")
-            yield Record(place, name, "".join(parts).rstrip("*"), folds[name])
+            yield ProteinRecord(place, name, "".join(parts).rstrip("*"), folds[name])
         name, place, parts = (line[1:].split() or [""])[0], f"{path} line {number}", []
 
 
-def _tape_record(place: str, index: int, item: Any) -> Record:
+def _tape_record(place: str, index: int, item: Any) -> ProteinRecord:
     """The record of one TAPE item: a dict with `primary`, `fold_label` and perhaps `id`."""
     if not isinstance(item, dict) or not {"primary", "fold_label"} <= item.keys():
         found = ", ".join(map(str, item)) if isinstance(item, dict) else type(item).__name__
@@ -127,10 +127,10 @@ def _tape_record(place: str, index: int, item: Any) -> Record:
         raise DataError(f"{place}: expected a string as primary, found {type(primary).__name__}")
     if fold.size != 1 or not np.issubdtype(fold.dtype, np.integer) or fold.item() < 0:
         raise DataError(f"{place}: expected one integer from 0 up as fold_label, found {item['fold_label']!r}")
-    return Record(place, name.decode() if isinstance(name, bytes) else str(name), primary, str(fold.item()))
+    return ProteinRecord(place, name.decode() if isinstance(name, bytes) else str(name), primary, str(fold.item()))
 
 
-def read_json(path: Path) -> Iterator[Record]:
+def read_json(path: Path) -> Iterator[ProteinRecord]:
     """Records of TAPE's JSON: a list of objects."""
     try:
         items = json.loads(_text(path))
@@ -142,7 +142,7 @@ def read_json(path: Path) -> Iterator[Record]:
         yield _tape_record(f"{path} record {index}", index, item)
 
 
-def read_lmdb(path: Path) -> Iterator[Record]:
+def read_lmdb(path: Path) -> Iterator[ProteinRecord]:
     """Records of TAPE's LMDB: key `num_examples`, then "0", "1", ... each a pickled dict."""
     try:
         import lmdb
@@ -181,9 +181,9 @@ def locate(roots: Sequence[Path], splits: Iterable[str]) -> tuple[str, dict[str,
     """The format and the files of `splits` in the first folder that has a train file. Raises DataError."""
     for folder in (root / sub for root in roots for sub in FOLDERS):
         for name, form in FORMATS.items():
-            if find([folder], form.names("train")) is None:
+            if find_first([folder], form.names("train")) is None:
                 continue
-            files = {split: find([folder], form.names(split)) for split in splits}
+            files = {split: find_first([folder], form.names(split)) for split in splits}
             absent = [" or ".join(form.names(split)) for split, path in files.items() if path is None]
             if absent:
                 raise DataError(
@@ -191,10 +191,10 @@ def locate(roots: Sequence[Path], splits: Iterable[str]) -> tuple[str, dict[str,
                 )
             return name, {split: path for split, path in files.items() if path is not None}
     would_do = [f"{FOLDERS[0]}/{form.names('train')[0]} (and the other splits)" for form in FORMATS.values()]
-    raise missing("remote-homology", roots, would_do)
+    raise missing_data_error("remote-homology", roots, would_do)
 
 
-def read(form: str, path: Path) -> list[Record]:
+def read(form: str, path: Path) -> list[ProteinRecord]:
     """All records of one file, in order, none of them empty. Raises DataError."""
     records = list(FORMATS[form].read(path))
     if not records:

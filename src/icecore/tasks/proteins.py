@@ -14,7 +14,7 @@ from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
 from icecore.tasks.data_files import data_roots
-from icecore.tasks.protein_files import Record, locate, read
+from icecore.tasks.protein_files import ProteinRecord, locate, read
 from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskRequest, TaskSpec, read_options
 
 #: TAPE's IUPAC vocabulary; a token's id is its place
@@ -72,7 +72,7 @@ def encode(sequence: str, length: int) -> bytes:
     return bytes([CLS, *letters.translate(LETTER_IDS), SEP])
 
 
-def fold_indices(train: list[Record]) -> dict[str, int]:
+def fold_indices(train: list[ProteinRecord]) -> dict[str, int]:
     """Class of each fold of the train split: the integers themselves where given, else the place by name.
 
     Raises DataError if there are more classes than the task's 1,195.
@@ -89,7 +89,7 @@ def fold_indices(train: list[Record]) -> dict[str, int]:
     return index
 
 
-def _examples(records: list[Record], index: Mapping[str, int], length: int) -> Examples:
+def _examples(records: list[ProteinRecord], index: Mapping[str, int], length: int) -> Examples:
     """One split's tensors: inputs (N, T) uint8 padded with `<pad>`, targets (N,), lengths (N,).
 
     Files lie sorted by fold; shuffled, the first k examples are a fair sample.
@@ -112,7 +112,9 @@ def _examples(records: list[Record], index: Mapping[str, int], length: int) -> E
     return Examples(torch.from_numpy(inputs), targets, torch.from_numpy(lengths))
 
 
-def _describe(form: str, files: Mapping[str, Path], records: Mapping[str, list[Record]], length: int) -> dict[str, Any]:
+def _describe(
+    form: str, files: Mapping[str, Path], records: Mapping[str, list[ProteinRecord]], length: int
+) -> dict[str, Any]:
     counts = {split: len(part) for split, part in records.items()}
     data: dict[str, Any] = {
         "format": form,

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icecore.core.device import send
-from icecore.core.errors import ConfigError, unknown
+from icecore.core.device import to_device
+from icecore.core.errors import ConfigError, unknown_name
 
 TokenKind = Literal["continuous", "discrete"]
 ReadOut = Literal["last", "mean"]
@@ -71,7 +71,7 @@ class Batch:
     def rows(self, index: Tensor | slice) -> "Batch":
         """The rows that `index`, on the CPU, selects, in that order."""
         lengths = None if self.lengths is None else self.lengths[index]
-        there = index if isinstance(index, slice) else send(index, self.tokens.device)
+        there = index if isinstance(index, slice) else to_device(index, self.tokens.device)
         return Batch(self.tokens[there], self.targets[there], lengths)
 
     def repeat(self, runs: int) -> "Batch":
@@ -107,7 +107,7 @@ class Examples:
         return Examples(self.inputs.to(device), self.targets.to(device), self.lengths)
 
 
-def stream(*key: int) -> torch.Generator:
+def random_stream(*key: int) -> torch.Generator:
     """A CPU generator that is a pure function of the integers `key` (say run seed, purpose, step)."""
     state = 0x9E3779B97F4A7C15
     for part in key:
@@ -124,7 +124,7 @@ ORDER, AUGMENT, EXAMPLES, SPLIT, INIT, DROPOUT = range(6)
 
 @lru_cache(maxsize=256)
 def _epoch_order(size: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(size, generator=stream(seed, ORDER, epoch))
+    return torch.randperm(size, generator=random_stream(seed, ORDER, epoch))
 
 
 def training_order(size: int, seed: int, step: int, batch_size: int) -> Tensor:
@@ -140,9 +140,9 @@ def training_order(size: int, seed: int, step: int, batch_size: int) -> Tensor:
     return torch.cat(parts)
 
 
-def held_out(size: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def split_held_out(size: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Seeded split of `range(size)` into (kept, held out) sorted indices; `share` of them is held out."""
-    order = torch.randperm(size, generator=stream(seed, SPLIT))
+    order = torch.randperm(size, generator=random_stream(seed, SPLIT))
     count = max(1, round(size * share))
     return order[count:].sort().values, order[:count].sort().values
 
@@ -196,7 +196,7 @@ class Task(ABC):
         held = {name: value for name, value in self.data.items() if name == "counts" or name.endswith("sha256")}
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
-    def shown(self, batch: Batch) -> Batch:
+    def prepare_batch(self, batch: Batch) -> Batch:
         """A batch of this task as a model gets it: as it is, or where `unmasked` padded, its lengths forgotten."""
         if not self.unmasked or batch.lengths is None:
             return batch
@@ -256,8 +256,8 @@ class StoredTask(Task):
         draws = None
         if self.augment_draws:
             shape = (batch_size, self.augment_draws)
-            draws = torch.cat([torch.rand(shape, generator=stream(seed, AUGMENT, step)) for seed in seeds])
-            draws = send(draws, self.device)
+            draws = torch.cat([torch.rand(shape, generator=random_stream(seed, AUGMENT, step)) for seed in seeds])
+            draws = to_device(draws, self.device)
         return self._collate(self.splits["train"], self._drawn(seeds, step, batch_size), draws)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
@@ -272,7 +272,7 @@ class StoredTask(Task):
         return torch.cat([training_order(size, seed, step, batch_size) for seed in seeds])
 
     def _collate(self, part: Examples, index: Tensor | slice, draws: Tensor | None) -> Batch:
-        there = index if isinstance(index, slice) else send(index, self.device)
+        there = index if isinstance(index, slice) else to_device(index, self.device)
         inputs = part.inputs[there]
         lengths = None if part.lengths is None else part.lengths[index]
         if lengths is not None:
@@ -302,7 +302,7 @@ def read_options(request: TaskRequest, name: str, defaults: Mapping[str, Any]) -
     for key, given in request.options.items():
         if key not in defaults:
             raise (
-                unknown(f"option of {name}", key, defaults)
+                unknown_name(f"option of {name}", key, defaults)
                 if defaults
                 else ConfigError(f"{name} has no options, found {key!r}")
             )

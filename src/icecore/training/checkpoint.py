@@ -18,7 +18,7 @@ from torch import Tensor
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
-from icecore.core.storage import locked, storage_errors, write_atomic
+from icecore.core.storage import file_lock, storage_errors, write_atomic
 
 CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
 LOCK = ".lock"
@@ -72,9 +72,9 @@ class RunFolder:
 
     def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
         """Keep other processes from training this run meanwhile; see `storage.locked`."""
-        return locked(self.path / LOCK, wait)
+        return file_lock(self.path / LOCK, wait)
 
-    def mend(self) -> None:
+    def clean_up(self) -> None:
         """Clear away what a kill left; for whoever holds the lock."""
         with storage_errors(self.path):
             for leftover in self.path.rglob(".*.tmp"):
@@ -169,7 +169,7 @@ class RunFolder:
         return self.states / f"step_{step:09d}.safetensors"
 
 
-class OthersFolder(RunFolder):
+class SecondaryRunFolder(RunFolder):
     """A run's folder as processes besides the first one see it: empty, and what is written is the first one's to do."""
 
     def open(self) -> None: ...

@@ -25,12 +25,12 @@ from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
 from icecore.tasks.task import Batch
-from icecore.training.checkpoint import OthersFolder, RunFolder
+from icecore.training.checkpoint import RunFolder, SecondaryRunFolder
 
 Value = TypeVar("Value")
 
 #: no process waits longer than this for another: reading data, or writing to a slow disk, takes its time
-PATIENCE = datetime.timedelta(hours=1)
+PROCESS_TIMEOUT = datetime.timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class World:
     shard: bool = False
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and decides."""
         return self.rank == 0
 
@@ -79,7 +79,7 @@ class World:
 
     def folder(self, parent: Path, config: RunConfig) -> RunFolder:
         """A run's folder as this process sees it."""
-        return RunFolder(parent, config) if self.first else OthersFolder(parent, config)
+        return RunFolder(parent, config) if self.is_main else SecondaryRunFolder(parent, config)
 
     def share(self, batch: Batch, runs: int) -> tuple[Batch, Tensor | slice]:
         """This process's rows of a run-major batch (R * B), and their places in it, on the CPU.
@@ -122,7 +122,7 @@ class World:
             assert extra is not None
             yield extra, False
 
-    def tell(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """What the first process has, in all of them."""
         if self.size == 1:
             return value
@@ -135,18 +135,18 @@ class World:
 ALONE = World()
 
 
-def launched() -> int:
+def launched_processes() -> int:
     """How many processes were started together with this one, itself counted."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
-def joined(shard: bool = False) -> Iterator[World]:
+def join_processes(shard: bool = False) -> Iterator[World]:
     """The world that torchrun, or whoever sets its variables, started this process in; left in the end.
 
     Raises ConfigError where a body is to be divided among one process.
     """
-    if launched() == 1:
+    if launched_processes() == 1:
         if shard:
             raise ConfigError(
                 "--shard divides the body among processes, and this is one alone: start it by "
@@ -159,16 +159,16 @@ def joined(shard: bool = False) -> Iterator[World]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local < torch.cuda.device_count():
         torch.cuda.set_device(local)  # the one that NCCL takes where no tensor says it
-    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-    store = PrefixStore(name_of_start(store, rank, size), store)
-    dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=size)
+    store, rank, size = next(rendezvous("env://", timeout=PROCESS_TIMEOUT))
+    store = PrefixStore(agree_on_store_prefix(store, rank, size), store)
+    dist.init_process_group(backend, timeout=PROCESS_TIMEOUT, store=store, rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), local, shard)
     finally:
         dist.destroy_process_group()
 
 
-def name_of_start(store: Store, rank: int, size: int) -> str:
+def agree_on_store_prefix(store: Store, rank: int, size: int) -> str:
     """A name that the processes of this start share, and no earlier start had.
 
     torchrun keeps one store over its restarts (pytorch issue 135712): without a name before its keys, a process
@@ -196,7 +196,7 @@ def name_of_start(store: Store, rank: int, size: int) -> str:
     return mine
 
 
-def divide(model: FPT, device: torch.device) -> None:
+def shard_backbone(model: FPT, device: torch.device) -> None:
     """Leave each process its share of the weights of the body, on `device`; a pass gathers block after block.
 
     In place, by FSDP2 (`fully_shard`). Norms stay whole: they are the programs', and exchanged with these.

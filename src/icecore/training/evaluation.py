@@ -8,7 +8,7 @@ from torch import Tensor
 from icecore.model.fpt import FPT
 from icecore.tasks.task import Task
 from icecore.training.distributed import ALONE, World
-from icecore.training.micro_batches import cut
+from icecore.training.micro_batches import split_by_length
 
 #: tokens in one forward pass; larger passes are no faster, smaller ones waste launches
 TOKENS_PER_PASS = {"cpu": 8192, "cuda": 262144, "mps": 65536}
@@ -46,9 +46,9 @@ def _passes(
     size = examples_per_pass(model, R)
     first = 0
     for window in task.batches(split, max(PASSES_PER_WINDOW, world.size) * size, limit):
-        rows = task.shown(window)
+        rows = task.prepare_batch(window)
         mine, places = world.share(rows, 1)
-        passes = cut(mine, runs=1, tokens=size * task.spec.length) if len(mine) else ()
+        passes = split_by_length(mine, runs=1, tokens=size * task.spec.length) if len(mine) else ()
         places = torch.arange(first, first + len(rows))[places]
         for (part, index), counts in world.in_step(passes, (rows.rows(slice(1)), slice(0))):
             repeated = part.repeat(R) if R > 1 else part

@@ -10,10 +10,10 @@ from icecore.backbones.modules.kernels import can_compile
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
 from icecore.model.fpt import FPT
-from icecore.training.distributed import ALONE, World, divide
+from icecore.training.distributed import ALONE, World, shard_backbone
 
 
-class Watcher(Protocol):
+class Callback(Protocol):
     """Who is told how training goes (a progress display, a test)."""
 
     def waiting(self, run_id: str) -> None:
@@ -50,13 +50,13 @@ class Execution:
     checkpoint_seconds: float = 30.0
     feature_memory: int | None = None
     compile: bool | None = None
-    watchers: Sequence[Watcher] = ()
+    watchers: Sequence[Callback] = ()
     world: World = ALONE
 
     def place(self, model: FPT) -> FPT:
         """The model on the device, its body divided among the processes where that was asked for."""
         if self.world.shard:
-            divide(model, self.runtime.device)
+            shard_backbone(model, self.runtime.device)
         return model.to(self.runtime.device)
 
 

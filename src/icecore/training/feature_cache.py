@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from icecore.core.config import OUTPUT, RunConfig
-from icecore.core.device import send, total_memory
+from icecore.core.device import to_device, total_memory
 from icecore.core.storage import storage_errors
 from icecore.model.fpt import FPT
 from icecore.tasks.task import Batch, Task
 from icecore.training.evaluation import PASSES_PER_WINDOW, examples_per_pass, mean_metric
-from icecore.training.micro_batches import cut
+from icecore.training.micro_batches import split_by_length
 
 #: share of the device's memory that features may take before they go to a file
-MEMORY_SHARE = 0.25
+FEATURE_MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedFeatures:
     """Features at hand: rows (E, S, n, D) of E examples under S seeds, targets (E, ...) on the model's device.
 
     spans  the places of each split, whose first examples lie there in order
@@ -46,7 +46,7 @@ class Kept:
         return [self.seeds.index(seed) for seed in seeds]
 
 
-class Features:
+class FeatureCache:
     """The read-out features of a pack that trains output layers only, kept for what is read again and again.
 
     Parameters:
@@ -64,7 +64,7 @@ class Features:
         self.model, self.task, self.programs = model, task, programs
         self.splits = splits
         self.device = next(model.parameters()).device
-        self.kept: Kept | None = None
+        self.kept: CachedFeatures | None = None
         #: examples of a block: several passes, for `cut` to find like lengths in; fewer where much of each is read
         self._block = max(1, PASSES_PER_WINDOW // task.spec.read_positions) * examples_per_pass(model)
 
@@ -92,9 +92,9 @@ class Features:
         first = next(stream)
         stream = itertools.chain([first], stream)
         like = first.new_empty((ends[-1], *first.shape[1:]), device="meta")
-        fits = like.nbytes <= (MEMORY_SHARE * total_memory(self.device) if memory is None else memory)
+        fits = like.nbytes <= (FEATURE_MEMORY_SHARE * total_memory(self.device) if memory is None else memory)
         rows = in_memory(stream, like, self.device) if fits else in_file(stream, like, folder)
-        self.kept = Kept(rows, torch.cat(targets), distinct, spans)
+        self.kept = CachedFeatures(rows, torch.cat(targets), distinct, spans)
         seconds = round(time.perf_counter() - clock, 3)
         where = "memory" if fits else "file"
         return {"examples": ends[-1], "seeds": len(distinct), "bytes": like.nbytes, "seconds": seconds, "where": where}
@@ -103,11 +103,13 @@ class Features:
         """Mean losses (R,) of one step's training rows, differentiable; the body is not touched."""
         kept, index = self.kept, self.task.train_index(seeds, step, batch_size)
         if kept is None or index is None:
-            raise RuntimeError("Features.keep comes before Features.losses, on a task with stored examples")
+            raise RuntimeError("FeatureCache.keep comes before FeatureCache.losses, on a task with stored examples")
         slots = torch.tensor(kept.slots(seeds))[:, None]
         places = index.view(len(seeds), batch_size) * len(kept.seeds) + slots  # "train" lies first
-        rows = send(kept.rows.flatten(0, 1).index_select(0, send(places.flatten(), kept.rows.device)), self.device)
-        targets = kept.targets.index_select(0, send(index, self.device))
+        rows = to_device(
+            kept.rows.flatten(0, 1).index_select(0, to_device(places.flatten(), kept.rows.device)), self.device
+        )
+        targets = kept.targets.index_select(0, to_device(index, self.device))
         return self.task.loss(self.model.logits(rows), targets).view(len(seeds), -1).mean(1)
 
     @torch.no_grad()
@@ -133,7 +135,7 @@ class Features:
 
         return mean_metric(self.task, R, passes())
 
-    def _read(self, kept: Kept, split: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read(self, kept: CachedFeatures, split: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The kept features of a split's first `count` examples, in the blocks of `_fresh`."""
         span = kept.spans[split][:count]
         for first in range(0, count, self._block):
@@ -147,24 +149,26 @@ class Features:
         # whole blocks of what may be kept too, then cut: the rows beside one may decide its last bits
         limit = -(-count // size) * size if split in self.splits else count
         for batch in self.task.batches(split, size, limit):
-            block = self.task.shown(batch)
+            block = self.task.prepare_batch(batch)
             rows, order = [], []
-            for part, places in cut(block, runs=1, tokens=examples_per_pass(self.model) * self.task.spec.length):
+            for part, places in split_by_length(
+                block, runs=1, tokens=examples_per_pass(self.model) * self.task.spec.length
+            ):
                 rows.append(torch.stack([self._read_alone(part, seed) for seed in seeds], 1))
                 order.append(torch.arange(len(block))[places])
-            back = send(torch.cat(order).argsort()[:count], self.device)
+            back = to_device(torch.cat(order).argsort()[:count], self.device)
             yield torch.cat(rows)[back], batch.targets[:count]
             count -= size
 
     def _read_alone(self, batch: Batch, seed: int) -> Tensor:
         """Features (N, n, D) of the run of this seed, as if it were the only one."""
         with alone(self.model, self.programs[seed]):
-            return self.model.read(batch)
+            return self.model.features(batch)
 
 
-def plan(
+def plan_feature_cache(
     model: FPT, task: Task, configs: Sequence[RunConfig], programs: Sequence[Mapping[str, Tensor]], choice: str
-) -> Features | None:
+) -> FeatureCache | None:
     """Features for a pack of runs, or None where they are no constants or not worth keeping.
 
     They are constants where only output layers are trained, without dropout, on stored examples. They pay
@@ -182,7 +186,7 @@ def plan(
     if not (constant and stored and pays):
         return None
     splits = {"train": examples, choice: min(config.eval_examples, task.split_size(choice))}
-    return Features(model, task, dict(zip(seeds, programs, strict=True)), splits)
+    return FeatureCache(model, task, dict(zip(seeds, programs, strict=True)), splits)
 
 
 @contextlib.contextmanager

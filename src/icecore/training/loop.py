@@ -18,20 +18,20 @@ from torch import Tensor
 
 from icecore.backbones import Backbone
 from icecore.core.config import RunConfig
-from icecore.core.device import send, versions
+from icecore.core.device import package_versions, to_device
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, begin_from, model_settings
-from icecore.tasks.task import DROPOUT, Task, stream
+from icecore.model.program import Program, model_settings, start_from_program
+from icecore.tasks.task import DROPOUT, Task, random_stream
 from icecore.training.checkpoint import RunFolder, common_step, write_json
 from icecore.training.evaluation import evaluate
 from icecore.training.execution import Execution, pays_to_compile
-from icecore.training.feature_cache import Features, plan
-from icecore.training.micro_batches import cut, tokens_per_pass
+from icecore.training.feature_cache import FeatureCache, plan_feature_cache
+from icecore.training.micro_batches import split_by_length, tokens_per_pass
 from icecore.training.optimizer import PackedAdam
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """Counters of one run that resuming needs besides tensors.
 
     seconds  wall time of the packs it was in
@@ -48,14 +48,14 @@ class Progress:
 
 
 @dataclass(eq=False)
-class Member:
+class PackedRun:
     """A run within a pack. `best` (K,) are the trained numbers of the best validated state."""
 
     config: RunConfig
     folder: RunFolder
     initial: dict[str, Tensor]
     best: Tensor | None = None
-    progress: Progress = field(default_factory=Progress)
+    progress: RunProgress = field(default_factory=RunProgress)
 
 
 def train_pack(
@@ -86,18 +86,18 @@ class Pack:
         folders = [self.world.folder(execution.out, config) for config in configs]
         for folder in folders:
             folder.open()
-            folder.mend()
+            folder.clean_up()
         if self.config.start is not None:
-            begin_from(self.model, Program.load(Path(self.config.start)), self.config)
+            start_from_program(self.model, Program.load(Path(self.config.start)), self.config)
         starts = self.model.programs()
-        self.members = [Member(c, f, s) for c, f, s in zip(configs, folders, starts, strict=True)]
+        self.members = [PackedRun(c, f, s) for c, f, s in zip(configs, folders, starts, strict=True)]
         self.active = list(self.members)
         #: the members that the model's R programs belong to, in order
         self.rows = list(self.members)
         model, config, axis = self.model, self.config, backbone.axis
         passes = len(configs) * config.batch_size * config.steps
         axis.compiled = pays_to_compile(model, passes) if execution.compile is None else execution.compile
-        self.features = plan(model, task, configs, starts, self._choice_split())
+        self.features = plan_feature_cache(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
         # by all runs at the start: a resumed pack must be cut as it would have been; not where no pass is cut by it
         measured = self.features is None and not execution.micro_batch
@@ -117,7 +117,7 @@ class Pack:
         origin = {"body": self.model.body_fingerprint, "data": self.task.fingerprint}
         for folder in folders if step is not None else ():
             folder.check_origin(origin)
-        found = self.world.tell(None if step is None else (step, [folder.go_back(step) for folder in folders]))
+        found = self.world.broadcast(None if step is None else (step, [folder.go_back(step) for folder in folders]))
         if found is not None:
             self._restore(*found)
         trained, frozen = self.model.counts()
@@ -163,13 +163,13 @@ class Pack:
         config, model, R = self.config, self.model, self.adam.runs
         batch = self.task.train_batch([m.config.seed for m in self.active], self.step, config.batch_size)
         B = config.batch_size
-        batch, mine = self.world.share(self.task.shown(batch), R)
+        batch, mine = self.world.share(self.task.prepare_batch(batch), R)
         keys = self._dropout_keys()[mine] if config.dropout else None
         self.adam.zero_grad()
         losses = torch.zeros(R, device=self.adam.values.device)
-        passes = cut(batch, R, self.execution.micro_batch, self.tokens_per_pass)
+        passes = split_by_length(batch, R, self.execution.micro_batch, self.tokens_per_pass)
         for (part, rows), counts in self.world.in_step(passes):
-            logits = model(part, row_keys=None if keys is None else send(keys[rows], losses.device))
+            logits = model(part, row_keys=None if keys is None else to_device(keys[rows], losses.device))
             loss = self.task.loss(logits, part.targets).view(R, -1).sum(1) * (counts / B)
             # programs are disjoint: the sum's gradient is each run's own
             loss.sum().backward()
@@ -178,7 +178,7 @@ class Pack:
         self.world.sum(grads, losses)
         return self._update(losses, grads)
 
-    def _kept_losses(self, features: Features) -> Tensor:
+    def _kept_losses(self, features: FeatureCache) -> Tensor:
         """Mean losses (R,) on the cached features, with gradients of the output layers; no part of the body runs."""
         seeds = [m.config.seed for m in self.active]
         if features.kept is None:
@@ -190,7 +190,7 @@ class Pack:
 
     def _update(self, losses: Tensor, grads: Tensor) -> Tensor:
         """One step of Adam along `grads` (R, K), of runs whose `losses` (R,) are finite. Returns these."""
-        lr = send(torch.tensor([m.config.lr_at(self.step) for m in self.active]), losses.device)
+        lr = to_device(torch.tensor([m.config.lr_at(self.step) for m in self.active]), losses.device)
         self.adam.alive &= losses.isfinite()
         self.adam.step(self.step, lr, grads)
         return losses
@@ -232,7 +232,7 @@ class Pack:
         """Score every run's best state once on the whole splits and write programs and summaries."""
         if any(m.progress.final is None for m in self.members):
             self._score_final()
-        summaries = self.world.tell(self._write() if self.world.first else [])
+        summaries = self.world.broadcast(self._write() if self.world.is_main else [])
         for watcher in self.execution.watchers:
             watcher.finished(summaries)
         return summaries
@@ -279,7 +279,7 @@ class Pack:
                 tensors, _ = member.folder.load_state(step)
                 member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
 
-    def _count_seconds(self, members: Sequence[Member]) -> None:
+    def _count_seconds(self, members: Sequence[PackedRun]) -> None:
         self.execution.runtime.synchronize()
         now = time.perf_counter()
         for member in members:
@@ -301,7 +301,7 @@ class Pack:
         """Be what the pack was after `step` steps, from the members' states: the same runs active, the same numbers."""
         self.step, device, states = step, self.adam.values.device, []
         for member, (tensors, values) in zip(self.members, found, strict=True):
-            member.progress = Progress(**values)
+            member.progress = RunProgress(**values)
             member.best = tensors["best"].to(device) if "best" in tensors else None
             if not member.progress.stopped:
                 states.append(tensors)
@@ -316,7 +316,9 @@ class Pack:
     def _dropout_keys(self) -> Tensor:
         """Keys (N,) of this step's dropout draws, on the CPU: a function of seed, step and row."""
         B = self.config.batch_size
-        draws = [torch.randint(2**62, (B,), generator=stream(m.config.seed, DROPOUT, self.step)) for m in self.active]
+        draws = [
+            torch.randint(2**62, (B,), generator=random_stream(m.config.seed, DROPOUT, self.step)) for m in self.active
+        ]
         return torch.cat(draws)
 
     def _log(self, event: str, **fields: Any) -> None:
@@ -337,7 +339,7 @@ class Pack:
         for watcher in self.execution.watchers:
             watcher.progress(self.step, shown)
 
-    def _program(self, member: Member) -> Program:
+    def _program(self, member: PackedRun) -> Program:
         final = member.progress.final or {}
         return Program(
             config=member.config,
@@ -345,11 +347,11 @@ class Pack:
             fingerprint=self.model.body_fingerprint,
             tensors=member.initial | self.adam.tensors(_known(member.best)),
             metrics=final,
-            versions=versions(),
+            versions=package_versions(),
             extra={"data": dict(self.task.data), "metric_name": self.task.metric_name},
         )
 
-    def _summary(self, member: Member) -> dict[str, Any]:
+    def _summary(self, member: PackedRun) -> dict[str, Any]:
         """The content of summary.json; other tools read its keys, so none may be renamed."""
         config, progress, task = member.config, member.progress, self.task
         final = progress.final or {}
@@ -383,7 +385,7 @@ class Pack:
             "seconds_share": round(progress.share, 3),
             "packed_runs": len(self.members),
             "device": self.execution.runtime.describe(),
-            "versions": versions(),
+            "versions": package_versions(),
             "data": dict(task.data),
             "run_id": config.run_id,
         }

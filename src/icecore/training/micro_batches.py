@@ -15,7 +15,7 @@ from icecore.model.fpt import FPT
 from icecore.tasks.task import Batch, Task
 
 #: share of the device's memory for what the backward pass needs; the body, the data and others have the rest
-MEMORY_SHARE = 0.5
+ACTIVATION_MEMORY_SHARE = 0.5
 #: copies of a run's trained numbers: parameters, gradients (twice), Adam's values, moments and update, start, best
 STATE_COPIES = 10
 #: what a further pass costs, in tokens that could go through the body in the same time. CPU: 30 to 66 measured (GPT-2
@@ -24,7 +24,7 @@ STATE_COPIES = 10
 PASS_COST = {"cpu": 64, "cuda": 8192, "mps": 2048}
 
 
-def cut(
+def split_by_length(
     batch: Batch, runs: int, rows: int | None = None, tokens: int | None = None
 ) -> Iterator[tuple[Batch, Tensor | slice]]:
     """The rows of a run-major batch (N = R * B) in passes, with each pass's places in it, on the CPU.
@@ -71,7 +71,7 @@ def tokens_per_pass(model: FPT, task: Task) -> int:
     return _room(model) * task.spec.length // row_bytes(model, task)
 
 
-def most_runs(model: FPT, task: Task, rows: int = 1) -> int:
+def max_runs(model: FPT, task: Task, rows: int = 1) -> int:
     """Runs whose states, and the backward pass of `rows` rows of each, fit in this device's memory; at least 1."""
     state = STATE_COPIES * sum(p.nbytes for p in model.trained().values()) // model.runs
     return max(1, _room(model) // (state + rows * row_bytes(model, task)))
@@ -108,4 +108,4 @@ def kept_bytes(model: FPT, task: Task, rows: int) -> int:
 
 
 def _room(model: FPT) -> int:
-    return int(MEMORY_SHARE * total_memory(next(model.parameters()).device))
+    return int(ACTIVATION_MEMORY_SHARE * total_memory(next(model.parameters()).device))

@@ -46,7 +46,7 @@ class _Counted:
         return f"{loss}{val}  {self.speed(step):,.0f} samples/s"
 
 
-class LiveWatcher(_Counted):
+class LiveDisplay(_Counted):
     """A progress bar with loss, validation metric, samples/s and time left."""
 
     def __init__(self, console: Console) -> None:
@@ -93,7 +93,7 @@ class LiveWatcher(_Counted):
             self.bar = None
 
 
-class LineWatcher(_Counted):
+class LineDisplay(_Counted):
     """One plain line at each validation, for logs and pipes."""
 
     def waiting(self, run_id: str) -> None:
@@ -123,7 +123,7 @@ class LineWatcher(_Counted):
         print(text, file=sys.stderr, flush=True)
 
 
-class TensorBoardWatcher:
+class TensorBoardLogger:
     """Losses and validation metrics as TensorBoard scalars, one run a curve. Needs the extra `tensorboard`."""
 
     def __init__(self, folder: Path) -> None:
@@ -158,8 +158,8 @@ class TensorBoardWatcher:
         self.writers = {}
 
 
-def watcher(console: Console, quiet: bool) -> "LiveWatcher | LineWatcher | None":
+def progress_display(console: Console, quiet: bool) -> LiveDisplay | LineDisplay | None:
     """The display that fits: none when quiet, live on a terminal, lines elsewhere."""
     if quiet:
         return None
-    return LiveWatcher(console) if console.is_terminal else LineWatcher()
+    return LiveDisplay(console) if console.is_terminal else LineDisplay()

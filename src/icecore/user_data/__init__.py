@@ -4,7 +4,7 @@
 reads new rows in the same way.
 """
 
-from icecore.user_data.encoder import Encoder, OwnTask, Plan, Rows, encode, from_arrays, plan
-from icecore.user_data.records import OwnSettings
+from icecore.user_data.encoder import DataEncoder, Plan, Rows, UserTask, encode, from_arrays, plan
+from icecore.user_data.records import DataSettings
 
-__all__ = ["Encoder", "OwnSettings", "OwnTask", "Plan", "Rows", "encode", "from_arrays", "plan"]
+__all__ = ["DataEncoder", "DataSettings", "Plan", "Rows", "UserTask", "encode", "from_arrays", "plan"]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.core.text import counted
+from icecore.core.text import pluralize
 from icecore.user_data.records import Column, ColumnType, listed
 
 #: cells that say that there is no value, in lower case
@@ -32,7 +32,7 @@ MAX_LEVELS = 100_000
 
 
 @dataclass
-class Table:
+class ColumnTable:
     """Columns by name, the numbers (N,) of the rows that were kept, and remarks.
 
     given  text columns in which a cell says "none" or another word of `MISSING`, with these words as texts
@@ -62,7 +62,7 @@ def target_of(column: Column, words: Mapping[str, int] | None = None) -> tuple[C
             if count and level.strip().lower() in NO_CLASS
         }
         column = _without(column, NO_CLASS)
-    parts = [f"{counted(count, 'row')} whose {column.name} is {word!r}" for word, count in (words or {}).items()]
+    parts = [f"{pluralize(count, 'row')} whose {column.name} is {word!r}" for word, count in (words or {}).items()]
     return column, [("no target", listed(parts))] if parts else []
 
 
@@ -187,11 +187,11 @@ class ColumnBuilder:
             raise DataError(f"{place}: {why}; mend the row, or leave --strict out to skip and count such rows")
         self.skipped.append(f"{place} ({why})")
 
-    def table(self, place: str) -> tuple[Table, np.ndarray]:
+    def table(self, place: str) -> tuple[ColumnTable, np.ndarray]:
         """What was read, and each row's file. Raises DataError, naming `place`, where there is no row."""
         if self.names is None or not self.read:
             damaged = (
-                f" but {counted(len(self.skipped), 'damaged one')}: {listed(self.skipped, 3)}" if self.skipped else ""
+                f" but {pluralize(len(self.skipped), 'damaged one')}: {listed(self.skipped, 3)}" if self.skipped else ""
             )
             raise DataError(f"{place}: has no rows{damaged}; expected a header and at least one row")
         if self.kept > self.most:
@@ -212,14 +212,14 @@ class ColumnBuilder:
                 given[name] = column
         for name, (count, example) in self.bad.items():
             self.notes.append(
-                ("not numbers", f"{counted(count, 'cell')} of {name!r}, say {example!r}: missing (--strict refuses)")
+                ("not numbers", f"{pluralize(count, 'cell')} of {name!r}, say {example!r}: missing (--strict refuses)")
             )
         if self.codes:
             names, code = list(self.codes), next(iter(self.codes.values()))
             self.notes.append(("codes", f"{listed(names)}: leading zeros, as in {code!r}, so texts and no numbers"))
         if self.skipped:
-            self.notes.append(("skipped", f"{counted(len(self.skipped), 'damaged row')}: {listed(self.skipped, 3)}"))
-        table = Table(columns, np.concatenate(self.numbers), self.notes, given, self.words)
+            self.notes.append(("skipped", f"{pluralize(len(self.skipped), 'damaged row')}: {listed(self.skipped, 3)}"))
+        table = ColumnTable(columns, np.concatenate(self.numbers), self.notes, given, self.words)
         return table, np.concatenate(self.files)
 
     def _convert(self, name: str, part: Any, place: str, rows: np.ndarray) -> np.ndarray:

@@ -18,27 +18,27 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import DataError
-from icecore.core.text import counted
+from icecore.core.text import pluralize
 from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskSpec
-from icecore.user_data.encoders.codes import Code, ImageCode, SequenceCode, tuples
-from icecore.user_data.encoders.stringcode import StringCode
-from icecore.user_data.encoders.tablecode import TableCode
+from icecore.user_data.encoders.codes import ImageEncoder, InputEncoder, SequenceEncoder, tuples
+from icecore.user_data.encoders.stringcode import TextEncoder
+from icecore.user_data.encoders.tablecode import TableEncoder
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.registry import read
-from icecore.user_data.records import SPLITS, ColumnType, OwnSettings, Records, listed
-from icecore.user_data.targets import TargetCode, absent_classes, decide, split_rows
+from icecore.user_data.records import SPLITS, ColumnType, DataSettings, RawRows, listed
+from icecore.user_data.targets import TargetEncoder, absent_classes, decide, split_rows
 
 FORMAT = 1
 CODES: Mapping[str, type[Any]] = {
-    "images": ImageCode,
-    "table": TableCode,
-    "sequences": SequenceCode,
-    "strings": StringCode,
+    "images": ImageEncoder,
+    "table": TableEncoder,
+    "sequences": SequenceEncoder,
+    "strings": TextEncoder,
 }
 
 
 @dataclass(frozen=True)
-class Encoder:
+class DataEncoder:
     """Everything fitted on training rows: raw rows to tokens, and logits back to predictions.
 
     form      the row of `CODES` that `inputs` belongs to
@@ -47,10 +47,10 @@ class Encoder:
     """
 
     form: str
-    settings: OwnSettings
+    settings: DataSettings
     types: Mapping[str, ColumnType]
-    inputs: Code
-    target: TargetCode
+    inputs: InputEncoder
+    target: TargetEncoder
 
     @property
     def spec(self) -> TaskSpec:
@@ -65,7 +65,7 @@ class Encoder:
         return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "Encoder":
+    def from_json(cls, text: str) -> "DataEncoder":
         """The inverse of `to_json`. Raises DataError for text that is not an encoder, or a newer one."""
         try:
             values = json.loads(text)
@@ -75,16 +75,16 @@ class Encoder:
                 )
             return cls(
                 values["form"],
-                OwnSettings(**tuples(values["settings"])),
+                DataSettings(**tuples(values["settings"])),
                 values["types"],
                 CODES[values["form"]](**tuples(values["inputs"])),
-                TargetCode(**tuples(values["target"])),
+                TargetEncoder(**tuples(values["target"])),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"not an encoder of one's own data: {type(error).__name__} {error}") from error
 
 
-class OwnTask(StoredTask):
+class UserTask(StoredTask):
     """The task of an encoder: classification or regression, one or several targets, classes perhaps imbalanced.
 
     Targets are (N, 2, k) float32, see targets.py. Without a test split, the validation split is reported.
@@ -93,14 +93,16 @@ class OwnTask(StoredTask):
     name = "own"
     defaults = TaskDefaults(steps=2000, batch_size=16, lr=1e-3, eval_every=100)
 
-    def __init__(self, encoder: Encoder, splits: Mapping[str, Examples], data: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, encoder: DataEncoder, splits: Mapping[str, Examples], data: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__({name: part for name, part in splits.items() if len(part)}, data)
         self.encoder, self.spec = encoder, encoder.spec
         self.metric_name = encoder.target.metric_name
         self.test_splits = ("test",) if "test" in self.splits else ("val",)
         self._tokens: Callable[[Tensor], Tensor] = encoder.inputs.tokenizer(self.device)
 
-    def to(self, device: torch.device) -> "OwnTask":
+    def to(self, device: torch.device) -> "UserTask":
         super().to(device)
         self._tokens = self.encoder.inputs.tokenizer(device)
         return self
@@ -122,15 +124,15 @@ class OwnTask(StoredTask):
 class Plan:
     """What was found, and what will be done: an encoder, encoded splits, and remarks for people."""
 
-    encoder: Encoder
+    encoder: DataEncoder
     splits: Mapping[str, Examples]
     source: Mapping[str, Any]
     notes: Sequence[tuple[str, str]]
 
-    def task(self) -> OwnTask:
+    def task(self) -> UserTask:
         """The task, its data on the CPU."""
         counts = {name: len(part) for name, part in self.splits.items()}
-        return OwnTask(self.encoder, self.splits, {**self.source, "counts": counts, "sha256": self.sha256()})
+        return UserTask(self.encoder, self.splits, {**self.source, "counts": counts, "sha256": self.sha256()})
 
     def sha256(self) -> str:
         """Digest of the encoded rows of all splits: the same data and settings give the same."""
@@ -176,35 +178,35 @@ class Rows:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def task(self, encoder: Encoder) -> OwnTask:
+    def task(self, encoder: DataEncoder) -> UserTask:
         """A task whose split "test" holds these rows; targets are zero where there are none."""
         targets = self.targets
         if targets is None:
             targets = torch.zeros(len(self), 2, len(encoder.target.names))
-        return OwnTask(encoder, {"test": Examples(self.inputs, targets, self.lengths)})
+        return UserTask(encoder, {"test": Examples(self.inputs, targets, self.lengths)})
 
 
-def plan(data: str | PathLike[str], settings: OwnSettings | None = None) -> Plan:
+def plan(data: str | PathLike[str], settings: DataSettings | None = None) -> Plan:
     """Read the data at a path and find everything out. Raises DataError, ConfigError with what to mend."""
-    settings = settings or OwnSettings()
+    settings = settings or DataSettings()
     path = Path(data).expanduser()
     kind, records = read(path, settings)
     return _fit(records, replace(settings, kind=kind), str(path))
 
 
-def from_arrays(X: Any, y: Any, settings: OwnSettings | None = None) -> Plan:
+def from_arrays(X: Any, y: Any, settings: DataSettings | None = None) -> Plan:
     """As `plan`, of arrays in memory.
 
     X  (N, columns), one token a column (with kind "series": one a point in time); (N, T, V), one token a
        point; a list of N arrays (T,) or (T, V) of any lengths; or a list of N texts
     y  (N,) or (N, targets), numbers or texts
     """
-    settings = settings or OwnSettings()
+    settings = settings or DataSettings()
     records = replace(array_records(X, y, settings), source={"format": "arrays"})
     return _fit(records, settings if settings.kind != "auto" else replace(settings, kind="array"), "the arrays")
 
 
-def encode(encoder: Encoder, data: Any, y: Any = None, score: bool = False, strict: bool = False) -> Rows:
+def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, strict: bool = False) -> Rows:
     """New rows at a path, or arrays as `from_arrays` takes them, as an encoder's inputs.
 
     Targets are encoded where the data have them. With `score` they must be there, and of classes that
@@ -233,14 +235,14 @@ def encode(encoder: Encoder, data: Any, y: Any = None, score: bool = False, stri
     return Rows(encoded.inputs, encoded.lengths, names, targets, notes)
 
 
-def _targets(target: TargetCode, records: Records, rows: np.ndarray, place: str) -> Tensor:
+def _targets(target: TargetEncoder, records: RawRows, rows: np.ndarray, place: str) -> Tensor:
     held = [records.targets[name] for name in target.names if name in records.targets]
     if held and (count := int(np.any([column.missing()[rows] for column in held], 0).sum())):
-        raise DataError(f"{place}: {count:,} of {counted(len(rows), 'row')} without a target")
+        raise DataError(f"{place}: {count:,} of {pluralize(len(rows), 'row')} without a target")
     return target.encode(records.targets, rows, place)
 
 
-def _fit(records: Records, settings: OwnSettings, place: str) -> Plan:
+def _fit(records: RawRows, settings: DataSettings, place: str) -> Plan:
     """Split, fit code and target on the training rows, encode all rows."""
     notes = list(records.notes)
     missing = np.any([column.missing() for column in records.targets.values()], 0)
@@ -248,7 +250,7 @@ def _fit(records: Records, settings: OwnSettings, place: str) -> Plan:
         raise DataError(f"{place}: no row has a target to learn")
     known = np.flatnonzero(~missing)
     if len(known) < len(records):
-        notes.append(("dropped", f"{counted(len(records) - len(known), 'row')} without a target"))
+        notes.append(("dropped", f"{pluralize(len(records) - len(known), 'row')} without a target"))
     columns = {name: column.rows(known) for name, column in records.targets.items()}
     task, why = decide(columns, settings)
     notes.append(("task", f"{task}, {why}"))
@@ -258,7 +260,7 @@ def _fit(records: Records, settings: OwnSettings, place: str) -> Plan:
     code, encoded = CODES[records.form].fit(records, order, len(parts["train"]), settings)
     ends = np.searchsorted(encoded.kept, np.cumsum([len(parts[name]) for name in SPLITS]))
     rows = dict(zip(SPLITS, np.split(order[encoded.kept], ends[:-1]), strict=True))
-    target = TargetCode.fit(records.targets, task, rows["train"])
+    target = TargetEncoder.fit(records.targets, task, rows["train"])
     splits: dict[str, Examples] = {}
     for name, first, last in zip(SPLITS, [0, *ends], ends, strict=False):
         lengths = None if encoded.lengths is None else encoded.lengths[first:last]
@@ -270,12 +272,14 @@ def _fit(records: Records, settings: OwnSettings, place: str) -> Plan:
     return Plan(_encoder(records, settings, task, code, target), splits, source, [*notes, *encoded.notes])
 
 
-def _encoder(records: Records, settings: OwnSettings, task: Any, code: Code, target: TargetCode) -> Encoder:
+def _encoder(
+    records: RawRows, settings: DataSettings, task: Any, code: InputEncoder, target: TargetEncoder
+) -> DataEncoder:
     found = {key: records.source[key] for key in ("column", "values") if key in records.source}
     settings = replace(settings, task=task, target=target.names, **found)
     types: dict[str, ColumnType] = {name: column.type for name, column in records.targets.items()}
-    if isinstance(code, TableCode):
+    if isinstance(code, TableEncoder):
         types |= {column.name: column.type for column in code.columns}
     if settings.column is not None:
         types[settings.column] = "text"
-    return Encoder(records.form, settings, types, code, target)
+    return DataEncoder(records.form, settings, types, code, target)

@@ -27,7 +27,7 @@ MAX_ROWS = 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnSettings:
+class DataSettings:
     """What a user may say of the data; everything else is found out.
 
     target    columns to predict (default: one of a usual name, else the last)
@@ -179,7 +179,7 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Records:
+class RawRows:
     """N rows as they were read.
 
     form     which code turns them into tokens: "images", "table", "sequences" or "strings"

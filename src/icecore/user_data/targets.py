@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.core.text import counted
-from icecore.user_data.records import SPLITS, Column, OwnSettings, listed
+from icecore.core.text import pluralize
+from icecore.user_data.records import SPLITS, Column, DataSettings, listed
 
 #: whole numbers of at most so many kinds are taken for classes
 FEW = 20
@@ -29,7 +29,7 @@ MOST_HELD = 10_000
 
 
 @dataclass(frozen=True)
-class TargetCode:
+class TargetEncoder:
     """Names of the k targets, and what training rows say of them.
 
     classes   labels of each target, in ascending order (classification)
@@ -59,7 +59,7 @@ class TargetCode:
         return "r2" if self.task == "regression" else "balanced accuracy" if self.balanced else "accuracy"
 
     @classmethod
-    def fit(cls, columns: Mapping[str, Column], task: str, train: np.ndarray) -> "TargetCode":
+    def fit(cls, columns: Mapping[str, Column], task: str, train: np.ndarray) -> "TargetEncoder":
         """Classes, or mean and spread, of the training rows. Raises DataError for one class or a constant."""
         names = tuple(columns)
         origins = tuple(column.origin for column in columns.values())
@@ -116,7 +116,7 @@ class TargetCode:
             levels = held.texts
             strange = sorted({levels[code] for code in held.values[rows[codes < 0]].tolist()})
             raise DataError(
-                f"{place}: {counted(int((codes < 0).sum()), 'row')} of classes of {column.name!r} that training rows "
+                f"{place}: {pluralize(int((codes < 0).sum()), 'row')} of classes of {column.name!r} that training rows "
                 f"lack: {listed(strange)}; add training rows of them, or remove these"
             )
         weight = np.ones(len(codes), np.float32)
@@ -199,7 +199,7 @@ class TargetCode:
 _ORIGINAL = {"str": str, "int": int, "float": float, "bool": lambda name: name == "True"}
 
 
-def decide(columns: Mapping[str, Column], settings: OwnSettings) -> tuple[str, str]:
+def decide(columns: Mapping[str, Column], settings: DataSettings) -> tuple[str, str]:
     """Classification or regression, and why. Raises DataError, ConfigError where neither fits."""
     if settings.task != "auto":
         if settings.task == "regression" and (text := [c for c in columns.values() if c.type == "text"]):
@@ -220,7 +220,7 @@ def decide(columns: Mapping[str, Column], settings: OwnSettings) -> tuple[str, s
         distinct = len(np.unique(known))
         if column.type == "text" or column.origin == "bool":
             if column.levels is None or (distinct > FEW and distinct > len(known) / 2):
-                texts = f"{counted(distinct, 'different text')} in {counted(len(known), 'row')}"
+                texts = f"{pluralize(distinct, 'different text')} in {pluralize(len(known), 'row')}"
                 remedy = f"{column.doubt}: mend these cells, or name another" if column.doubt else "name another"
                 raise DataError(f"target {name!r} has {texts}; {remedy}")
             found[name] = "classification"
@@ -238,7 +238,7 @@ def decide(columns: Mapping[str, Column], settings: OwnSettings) -> tuple[str, s
 
 
 def split_rows(
-    columns: Mapping[str, Column], task: str, given: np.ndarray | None, settings: OwnSettings
+    columns: Mapping[str, Column], task: str, given: np.ndarray | None, settings: DataSettings
 ) -> dict[str, np.ndarray]:
     """Rows of train, val and test, each in random order: splits the data have, the rest drawn from training.
 
@@ -269,7 +269,7 @@ def split_rows(
             raise DataError(f"target {first.name!r} has {N:,} classes of one row each; expected several rows{remedy}")
         if not len(parts[name]):
             raise DataError(
-                f"{counted(N, 'row')}: too few for a {name} split; expected at least 4, classes of several rows, "
+                f"{pluralize(N, 'row')}: too few for a {name} split; expected at least 4, classes of several rows, "
                 "or a larger share"
             )
     return parts
@@ -332,7 +332,7 @@ def _represent(key: np.ndarray, out: np.ndarray, order: np.ndarray, held: Sequen
                     move(frequent, split, source)
 
 
-def absent_classes(target: TargetCode, targets: Tensor) -> list[str]:
+def absent_classes(target: TargetEncoder, targets: Tensor) -> list[str]:
     """Classes of which a split's targets (n, 2, k) have no row, after the target's name where there are several."""
     found: list[str] = []
     for number, labels in enumerate(target.classes):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from icecore.backbones.modules.run_axis import ACTIVATIONS, Activation, NormKind, RunAxis, RunDropout, RunNorm
 
 
-class NoTable(nn.Module):
+class ZeroPositions(nn.Module):
     """Stands where a position table was: positions are added outside the body, so this adds zero."""
 
     def __init__(self) -> None:
@@ -75,7 +75,11 @@ def replace_norms(model: nn.Module, axis: RunAxis) -> None:
 
 def activation_name(module: nn.Module) -> str | None:
     """Which of ACTIVATIONS `module` is, found by trial on numbers; None for anything else."""
-    if list(module.children()) or any(True for _ in module.parameters()) or isinstance(module, (nn.Dropout, NoTable)):
+    if (
+        list(module.children())
+        or any(True for _ in module.parameters())
+        or isinstance(module, (nn.Dropout, ZeroPositions))
+    ):
         return None
     x = torch.linspace(-6.0, 6.0, 97)
     try:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.core.text import counted
+from icecore.core.text import pluralize
 from icecore.tasks.images import channel_statistics, to_patches
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.readers.images import CHANNELS, SIDES, ImageFiles
-from icecore.user_data.records import OwnSettings, Records, Sequences, listed
+from icecore.user_data.records import DataSettings, RawRows, Sequences, listed
 
 Notes = list[tuple[str, str]]
 #: tokens of a row where nothing says otherwise
@@ -41,7 +41,7 @@ class Encoded:
     notes: Notes
 
 
-class Code(Protocol):
+class InputEncoder(Protocol):
     """What every code is. T positions at most, P numbers a token or the size of the vocabulary."""
 
     kind: ClassVar[TokenKind]
@@ -54,11 +54,11 @@ class Code(Protocol):
     def token_size(self) -> int: ...
 
     @classmethod
-    def fit(cls, records: Records, order: np.ndarray, train: int, settings: OwnSettings) -> tuple[Self, Encoded]:
+    def fit(cls, records: RawRows, order: np.ndarray, train: int, settings: DataSettings) -> tuple[Self, Encoded]:
         """Fit on the first `train` rows of `order`, and encode all of them."""
         ...
 
-    def encode(self, records: Records, order: np.ndarray) -> Encoded:
+    def encode(self, records: RawRows, order: np.ndarray) -> Encoded:
         """The rows `order` of the records, in that order."""
         ...
 
@@ -72,7 +72,7 @@ class Code(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageCode:
+class ImageEncoder:
     """Square images as square patches, one a token; each channel standardised by training images."""
 
     kind: ClassVar[TokenKind] = "continuous"
@@ -92,7 +92,9 @@ class ImageCode:
         return self.patch**2 * self.channels
 
     @classmethod
-    def fit(cls, records: Records, order: np.ndarray, train: int, settings: OwnSettings) -> tuple["ImageCode", Encoded]:
+    def fit(
+        cls, records: RawRows, order: np.ndarray, train: int, settings: DataSettings
+    ) -> tuple["ImageEncoder", Encoded]:
         """Side and colour from a few images, statistics from training ones. 64 patches unless `patch` is set."""
         files: ImageFiles = records.inputs
         short, colour, found = files.sample()
@@ -105,19 +107,19 @@ class ImageCode:
         encoded = code.encode(records, order)
         last = int(np.searchsorted(encoded.kept, train))
         if not last:
-            raise DataError(f"{files.path}: none of {counted(train, 'training image')} can be read")
+            raise DataError(f"{files.path}: none of {pluralize(train, 'training image')} can be read")
         mean, std = channel_statistics(encoded.inputs[: min(last, STATISTICS)])
         encoded.notes.insert(0, ("found", found))
         return replace(code, mean=tuple(mean.tolist()), std=tuple(std.clamp_min(1.0).tolist())), encoded
 
-    def encode(self, records: Records, order: np.ndarray) -> Encoded:
+    def encode(self, records: RawRows, order: np.ndarray) -> Encoded:
         """Images as (n, S, S, C) uint8; those that cannot be read are left out and noted."""
         files: ImageFiles = records.inputs
         inputs, kept = files.decode(order, self.side, self.channels)
         notes: Notes = []
         if files.bad:
             bad = [f"{name} ({reason.splitlines()[0][:60]})" for name, reason in files.bad]
-            notes = [("skipped", f"{counted(len(bad), 'unreadable image')}: {listed(bad, 3)} (--strict refuses)")]
+            notes = [("skipped", f"{pluralize(len(bad), 'unreadable image')}: {listed(bad, 3)} (--strict refuses)")]
         return Encoded(inputs, None, kept, notes)
 
     def tokenizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -131,7 +133,7 @@ class ImageCode:
 
 
 @dataclass(frozen=True)
-class SequenceCode:
+class SequenceEncoder:
     """Sequences of points as tokens of `patch` points each; every value standardised over all training points.
 
     `flags`: missing points were met in training; then each point has a number more that says so.
@@ -155,8 +157,8 @@ class SequenceCode:
 
     @classmethod
     def fit(
-        cls, records: Records, order: np.ndarray, train: int, settings: OwnSettings
-    ) -> tuple["SequenceCode", Encoded]:
+        cls, records: RawRows, order: np.ndarray, train: int, settings: DataSettings
+    ) -> tuple["SequenceEncoder", Encoded]:
         """As many points as the longest training row has (or `length`), at most 256 tokens unless `patch` is set."""
         held: Sequences = records.inputs
         rows = np.zeros(len(held.lengths), bool)
@@ -167,7 +169,7 @@ class SequenceCode:
         code = cls(longest, patch, not whole, tuple(mean.tolist()), tuple(std.tolist()))
         return code, code.encode(records, order)
 
-    def encode(self, records: Records, order: np.ndarray) -> Encoded:
+    def encode(self, records: RawRows, order: np.ndarray) -> Encoded:
         """Tokens (n, T, P) float32, zero beyond a row's end. Raises DataError for another number of values."""
         held: Sequences = records.inputs
         V = len(self.mean)
@@ -176,7 +178,7 @@ class SequenceCode:
         lengths = np.minimum(held.lengths, self.points)
         notes: Notes = []
         if cut := int((held.lengths > self.points).sum()):
-            notes.append(("cut", f"{counted(cut, 'sequence')} to the first {self.points:,} points (--length)"))
+            notes.append(("cut", f"{pluralize(cut, 'sequence')} to the first {self.points:,} points (--length)"))
         longest, width = self.length * self.patch, V + self.flags
         grid = np.zeros((len(order), longest, width), np.float32)
         starts = np.cumsum(held.lengths) - held.lengths
@@ -193,7 +195,7 @@ class SequenceCode:
             grid[first : first + 1024][inside] = np.concatenate([values, *flag], 1)
         if missing:
             notes.append(
-                ("filled", f"{counted(missing, 'missing value')} by the mean{', and flagged' if self.flags else ''}")
+                ("filled", f"{pluralize(missing, 'missing value')} by the mean{', and flagged' if self.flags else ''}")
             )
         tokens = np.ceil(lengths[order] / self.patch).astype(np.int64)
         ragged = bool((tokens != self.length).any())
@@ -208,8 +210,8 @@ class SequenceCode:
 
     def describe(self) -> str:
         V = len(self.mean)
-        each = f"{counted(V, 'value')} at up to {counted(self.points, 'point')} in time"
-        return f"sequences of {each}, {counted(self.patch, 'point')} a token"
+        each = f"{pluralize(V, 'value')} at up to {pluralize(self.points, 'point')} in time"
+        return f"sequences of {each}, {pluralize(self.patch, 'point')} a token"
 
 
 def _moments(points: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:

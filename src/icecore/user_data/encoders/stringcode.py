@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icecore.core.text import counted
+from icecore.core.text import pluralize
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.encoders.codes import STEP, Encoded, Notes
-from icecore.user_data.records import OwnSettings, Records
+from icecore.user_data.records import DataSettings, RawRows
 
 #: characters kept of a text, its end included
 CHARACTERS = 512
@@ -21,7 +21,7 @@ VOCABULARY = 2048
 
 
 @dataclass(frozen=True)
-class StringCode:
+class TextEncoder:
     """Texts as their characters, and an end; a character that training rows did not have is "unknown"."""
 
     kind: ClassVar[TokenKind] = "discrete"
@@ -36,8 +36,8 @@ class StringCode:
 
     @classmethod
     def fit(
-        cls, records: Records, order: np.ndarray, train: int, settings: OwnSettings
-    ) -> tuple["StringCode", Encoded]:
+        cls, records: RawRows, order: np.ndarray, train: int, settings: DataSettings
+    ) -> tuple["TextEncoder", Encoded]:
         """The vocabulary of the training rows, and their longest row up to `length` characters (default 511)."""
         counts: dict[int, int] = {}
         longest = 0
@@ -51,7 +51,7 @@ class StringCode:
         code = cls("".join(map(chr, kept)), min(longest, settings.length or CHARACTERS - 1) + 1)
         return code, code.encode(records, order)
 
-    def encode(self, records: Records, order: np.ndarray) -> Encoded:
+    def encode(self, records: RawRows, order: np.ndarray) -> Encoded:
         """Token ids (n, T), uint8 or int16, 0 beyond a row's end."""
         dtype = np.uint8 if self.token_size <= 256 else np.int16
         inputs = np.full((len(order), self.length), PAD, dtype)
@@ -74,9 +74,9 @@ class StringCode:
             lengths[first : first + STEP] = sizes + 1
         notes: Notes = []
         if cut:
-            notes.append(("cut", f"{counted(cut, 'text')} to the first {self.length - 1:,} characters (--length)"))
+            notes.append(("cut", f"{pluralize(cut, 'text')} to the first {self.length - 1:,} characters (--length)"))
         if strange:
-            notes.append(("unknown", f"{counted(strange, 'character')} that training texts do not have"))
+            notes.append(("unknown", f"{pluralize(strange, 'character')} that training texts do not have"))
         ragged = bool((lengths != self.length).any())
         return Encoded(
             torch.from_numpy(inputs), torch.from_numpy(lengths) if ragged else None, np.arange(len(order)), notes

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import DataError
-from icecore.core.text import counted
+from icecore.core.text import pluralize
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.encoders.codes import Encoded, Notes
-from icecore.user_data.records import Column, ColumnType, OwnSettings, Records, listed
+from icecore.user_data.records import Column, ColumnType, DataSettings, RawRows, listed
 
 #: tokens of a row; where there are more columns, each token has several
 TOKENS = 64
@@ -37,7 +37,7 @@ SECONDS_A_DAY = 86_400
 
 
 @dataclass(frozen=True)
-class ColumnCode:
+class ColumnEncoder:
     """One column: mean and standard deviation of its stored numbers, or its categories.
 
     `flag`: values were missing in training; then a slot says so (categories have one for the unknown anyway).
@@ -82,7 +82,7 @@ def _numbers(column: Column, rows: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TableCode:
+class TableEncoder:
     """Columns as tokens: numbers and dates standardised, categories as one of their slots.
 
     patch  columns a token
@@ -90,12 +90,12 @@ class TableCode:
 
     kind: ClassVar[TokenKind] = "continuous"
     read_out: ClassVar[ReadOut] = "last"
-    columns: tuple[ColumnCode, ...]
+    columns: tuple[ColumnEncoder, ...]
     patch: int
 
     def __post_init__(self) -> None:
         # JSON has dictionaries
-        held = tuple(c if isinstance(c, ColumnCode) else ColumnCode(**c) for c in self.columns)
+        held = tuple(c if isinstance(c, ColumnEncoder) else ColumnEncoder(**c) for c in self.columns)
         object.__setattr__(self, "columns", held)
 
     @property
@@ -124,10 +124,12 @@ class TableCode:
         return P, [token * P + offset for token, offset in zip(tokens, offsets, strict=True)]
 
     @classmethod
-    def fit(cls, records: Records, order: np.ndarray, train: int, settings: OwnSettings) -> tuple["TableCode", Encoded]:
+    def fit(
+        cls, records: RawRows, order: np.ndarray, train: int, settings: DataSettings
+    ) -> tuple["TableEncoder", Encoded]:
         """Leave out what says nothing (constants, ids, free text) and fit the rest on training rows."""
         rows = order[:train]
-        columns: list[ColumnCode] = []
+        columns: list[ColumnEncoder] = []
         left: dict[str, list[str]] = {}
         for column in records.inputs.values():
             code, why = _fit_column(column, rows)
@@ -144,12 +146,12 @@ class TableCode:
         encoded.notes[:0] = notes
         return code, encoded
 
-    def encode(self, records: Records, order: np.ndarray) -> Encoded:
+    def encode(self, records: RawRows, order: np.ndarray) -> Encoded:
         """Stored numbers (n, K) float32: nan where missing, a category's slot. Raises DataError for lacking columns."""
         held: dict[str, Column] = records.inputs
         if absent := [code.name for code in self.columns if code.name not in held]:
             raise DataError(
-                f"the table lacks {counted(len(absent), 'column')} seen in training: {listed(absent)}; "
+                f"the table lacks {pluralize(len(absent), 'column')} seen in training: {listed(absent)}; "
                 f"add {'it' if len(absent) == 1 else 'them'} to {listed(list(held))}"
             )
         inputs = np.empty((len(order), sum(code.stored for code in self.columns)), np.float32)
@@ -165,7 +167,7 @@ class TableCode:
                 block[:, 0], strange = _places(column, code, order)
                 if strange:
                     notes.append(
-                        ("rare", f"{counted(strange, 'cell')} of {code.name!r} without a slot for the category")
+                        ("rare", f"{pluralize(strange, 'cell')} of {code.name!r} without a slot for the category")
                     )
             else:
                 block[:] = (_numbers(column, order) - code.mean) / code.std
@@ -214,10 +216,10 @@ class TableCode:
         count = {kind: sum(c.type == kind for c in self.columns) for kind in ("number", "text", "date")}
         words = {"number": "numeric", "text": "categorical", "date": "dates"}
         kinds = ", ".join(f"{n} {words[kind]}" for kind, n in count.items() if n)
-        return f"{counted(len(self.columns), 'column')} ({kinds}), {self.patch} a token"
+        return f"{pluralize(len(self.columns), 'column')} ({kinds}), {self.patch} a token"
 
 
-def _fit_column(column: Column, rows: np.ndarray) -> tuple[ColumnCode | None, str]:
+def _fit_column(column: Column, rows: np.ndarray) -> tuple[ColumnEncoder | None, str]:
     """The column's code, or None and why it is left out."""
     if column.type == "text":
         return _fit_text(column, rows)
@@ -233,14 +235,14 @@ def _fit_column(column: Column, rows: np.ndarray) -> tuple[ColumnCode | None, st
     elif column.type == "number" and _ID.fullmatch(column.name) and _counts(known[:, 0]):
         return None, "another number in every row (an id)"
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
-    return ColumnCode(column.name, column.type, tuple(mean.tolist()), tuple(std.tolist()), (), not finite.all()), ""
+    return ColumnEncoder(column.name, column.type, tuple(mean.tolist()), tuple(std.tolist()), (), not finite.all()), ""
 
 
 def _counts(values: np.ndarray) -> bool:
     return not (values % 1).any() and len(np.unique(values)) == len(values)
 
 
-def _fit_text(column: Column, rows: np.ndarray) -> tuple[ColumnCode | None, str]:
+def _fit_text(column: Column, rows: np.ndarray) -> tuple[ColumnEncoder | None, str]:
     codes = column.values[rows]
     known = codes[codes >= 0]
     if column.levels is None:
@@ -257,10 +259,10 @@ def _fit_text(column: Column, rows: np.ndarray) -> tuple[ColumnCode | None, str]
     unlike = distinct > max(FEW, len(known) / 2)
     if unlike or (distinct > CATEGORIES and counts[ranked].sum() < len(known) / 2):
         return None, f"texts rather than categories, {distinct:,} of them (--column reads one column's characters)"
-    return ColumnCode(column.name, "text", levels=tuple(sorted(levels[code] for code in ranked))), ""
+    return ColumnEncoder(column.name, "text", levels=tuple(sorted(levels[code] for code in ranked))), ""
 
 
-def _places(column: Column, code: ColumnCode, order: np.ndarray) -> tuple[np.ndarray, int]:
+def _places(column: Column, code: ColumnEncoder, order: np.ndarray) -> tuple[np.ndarray, int]:
     """The slot (n,) of each row's category, 0 where it has none or is missing; and how many have none."""
     index = {level: place for place, level in enumerate(code.levels, 1)}
     # None: more levels than were kept, so none that is known can be told

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.tasks.data_files import find
+from icecore.tasks.data_files import find_first
 from icecore.user_data.columns import target_of
 from icecore.user_data.readers.rows import label_columns
-from icecore.user_data.readers.source import Request, labels_beside
-from icecore.user_data.records import Column, OwnSettings, Records, RowNumbers, Sequences, column_of, listed
+from icecore.user_data.readers.source import ReadRequest, labels_beside
+from icecore.user_data.records import Column, DataSettings, RawRows, RowNumbers, Sequences, column_of, listed
 
 _INPUTS = ("x", "data", "inputs", "images", "series")
 _TARGETS = ("y", "target", "targets", "label", "labels")
 
 
-def read_array(request: Request) -> Records:
+def read_array(request: ReadRequest) -> RawRows:
     """`.npz` with X and y (or x_train, y_train, x_test, ...), or `.npy` with a `.npy` or table of targets beside it."""
     path = request.path
     if path.is_dir():
@@ -33,7 +33,7 @@ def read_array(request: Request) -> Records:
         else:
             arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
             beside = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
-            if (found := find([path.parent], [name for name in beside if name != path.name])) is not None:
+            if (found := find_first([path.parent], [name for name in beside if name != path.name])) is not None:
                 arrays["y"] = np.load(found, allow_pickle=False)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         remedy = "save it as numbers or fixed-length texts" if "pickle" in str(error) else "fetch or copy it again"
@@ -71,7 +71,7 @@ def _joined(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _labelled(records: Records, request: Request) -> Records:
+def _labelled(records: RawRows, request: ReadRequest) -> RawRows:
     """The records with the targets of a table beside them, a row each in the same order. Raises DataError."""
     targets = label_columns(request)
     for column in targets.values():
@@ -80,7 +80,7 @@ def _labelled(records: Records, request: Request) -> Records:
     return replace(records, targets=targets)
 
 
-def array_records(X: Any, y: Any, settings: OwnSettings) -> Records:
+def array_records(X: Any, y: Any, settings: DataSettings) -> RawRows:
     """Records of arrays: X (N, columns), (N, T, V), a list of (T, V) or (T,) arrays, or a list of texts.
 
     y is (N,) or (N, targets), or None. Raises DataError for other shapes and for unequal numbers of rows.
@@ -104,9 +104,9 @@ def array_records(X: Any, y: Any, settings: OwnSettings) -> Records:
             raise DataError(f"inputs: expected real numbers, found {X.dtype}")
         if X.ndim == 2 and settings.kind != "series":
             columns = {f"x{i}": Column(f"x{i}", "number", X[:, i]) for i in range(X.shape[1])}
-            return Records("table", columns, targets, rows, notes=notes)
+            return RawRows("table", columns, targets, rows, notes=notes)
         if X.ndim not in (2, 3):
             raise DataError(f"inputs: expected (N, columns) or (N, T, V), found shape {X.shape}; reshape them")
     elif count and all(isinstance(row, str) for row in X):
-        return Records("strings", [str(row) for row in X], targets, rows, notes=notes)
-    return Records("sequences", Sequences.of(X), targets, rows, notes=notes)
+        return RawRows("strings", [str(row) for row in X], targets, rows, notes=notes)
+    return RawRows("sequences", Sequences.of(X), targets, rows, notes=notes)

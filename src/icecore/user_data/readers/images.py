@@ -31,7 +31,7 @@ SIDES = (8, 16, 32, 64)
 #: images looked at to decide side and colour
 SAMPLE = 64
 #: share of memory that decoded images may take before they go to a file
-MEMORY_SHARE = 0.4
+IMAGE_MEMORY_SHARE = 0.4
 _DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, RuntimeError)
 
 
@@ -226,7 +226,7 @@ def _member(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> bytes:
 def _allocate(shape: tuple[int, ...]) -> torch.Tensor:
     """An uninitialised uint8 array; beyond a share of memory in a nameless file that goes with the tensor."""
     size = int(np.prod(shape, dtype=object))
-    if size <= MEMORY_SHARE * total_memory(torch.device("cpu")):
+    if size <= IMAGE_MEMORY_SHARE * total_memory(torch.device("cpu")):
         return torch.empty(shape, dtype=torch.uint8)
     folder = Path(tempfile.gettempdir())
     remark = f"the images take {size / 2**30:.1f} GiB there: free as much, or set TMPDIR to another folder"

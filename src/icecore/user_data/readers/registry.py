@@ -15,22 +15,22 @@ from icecore.user_data.readers.arrays import read_array
 from icecore.user_data.readers.images import ARCHIVES, ImageFiles, is_image, list_images
 from icecore.user_data.readers.images import SUFFIXES as IMAGE_SUFFIXES
 from icecore.user_data.readers.rows import read_rows, read_series
-from icecore.user_data.readers.source import Request, ends, holds_rows, labels_beside
+from icecore.user_data.readers.source import ReadRequest, ends, holds_rows, labels_beside
 from icecore.user_data.readers.tables import FORMATS
 from icecore.user_data.readers.texts import FASTA_ENDINGS, STRING_ENDINGS, read_fasta, read_strings
-from icecore.user_data.records import ColumnType, OwnSettings, Records, column_of, listed
+from icecore.user_data.records import ColumnType, DataSettings, RawRows, column_of, listed
 
 
 class Kind(NamedTuple):
     """A kind of data: the endings of its files, and its reader."""
 
     endings: tuple[str, ...]
-    read: Callable[[Request], Records]
+    read: Callable[[ReadRequest], RawRows]
 
 
 def read(
-    path: Path, settings: OwnSettings, types: Mapping[str, ColumnType] | None = None, predicting: bool = False
-) -> tuple[str, Records]:
+    path: Path, settings: DataSettings, types: Mapping[str, ColumnType] | None = None, predicting: bool = False
+) -> tuple[str, RawRows]:
     """The kind of data at `path`, and its rows. Raises DataError, ConfigError."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -40,7 +40,7 @@ def read(
         kind = _kind(path, None if kind == "auto" else kind)
     if kind == "table" and settings.series is not None:
         kind = "series"
-    records = KINDS[kind].read(Request(path, settings, types or {}, predicting))
+    records = KINDS[kind].read(ReadRequest(path, settings, types or {}, predicting))
     if not len(records):
         raise DataError(f"{path}: holds no rows; expected at least one")
     return "images" if records.form == "images" else kind, records
@@ -66,14 +66,14 @@ def _kind(path: Path, default: str | None) -> str:
     return best
 
 
-def read_images(request: Request) -> Records:
+def read_images(request: ReadRequest) -> RawRows:
     """Images by class, or named in a table; for prediction a single image or a flat folder will do."""
     path = request.path
     if ends(path.name, tuple(FORMATS)):
         return read_rows(request)
     if path.is_file() and is_image(path.name):
         files = ImageFiles(path.parent, [path.name], request.settings.strict)
-        return Records("images", files, {}, files.names, None, {"format": "images", "files": [path.name]})
+        return RawRows("images", files, {}, files.names, None, {"format": "images", "files": [path.name]})
     found = list_images(path)
     files = ImageFiles(path, found.names, request.settings.strict)
     flat = not all(found.classes)
@@ -88,7 +88,7 @@ def read_images(request: Request) -> Records:
     name = request.settings.target[0] if request.settings.target else "class"
     targets = {} if flat else {name: column_of(name, np.array(found.classes))}
     splits = np.array(found.splits) if any(found.splits) else None
-    return Records("images", files, targets, found.names, splits, {"format": "images", "files": [path.name]})
+    return RawRows("images", files, targets, found.names, splits, {"format": "images", "files": [path.name]})
 
 
 KINDS: Mapping[str, Kind] = {

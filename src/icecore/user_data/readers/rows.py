@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from icecore.core.errors import DataError, unknown
-from icecore.user_data.columns import Table
+from icecore.core.errors import DataError, unknown_name
+from icecore.user_data.columns import ColumnTable
 from icecore.user_data.readers.images import SUFFIXES, ImageFiles
-from icecore.user_data.readers.source import Request, parts
+from icecore.user_data.readers.source import ReadRequest, parts
 from icecore.user_data.readers.tables import FORMATS, read_table
-from icecore.user_data.records import SPLIT_NAMES, Column, OwnSettings, Records, RowNumbers, Sequences, listed
+from icecore.user_data.records import SPLIT_NAMES, Column, DataSettings, RawRows, RowNumbers, Sequences, listed
 
 #: names of a column that is the target unless another is named, the likeliest first: `y` may be a coordinate
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
@@ -26,8 +26,8 @@ TRIED = 100
 
 
 def _table(
-    request: Request, whole: Sequence[str], sampled: bool, numeric: Sequence[str] = ()
-) -> tuple[Table, np.ndarray | None, dict[str, Any]]:
+    request: ReadRequest, whole: Sequence[str], sampled: bool, numeric: Sequence[str] = ()
+) -> tuple[ColumnTable, np.ndarray | None, dict[str, Any]]:
     """The table, the split of each row where files or a column say so, and what was read."""
     settings, files = request.settings, parts(request, tuple(FORMATS))
     table, places = read_table(
@@ -42,7 +42,7 @@ def _table(
     )
     for name in settings.drop:
         if table.columns.pop(name, None) is None and not request.predicting:
-            raise unknown("column", name, table.columns)
+            raise unknown_name("column", name, table.columns)
     splits = np.array([split for _, split in files])[places] if any(split for _, split in files) else None
     named = table.columns.get("split")
     if named is not None and named.levels and all(level.lower() in SPLIT_NAMES for level in named.levels):
@@ -54,7 +54,7 @@ def _table(
     return table, splits, source | {"files": [path.name for path, _ in files]}
 
 
-def _doubts(request: Request, table: Table) -> None:
+def _doubts(request: ReadRequest, table: ColumnTable) -> None:
     """Note texts that were perhaps meant as numbers; with `strict` refuse them."""
     asked = (request.settings.column, request.settings.series)
     found = [f"{c.name}: {c.doubt}" for c in table.columns.values() if c.doubt and c.name not in asked]
@@ -67,12 +67,12 @@ def _doubts(request: Request, table: Table) -> None:
         table.notes.append(("not numbers", f"{listed(more)} neither, though they look it"))
 
 
-def _target_names(request: Request, table: Table) -> tuple[str, ...]:
+def _target_names(request: ReadRequest, table: ColumnTable) -> tuple[str, ...]:
     """The target columns: those named, else one of a usual name, else the last."""
     settings, columns = request.settings, table.columns
     if settings.target:
         if not request.predicting and (absent := [name for name in settings.target if name not in columns]):
-            raise unknown("target column", absent[0], columns)
+            raise unknown_name("target column", absent[0], columns)
         return tuple(name for name in settings.target if name in columns)
     if request.predicting:
         return ()
@@ -84,13 +84,13 @@ def _target_names(request: Request, table: Table) -> tuple[str, ...]:
     return (name,)
 
 
-def label_columns(request: Request) -> dict[str, Column]:
+def label_columns(request: ReadRequest) -> dict[str, Column]:
     """The target columns of a table of labels, whose rows are the examples that lie beside it, in order."""
     table, _, _ = _table(request, request.settings.target, sampled=False)
     return {name: table.target(name) for name in _target_names(request, table)}
 
 
-def read_rows(request: Request) -> Records:
+def read_rows(request: ReadRequest) -> RawRows:
     """A table whose rows are examples: columns as tokens, or one column of character sequences, or of image files."""
     settings = request.settings
     whole = [*settings.target, *([settings.column] if settings.column else [])]
@@ -102,23 +102,23 @@ def read_rows(request: Request) -> Records:
         del table.columns[name]
     if images is not None:
         _note_left(table, table.columns, "the tokens are the images")
-        return Records("images", images, targets, images.names, splits, source, table.notes)
+        return RawRows("images", images, targets, images.names, splits, source, table.notes)
     column = settings.column or (None if request.types or request.predicting else _only_text(table))
     rows = RowNumbers(table.numbers)
     if column is None:
         if not table.columns:
             raise DataError(f"{request.path}: has no columns beside the target {listed(names)}")
-        return Records("table", table.columns, targets, rows, splits, source, table.notes)
+        return RawRows("table", table.columns, targets, rows, splits, source, table.notes)
     held = table.columns.get(column)
     if held is None:
-        raise unknown("sequence column", column, table.columns)
+        raise unknown_name("sequence column", column, table.columns)
     held = replace(held, values=held.values.astype(np.float64)).labelled() if held.type != "text" else held
     if held.levels is None:
         raise DataError(f"{request.path}: column {column!r} has too many texts to guess at; name it: --column {column}")
     _note_left(
         table, [name for name in table.columns if name != column], f"the tokens are the characters of {column!r}"
     )
-    return Records("strings", _texts(held), targets, rows, splits, source | {"column": column}, table.notes)
+    return RawRows("strings", _texts(held), targets, rows, splits, source | {"column": column}, table.notes)
 
 
 def _texts(column: Column) -> list[str]:
@@ -127,12 +127,12 @@ def _texts(column: Column) -> list[str]:
     return [levels[code] for code in column.values]
 
 
-def _note_left(table: Table, names: Collection[str], why: str) -> None:
+def _note_left(table: ColumnTable, names: Collection[str], why: str) -> None:
     if names:
         table.notes.append(("left out", f"{listed(list(names))}: {why}"))
 
 
-def _images(request: Request, table: Table) -> ImageFiles | None:
+def _images(request: ReadRequest, table: ColumnTable) -> ImageFiles | None:
     """The images that a column names, taken out of the table; None where there is no such column.
 
     They lie in the table's folder, or in a folder in it. Raises DataError where none does.
@@ -159,7 +159,7 @@ def _images(request: Request, table: Table) -> ImageFiles | None:
     return ImageFiles(root, _texts(column), settings.strict)
 
 
-def _only_text(table: Table) -> str | None:
+def _only_text(table: ColumnTable) -> str | None:
     """The column of nearly as many texts as rows, the longest, in a table that has nothing else but perhaps an id."""
     many = max(20, len(table.numbers) // 2)
     texts = [c for c in table.columns.values() if c.type == "text" and (c.levels is None or len(c.levels) > many)]
@@ -169,7 +169,7 @@ def _only_text(table: Table) -> str | None:
     return max(texts, key=lambda column: sum(map(len, column.texts[:1000])) if column.texts else sys.maxsize).name
 
 
-def read_series(request: Request) -> Records:
+def read_series(request: ReadRequest) -> RawRows:
     """A table of time series: long (a row a point, where a column names the series) or wide (a row a series)."""
     settings = request.settings
     whole = [*settings.target, *([settings.series] if settings.series else [])]
@@ -182,8 +182,12 @@ def read_series(request: Request) -> Records:
 
 
 def wide_series(
-    table: Table, targets: Sequence[str], splits: np.ndarray | None, settings: OwnSettings, source: Mapping[str, Any]
-) -> Records:
+    table: ColumnTable,
+    targets: Sequence[str],
+    splits: np.ndarray | None,
+    settings: DataSettings,
+    source: Mapping[str, Any],
+) -> RawRows:
     """One series a row: its numeric columns (or `values`), in the table's order, are points in time."""
     names = _values(table, settings, targets)
     grid = np.stack([table.columns[name].values for name in names], 1).astype(np.float32)
@@ -193,21 +197,25 @@ def wide_series(
     points = grid[np.arange(T) < lengths[:, None]][:, None]
     held = {name: table.columns[name] for name in targets}
     rows = RowNumbers(table.numbers)
-    return Records(
+    return RawRows(
         "sequences", Sequences(points, lengths), held, rows, splits, {**source, "values": tuple(names)}, table.notes
     )
 
 
 def long_series(
-    table: Table, targets: Sequence[str], splits: np.ndarray | None, settings: OwnSettings, source: Mapping[str, Any]
-) -> Records:
+    table: ColumnTable,
+    targets: Sequence[str],
+    splits: np.ndarray | None,
+    settings: DataSettings,
+    source: Mapping[str, Any],
+) -> RawRows:
     """One point a row: rows of one `series` in order of `time` (or of the file) form a sequence of `values`.
 
     Raises DataError where the target changes within a series, and ConfigError for columns that do not exist.
     """
     for name in (settings.series, settings.time):
         if name is not None and name not in table.columns:
-            raise unknown("column", name, table.columns)
+            raise unknown_name("column", name, table.columns)
     ids = table.columns[settings.series or ""].labelled()
     if settings.time and table.columns[settings.time].type == "text":
         raise DataError(f"column {settings.time!r} is text; expected numbers or ISO dates to order the points by")
@@ -233,16 +241,16 @@ def long_series(
     levels = ids.texts
     names_of = [levels[code] for code in distinct.tolist()]
     splits = None if splits is None else splits[starts]
-    return Records(
+    return RawRows(
         "sequences", Sequences(points, lengths), held, names_of, splits, {**source, "values": tuple(names)}, table.notes
     )
 
 
-def _values(table: Table, settings: OwnSettings, targets: Sequence[str]) -> list[str]:
+def _values(table: ColumnTable, settings: DataSettings, targets: Sequence[str]) -> list[str]:
     """The columns of measured values: those named, else all that are numeric and nothing else."""
     for name in settings.values:
         if name not in table.columns:
-            raise unknown("value column", name, table.columns)
+            raise unknown_name("value column", name, table.columns)
     apart = {*targets, settings.series, settings.time}
     names = list(settings.values) or [
         name for name, column in table.columns.items() if column.type == "number" and name not in apart

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icecore.core.errors import DataError
-from icecore.tasks.data_files import find
-from icecore.user_data.records import SPLIT_NAMES, ColumnType, OwnSettings
+from icecore.tasks.data_files import find_first
+from icecore.user_data.records import SPLIT_NAMES, ColumnType, DataSettings
 
 
-class Request(NamedTuple):
+class ReadRequest(NamedTuple):
     """What a reader gets. `types` are those of columns seen in training; `predicting`: targets may be absent."""
 
     path: Path
-    settings: OwnSettings
+    settings: DataSettings
     types: Mapping[str, ColumnType]
     predicting: bool
 
@@ -33,10 +33,10 @@ def labels_beside(path: Path) -> Path | None:
     """The table of labels beside a file, or in or beside a folder: `labels.csv`, or `NAME.labels.csv`; or .tsv."""
     stem = path.name.split(".")[0]
     names = [f"{start}labels{ending}" for start in (f"{stem}.", f"{stem}_", "") for ending in (".csv", ".tsv")]
-    return find([path, path.parent] if path.is_dir() else [path.parent], names)
+    return find_first([path, path.parent] if path.is_dir() else [path.parent], names)
 
 
-def parts(request: Request, endings: tuple[str, ...]) -> list[tuple[Path, str]]:
+def parts(request: ReadRequest, endings: tuple[str, ...]) -> list[tuple[Path, str]]:
     """The files to read, by name, each with the split that its name says ("" for none)."""
     path = request.path
     if path.is_file():

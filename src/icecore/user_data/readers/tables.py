@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.user_data.columns import MISSING, Chunk, ColumnBuilder, Table, holds
+from icecore.user_data.columns import MISSING, Chunk, ColumnBuilder, ColumnTable, holds
 from icecore.user_data.records import MAX_ROWS, ColumnType, listed
 
 CHUNK = 65_536
@@ -31,7 +31,7 @@ def read_table(
     seed: int = 0,
     strict: bool = False,
     numeric: Sequence[str] = (),
-) -> tuple[Table, np.ndarray]:
+) -> tuple[ColumnTable, np.ndarray]:
     """All rows of the files, one after another, and the place (N,) in `paths` of each row's file.
 
     types   columns whose type is known; others are judged by the first chunk

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.core.text import counted
+from icecore.core.text import pluralize
 from icecore.user_data.columns import coded, target_of
-from icecore.user_data.readers.source import Request, labels_beside, parts
+from icecore.user_data.readers.source import ReadRequest, labels_beside, parts
 from icecore.user_data.readers.tables import open_text, read_table
-from icecore.user_data.records import Column, Records, RowNumbers, column_of, listed
+from icecore.user_data.records import Column, RawRows, RowNumbers, column_of, listed
 
 STRING_ENDINGS = (".txt", ".smi", ".log")
 FASTA_ENDINGS = (".fasta", ".fa", ".faa", ".fna", ".ffn")
@@ -25,7 +25,7 @@ def _lines(path: Path) -> Iterator[str]:
         yield from (line.rstrip("\r\n") for line in file)
 
 
-def read_strings(request: Request) -> Records:
+def read_strings(request: ReadRequest) -> RawRows:
     """Lines of `label<TAB>string`; for prediction the strings alone will do."""
     labels, texts, splits, notes, blank = [], [], [], [], 0
     files = parts(request, STRING_ENDINGS)
@@ -41,7 +41,7 @@ def read_strings(request: Request) -> Records:
             else:
                 raise DataError(f"{path} line {number}: expected label<TAB>string, found {line[:30]!r}")
     if blank:
-        notes.append(("skipped", counted(blank, "empty line")))
+        notes.append(("skipped", pluralize(blank, "empty line")))
     source = {"format": "lines", "files": [path.name for path, _ in files]}
     return _texts(request, texts, labels, RowNumbers(np.arange(len(texts))), splits, source, notes)
 
@@ -49,7 +49,7 @@ def read_strings(request: Request) -> Records:
 _LABEL = re.compile(r"(?:^|[\s;|])(?:label|class|target)=([^\s;|]+)", re.IGNORECASE)
 
 
-def read_fasta(request: Request) -> Records:
+def read_fasta(request: ReadRequest) -> RawRows:
     """FASTA; labels from `>id label=...`, `>id|label`, or a table id,label beside it (`labels.csv` or .tsv)."""
     texts, labels, names, splits = [], [], [], []
     files = parts(request, FASTA_ENDINGS)
@@ -106,21 +106,21 @@ def _labels_beside(path: Path) -> dict[str, str]:
 
 
 def _texts(
-    request: Request,
+    request: ReadRequest,
     texts: list[str],
     labels: list[str],
     names: Sequence[str],
     splits: list[str],
     source: Mapping[str, Any],
     notes: list[tuple[str, str]],
-) -> Records:
+) -> RawRows:
     """Records of texts; labels that are all numbers count as numbers."""
     targets, said = _label_target(request, labels)
     splits_of = np.array(splits) if any(splits) else None
-    return Records("strings", texts, targets, names, splits_of, source, [*notes, *said])
+    return RawRows("strings", texts, targets, names, splits_of, source, [*notes, *said])
 
 
-def _label_target(request: Request, labels: Sequence[str]) -> tuple[dict[str, Column], list[tuple[str, str]]]:
+def _label_target(request: ReadRequest, labels: Sequence[str]) -> tuple[dict[str, Column], list[tuple[str, str]]]:
     """The column of labels, numbers where all are, and a note of labels that are no class."""
     if not any(labels):
         return {}, []
