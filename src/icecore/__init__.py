@@ -1,3 +1,52 @@
-"""icecore: frozen pretrained transformers as universal computation engines."""
+"""icecore: frozen pretrained transformers as universal computation engines.
 
-__version__ = "0.1.0"
+The names in `__all__` are the public API. They are imported when they are first used, so `import icecore` is quick and
+does not import torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from icecore.api import fit, load_backbone, load_task, predict, sweep, train
+    from icecore.autofit.estimators import FPTClassifier, FPTRegressor
+    from icecore.inference.engine import Engine
+    from icecore.model.fpt import FPT
+    from icecore.model.program import Program
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "FPT",
+    "Engine",
+    "FPTClassifier",
+    "FPTRegressor",
+    "Program",
+    "fit",
+    "load_backbone",
+    "load_task",
+    "predict",
+    "sweep",
+    "train",
+]
+
+#: the module that defines each public name
+_MODULES = {
+    **dict.fromkeys(("fit", "load_backbone", "load_task", "predict", "sweep", "train"), "icecore.api"),
+    **dict.fromkeys(("FPTClassifier", "FPTRegressor"), "icecore.autofit.estimators"),
+    "FPT": "icecore.model.fpt",
+    "Engine": "icecore.inference.engine",
+    "Program": "icecore.model.program",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'icecore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,138 @@
+"""The functions of the public API: what a user types, on top of the folders that do the work.
+
+Import them from `icecore` itself: `icecore.train`, `icecore.fit` and so on. They stay stable between minor versions.
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from icecore.autofit import fit as fitting
+from icecore.autofit.fit import Fitted, FitSettings
+from icecore.autofit.predict import Predictions
+from icecore.autofit.predict import predict as predict_files
+from icecore.backbones import Backbone, BodyRequest, build_backbone
+from icecore.experiments.sweep import Place, expand_sweep, make_config, run_sweep
+from icecore.tasks import build_task
+from icecore.tasks.task import Task, TaskRequest
+from icecore.user_data import DataSettings, from_arrays, plan
+
+PathName = str | PathLike[str]
+
+
+def load_task(name: str, *, data_dir: PathName | None = None, **options: Any) -> Task:
+    """Build a task of the paper by name, with its data read onto the CPU.
+
+    Parameters:
+        name: one of the names that `icecore tasks` lists, for example "bit-xor" or "mnist"
+        data_dir: folder with the data files; by default `ICECORE_DATA`, then the cache folder
+        options: options of the task, for example `n=20` for bit XOR
+
+    Raises ConfigError for an unknown name or option, and DataError if data files are missing or damaged.
+    """
+    return build_task(name, TaskRequest(options, None if data_dir is None else str(data_dir)))
+
+
+def load_backbone(
+    name: PathName = "minilm", *, weights: PathName = "pretrained", layers: int | None = None, seed: int = 0
+) -> Backbone:
+    """Load a frozen body, in fp32 on the CPU.
+
+    Parameters:
+        name: a name that `icecore backbones` lists, a folder written by `save_pretrained`, a GGUF file, or a
+            model on the Hugging Face hub (`org/model`)
+        weights: "pretrained", "random", "statistics", or the path of a weights file
+        layers: number of layers to keep, counted from the input; None keeps all
+        seed: seed of random weights
+
+    Raises ConfigError for an unknown name, and WeightsError if weights are missing or do not fit.
+    """
+    return build_backbone(BodyRequest(str(name), str(weights), layers, seed))
+
+
+def train(
+    task: str,
+    *,
+    lr: float | Sequence[float] | None = None,
+    seeds: int | Sequence[int] = 0,
+    out: PathName = "runs",
+    data_dir: PathName | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train a task on a frozen body. Several learning rates and seeds are one packed training.
+
+    A run that `out` already holds is not trained again, and an interrupted one continues from its last state.
+
+    Parameters:
+        task: name of a task, see `load_task`
+        lr: one learning rate or several, of which validation chooses; None takes the task's default
+        seeds: one seed or several; the result is the mean over them
+        out: parent folder of the run folders
+        data_dir: folder with data files, see `load_task`
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps"
+        precision: "auto", "fast", "fp32", "bf16" or "int8"
+        settings: any other setting of a run (`icecore.core.config.RunConfig`), for example `backbone="gpt2"`,
+            `weights="random"`, `steps=500` or `task_options={"n": 20}`
+
+    Returns the content of `out/summary.json`: the runs' summaries, the chosen learning rate, and the test metric's
+    mean and standard error over seeds. Raises ConfigError, DataError, WeightsError or StorageError.
+    """
+    config = make_config(task, precision=precision, device=device, **settings)
+    lrs = [lr] if isinstance(lr, int | float) else list(lr or ())
+    configs = expand_sweep(config, lrs, [seeds] if isinstance(seeds, int) else list(seeds))
+    return run_sweep(configs, Place(Path(out), None if data_dir is None else str(data_dir), device))
+
+
+def sweep(
+    task: str, lrs: Sequence[float] = (3e-4, 1e-3, 3e-3), seeds: Sequence[int] = (0, 1, 2), **settings: Any
+) -> dict[str, Any]:
+    """Train every learning rate with every seed in one pack; validation chooses the rate. See `train`."""
+    return train(task, lr=lrs, seeds=seeds, **settings)
+
+
+def fit(
+    data: Any,
+    y: Any = None,
+    *,
+    out: PathName = "program.safetensors",
+    data_settings: DataSettings | None = None,
+    device: str = "auto",
+    **settings: Any,
+) -> Fitted:
+    """Fit a program to your own data: find out what they are, sweep learning rates, and stop early.
+
+    Parameters:
+        data: the path of a folder or file (images, CSV, Parquet, NumPy arrays, FASTA, text); or arrays, see
+            `icecore.user_data.from_arrays`, with their targets `y`
+        y: targets (N,) or (N, targets) of arrays
+        out: the program file to write
+        data_settings: what to say about the data, for example `DataSettings(target=("label",))`
+        device: "auto", "cpu", "cuda" or "mps"
+        settings: how to train (`icecore.autofit.fit.FitSettings`), for example `minutes=2` or `controls=True`
+
+    Returns the program, its result and those of the controls. Raises UserError for what can be corrected.
+    """
+    found = plan(data, data_settings) if isinstance(data, str | PathLike) else from_arrays(data, y, data_settings)
+    extra = {"encoder": found.encoder.to_json()}
+    return fitting.fit(found.task(), FitSettings(**settings), Path(out), extra, device)
+
+
+def predict(
+    programs: PathName | Sequence[PathName], data: Any, *, device: str = "auto"
+) -> Predictions | Mapping[Path, Predictions]:
+    """Predict new rows with one program file or several; programs of one body share its passes.
+
+    Parameters:
+        programs: path of a program file, or a list of paths
+        data: new rows, of the form that the program was fitted to: a path, or arrays
+        device: "auto", "cpu", "cuda" or "mps"
+
+    Returns the predictions, by path if a list was given. Raises DataError for data that a program cannot read.
+    """
+    if isinstance(programs, str | PathLike):
+        path = Path(programs)
+        return predict_files([path], data, device)[path]
+    return predict_files([Path(path) for path in programs], data, device)
