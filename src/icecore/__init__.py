@@ -8,23 +8,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from icecore.api import fit, load_backbone, load_task, predict, sweep, train
+    from icecore.api import fit, load_backbone, load_run, load_task, plan, predict, sweep, train
     from icecore.autofit.estimators import FPTClassifier, FPTRegressor
     from icecore.inference.engine import Engine
     from icecore.model.fpt import FPT
     from icecore.model.program import Program
+    from icecore.user_data.records import DataSettings
 
 __version__ = "0.2.0"
 
 __all__ = [
     "FPT",
+    "DataSettings",
     "Engine",
     "FPTClassifier",
     "FPTRegressor",
     "Program",
     "fit",
     "load_backbone",
+    "load_run",
     "load_task",
+    "plan",
     "predict",
     "sweep",
     "train",
@@ -32,11 +36,14 @@ __all__ = [
 
 #: the module that defines each public name
 _MODULES = {
-    **dict.fromkeys(("fit", "load_backbone", "load_task", "predict", "sweep", "train"), "icecore.api"),
+    **dict.fromkeys(
+        ("fit", "load_backbone", "load_run", "load_task", "plan", "predict", "sweep", "train"), "icecore.api"
+    ),
     **dict.fromkeys(("FPTClassifier", "FPTRegressor"), "icecore.autofit.estimators"),
     "FPT": "icecore.model.fpt",
     "Engine": "icecore.inference.engine",
     "Program": "icecore.model.program",
+    "DataSettings": "icecore.user_data.records",
 }
 
 

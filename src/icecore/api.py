@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from icecore.autofit import fit as fitting
-from icecore.autofit.fit import Fitted, FitSettings
+from icecore.autofit.fit import FitSettings, Fitted
 from icecore.autofit.predict import Predictions
 from icecore.autofit.predict import predict as predict_files
 from icecore.backbones import Backbone, BodyRequest, build_backbone
-from icecore.experiments.sweep import Place, expand_sweep, make_config, run_sweep
+from icecore.experiments.sweep import Place, expand_sweep, make_config, open_run, run_sweep
+from icecore.model.fpt import FPT
 from icecore.tasks import build_task
 from icecore.tasks.task import Task, TaskRequest
-from icecore.user_data import DataSettings, from_arrays, plan
+from icecore.training.distributed import join_processes
+from icecore.user_data import DataSettings, Plan, from_arrays
+from icecore.user_data import plan as plan_files
 
 PathName = str | PathLike[str]
 
@@ -65,6 +68,7 @@ def train(
     """Train a task on a frozen body. Several learning rates and seeds are one packed training.
 
     A run that `out` already holds is not trained again, and an interrupted one continues from its last state.
+    In a script that `torchrun` starts, the processes share each batch.
 
     Parameters:
         task: name of a task, see `load_task`
@@ -83,7 +87,9 @@ def train(
     config = make_config(task, precision=precision, device=device, **settings)
     lrs = [lr] if isinstance(lr, int | float) else list(lr or ())
     configs = expand_sweep(config, lrs, [seeds] if isinstance(seeds, int) else list(seeds))
-    return run_sweep(configs, Place(Path(out), None if data_dir is None else str(data_dir), device))
+    folder = None if data_dir is None else str(data_dir)
+    with join_processes() as world:
+        return run_sweep(configs, Place(Path(out), folder, world.device(device), world=world))
 
 
 def sweep(
@@ -91,6 +97,31 @@ def sweep(
 ) -> dict[str, Any]:
     """Train every learning rate with every seed in one pack; validation chooses the rate. See `train`."""
     return train(task, lr=lrs, seeds=seeds, **settings)
+
+
+def load_run(path: PathName, *, data_dir: PathName | None = None, device: str = "auto") -> tuple[FPT, Task]:
+    """Open a finished run: the model with its trained program, and the task with its data, on one device.
+
+    Parameters:
+        path: folder of the run, `out/run_id` of `train`
+        data_dir: folder with data files, see `load_task`
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps"
+
+    Raises ConfigError if the folder holds no finished run, and WeightsError if the body is not the one that the
+    program was trained on.
+    """
+    return open_run(Path(path), None if data_dir is None else str(data_dir), device)
+
+
+def plan(data: Any, y: Any = None, *, data_settings: DataSettings | None = None) -> Plan:
+    """Find out what your own data are, without training: the same plan that `fit` follows.
+
+    `plan(data).describe()` gives it in words. The parameters are those of `fit`. Raises UserError for what can be
+    corrected.
+    """
+    if isinstance(data, str | PathLike):
+        return plan_files(data, data_settings)
+    return from_arrays(data, y, data_settings)
 
 
 def fit(
@@ -115,9 +146,9 @@ def fit(
 
     Returns the program, its result and those of the controls. Raises UserError for what can be corrected.
     """
-    found = plan(data, data_settings) if isinstance(data, str | PathLike) else from_arrays(data, y, data_settings)
-    extra = {"encoder": found.encoder.to_json()}
-    return fitting.fit(found.task(), FitSettings(**settings), Path(out), extra, device)
+    data_plan = plan(data, y, data_settings=data_settings)
+    extra = {"encoder": data_plan.encoder.to_json()}
+    return fitting.fit(data_plan.task(), FitSettings(**settings), Path(out), extra, device)
 
 
 def predict(
