@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from icecore.core.config import FPT_ROLES, ROLES, RunConfig
 from icecore.core.errors import ConfigError
 
+RESULTS = Path(__file__).parents[2] / "results"
 BASE: dict[str, Any] = {"task": "bit-xor", "steps": 100, "batch_size": 8, "lr": 1e-3}
 
 
@@ -78,11 +80,21 @@ def test_run_id_is_the_same_everywhere() -> None:
     assert make().run_id == "99fc929662c8"
 
 
+def test_committed_results_keep_their_ids() -> None:
+    lines = [line for path in RESULTS.glob("*.jsonl") for line in path.read_text().splitlines()]
+    records = [record for record in map(json.loads, lines) if "config" in record]
+    assert len(records) > 600
+    for record in records:
+        config = RunConfig.from_json(json.dumps(record["config"]))
+        assert config.run_id == record["run_id"]
+        assert json.loads(config.to_json()) == record["config"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"train_roles": ("nrom",)}, "unknown role 'nrom'; did you mean 'norm'?"),
-        ({"train_roles": ()}, "nothing is trained: name at least one role of input, output, norm"),
+        ({"train_roles": ()}, "train_roles: nothing would be trained. Name at least one role of input, output, norm"),
         ({"protocol": "fare"}, "unknown protocol 'fare'; did you mean 'fair'?"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'?"),
         ({"precision": "bf61"}, "unknown precision 'bf61'; did you mean 'bf16'?"),
@@ -92,19 +104,23 @@ def test_run_id_is_the_same_everywhere() -> None:
         ({"lr": -1.0}, "lr: expected a positive number, found -1.0"),
         ({"lr": math.nan}, "lr: expected a positive number, found nan"),
         ({"seed": -1}, r"seed: expected 0 to 2\*\*63 - 1, found -1"),
-        ({"dropout": 1.0}, r"dropout: expected in \[0, 1\), found 1.0"),
+        ({"dropout": 1.0}, r"dropout: expected a rate in \[0, 1\), found 1.0"),
         ({"warmup": 1.5}, r"warmup: expected a share of the steps in \[0, 1\], found 1.5"),
         ({"clip": 0.0}, "clip: expected a positive number, found 0.0"),
         ({"patience": 0}, "patience: expected at least 1, found 0"),
         ({"output_hidden": (8, 0)}, r"output_hidden: expected widths of at least 1, found \(8, 0\)"),
-        ({"output_hidden": (3.5,)}, r"output_hidden: expected a list of widths, found \(3.5,\)"),
-        ({"input_hidden": 3}, "input_hidden: expected a list of widths, found 3"),
-        ({"train_roles": "norm"}, "train_roles: expected a list of roles, found 'norm'"),
+        ({"output_hidden": (3.5,)}, r"output_hidden: expected a list of whole numbers, found \(3.5,\)"),
+        ({"input_hidden": 3}, "input_hidden: expected a list of whole numbers, found 3"),
+        ({"train_roles": "norm"}, "train_roles: expected a list of texts, found 'norm'"),
         ({"lr_factors": {"norm": "a"}}, "lr_factors of norm: expected a number, found 'a'"),
-        ({"lr_factors": [1]}, r"lr_factors: expected a table of names and values, found \[1\]"),
+        ({"lr_factors": [1]}, r"lr_factors: expected a table of names and numbers, found \[1\]"),
         ({"task_options": [1]}, r"task_options: expected a table of names and values, found \[1\]"),
-        ({"stop_at": math.nan}, "stop_at: expected a number, found nan"),
+        ({"stop_at": math.nan}, "stop_at: expected a finite number, found nan"),
         ({"body_seed": 2**70}, "body_seed: expected 0 to "),
+        ({"start": 3}, "start: expected text, found 3"),
+        ({"steps": 2.0}, "steps: expected a whole number, found 2.0"),
+        ({"layers": True}, "layers: expected a whole number, found True"),
+        ({"lr": "fast"}, "lr: expected a number, found 'fast'"),
     ],
 )
 def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
@@ -115,11 +131,11 @@ def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a run configuration"),
-        ("[]", "not a run configuration"),
-        ('{"task": "x"}', "not a run configuration: .*missing.*'steps'"),
+        ("{", "not a run configuration: "),
+        ("[]", "not a run configuration: expected a JSON object"),
+        ('{"task": "x"}', "The setting 'steps' is missing"),
         ('{"stpes": 1}', "unknown setting 'stpes'; did you mean 'steps'?"),
-        (json.dumps(BASE | {"steps": "many"}), "steps: expected a number, found 'many'"),
+        (json.dumps(BASE | {"steps": "many"}), "steps: expected a whole number, found 'many'"),
     ],
 )
 def test_bad_json_is_refused(text: str, message: str) -> None:
@@ -159,3 +175,9 @@ def test_cosine_schedule() -> None:
 def test_schedules_stay_positive_and_below_the_peak(schedule: str, warmup: float) -> None:
     config = make(steps=7, lr=0.1, schedule=schedule, warmup=warmup)
     assert all(0 < config.lr_at(step) <= 0.1 for step in range(7))
+
+
+def test_every_setting_has_help_in_full_sentences() -> None:
+    for field in fields(RunConfig):
+        assert field.metadata["help"][0].isupper(), field.name
+        assert field.metadata["help"].endswith("."), field.name

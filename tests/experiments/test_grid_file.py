@@ -95,9 +95,9 @@ def test_hidden_widths(tmp_path: Path) -> None:
         ('task = "bit-xor"\nlr = "fast"', "lr: expected numbers"),
         ('task = "bit-xor"\nlr = [0]', "lr: expected a positive number"),
         ('task = "bit-xor"\n[tasks.mnist]\nsteps = 3', "unknown task 'mnist'"),
-        ('task = "bit-xor"\nsteps = "many"', "steps: expected a number, found 'many'"),
+        ('task = "bit-xor"\nsteps = "many"', "steps: expected a whole number, found 'many'"),
         ('task = "bit-xor"\nbackbone = 3', "backbone: expected text, found 3"),
-        ('task = "bit-xor"\nsteps = true', "steps: expected a number, found True"),
+        ('task = "bit-xor"\nsteps = true', "steps: expected a whole number, found True"),
     ],
 )
 def test_mistakes_name_the_file(tmp_path: Path, text: str, message: str) -> None:

@@ -1,7 +1,7 @@
-"""One run's configuration: a frozen value with its validation, JSON in and out, and a stable id.
+"""The configuration of one run: a frozen value that is checked, written as JSON, and named by a stable id.
 
-Whatever changes a run's result is here, and nothing else: devices, folders and micro-batches are not,
-so the same configuration has the same id everywhere.
+It holds everything that changes the result of a run, and nothing else. Devices, folders and micro-batches are
+not part of it, so the same configuration has the same id everywhere.
 """
 
 import dataclasses
@@ -10,30 +10,32 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from types import NoneType
 from typing import Any
 
-from icecore.core.errors import ConfigError, unknown_name
+from icecore.core.errors import ConfigError
+from icecore.core.settings import at_least, check_settings, check_types, from_values, must, one_of, positive, setting
 
 INPUT, OUTPUT = "input", "output"
 BODY_ROLES = ("norm", "position", "attention", "feedforward", "embedding", "other")
 ROLES = (INPUT, OUTPUT, *BODY_ROLES)
-#: roles whose parameters have no run axis: a pack that trains them holds one run
+#: roles whose parameters have no run axis, so a pack that trains one of them holds a single run
 SINGLE_ROLES = frozenset({"attention", "feedforward", "embedding", "other"})
 #: what the paper trains (Section 2)
 FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("fp32", "bf16", "int8")
-#: settings younger than the first results, None where they are not used
-LATER = frozenset({"start"})
+#: Settings that were added after the first results. They are left out of the JSON while they are None, so that
+#: older runs keep their ids.
+OMITTED_IF_NONE = frozenset({"start"})
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How runs are made and judged.
+    """How runs are trained and scored.
 
-    lr_factors  learning rate of a role, relative to the run's
-    faults      faults of the published code that are kept on purpose
+    lr_factors  learning rate of a role, relative to the learning rate of the run
+    faults      names of faults in the paper's code that runs of this protocol reproduce
     """
 
     summary: str
@@ -46,9 +48,9 @@ class Protocol:
 
 PROTOCOLS: Mapping[str, Protocol] = {
     # Dropout 0: a frozen body underfits (paper, Table 7), so dropout only slows it down.
-    # Factors: with one rate for all, the output layer is too fast for the positions (docs/method.md).
+    # Factors: with one rate for all roles, the output layer is too fast for the positions (docs/method.md).
     "fair": Protocol(
-        "validation split, test set once, faults mended", 0.0, "cosine", 0.05, {"position": 3.0, "output": 0.3}
+        "validation split, test set once, faults fixed", 0.0, "cosine", 0.05, {"position": 3.0, "output": 0.3}
     ),
     "paper": Protocol(
         "the paper's settings, with the faults of its code where they change numbers",
@@ -60,54 +62,180 @@ PROTOCOLS: Mapping[str, Protocol] = {
     ),
 }
 
+# Headings of the command line's help, and where defaults come from that RunConfig alone does not know.
+BODY, TRAINED, TRAINING, VALIDATION = "Body", "Trained parts", "Training", "Validation and stopping"
+FROM_TASK, FROM_PROTOCOL = "from the task", "from the protocol"
+
+
+def _check_roles(name: str, roles: Collection[str]) -> None:
+    """Check the roles of a list, or of the keys of a table."""
+    for role in roles:
+        one_of("role", ROLES)(name, role)
+
+
+def _check_train_roles(name: str, roles: Collection[str]) -> None:
+    _check_roles(name, roles)
+    if not roles:
+        raise ConfigError(f"{name}: nothing would be trained. Name at least one role of {', '.join(ROLES)}.")
+
+
+def _check_lr_factors(name: str, factors: Mapping[str, float]) -> None:
+    _check_roles(name, factors)
+    for role, factor in factors.items():
+        _is_positive(f"{name} of {role}", factor)
+
+
+_is_positive = must(positive, "a positive number")
+_is_seed = must(lambda seed: 0 <= seed <= MAX_SEED, "0 to 2**63 - 1")
+_are_widths = must(lambda widths: min(widths, default=1) >= 1, "widths of at least 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides the result of one run.
+    """Everything that decides the result of one run. The help text of each field says what it is."""
 
-    lr            peak learning rate of Adam
-    lr_factors    learning rate of a role relative to `lr` (1 where not named)
-    warmup        share of `steps` over which the learning rate rises linearly
-    clip          largest norm of the run's gradient
-    eval_every    steps between validations; the best validated state is kept
-    eval_examples validation examples of each evaluation in training (the final one uses all)
-    test_examples scores only the first so many examples at the end, for trying things out; None: all
-    patience      evaluations without improvement after which the run stops; None: never
-    stop_at       validation metric at which the run stops; None: never
-    body_seed     seed of random body weights: one body for all runs of a pack, so not `seed`
-    start         program file whose tensors the run starts from, as far as they fit; None: from its seed
-    """
-
-    task: str
-    steps: int
-    batch_size: int
-    lr: float
-    task_options: Mapping[str, Any] = field(default_factory=dict)
-    backbone: str = "minilm"
-    weights: str = "pretrained"
-    layers: int | None = None
-    body_seed: int = 0
-    train_roles: tuple[str, ...] = FPT_ROLES
-    input_hidden: tuple[int, ...] = ()
-    output_hidden: tuple[int, ...] = ()
-    protocol: str = "fair"
-    seed: int = 0
-    precision: str = "fp32"
-    schedule: str = "cosine"
-    lr_factors: Mapping[str, float] = field(default_factory=dict)
-    warmup: float = 0.05
-    clip: float = 1.0
-    dropout: float = 0.0
-    eval_every: int = 200
-    eval_examples: int = 1000
-    test_examples: int | None = None
-    patience: int | None = None
-    stop_at: float | None = None
-    start: str | None = None
+    task: str = setting(help="Name of the task. `icecore tasks` lists them.", group=TRAINING)
+    steps: int = setting(help="Number of training steps.", check=at_least(1), group=TRAINING, default_note=FROM_TASK)
+    batch_size: int = setting(
+        help="Examples per step of each run.", check=at_least(1), group=TRAINING, default_note=FROM_TASK
+    )
+    lr: float = setting(help="Peak learning rate of Adam.", check=_is_positive, group=TRAINING, default_note=FROM_TASK)
+    task_options: Mapping[str, Any] = setting(
+        default_factory=dict,
+        help="An option of the task, for example n=20. Repeat it for more options.",
+        group=TRAINING,
+    )
+    backbone: str = setting(
+        "minilm",
+        help="Frozen body: a name that `icecore backbones` lists, a model folder, a GGUF file or org/model on the "
+        "Hugging Face hub.",
+        group=BODY,
+    )
+    weights: str = setting(
+        "pretrained", help="Weights of the body: pretrained, random, statistics, or the path of a file.", group=BODY
+    )
+    layers: int | None = setting(
+        None, help="Number of the body's layers to use, counted from the input.", group=BODY, default_note="all"
+    )
+    body_seed: int = setting(
+        # one body serves all runs of a pack, so this is not `seed`
+        0,
+        help="Seed of random body weights.",
+        check=_is_seed,
+        group=BODY,
+    )
+    train_roles: tuple[str, ...] = setting(
+        FPT_ROLES,
+        help="Parts to train, from: " + ", ".join(ROLES) + ".",
+        check=_check_train_roles,
+        group=TRAINED,
+    )
+    input_hidden: tuple[int, ...] = setting(
+        (),
+        help="Hidden widths of an MLP as input layer, for example 256.",
+        check=_are_widths,
+        group=TRAINED,
+        default_note="a linear layer",
+    )
+    output_hidden: tuple[int, ...] = setting(
+        (),
+        help="Hidden widths of an MLP as output layer.",
+        check=_are_widths,
+        group=TRAINED,
+        default_note="a linear layer",
+    )
+    protocol: str = setting(
+        "fair",
+        help="How runs are trained and scored: fair, or paper (the published settings with their faults).",
+        check=one_of("protocol", PROTOCOLS),
+        group=TRAINING,
+    )
+    seed: int = setting(0, help="Seed of the start and of the order of the data.", check=_is_seed, group=TRAINING)
+    precision: str = setting(
+        "fp32",
+        help="Precision of the frozen matrix products: fp32, bf16 or int8.",
+        check=one_of("precision", PRECISIONS),
+        group=TRAINING,
+    )
+    schedule: str = setting(
+        "cosine",
+        help="Course of the learning rate after the warm-up: constant or cosine.",
+        check=one_of("schedule", SCHEDULES),
+        group=TRAINING,
+        default_note=FROM_PROTOCOL,
+    )
+    lr_factors: Mapping[str, float] = setting(
+        default_factory=dict,
+        help="Learning rates of parts relative to the run's, for example position=3,output=0.3.",
+        check=_check_lr_factors,
+        group=TRAINING,
+        default_note=FROM_PROTOCOL,
+    )
+    warmup: float = setting(
+        0.05,
+        help="Share of the steps over which the learning rate rises linearly.",
+        check=must(lambda share: 0 <= share <= 1, "a share of the steps in [0, 1]"),
+        group=TRAINING,
+        default_note=FROM_PROTOCOL,
+    )
+    clip: float = setting(
+        1.0,
+        help="Largest norm of a run's gradient; longer gradients are scaled down to it.",
+        # an infinite norm switches clipping off
+        check=must(lambda norm: norm > 0, "a positive number"),
+        group=TRAINING,
+    )
+    dropout: float = setting(
+        0.0,
+        help="Rate of every dropout in the body.",
+        check=must(lambda rate: 0 <= rate < 1, "a rate in [0, 1)"),
+        group=TRAINING,
+        default_note=FROM_PROTOCOL,
+    )
+    eval_every: int = setting(
+        200,
+        help="Steps between validations. The state with the best validation is kept.",
+        check=at_least(1),
+        group=VALIDATION,
+        default_note=FROM_TASK,
+    )
+    eval_examples: int = setting(
+        1000,
+        help="Examples of each validation during training. The final one uses all.",
+        check=at_least(1),
+        group=VALIDATION,
+    )
+    test_examples: int | None = setting(
+        None,
+        help="Score only this many test examples at the end, to try things out.",
+        check=at_least(1),
+        group=VALIDATION,
+        default_note="all",
+    )
+    patience: int | None = setting(
+        None,
+        help="Stop after this many validations without improvement.",
+        check=at_least(1),
+        group=VALIDATION,
+        default_note="never",
+    )
+    stop_at: float | None = setting(
+        None,
+        help="Stop when the validation metric reaches this value.",
+        check=must(math.isfinite, "a finite number"),
+        group=VALIDATION,
+        default_note="never",
+    )
+    start: str | None = setting(
+        None,
+        help="Program file to start from. Its tensors are used as far as they fit.",
+        group=BODY,
+        default_note="a fresh start",
+    )
 
     def __post_init__(self) -> None:
-        check_types(vars(self))
-        # one canonical form: equal configurations have equal JSON and so equal ids (lr 1 and 1.0, lists and tuples)
+        check_types(RunConfig, vars(self))
+        # One canonical form: equal configurations have equal JSON and so equal ids (lr 1 and 1.0, lists and tuples).
         canonical: dict[str, Any] = {
             "train_roles": tuple(sorted(set(self.train_roles))),
             "input_hidden": tuple(self.input_hidden),
@@ -119,37 +247,7 @@ class RunConfig:
         }
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
-        self._check()
-
-    def _check(self) -> None:
-        for role in (*self.train_roles, *self.lr_factors):
-            if role not in ROLES:
-                raise unknown_name("role", role, ROLES)
-        for role, factor in self.lr_factors.items():
-            _require(math.isfinite(factor) and factor > 0, f"lr_factors of {role}", "a positive number", factor)
-        if self.protocol not in PROTOCOLS:
-            raise unknown_name("protocol", self.protocol, PROTOCOLS)
-        if self.schedule not in SCHEDULES:
-            raise unknown_name("schedule", self.schedule, SCHEDULES)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
-        if not self.train_roles:
-            raise ConfigError(f"nothing is trained: name at least one role of {', '.join(ROLES)}")
-        for name in ("steps", "batch_size", "eval_every", "eval_examples"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(math.isfinite(self.lr) and self.lr > 0, "lr", "a positive number", self.lr)
-        for name in ("seed", "body_seed"):
-            _require(0 <= getattr(self, name) < 2**63, name, "0 to 2**63 - 1", getattr(self, name))
-        _require(self.stop_at is None or math.isfinite(self.stop_at), "stop_at", "a number", self.stop_at)
-        _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
-        _require(0 <= self.warmup <= 1, "warmup", "a share of the steps in [0, 1]", self.warmup)
-        _require(self.clip > 0, "clip", "a positive number", self.clip)
-        for name in ("input_hidden", "output_hidden"):
-            _require(min(getattr(self, name), default=1) >= 1, name, "widths of at least 1", getattr(self, name))
-        _require(
-            self.test_examples is None or self.test_examples >= 1, "test_examples", "at least 1", self.test_examples
-        )
-        _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self.patience)
+        check_settings(self)
 
     @property
     def run_id(self) -> str:
@@ -158,41 +256,38 @@ class RunConfig:
 
     @property
     def body(self) -> tuple[str, str, int | None, int]:
-        """What decides the body: name, weights, layers and seed. Equal ones are the same body."""
+        """Name, weights, layers and seed of the body. Two runs with equal ones share a body."""
         return self.backbone, self.weights, self.layers, self.body_seed
 
     @property
     def faults(self) -> frozenset[str]:
-        """Faults of the published code that this run keeps."""
+        """Names of the faults in the paper's code that this run reproduces."""
         return PROTOCOLS[self.protocol].faults
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
         values = dataclasses.asdict(self)
-        # runs made before a setting existed keep their ids
-        held = {name: value for name, value in values.items() if value is not None or name not in LATER}
-        return json.dumps(held, sort_keys=True, separators=(",", ":"))
+        written = {name: value for name, value in values.items() if value is not None or name not in OMITTED_IF_NONE}
+        return json.dumps(written, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
-        """The inverse of `to_json`. Raises ConfigError for text that is not a configuration."""
+        """The inverse of `to_json`. Raises ConfigError if `text` is not a run configuration."""
         try:
             values = json.loads(text)
-            known = {f.name for f in dataclasses.fields(cls)}
-            for name in values:
-                if name not in known:
-                    raise unknown_name("setting", name, known)
-            return cls(**values)
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"not a run configuration: {error}") from error
+        except ValueError as error:
+            raise ConfigError(f"This is not a run configuration: {error}") from error
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"This is not a run configuration: expected a JSON object, found {text[:40]!r}")
+        return from_values(cls, values)
 
     def pack_key(self) -> str:
-        """Equal for runs that can share one pack: everything but learning rate and seed is the same."""
-        alone = f"{self.lr} {self.seed}" if SINGLE_ROLES & set(self.train_roles) else ""
-        return dataclasses.replace(self, lr=1.0, seed=0).to_json() + alone
+        """A text that is equal for runs that can share one pack: they differ in learning rate and seed only."""
+        distinct = f"{self.lr} {self.seed}" if SINGLE_ROLES & set(self.train_roles) else ""
+        return dataclasses.replace(self, lr=1.0, seed=0).to_json() + distinct
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of step `step` (from 0)."""
+        """Learning rate of a step, counted from 0."""
         warm = round(self.warmup * self.steps)
         if step < warm:
             return self.lr * (step + 1) / warm
@@ -200,40 +295,3 @@ class RunConfig:
             return self.lr
         progress = (step - warm) / max(1, self.steps - warm)
         return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def check_types(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a setting whose value cannot be of its field's type, say text for a number."""
-    hints = {field.name: field.type for field in dataclasses.fields(RunConfig)}
-    kinds: dict[Any, tuple[type, ...]] = {
-        int: (int,),
-        float: (int, float),
-        str: (str,),
-        int | None: (int, NoneType),
-        float | None: (int, float, NoneType),
-    }
-    for name, value in settings.items():
-        _check_parts(name, value)
-        kind = kinds.get(hints.get(name))
-        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ConfigError(f"{name}: expected {'text' if str in kind else 'a number'}, found {value!r}")
-
-
-def _check_parts(name: str, value: object) -> None:
-    """`check_types` of settings that hold several values."""
-    if name in ("train_roles", "input_hidden", "output_hidden"):
-        kind, what = (str, "roles") if name == "train_roles" else (int, "widths")
-        parts = list(value) if isinstance(value, Collection) and not isinstance(value, str | Mapping) else None
-        if parts is None or any(not isinstance(part, kind) or isinstance(part, bool) for part in parts):
-            raise ConfigError(f"{name}: expected a list of {what}, found {value!r}")
-    if name in ("lr_factors", "task_options") and not isinstance(value, Mapping):
-        raise ConfigError(f"{name}: expected a table of names and values, found {value!r}")
-    if name == "lr_factors" and isinstance(value, Mapping):
-        for role, factor in value.items():
-            if not isinstance(factor, int | float) or isinstance(factor, bool):
-                raise ConfigError(f"lr_factors of {role}: expected a number, found {factor!r}")
-
-
-def _require(holds: bool, name: str, expected: str, found: object) -> None:
-    if not holds:
-        raise ConfigError(f"{name}: expected {expected}, found {found}")

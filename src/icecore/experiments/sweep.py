@@ -5,7 +5,6 @@ learning rate validation chose and the test metric there as mean and standard er
 """
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import statistics
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from icecore.backbones import Backbone, BodyRequest, build_backbone
-from icecore.core.config import PROTOCOLS, RunConfig, check_types
+from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
+from icecore.core.settings import check_names, check_types
 from icecore.model.fpt import FPT
 from icecore.model.program import Program, load_programs, model_settings
 from icecore.tasks import TASKS, build_task
@@ -57,11 +57,8 @@ def make_config(task: str, precision: str = "auto", device: str = "auto", **sett
     if entry is None:
         raise unknown_name("task", task, TASKS)
     given = {name: value for name, value in settings.items() if value is not None}
-    known = {field.name for field in dataclasses.fields(RunConfig)}
-    for name in given:
-        if name not in known:
-            raise unknown_name("setting", name, known)
-    check_types(given)
+    check_names(RunConfig, given)
+    check_types(RunConfig, given)
     # all options with their types: what is left to a default today must not change its meaning tomorrow
     given["task_options"] = read_options(TaskRequest(given.get("task_options", {})), task, entry.options)
     name = given.get("protocol", "fair")
