@@ -71,7 +71,7 @@ def test_a_damaged_cache_is_drawn_again(drawn, cache, damage):
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ICECORE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(StorageError, match=r"cannot be written .*name another folder with ICECORE_CACHE"):
+    with pytest.raises(StorageError, match=r"cannot be written .*Name another folder with ICECORE_CACHE"):
         load_generated(1)
 
 

@@ -330,7 +330,7 @@ def test_a_full_disk_is_one_clear_message(
 
     monkeypatch.setattr(features.tempfile, "TemporaryFile", full)
     with pytest.raises(
-        StorageError, match=r"No space left on device.*features take 0 MiB there: free as much, or name"
+        StorageError, match=r"No space left on device.*The features need 0 MiB there. Free the space, or name"
     ):
         train_pack(ragged, body(), heads(), Execution(tmp_path, CPU, feature_memory=0))
     monkeypatch.undo()

@@ -574,7 +574,7 @@ def test_a_full_disk_ends_with_one_message_and_what_was_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(StorageError, match=r"No space left on device.*what was there is intact"):
+        with pytest.raises(StorageError, match=r"No space left on device.*The file that was there before is unchanged"):
             run_sweep(configs, Place(tmp_path / "full"))
     assert all(RunFolder(tmp_path / "full", c).saved_steps()[0] == 4 for c in configs)
     run_sweep(configs, Place(tmp_path / "full"))

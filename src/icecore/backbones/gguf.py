@@ -8,8 +8,7 @@ import torch
 
 from icecore.backbones import huggingface
 from icecore.core.errors import StorageError
-from icecore.core.storage import storage_errors, write_atomic
-from icecore.tasks.data_files import cache_dir, digest
+from icecore.core.storage import cache_dir, digest, storage_errors, write_atomic
 
 
 def converted(path: Path) -> tuple[str, str | None]:

@@ -283,7 +283,7 @@ def save(body: Backbone, path: Path) -> None:
 
     held = {name: tensor.contiguous().cpu() for name, tensor in body.tensors().items()}
     header = {"icecore": "body", "name": body.info.name}
-    write_atomic(path, lambda temporary: save_file(held, temporary, header), "name another file")
+    write_atomic(path, lambda temporary: save_file(held, temporary, header), "Choose another file.")
 
 
 @torch.no_grad()

@@ -1,32 +1,55 @@
-"""Files written whole or not at all, locks that die with their holder, and a disk that refuses as one clear message."""
+"""Files on disk: the cache folder, checksums, atomic writes, and locks between processes.
+
+An error of the disk becomes one clear message, a StorageError.
+"""
 
 import contextlib
-import fcntl
+import errno
+import hashlib
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from icecore.core.errors import StorageError
 
-INTACT = "what was there is intact"
+INTACT = "The file that was there before is unchanged."
+
+#: error numbers of a file system that has no locks, such as some network file systems
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+def cache_dir() -> Path:
+    """The folder for downloaded and generated data: ICECORE_CACHE, or ~/.cache/icecore."""
+    return Path(os.environ.get("ICECORE_CACHE") or Path.home() / ".cache" / "icecore")
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Checksum of a file's bytes on disk, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path, remark: str = INTACT) -> Iterator[None]:
-    """Turn refusals to write `path` into a StorageError that ends with `remark`."""
+    """Raise an error of writing `path` as a StorageError that ends with the sentence `remark`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise StorageError(f"{path}: cannot be written ({why}); {remark}") from error
+        cause = getattr(error, "strerror", None) or error
+        raise StorageError(f"{path}: cannot be written ({cause}). {remark}") from error
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], remark: str = INTACT) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place at once. Raises StorageError."""
-    # processes of several machines may share the folder, and have the same number
+    """Write a file completely or not at all.
+
+    `write` fills a temporary file in the same folder, which then replaces `path` in one step. Raises StorageError.
+    """
+    # The name is random, because processes on several machines may write to one shared folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with storage_errors(path, remark):
         try:
@@ -34,7 +57,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], remark: str = INTA
             temporary.touch()
             mode = temporary.stat().st_mode
             write(temporary)
-            temporary.chmod(mode)  # some writers (safetensors) keep their files from everybody else
+            temporary.chmod(mode)  # some writers (safetensors) deny other users access to their files
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -44,22 +67,40 @@ def write_atomic(path: Path, write: Callable[[Path], object], remark: str = INTA
 
 @contextlib.contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock on the file `path`, made where there is none; yields whether it is held.
+    """Lock the file `path` against other processes and threads. Yields whether this call holds the lock.
 
-    wait  until whoever holds it lets go
+    path  a file that serves only as a lock, never one with data; it is created if it does not exist
+    wait  wait until the lock is free; otherwise return at once
 
-    The system frees the lock when its holder dies, of whatever cause, so none is ever stale. On a file
-    system that has no locks it counts as held.
+    The operating system frees the lock when its holder dies, so a lock is never stale. If the file system has no
+    locks, the lock counts as held after a warning: refusing would make icecore unusable there for a single process,
+    for which no lock is needed. Raises StorageError if the file cannot be created.
     """
-    with storage_errors(path):
+    # A soft lock, the fallback that the library offers, would outlive a killed holder.
+    lock = FileLock(path, fallback_to_soft=False)
+    with storage_errors(path, "It is needed as a lock. Choose a folder that can be written."):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    with file:
-        held = True
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+            lock.acquire(blocking=wait)
+            held = True
+        except Timeout:
             held = False
-        except OSError:  # a network's file system without locks
-            pass
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _warn_without_locks(path, error)
+            held = True
+    try:
         yield held
+    finally:
+        lock.release()
+
+
+def _warn_without_locks(path: Path, error: OSError) -> None:
+    # The mount point is the same for all locks of a file system, so that Python shows the warning once.
+    mount = next((folder for folder in path.resolve().parents if os.path.ismount(folder)), path.parent)
+    warnings.warn(
+        f"The file system at {mount} has no file locks ({error.strerror}), so icecore cannot stop two processes from "
+        "training the same run or from writing to the same results file there. Use one process at a time.",
+        stacklevel=2,
+    )

@@ -97,7 +97,8 @@ def append(path: Path, records: Iterable[RunRecord]) -> None:
     A kill or a full disk leaves at most one line cut short, which the next `append` ends.
     """
     text = "".join(record.to_json() + "\n" for record in records).encode()
-    with file_lock(path), storage_errors(path), path.open("a+b", buffering=0) as file:
+    lock = path.with_name(f".{path.name}.lock")
+    with file_lock(lock), storage_errors(path), path.open("a+b", buffering=0) as file:
         # a line that was cut short must not swallow the next one
         if text and file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":
             text = b"\n" + text

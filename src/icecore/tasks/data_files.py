@@ -4,17 +4,12 @@ Roots are searched in this order: `--data-dir`, the environment variable ICECORE
 """
 
 import gzip
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from icecore.core.errors import DataError
-
-
-def cache_dir() -> Path:
-    """Where fetched and generated data are kept: ICECORE_CACHE, or ~/.cache/icecore."""
-    return Path(os.environ.get("ICECORE_CACHE") or Path.home() / ".cache" / "icecore")
+from icecore.core.storage import cache_dir
 
 
 def data_roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
@@ -55,9 +50,3 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error}); it may be cut short: fetch or copy it again") from error
     except Exception as error:  # zlib.error has no public base class
         raise DataError(f"{path}: damaged gzip data ({error}); fetch or copy it again") from error
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file's bytes as they lie on disk."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()

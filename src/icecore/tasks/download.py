@@ -21,8 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.core.storage import storage_errors
-from icecore.tasks.data_files import cache_dir, digest
+from icecore.core.storage import cache_dir, digest, storage_errors
 
 #: called with (bytes done, total bytes or None) of the file under way
 Progress = Callable[[int, int | None], None]
@@ -140,7 +139,7 @@ class _MirrorError(Exception):
 
 def _storing(path: Path) -> AbstractContextManager[None]:
     """Refusals to write `path` become a StorageError that says where else the data may go."""
-    return storage_errors(path, "free space there, or name another folder with --dest or ICECORE_CACHE")
+    return storage_errors(path, "Free space there, or name another folder with --dest or ICECORE_CACHE.")
 
 
 def get(name: str, dest: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> list[Path]:

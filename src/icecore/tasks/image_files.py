@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError, StorageError
-from icecore.core.storage import write_atomic
-from icecore.tasks.data_files import cache_dir, digest, find_first, missing_data_error, read_bytes
+from icecore.core.storage import cache_dir, digest, write_atomic
+from icecore.tasks.data_files import find_first, missing_data_error, read_bytes
 from icecore.tasks.pickles import unpickle
 
 MNIST_FOLDERS = ("mnist", "MNIST/raw", ".")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.core.storage import write_atomic
-from icecore.tasks.data_files import cache_dir, data_roots, find_first
+from icecore.core.storage import cache_dir, write_atomic
+from icecore.tasks.data_files import data_roots, find_first
 from icecore.tasks.expressions import (
     CLOSE,
     MAX_LENGTH,
@@ -58,7 +58,7 @@ def load_generated(
         return _load(path)
     expressions = generate(count, seed, progress, shortest, longest)
     # other processes may write the same file at this moment: each its own copy, then one atomic step
-    write_atomic(path, lambda own: _save(own, expressions), "name another folder with ICECORE_CACHE")
+    write_atomic(path, lambda own: _save(own, expressions), "Name another folder with ICECORE_CACHE.")
     return expressions
 
 

@@ -218,7 +218,7 @@ def in_file(blocks: Iterable[Tensor], like: Tensor, folder: Path) -> Tensor:
     So it does where the process dies. Raises StorageError: hence written, then mapped (a full disk refuses
     a write, but kills who writes through a mapping).
     """
-    remark = f"features take {like.nbytes / 2**20:,.0f} MiB there: free as much, or name another --out"
+    remark = f"The features need {like.nbytes / 2**20:,.0f} MiB there. Free the space, or name another --out."
     with storage_errors(folder, remark), tempfile.TemporaryFile(dir=folder) as file:
         for block in blocks:
             file.write(block.cpu().contiguous().view(torch.uint8).numpy().data)

@@ -229,7 +229,7 @@ def _allocate(shape: tuple[int, ...]) -> torch.Tensor:
     if size <= IMAGE_MEMORY_SHARE * total_memory(torch.device("cpu")):
         return torch.empty(shape, dtype=torch.uint8)
     folder = Path(tempfile.gettempdir())
-    remark = f"the images take {size / 2**30:.1f} GiB there: free as much, or set TMPDIR to another folder"
+    remark = f"The images need {size / 2**30:.1f} GiB there. Free the space, or set TMPDIR to another folder."
     with storage_errors(folder, remark), tempfile.TemporaryFile(dir=folder) as file:
         mapped = np.memmap(file, np.uint8, "w+", shape=shape)
     return torch.from_numpy(mapped)
