@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from hardware import needs_vnni
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.backbones.modules.int8 import Int8Linear, convert, linear_weight
 from icecore.backbones.modules.run_axis import RunAxis
@@ -14,15 +15,12 @@ from icecore.tasks.bits import BitXor
 
 N, K, ROWS = 24, 40, 9
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.ops.onednn, "qlinear_pointwise"), reason="this build of torch has no 8-bit product"
-)
-
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+@needs_vnni
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("shape", [(ROWS, K), (3, 3, K)])
 def test_close_to_the_layer_forward_and_backward(biased: bool, shape: tuple[int, ...]) -> None:
@@ -42,6 +40,7 @@ def test_close_to_the_layer_forward_and_backward(biased: bool, shape: tuple[int,
         assert relative(ours.grad[row], theirs.grad[row]) < 0.02
 
 
+@needs_vnni
 def test_rows_do_not_depend_on_each_other_and_zero_stays_zero() -> None:
     layer = Int8Linear(torch.randn(N, K), None, RunAxis())
     x = torch.randn(ROWS, K)
@@ -51,6 +50,7 @@ def test_rows_do_not_depend_on_each_other_and_zero_stays_zero() -> None:
     assert torch.equal(layer(x[2:3]), whole[2:3])
 
 
+@needs_vnni
 def test_linear_layers_of_both_kinds_are_found() -> None:
     conv, linear = Conv1D(N, K), nn.Linear(K, N)
     held, other = linear_weight(conv), linear_weight(linear)
@@ -68,6 +68,7 @@ def test_linear_layers_of_both_kinds_are_found() -> None:
     assert relative(body(x), expected) < 0.05
 
 
+@needs_vnni
 @pytest.mark.parametrize("name", ["minilm", "gpt2", "vit-base", "t5-small", "longformer-base", "lstm", "lstm-star"])
 def test_a_body_in_8_bits_is_close_and_counts_the_same(name: str) -> None:
     task = BitXor(3)

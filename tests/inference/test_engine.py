@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hardware import needs_vnni
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.backbones.backbone import fingerprint
 from icecore.core.config import RunConfig
@@ -120,11 +121,9 @@ def test_read_outs_of_any_kinds_beside_each_other(bare: Body, tasks: Sequence[in
     same(found, [engine.predict([rows[row]], [which[row]])[0] for row in chosen])
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("int8", marks=needs_vnni)])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_rounded_bodies(bare: Body, family: str, precision: str) -> None:
-    if precision == "int8" and not hasattr(torch.ops.onednn, "qlinear_pointwise"):
-        pytest.skip("int8 is for x86 CPUs")
     programs, rows, which = mixture(bare, family)
     engine = hold(programs, bare(family), precision)
     found = engine.predict(rows, which)

@@ -1,6 +1,7 @@
-"""Where and how to compute, as one explicit value: device, precision, threads. No global state.
+"""Where and how to compute, as one explicit value: device and precision. There is no global state.
 
-`auto` takes CUDA, then Apple's MPS, then the CPU; bf16 only where the hardware multiplies it natively.
+The device `auto` is CUDA if available, then Apple's MPS, then the CPU. The precision `auto` is bf16 if the hardware
+multiplies it natively, else fp32.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,14 +20,17 @@ from icecore import __version__
 from icecore.core.errors import ConfigError, UserError, unknown_name
 from icecore.core.text import pluralize
 
-#: variable of the environment: the share of a device's memory that a process plans with where several run on it
+#: environment variable: the share of a device's memory that this process may use if several processes share it
 MEMORY_SHARE_VARIABLE = "ICECORE_MEMORY_SHARE"
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+#: texts of the errors that torch raises for exhausted memory as plain RuntimeErrors
+_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and the precision of the frozen products there ("fp32", "bf16" or "int8")."""
+    """A device, and the precision of the products of frozen weights on it ("fp32", "bf16" or "int8")."""
 
     device: torch.device
     precision: str
@@ -40,7 +45,7 @@ class Runtime:
         return f"CPU, {threads}, {torch.backends.cpu.get_cpu_capability()}"
 
     def synchronize(self) -> None:
-        """Wait for the device, so that clocks tell the truth."""
+        """Wait until the device has finished its work, so that measured times are right."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -48,92 +53,113 @@ class Runtime:
 
     @contextlib.contextmanager
     def memory_advice(self, rows: int) -> Iterator[None]:
-        """Answer exhausted memory with what to lower; `rows` of each run go through the body at once."""
+        """Raise an out-of-memory error as a UserError that says which settings to lower.
+
+        rows  rows of each run that go through the body in one pass
+        """
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not full and not any(sign in str(error) for sign in ("can't allocate memory", "not enough memory")):
+            out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not out_of_memory and not any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS):
                 raise
             raise UserError(
-                f"out of memory on {self.describe()} with {rows} rows a run and pass: lower --micro-batch (now {rows}; "
-                "results stay the same), give fewer --lr or --seeds at once, or lower --batch-size"
+                f"out of memory on {self.describe()} with {rows} rows of each run in one pass. Lower --micro-batch "
+                f"(now {rows}; results stay the same), give fewer values of --lr or --seeds at once, or lower "
+                "--batch-size."
             ) from error
 
 
 def select_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
-    """The runtime for the names given on the command line. Raises ConfigError for what is not there.
+    """The runtime for the device and precision that a user names.
 
-    "auto" is bf16 where the hardware has it, else fp32; "fast" is int8 in its place where a CPU has that.
+    "auto" is bf16 if the hardware multiplies it, else fp32. "fast" is bf16 too, else int8 if the CPU has instructions
+    for it, else fp32. Raises ConfigError for a device that does not exist here, and for a precision that it lacks.
     """
-    kind, _, index = device.partition(":")
-    if kind not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if kind == "auto":
-        kind = next(name for name, there in available.items() if there or name == "cpu")
-    if not available[kind]:
-        there = [name for name, found in available.items() if found]
-        raise ConfigError(f"--device {device}: no such device here; available: {', '.join(there)}")
-    if index and not (index.isdigit() and kind == "cuda" and int(index) < torch.cuda.device_count()):
-        raise ConfigError(f"--device {device}: no such device here; {kind} has {max(1, torch.cuda.device_count())}")
-    chosen = torch.device(kind, int(index)) if index else torch.device(kind)
-    if precision in ("auto", "fast"):
-        wide = "int8" if precision == "fast" and has_fast_int8(chosen) else "fp32"
-        precision = "bf16" if has_fast_bf16(chosen) else wide
+    selected = _select_device(device)
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(selected) else "fp32"
+    elif precision == "fast":
+        precision = "bf16" if has_fast_bf16(selected) else "int8" if has_fast_int8(selected) else "fp32"
     if precision not in ("fp32", "bf16", "int8"):
         raise unknown_name("precision", precision, ("auto", "fast", "fp32", "bf16", "int8"))
-    if precision == "int8" and (kind != "cpu" or not hasattr(torch.ops.onednn, "qlinear_pointwise")):
-        raise ConfigError(f"--precision int8 is for x86 CPUs, found {chosen}; take bf16 or fp32")
-    return Runtime(chosen, precision)
+    if precision == "int8":
+        check_int8(selected)
+    return Runtime(selected, precision)
+
+
+def _select_device(name: str) -> torch.device:
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+    availability = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [device for device, is_available in availability.items() if is_available]
+    if kind == "auto":
+        kind = available[0]
+    if kind not in available:
+        raise ConfigError(f"--device {name}: this machine has no such device. Available: {', '.join(available)}.")
+    if not index:
+        return torch.device(kind)
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind != "cuda" or not index.isdigit() or int(index) >= count:
+        raise ConfigError(
+            f"--device {name}: this machine has no such device. It has {pluralize(count, f'{kind} device')}; "
+            f"write --device {kind}" + (f":0 to {kind}:{count - 1}." if kind == "cuda" else ".")
+        )
+    return torch.device(kind, int(index))
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`, without waiting for the work under way there."""
+    """`x` on `device`, without waiting for the work that is under way there."""
     if device.type == "cuda" and x.device.type == "cpu":
-        # a copy from memory that may be paged out would wait
+        # A copy from pageable memory would wait.
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of memory of `device` that this process may plan with, in use or not.
+    """Bytes of memory of `device` that this process may plan with, whether in use or not.
 
-    Of a container where it is allowed less than the machine; this process's share of it where others compute
-    beside it: MEMORY_SHARE of the environment, else one of the processes that torchrun started on this machine.
+    In a container with a limit this is at most the limit. If other processes compute on the same machine, it is the
+    share that the environment variable ICECORE_MEMORY_SHARE gives, else an equal part for each of torchrun's processes.
     """
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * _share())
+        return int(torch.cuda.get_device_properties(device).total_memory * _memory_share())
     if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() * _share())
+        return int(torch.mps.recommended_max_memory() * _memory_share())
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+    with contextlib.suppress(OSError, ValueError):  # there is no container, or it has no limit ("max")
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return int(total * _share(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return int(total * _memory_share(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _share(processes: int = 1) -> float:
-    """The share of memory that the environment gives this process, else one of so many processes."""
-    given = os.environ.get(MEMORY_SHARE_VARIABLE)
-    if given is None:
+def _memory_share(processes: int = 1) -> float:
+    """The share of memory that the environment variable gives this process, else one part of `processes`."""
+    text = os.environ.get(MEMORY_SHARE_VARIABLE)
+    if text is None:
         return 1 / processes
     try:
-        share = float(given)
+        share = float(text)
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise ConfigError(f"{MEMORY_SHARE_VARIABLE}={given}: expected a share of the memory, more than 0 and at most 1")
+        raise ConfigError(
+            f"{MEMORY_SHARE_VARIABLE}={text}: expected a share of the memory, greater than 0 and at most 1"
+        )
     return share
 
 
 def package_versions() -> dict[str, str]:
-    """Versions that numbers depend on."""
-    found = {"icecore": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    return found | {"transformers": importlib.metadata.version("transformers")}
+    """The versions of the packages that results depend on."""
+    versions = {"icecore": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    return versions | {"transformers": importlib.metadata.version("transformers")}
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 matrices in hardware, faster than fp32 (AMX on CPU, Ampere on)."""
+    """Whether `device` multiplies bf16 matrices in hardware, faster than fp32 (CPUs with AMX, GPUs since Ampere).
+
+    bf16 gives right results on other devices as well, but slowly.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
@@ -145,4 +171,43 @@ def has_fast_bf16(device: torch.device) -> bool:
 def has_fast_int8(device: torch.device) -> bool:
     """Whether `device` is a CPU that multiplies 8-bit integers in hardware, faster than fp32 (VNNI)."""
     check = getattr(torch.cpu, "_is_vnni_supported", None)
-    return device.type == "cpu" and hasattr(torch.ops.onednn, "qlinear_pointwise") and bool(check and check())
+    return device.type == "cpu" and check is not None and bool(check()) and has_exact_int8()
+
+
+def check_int8(device: torch.device) -> None:
+    """Raise ConfigError if products of 8-bit integers do not exist on `device` or give wrong numbers."""
+    if device.type != "cpu" or not _has_int8_products():
+        raise ConfigError(
+            f"precision int8 runs on x86 CPUs only, and the device is {device}. Use --precision bf16 or fp32."
+        )
+    if not has_exact_int8():
+        raise ConfigError(
+            "precision int8 gives wrong numbers on this CPU: it has no VNNI instructions, so sums of 8-bit products "
+            "overflow. Use --precision fp32."
+        )
+
+
+def _has_int8_products() -> bool:
+    return hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+@cache
+def has_exact_int8() -> bool:
+    """Whether this machine's CPU multiplies 8-bit integers without overflow.
+
+    Without VNNI, oneDNN adds pairs of products in 16 bits, which saturate: results are 10 to 20 % off. A product is
+    measured, because torch knows one of the two VNNI instruction sets only (AVX-512, not AVX).
+    """
+    if not _has_int8_products():
+        return False
+    rows, columns, depth = 16, 32, 256
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (rows, depth), dtype=torch.uint8, generator=generator)
+    weight = torch.randint(-127, 128, (columns, depth), dtype=torch.int8, generator=generator)
+    exact = ((x.long() - 128) @ weight.long().T).float()
+    packed = torch.ops.onednn.qlinear_prepack(weight, None)
+    ones, zeros = torch.ones(columns), torch.zeros(columns, dtype=torch.long)
+    product = torch.ops.onednn.qlinear_pointwise(
+        x, 1.0, 128, packed, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return bool((product - exact).norm() < 1e-3 * exact.norm())

@@ -1,6 +1,6 @@
-"""Mistakes a user can mend: one message that names the thing and the remedy.
+"""Errors that a user can correct. Each message names what is wrong, what was expected, and what to do.
 
-Everything raised as `UserError` is printed by the command line without a traceback, with exit code 2.
+The command line prints a `UserError` without a traceback and exits with code 2.
 """
 
 import difflib
@@ -8,36 +8,36 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in the request, the data or the environment; the message names it and its remedy."""
+    """A mistake in the request, the data or the environment, which the user can correct."""
 
 
 class ConfigError(UserError):
-    """A setting that does not exist or does not fit the others."""
+    """A setting that does not exist, has a wrong value, or does not fit the other settings."""
 
 
 class DataError(UserError):
-    """Data files that are missing, damaged or not what they claim to be."""
+    """Data files that are missing, damaged, or of another format than expected."""
 
 
 class WeightsError(UserError):
-    """Backbone weights that are missing, damaged, or of a kind that is not supported."""
+    """Backbone weights that are missing, damaged, or of an unsupported kind."""
 
 
 class StorageError(UserError):
-    """A folder or disk that cannot be written."""
+    """A file or folder that cannot be written."""
 
 
 class BusyError(UserError):
-    """Runs that another process is training; they are left to it."""
+    """Another process is training the same run."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name outside a table, with the nearest names that do exist.
+    """The error for a name that is not in a table; it suggests the nearest known names.
 
-    >>> str(unknown("task", "mnits", ["mnist", "listops"]))
+    >>> str(unknown_name("task", "mnits", ["mnist", "listops"]))
     "unknown task 'mnits'; did you mean 'mnist'? Known: listops, mnist"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
+    similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, similar))}?" if similar else "."
     return ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
