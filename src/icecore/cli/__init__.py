@@ -1,1 +1,1 @@
-"""The commands, a few lines each over the public API; cli.py puts them together."""
+"""The command line: one module for each group of commands, on top of the other folders."""

@@ -1,97 +1,64 @@
-"""What the commands share: consoles, tables, bars, and reading what stands behind a flag."""
+"""Consoles, tables and progress bars that the commands share."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from icecore.core.errors import ConfigError
+#: width of tables in pipes and logs, so that nothing that a program may read is cut
+PIPE_WIDTH = 200
 
 
-def split(text: str) -> list[str]:
-    """The parts of a comma-separated list."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def numbers(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[Any]:
-    """The comma-separated numbers of a flag."""
-    try:
-        return [kind(part) for part in split(text or "")]
-    except ValueError:
-        raise ConfigError(f"{flag}: expected numbers separated by commas, found {text!r}") from None
-
-
-def pairs(flag: str, pairs: Sequence[str], kind: Callable[[str], Any]) -> dict[str, Any]:
-    """name=value pairs of a flag."""
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        try:
-            found[key.strip()] = kind(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise ConfigError(f"{flag} {pair}: expected name=value")
-    return found
-
-
-@contextlib.contextmanager
-def download_bar() -> Iterator[Callable[[int, int | None], None]]:
-    """A bar for bytes, on standard error."""
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors()) as bar:
-        shown: list[TaskID] = []
-
-        def progress(done: int, total: int | None) -> None:
-            if not shown:  # nothing is shown of a download that never starts
-                shown.append(bar.add_task("", total=total))
-            bar.update(shown[0], completed=done, total=total)
-
-        yield progress
-
-
-@contextlib.contextmanager
-def watchers(out: Path, quiet: bool, tensorboard: bool) -> Iterator[list[Any]]:
-    """The displays asked for; taken down whatever happens."""
-    from icecore.training.progress import TensorBoardLogger, progress_display
-
-    display = progress_display(output(), quiet)
-    shown: list[Any] = [display] if display is not None else []
-    if tensorboard:
-        shown.append(TensorBoardLogger(out))
-    try:
-        yield shown
-    finally:
-        for each in shown:
-            each.close()
-
-
-def output() -> Console:
-    """Standard output."""
+def stdout() -> Console:
+    """A console for standard output."""
     console = Console()
-    # a pipe or a log has no width: never cut what a program may read
-    return console if console.is_terminal else Console(width=200)
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
-def errors() -> Console:
-    """Standard error."""
+def stderr() -> Console:
+    """A console for standard error."""
     return Console(stderr=True)
 
 
-def plain(text: str) -> str:
-    """`text` with nothing in it taken for markup."""
-    return escape(text)
-
-
 def new_table(*columns: str) -> Table:
-    """An empty table in the house style; without headers where all `columns` are empty."""
+    """An empty table in the house style. It has no header if all names are empty."""
     table = Table(box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
     for column in columns:
         table.add_column(column)
     return table
+
+
+@contextlib.contextmanager
+def download_progress() -> Iterator[Callable[[int, int | None], None]]:
+    """A function that shows the bytes done, of a total if known, as a bar on standard error."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr()) as bar:
+        bars: list[TaskID] = []
+
+        def show(done: int, total: int | None) -> None:
+            if not bars:  # a download that never starts shows no bar
+                bars.append(bar.add_task("", total=total))
+            bar.update(bars[0], completed=done, total=total)
+
+        yield show
+
+
+@contextlib.contextmanager
+def training_displays(out: Path, quiet: bool, tensorboard: bool = False) -> Iterator[list[Any]]:
+    """Callbacks that show the progress of training. They are closed at the end, also after an error."""
+    from icecore.training.progress import TensorBoardLogger, progress_display
+
+    display = progress_display(stdout(), quiet)
+    displays: list[Any] = [display] if display is not None else []
+    if tensorboard:
+        displays.append(TensorBoardLogger(out))
+    try:
+        yield displays
+    finally:
+        for display in displays:
+            display.close()

@@ -1,84 +1,110 @@
-"""The command line. torch is imported only by the commands that compute.
+"""The command line: the application with its commands, and how it ends.
 
-Mistakes a user can mend end with one message and exit code 2, never a traceback.
+Mistakes that a user can correct end with one message and exit code 2, never with a traceback. Commands import torch
+only when they compute, so that `--help` is quick.
 """
 
+import itertools
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from icecore import __version__
-from icecore.cli import lists, runs, studies
-from icecore.cli import user_data as own
-from icecore.cli.console import errors, plain
+from icecore.cli import fit_commands, list_commands, run_commands, share_commands, study_commands
+from icecore.cli.console import stderr
 from icecore.core.errors import ConfigError, UserError
+
+#: exit code that typer turns Ctrl-C into
+INTERRUPTED = 130
+#: values of --ray; any other word after it is the next argument
+RAY_ADDRESS = re.compile(r"local|auto|\w+://\S+|\S+:\d+")
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+# Headings of the list of commands.
+OWN_DATA, TASKS, PAPER, LISTS = "Your own data", "Tasks of the paper", "Many runs and the paper", "Lists and downloads"
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Frozen pretrained transformers as universal computation engines: train the small rest.",
+    context_settings=HELP_OPTIONS,
+    help="Use a frozen pretrained transformer as a universal computation engine: only a small program is trained.",
 )
-data = typer.Typer(no_args_is_help=True, help="Fetch public data sets and see what is there.")
+data = typer.Typer(no_args_is_help=True, help="List and download public data sets.")
 
-for command in (runs.demo, runs.train, studies.paper, studies.grid, studies.report):
-    app.command()(command)
-app.command(name="eval")(runs.evaluate)
-for command in (own.fit, own.predict, own.push, own.pull, runs.attend, runs.info, lists.tasks, lists.backbones):
-    app.command()(command)
-app.add_typer(data, name="data")
-data.command(name="get")(lists.data_get)
-data.command(name="list")(lists.data_list)
 
-#: exit code that typer makes of Ctrl-C
-INTERRUPTED = 130
-#: what may stand behind --ray
-RAY_ADDRESS = re.compile(r"local|auto|\w+://\S+|\S+:\d+")
+def _add(panel: str, command: Callable[..., Any], name: str | None = None, takes_arguments: bool = True) -> None:
+    """Add a command under a heading. Commands that need arguments show their help if there are none."""
+    app.command(name=name, rich_help_panel=panel, no_args_is_help=takes_arguments)(command)
 
-Version = Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")]
+
+_add(TASKS, run_commands.demo, takes_arguments=False)
+_add(TASKS, run_commands.train)
+_add(TASKS, run_commands.evaluate, name="eval")
+_add(TASKS, run_commands.attend)
+_add(TASKS, run_commands.info)
+_add(OWN_DATA, fit_commands.fit)
+_add(OWN_DATA, fit_commands.predict)
+_add(OWN_DATA, share_commands.push)
+_add(OWN_DATA, share_commands.pull)
+_add(PAPER, study_commands.paper, takes_arguments=False)
+_add(PAPER, study_commands.grid)
+_add(PAPER, study_commands.report)
+_add(LISTS, list_commands.tasks, takes_arguments=False)
+_add(LISTS, list_commands.backbones, takes_arguments=False)
+app.add_typer(data, name="data", rich_help_panel=LISTS)
+data.command(name="get", no_args_is_help=True)(list_commands.data_get)
+data.command(name="list")(list_commands.data_list)
 
 
 def main() -> None:
-    """Entry point: run a command; a UserError is one message and exit code 2."""
+    """Entry point: run a command. A UserError ends it with one message and exit code 2."""
     try:
-        app(spelled_out(sys.argv[1:]))
+        app(insert_ray_address(sys.argv[1:]), prog_name="icecore")
     except UserError as error:
-        errors().print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        stderr().print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            errors().print("interrupted; the same command goes on from the last state")
+            stderr().print("Interrupted. The same command continues from the last saved state.")
         raise
 
 
-def spelled_out(words: Sequence[str]) -> list[str]:
-    """The `words` of a command line, an empty address given to each `--ray` that no address follows.
+def insert_ray_address(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with an empty address for each `--ray` that no address follows.
 
-    >>> spelled_out(["grid", "--ray", "mine.toml"]), spelled_out(["grid", "--ray", "local", "mine.toml"])
+    >>> insert_ray_address(["grid", "--ray", "mine.toml"]), insert_ray_address(["grid", "--ray", "local", "mine.toml"])
     (['grid', '--ray=', 'mine.toml'], ['grid', '--ray', 'local', 'mine.toml'])
     """
-    following = [*words[1:], ""]
-    return [
-        "--ray=" if word == "--ray" and not RAY_ADDRESS.fullmatch(after) else word
-        for word, after in zip(words, following, strict=True)
-    ]
+    pairs = itertools.zip_longest(words, words[1:], fillvalue="")
+    return ["--ray=" if word == "--ray" and not RAY_ADDRESS.fullmatch(following) else word for word, following in pairs]
 
 
-@app.callback(invoke_without_command=True)
-def _options(context: typer.Context, version: Version = False) -> None:
-    if version:
+def _show_version(show: bool) -> None:
+    if show:
         typer.echo(f"icecore {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _check_processes(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     command = context.invoked_subcommand
     if command != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            f"torchrun starts processes that train together, which `icecore train` does; {command} would be done by "
-            "each of them (for `paper` and `grid` there is --ray, or the same command on each machine)"
+            f"torchrun starts several processes that train together, which only `icecore train` does. Each of them "
+            f"would do all of {command}. Start it without torchrun; `paper` and `grid` also have --ray, or can be "
+            "started on several machines with the same command."
         )
 
 

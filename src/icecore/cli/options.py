@@ -1,32 +1,68 @@
-"""Options that several commands share."""
+"""Options that several commands share, under the headings of the help pages."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-DataDir = Annotated[str | None, typer.Option(help="Folder with data sets (else ICECORE_DATA, then the cache).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
-Body = Annotated[str, typer.Option(help="A name of `icecore backbones`, a folder, a GGUF file or org/model.")]
-Weights = Annotated[str, typer.Option(help="pretrained, random, statistics, or a weights file.")]
-Layers = Annotated[int | None, typer.Option(help="Use only the first layers of the body.")]
-StartFrom = Annotated[Path | None, typer.Option(help="Begin with what a program on this body has learned.")]
-Protocol = Annotated[str, typer.Option(help="fair, or paper (its settings and faults).")]
-TaskOptions = Annotated[list[str] | None, typer.Option(help="An option of the task, e.g. n=20 (repeatable).")]
-Picture = Annotated[Path | None, typer.Option(help="Picture to write (.png or .svg); default: in the run folder.")]
-Results = Annotated[Path, typer.Option(help="Folder of the results files.")]
-Resume = Annotated[bool, typer.Option(help="Skip what is finished, or make everything again.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be run.")]
-Ray = Annotated[
-    str | None,
+# Headings; those of a run's settings are in icecore.core.config.
+COMPUTATION, FILES, RAY, SELECTION = "Computation", "Files and output", "Ray cluster", "Selection"
+
+Device = Annotated[
+    str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTATION)
+]
+Precision = Annotated[
+    str,
     typer.Option(
-        metavar="[ADDRESS]",
-        help="Train on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT, or local to start one here; without an "
-        "address the one of RAY_ADDRESS or one that runs here, else local.",
+        help="Precision of the frozen matrix products: auto, fast (8 bits where that is fastest), fp32, bf16 or int8.",
+        rich_help_panel=COMPUTATION,
     ),
 ]
-Cpus = Annotated[int, typer.Option(min=1, help="With --ray: processors of each pack.")]
-Gpus = Annotated[
-    float | None, typer.Option(min=0, help="With --ray: GPUs of each pack, say 0.25 (default: 1 where there are any).")
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder with the data sets.", rich_help_panel=FILES, show_default="ICECORE_DATA, else the cache folder"
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.", rich_help_panel=FILES)]
+ResultsFolder = Annotated[Path, typer.Option("--out", help="Folder of the results files.", rich_help_panel=FILES)]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        help="Skip finished runs and continue interrupted ones, or train everything again.", rich_help_panel=FILES
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only show which runs would be trained.", rich_help_panel=SELECTION)
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Stop with an error where rows would otherwise be skipped and counted."),
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
+Repository = Annotated[
+    str, typer.Argument(metavar="REPO", help="Repository owner/name on the Hugging Face hub, or a folder.")
+]
+
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Train on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one on this machine. "
+        "Without an address, use that of RAY_ADDRESS or a cluster that runs here, else start one.",
+        rich_help_panel=RAY,
+    ),
+]
+RayCpus = Annotated[int, typer.Option("--cpus", min=1, help="Processors for each pack of runs.", rich_help_panel=RAY)]
+RayGpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus",
+        min=0,
+        help="GPUs for each pack of runs, for example 0.25.",
+        show_default="1 if there are any",
+        rich_help_panel=RAY,
+    ),
 ]

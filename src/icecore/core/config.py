@@ -126,7 +126,7 @@ class RunConfig:
     )
     train_roles: tuple[str, ...] = setting(
         FPT_ROLES,
-        help="Parts to train, from: " + ", ".join(ROLES) + ".",
+        help="Parts to train, any of: " + ", ".join(ROLES) + ".",
         check=_check_train_roles,
         group=TRAINED,
     )

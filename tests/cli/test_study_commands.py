@@ -30,21 +30,27 @@ def test_the_list_names_tables_and_budgets(run: Run) -> None:
             assert word in shown.out
 
 
-def test_a_table_without_what_is_asked_for_says_so(run: Run) -> None:
+def test_a_table_without_a_matching_cell_says_so(run: Run) -> None:
     ended = run("paper", "table16", "--only", "bit-memory", "--dry-run")
-    assert (ended.code, ended.out) == (0, "table16: has no cell of what is asked for\n")
+    assert (ended.code, ended.out) == (0, "table16: No cell of this table matches the requested tasks and rows.\n")
 
 
 def test_a_table_from_nothing_to_page(run: Run, small: list[str], tmp_path: Path) -> None:
     planned = run("paper", *small, "--dry-run")
-    assert "table2, budget smoke: 2 cells; 6 runs to make, about" in planned.out
+    assert "table2, budget smoke: 2 cells; 6 runs to train, about" in planned.out
     assert "no body" not in planned.out
     assert planned.out.count("about") == 3
     assert not (tmp_path / "results").exists()
-    made = run("paper", *small, "--quiet")
-    assert made.code == 0
-    for word in ("no body: linear probe", "in parentheses: published", "(100)", "at the edge of the sweep", "report"):
-        assert word in made.out
+    ended = run("paper", *small, "--quiet")
+    assert ended.code == 0
+    for word in (
+        "no body: linear probe",
+        "Published numbers are in parentheses.",
+        "(100)",
+        "at the edge of the sweep",
+        "report",
+    ):
+        assert word in ended.out
     lines = [json.loads(line) for line in (tmp_path / "results" / "table2.jsonl").read_text().splitlines()]
     assert len(lines) == 6
     assert {line["row"] for line in lines} == {"random", "none"}
@@ -67,19 +73,19 @@ def test_a_broken_last_line_is_reported_and_the_rest_used(run: Run, small: list[
     assert "table2.jsonl, line 6: left out" in reported.err
     assert "table2.jsonl, line 6: left out" in (tmp_path / "page" / "index.html").read_text()
     # the run folder has it still: the line comes back, nothing is trained
-    mended = run("paper", *small, "--quiet")
-    assert mended.code == 0
-    assert "1 of them finished" in mended.out
-    assert "table2.jsonl, line 6: left out" in mended.out
+    repaired = run("paper", *small, "--quiet")
+    assert repaired.code == 0
+    assert "1 of them finished" in repaired.out
+    assert "table2.jsonl, line 6: left out" in repaired.out
 
 
 def test_missing_weights_name_the_remedy_and_the_rest_runs(run: Run, small: list[str], tmp_path: Path) -> None:
     words = [word.replace("random,none", "vision,none") for word in small]
-    made = run("paper", *words, "--quiet")
-    assert made.code == 0
-    assert "missing¹" in made.out
-    assert "hf download google/vit-base-patch16-224-in21k" in made.out
-    assert "linear probe" in made.out
+    ended = run("paper", *words, "--quiet")
+    assert ended.code == 0
+    assert "missing¹" in ended.out
+    assert "hf download google/vit-base-patch16-224-in21k" in ended.out
+    assert "linear probe" in ended.out
 
 
 def test_a_grid_from_file_to_page(run: Run, bodies: Mapping[str, str], tmp_path: Path) -> None:
@@ -94,10 +100,10 @@ def test_a_grid_from_file_to_page(run: Run, bodies: Mapping[str, str], tmp_path:
         task_options = {{ n = 2 }}
         """
     )
-    assert "mine: 2 cells; 4 runs to make" in run("grid", "mine.toml", "--dry-run").out
-    made = run("grid", "mine.toml", "--quiet", "--device", "cpu")
-    assert made.code == 0
-    assert "weights=pretrained" in made.out
+    assert "mine: 2 cells; 4 runs to train" in run("grid", "mine.toml", "--dry-run").out
+    ended = run("grid", "mine.toml", "--quiet", "--device", "cpu")
+    assert ended.code == 0
+    assert "weights=pretrained" in ended.out
     assert run("report", "results").code == 0
     assert "weights=random" in (tmp_path / "results" / "report" / "report.md").read_text()
 
@@ -119,7 +125,7 @@ def test_a_grid_from_file_to_page(run: Run, bodies: Mapping[str, str], tmp_path:
     ],
 )
 def test_the_address_behind_ray_may_be_left_out(words: str, expected: str | None) -> None:
-    assert " ".join(cli.spelled_out(words.split())) == (expected or words)
+    assert " ".join(cli.insert_ray_address(words.split())) == (expected or words)
 
 
 def test_an_interruption_says_how_to_go_on(run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +135,7 @@ def test_an_interruption_says_how_to_go_on(run: Run, small: list[str], monkeypat
     monkeypatch.setattr("icecore.experiments.study.run_study", interrupted)
     ended = run("paper", *small)
     assert ended.code == 130
-    assert "interrupted; the same command goes on from the last state" in ended.err
+    assert "Interrupted. The same command continues from the last saved state." in ended.err
 
 
 @pytest.mark.parametrize("address", [[], ["local"]])
@@ -152,7 +158,7 @@ def test_without_ray_the_command_says_how_to_install_it(
         (["paper", "table2", "--only", "mnits"], "did you mean 'mnist'"),
         (["grid", "none.toml"], "none.toml: not a readable TOML file"),
         (["report", "nowhere"], "nowhere: no such file or folder"),
-        (["paper", "table2", "--only", "bit-xor", "--cpus", "2"], "--cpus and --gpus are what each pack is given"),
+        (["paper", "table2", "--only", "bit-xor", "--cpus", "2"], "--cpus and --gpus say what each pack gets"),
         (["grid", "none.toml", "--ray", "--cpus", "0"], "--cpus"),
     ],
 )

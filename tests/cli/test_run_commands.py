@@ -54,7 +54,7 @@ def test_train_then_eval_attend_info(run: Run, body: Path, tmp_path: Path):
     out = tmp_path / "runs"
     ended = train(run, body, out, "--lr", "1e-3,3e-3", "--seeds", "0,1")
     assert ended.code == 0, ended.err
-    assert "validation chose lr" in ended.out
+    assert "Validation chose learning rate" in ended.out
     assert "step 2/4" in ended.err, "plain lines where there is no terminal"
     group = json.loads((out / "summary.json").read_text())
     assert group["n_seeds"] == 2
@@ -62,7 +62,7 @@ def test_train_then_eval_attend_info(run: Run, body: Path, tmp_path: Path):
     folder = out / group["runs"][0]["run_id"]
 
     assert f"test bit accuracy: {group['runs'][0]['test_metric']:.4f} (16 examples)" in run("eval", folder).out
-    assert "attention of the outputs on the two bits they need" in run("attend", folder, "--examples", 4).out
+    assert "Attention of the outputs to the two bits that they need" in run("attend", folder, "--examples", 4).out
     assert (folder / "attention.png").read_bytes()[:4] == b"\x89PNG"
     assert "att.xyz: a picture's name ends in .png, .svg" in run("attend", folder, "--out", tmp_path / "att.xyz").err
     shown = run("info", folder).out
@@ -81,7 +81,7 @@ def test_a_finished_run_is_free(run: Run, body: Path, tmp_path: Path):
 def test_quiet_prints_the_result_only(run: Run, body: Path, tmp_path: Path):
     ended = train(run, body, tmp_path, "--quiet")
     assert ended.err == ""
-    assert "test bit accuracy" in ended.out
+    assert "Test bit accuracy" in ended.out
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,10 @@ def test_quiet_prints_the_result_only(run: Run, body: Path, tmp_path: Path):
         (["train", "bit-xor", "--lr", "fast"], "--lr: expected numbers separated by commas, found 'fast'"),
         (["train", "bit-xor", "--task-option", "m=3"], "unknown option of bit-xor 'm'"),
         (["train", "bit-xor", "--task-option", "n"], "--task-option n: expected name=value"),
+        (["train", "bit-xor", "--seeds", "0.5"], "--seeds: expected whole numbers separated by commas, found '0.5'"),
+        (["train", "bit-xor", "--input-hidden", "wide"], "--input-hidden: expected whole numbers separated by commas"),
+        (["train", "bit-xor", "--lr-factors", "norm=x"], "--lr-factors norm=x: expected a number after '='"),
+        (["train", "bit-xor", "--lr-factors", "nrom=2"], "unknown role 'nrom'; did you mean 'norm'?"),
         (["train", "bit-xor", "--steps", "0"], "steps: expected at least 1, found 0"),
         (["train", "bit-xor", "--bakbone", "gpt2"], "--backbone"),
         (["trian", "bit-xor"], "train"),

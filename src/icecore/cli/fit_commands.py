@@ -1,19 +1,27 @@
-"""Commands for one's own data: fit, predict, push, pull."""
+"""Commands for your own data: fit and predict."""
 
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape as plain
 
-from icecore.cli.console import new_table, numbers, output, plain, split, watchers
-from icecore.cli.options import Body, Device, Layers, Quiet, StartFrom, Weights
+from icecore.cli.console import new_table, training_displays
+from icecore.cli.console import stdout as output
+from icecore.cli.option_values import read_list as split
+from icecore.cli.option_values import read_numbers
+from icecore.cli.options import Device, Quiet
 from icecore.core.errors import ConfigError
 from icecore.core.text import pluralize
 
 if TYPE_CHECKING:
     from icecore.autofit.fit import Fitted, Result
 
+Body = Annotated[str, typer.Option(help="A name of `icecore backbones`, a folder, a GGUF file or org/model.")]
+Weights = Annotated[str, typer.Option(help="pretrained, random, statistics, or a weights file.")]
+Layers = Annotated[int | None, typer.Option(help="Use only the first layers of the body.")]
+StartFrom = Annotated[Path | None, typer.Option(help="Begin with what a program on this body has learned.")]
 Data = Annotated[Path, typer.Argument(help="Images (folder, archive, table), CSV, Parquet, .npy/.npz, FASTA or text.")]
 
 
@@ -75,8 +83,8 @@ def fit(
         backbone=backbone,
         weights=weights,
         layers=layers,
-        lrs=tuple(numbers("--lr", lr, float)) or fitting.LRS,
-        seeds=tuple(numbers("--seeds", seeds, int)) or (0,),
+        lrs=tuple(read_numbers("--lr", lr or "", float)) or fitting.LRS,
+        seeds=tuple(read_numbers("--seeds", seeds, int)) or (0,),
         batch_size=batch_size,
         minutes=minutes,
         steps=steps,
@@ -93,7 +101,7 @@ def fit(
         output().print(table)
     if plan_only:
         return
-    with watchers(out.parent, quiet, False) as shown:
+    with training_displays(out.parent, quiet, False) as shown:
         fitted = fitting.fit(plan.task(), how, out, {"encoder": plan.encoder.to_json()}, device, shown)
     _print_fitted(fitted, out)
 
@@ -172,27 +180,3 @@ def predict(
             typer.echo(
                 f"{path.name}: {found.metric_name} {found.score:.4f} on {pluralize(len(found.names), 'row')}", err=True
             )
-
-
-def push(
-    program: Annotated[Path, typer.Argument(help="A program file or a run folder.")],
-    repo: Annotated[str, typer.Argument(help="owner/name on the Hugging Face hub, or a folder.")],
-    private: Annotated[bool, typer.Option("--private", help="A private repository.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
-    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
-) -> None:
-    """Share a program, with a card that says what it is."""
-    from icecore.sharing import hub
-
-    typer.echo(hub.push(program, repo, private=private, revision=revision, message=message))
-
-
-def pull(
-    repo: Annotated[str, typer.Argument(help="owner/name on the Hugging Face hub, or a folder.")],
-    out: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
-) -> None:
-    """Fetch a program that someone shared, checked before it is put in place."""
-    from icecore.sharing import hub
-
-    typer.echo(f"wrote {hub.pull(repo, out, revision=revision)}")

@@ -1,0 +1,40 @@
+"""Read the values of options that hold several things: lists, numbers and name=value pairs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from icecore.core.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
+
+
+def read_list(text: str) -> list[str]:
+    """The parts of a list that is separated by commas.
+
+    >>> read_list("input, norm,")
+    ['input', 'norm']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
+    """The numbers of a list that is separated by commas. Raises ConfigError that names `option`."""
+    try:
+        return [kind(part) for part in read_list(text)]
+    except ValueError:
+        expected = "whole numbers" if kind is int else "numbers"
+        raise ConfigError(f"{option}: expected {expected} separated by commas, found {text!r}") from None
+
+
+def read_pairs(option: str, texts: Sequence[str], kind: Callable[[str], Any] = str) -> dict[str, Any]:
+    """A dict of texts of the form name=value. Raises ConfigError that names `option`."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            values[name.strip()] = kind(value)
+        except ValueError:
+            raise ConfigError(f"{option} {text}: expected a number after '=', as in name=0.5") from None
+        if not equals:
+            raise ConfigError(f"{option} {text}: expected name=value")
+    return values

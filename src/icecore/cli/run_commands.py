@@ -1,0 +1,199 @@
+"""Commands that train single runs, score them and look into them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from icecore.cli.console import new_table, stdout, training_displays
+from icecore.cli.option_values import read_numbers
+from icecore.cli.options import COMPUTATION, FILES, DataDir, Device, Precision, Quiet, Resume, RunPath
+from icecore.cli.setting_options import with_settings
+from icecore.core.config import TRAINING, RunConfig
+from icecore.core.text import pluralize
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the picture.")] = Path("demo"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Show the whole idea in a minute: pretrained and random MiniLM learn bit XOR."""
+    from icecore.paper.demo import run_demo
+
+    run_demo(out, device, quiet, stdout())
+
+
+@with_settings(RunConfig, "settings", omit=("task", "lr", "seed", "precision"))
+def train(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task. `icecore tasks` lists them.")],
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Learning rate, or several from which validation chooses, for example 3e-4,1e-3,3e-3.",
+            show_default="from the task",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="LIST", help="Seed, or several, for example 0,1,2.", rich_help_panel=TRAINING)
+    ] = "0",
+    *,
+    settings: dict[str, Any],
+    device: Device = "auto",
+    precision: Precision = "auto",
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Rows of a run per pass. Smaller ones save memory; results are the same.",
+            show_default="the whole batch",
+            rich_help_panel=COMPUTATION,
+        ),
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the body's kernels.",
+            show_default="if training is long",
+            rich_help_panel=COMPUTATION,
+        ),
+    ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="Under torchrun: divide the body among the processes (FSDP2).",
+            rich_help_panel=COMPUTATION,
+        ),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Parent folder of the run folders.", rich_help_panel=FILES)] = Path("runs"),
+    data_dir: DataDir = None,
+    resume: Resume = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.", rich_help_panel=FILES)
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a task on a frozen body. Several learning rates and seeds are trained together, as one pack."""
+    lrs, seed_list = read_numbers("--lr", lr or "", float), read_numbers("--seeds", seeds, int)
+    from icecore.experiments import sweep
+    from icecore.training import distributed
+
+    if lrs:
+        settings["lr"] = lrs[0]
+    configs = sweep.expand_sweep(
+        sweep.make_config(task, precision=precision, device=device, **settings), lrs, seed_list
+    )
+    with distributed.join_processes(shard) as world:
+        device = world.device(device)
+        with training_displays(out, quiet or not world.is_main, tensorboard and world.is_main) as displays:
+            options = {"compile": compile, "watchers": displays, "world": world}
+            group = sweep.run_sweep(configs, sweep.Place(out, data_dir, device, micro_batch, resume, **options))
+    if world.is_main:
+        _print_group(group, out)
+
+
+def evaluate(
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="Split to score: train, val, test, or another test split.")] = "test",
+    data_dir: DataDir = None,
+    device: Device = "auto",
+) -> None:
+    """Score a trained program on a whole split."""
+    from icecore.experiments import sweep
+    from icecore.training.evaluation import evaluate as score
+
+    model, task = sweep.open_run(run, data_dir, device)
+    splits: Sequence[str] = [split]
+    if split == "test" and "test" not in task.test_splits:
+        splits = task.test_splits
+    for name in splits:
+        metric = float(score(model, task, name)[0])
+        typer.echo(f"{name} {task.metric_name}: {metric:.4f} ({pluralize(task.split_size(name), 'example')})")
+
+
+def attend(
+    run: RunPath,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Picture to write, .png or .svg.", show_default="attention.png in the run folder"),
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Number of examples to average over.")] = 64,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+) -> None:
+    """Draw the attention maps of a trained program, averaged over examples."""
+    from icecore.experiments import sweep
+    from icecore.paper import attention_analysis
+    from icecore.tasks.bits import BitXor
+
+    path = out or run / "attention.png"
+    attention_analysis.picture_kind(path)  # refuses a wrong name before the work begins
+    model, task = sweep.open_run(run, data_dir, device)
+    maps = attention_analysis.attention_maps(model, task, examples=examples)
+    info = model.backbone.info
+    attention_analysis.draw(maps, path, f"{task.name} on {info.name} ({info.weights})", task)
+    typer.echo(f"Wrote {path}.")
+    if isinstance(task, BitXor):
+        shares = attention_analysis.xor_attention(maps, task).summary()
+        typer.echo(
+            f"Attention of the outputs to the two bits that they need: {shares['mean']:.1%} on average, "
+            f"{shares['best']:.1%} in the best head (layer {shares['best_layer']}, head {shares['best_head']}), "
+            f"{shares['uniform']:.1%} if it were uniform. To the first string's bit alone: at most "
+            f"{shares['first_bit_best']:.1%}, {shares['first_bit_ratio']:.1f} times the uniform share."
+        )
+
+
+def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a program file.")]) -> None:
+    """Show what a run or a program is."""
+    from icecore.experiments import sweep
+    from icecore.model.program import Program
+    from icecore.sharing import model_card
+
+    if run.is_file():
+        program = Program.load(run)
+        if stdout().is_terminal:
+            from rich.markdown import Markdown
+
+            stdout().print(Markdown(model_card.page(program, run.stem)))
+        else:
+            typer.echo(model_card.card(program, run.stem))
+        return
+    table = new_table("", "")
+    for name, value in sweep.describe_run(run).items():
+        table.add_row(name, escape(str(value)))
+    stdout().print(table)
+
+
+def _print_group(group: dict[str, Any], out: Path) -> None:
+    """Print one row for each run, then what validation chose."""
+    runs = group["runs"]
+    table = new_table("run", "lr", "seed", "status", "best step", "train", "val", "test", "seconds")
+    for run in runs:
+        metrics = (
+            "-" if run[key] is None else f"{run[key]:.2%}" for key in ("train_metric", "val_metric", "test_metric")
+        )
+        settings = (run["run_id"], f"{run['lr']:g}", str(run["seed"]), run["status"], f"{run['best_step']:,}")
+        table.add_row(*settings, *metrics, f"{run['seconds']:.0f}")
+    stdout().print(table)
+    scores = {split: value for split, value in runs[0]["test_metrics"].items() if value is not None}
+    if len(scores) > 1:
+        typer.echo("  ".join(f"{split} {value:.2%}" for split, value in scores.items()))
+    metric = f"Test {runs[0]['metric_name']}"
+    if group["test_mean"] is None:
+        typer.echo("No run ended with finite numbers. Choose a smaller --lr.")
+    elif len(runs) > 1:
+        sem = "" if group["test_sem"] is None else f" ± {group['test_sem']:.2%}"
+        over = f" (mean and its standard error over {group['n_seeds']} seeds)" if sem else ""
+        typer.echo(f"Validation chose learning rate {group['chosen_lr']:g} (mean {group['val_mean']:.2%}).")
+        typer.echo(f"{metric} at this rate: {group['test_mean']:.2%}{sem}{over}")
+    else:
+        typer.echo(f"{metric}: {group['test_mean']:.2%}")
+    typer.echo(
+        f"{runs[0]['trainable_parameters']:,} trained and {runs[0]['frozen_parameters']:,} frozen parameters. "
+        f"The full result is in {out / 'summary.json'}."
+    )

@@ -1,0 +1,250 @@
+"""Commands that train many runs and report them: the paper's tables, grid files, the report."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from icecore.cli.console import new_table, stdout, training_displays
+from icecore.cli.option_values import read_list
+from icecore.cli.options import (
+    SELECTION,
+    DataDir,
+    Device,
+    DryRun,
+    Precision,
+    Quiet,
+    RayAddress,
+    RayCpus,
+    RayGpus,
+    ResultsFolder,
+    Resume,
+)
+from icecore.core.errors import ConfigError
+from icecore.core.text import approximate_duration, pluralize
+
+
+def paper(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TABLE]...", help="Tables or figures that --list names, or `all`."),
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the tables and budgets.", rich_help_panel=SELECTION)
+    ] = False,
+    budget: Annotated[
+        str, typer.Option(help="How much to compute: smoke, cpu or full.", rich_help_panel=SELECTION)
+    ] = "smoke",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="How runs are trained and scored: fair, or paper (the published settings with their faults).",
+            rich_help_panel=SELECTION,
+        ),
+    ] = "fair",
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Only these tasks, for example mnist,bit-xor.", rich_help_panel=SELECTION),
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Only these rows, for example pretrained,random.", rich_help_panel=SELECTION),
+    ] = None,
+    body: Annotated[
+        str | None, typer.Option(help="A body to use in place of the budget's.", rich_help_panel=SELECTION)
+    ] = None,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    ray: RayAddress = None,
+    cpus: RayCpus = 1,
+    gpus: RayGpus = None,
+    out: ResultsFolder = Path("results"),
+    data_dir: DataDir = None,
+    resume: Resume = True,
+    quiet: Quiet = False,
+) -> None:
+    """Reproduce tables of the paper, beside the published numbers. Finished runs are not trained again."""
+    from icecore.experiments.sweep import Place
+    from icecore.paper import tables as paper_tables
+
+    if show_list or not tables:
+        _list_tables()
+        return
+    names = paper_tables.names(tables)
+    request = paper_tables.TableRequest(
+        budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device
+    )
+    plans = {name: paper_tables.plan(name, request, out) for name in names}
+    place = Place(out / "runs", data_dir, device, resume=resume)
+    _run_plans(plans, out, place, _ray_nodes(ray, cpus, gpus), dry_run, quiet)
+
+
+def grid(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A TOML file in which any setting of a run can be a list of values.")
+    ],
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    ray: RayAddress = None,
+    cpus: RayCpus = 1,
+    gpus: RayGpus = None,
+    out: ResultsFolder = Path("results"),
+    data_dir: DataDir = None,
+    resume: Resume = True,
+    quiet: Quiet = False,
+) -> None:
+    """Train every combination of the settings in a grid file. Finished runs are not trained again."""
+    from icecore.experiments import grid_file
+    from icecore.experiments.sweep import Place
+
+    cells = grid_file.read(file, device)
+    place = Place(out / "runs", data_dir, device, resume=resume)
+    _run_plans({cells[0].spot.study: cells}, out, place, _ray_nodes(ray, cpus, gpus), dry_run, quiet)
+
+
+def report(
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="A folder of results or of runs, or one results file.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to.", show_default="`report` in the results folder")
+    ] = None,
+) -> None:
+    """Write tables, plots and one HTML page that needs no network from results."""
+    from icecore.experiments.results import read
+    from icecore.report import write
+
+    records, problems = read(results)
+    for problem in problems:
+        typer.echo(problem, err=True)
+    folder = results if results.is_dir() else results.parent
+    for path in write(records, problems, out or folder / "report", folder):
+        typer.echo(path)
+
+
+def _list_tables() -> None:
+    """Print the tables, then the budgets."""
+    from icecore.paper.budgets import BUDGETS
+    from icecore.paper.tables import STUDIES
+
+    table = new_table("table", "what it shows", "rows x columns")
+    for name, study in STUDIES.items():
+        table.add_row(name, escape(f"{study.title}. {study.shows}"), f"{len(study.rows)} x {len(study.columns)}")
+    stdout().print(table)
+    table = new_table("budget", "what it is", "body", "learning rates", "seeds")
+    for name, budget in BUDGETS.items():
+        lrs = ", ".join(f"{lr:g}" for lr in budget.lrs)
+        table.add_row(name, budget.summary, budget.bodies["body"], lrs, str(len(budget.seeds)))
+    stdout().print(table)
+
+
+def _ray_nodes(address: str | None, cpus: int, gpus: float | None) -> Any:
+    """The Ray cluster to train on; None to train in this process. Raises ConfigError."""
+    if address is not None:
+        from icecore.experiments.ray_executor import Nodes
+
+        return Nodes(address, cpus, gpus)
+    if cpus != 1 or gpus is not None:
+        raise ConfigError("--cpus and --gpus say what each pack gets on a Ray cluster. Add --ray to use one.")
+    return None
+
+
+def _run_plans(
+    plans: Mapping[str, Sequence[Any]], out: Path, place: Any, nodes: Any, dry_run: bool, quiet: bool
+) -> None:
+    """Print what each plan still needs. Unless `dry_run`, train it and print its tables."""
+    from icecore.experiments import study
+
+    with contextlib.ExitStack() as stack:
+        executor: Any = None
+        for name, cells in plans.items():
+            if not cells:
+                typer.echo(f"{name}: No cell of this table matches the requested tasks and rows.")
+                continue
+            unfinished = study.unfinished(cells, out, place.device, place.resume)
+            typer.echo(_describe_plan(name, cells, unfinished))
+            if dry_run:
+                if unfinished:
+                    durations = {cell.spot: approximate_duration(seconds) for cell, seconds in unfinished}
+                    stdout().print(_plan_table(cells, durations))
+                continue
+            if unfinished and executor is None:
+                executor = stack.enter_context(_executor(place, nodes, quiet))
+            _print_tables(study.run_study(cells, out / f"{name}.jsonl", place, typer.echo, executor))
+    if not dry_run:
+        typer.echo(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
+
+
+def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -> str:
+    """One line: how many cells a plan has, and what is left to train."""
+    budget = cells[0].spot.budget
+    size = f"{name}{budget and f', budget {budget}'}: {pluralize(len(cells), 'cell')}"
+    if not unfinished:
+        return f"{size}, all finished"
+    n_finished = len(cells) - len(unfinished)
+    finished = f", {n_finished} of them finished" if n_finished else ""
+    runs = pluralize(sum(len(cell.sweep) for cell, _ in unfinished), "run")
+    return f"{size}{finished}; {runs} to train, {approximate_duration(sum(seconds for _, seconds in unfinished))}"
+
+
+@contextlib.contextmanager
+def _executor(place: Any, nodes: Any, quiet: bool) -> Iterator[Any]:
+    """What trains the packs: this process, with a display, or a cluster, with a line for each pack."""
+    if nodes is None:
+        from icecore.experiments.study import LocalExecutor
+
+        with training_displays(place.out, quiet) as displays:
+            yield LocalExecutor(replace(place, watchers=displays))
+    else:
+        from icecore.experiments.ray_executor import ray_executor
+
+        log: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(typer.echo, err=True)
+        with ray_executor(place, nodes, log) as executor:
+            yield executor
+
+
+def _plan_table(cells: Sequence[Any], durations: Mapping[Any, str]) -> Any:
+    """A table of how long each cell takes, or that it is finished."""
+    columns = list(dict.fromkeys(cell.spot.column for cell in cells))
+    table = new_table("to train", *map(escape, columns))
+    for row in dict.fromkeys(cell.spot.row for cell in cells):
+        keys = {cell.spot.column: cell.spot for cell in cells if cell.spot.row == row}
+        entries = (durations.get(keys[column], "finished") if column in keys else "" for column in columns)
+        table.add_row(escape(row), *entries)
+    return table
+
+
+def _print_tables(records: Sequence[Any]) -> None:
+    """Print the tables of results, the published numbers below ours."""
+    from icecore.report.tables import tabulate
+    from icecore.report.text import cell_text, count_text, marks_text, published_text
+
+    for result in tabulate(records):
+        unit = result.measure.unit
+        columns = [column for column in result.columns if _has_run(result, column.name)]
+        names = (escape(column.name) for column in columns)
+        table = new_table(escape(result.measure.caption), "trained", "frozen", *names)
+        for row in result.rows:
+            entries = []
+            for cell in (row.cells[column.name] for column in columns):
+                published = published_text(cell, unit)
+                entry = escape(cell_text(cell, unit) + marks_text(result.marks(cell)))
+                entries.append(entry + (f"\n[dim]({escape(published)})[/]" if published else ""))
+            table.add_row(escape(row.label), count_text(row.trained), count_text(row.frozen), *entries)
+        stdout().print(table)
+        if any(cell.values[0].published for cell in result.cells):
+            typer.echo("Published numbers are in parentheses.")
+        for warning in result.warnings:
+            typer.echo(f"Mixed: {warning}")
+        for number, note in enumerate(result.notes, start=1):
+            typer.echo(f"{number} {note}")
+
+
+def _has_run(table: Any, column: str) -> bool:
+    return any(row.cells[column].state != "not run" for row in table.rows)
