@@ -156,7 +156,7 @@ def test_without_ray_the_command_says_how_to_install_it(
         (["paper", "table99"], "unknown table 'table99'"),
         (["paper", "table2", "--budget", "huge"], "unknown budget 'huge'"),
         (["paper", "table2", "--only", "mnits"], "did you mean 'mnist'"),
-        (["grid", "none.toml"], "none.toml: not a readable TOML file"),
+        (["grid", "none.toml"], "none.toml is not a readable TOML file"),
         (["report", "nowhere"], "nowhere: no such file or folder"),
         (["paper", "table2", "--only", "bit-xor", "--cpus", "2"], "--cpus and --gpus say what each pack gets"),
         (["grid", "none.toml", "--ray", "--cpus", "0"], "--cpus"),

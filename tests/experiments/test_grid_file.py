@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from icecore.core.errors import ConfigError
-from icecore.experiments import grid_file as gridfile
+from icecore.experiments.grid_file import read_grid
 from icecore.experiments.study import CellPlan
 
 
 def read(tmp_path: Path, text: str) -> list[CellPlan]:
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    return gridfile.read(path, "cpu")
+    return read_grid(path, "cpu")
 
 
 def test_lists_multiply(tmp_path: Path) -> None:
@@ -82,10 +82,15 @@ def test_hidden_widths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task = ", "not a readable TOML file"),
-        ("steps = 3", "which task"),
+        ("task = ", "is not a readable TOML file"),
+        ("steps = 3", "The file names no task"),
         ('task = "mnits"', "did you mean 'mnist'"),
         ('task = "mnist"\nstep = 3', "unknown setting 'step'; did you mean 'steps'"),
+        ('task = "mnist"\nstagd = true', "unknown setting 'stagd'; did you mean 'staged'"),
+        ('task = "mnist"\n[tasks.mnist]\nstep = 3', "unknown setting 'step'; did you mean 'steps'"),
+        ('task = "mnist"\n[tasks.mnist]\nstaged = true', "unknown setting 'staged'"),
+        ('task = "mnist"\n[tasks.mnist]\ntask = "mnist"', "unknown setting 'task'"),
+        ('task = "mnist"\ntasks = 3', r"tasks: expected tables such as \[tasks.mnist\], found 3"),
         ('task = "mnist"\nseed = []', "seed: an empty list"),
         ('task = "mnist"\nlayers = []', "layers: an empty list"),
         ('task = "bit-xor"\ntask_options = { n = [] }', "task_options.n: an empty list"),
@@ -103,9 +108,9 @@ def test_hidden_widths(tmp_path: Path) -> None:
 def test_mistakes_name_the_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
         read(tmp_path, text)
-    assert "mine.toml: " in str(raised.value)
+    assert "mine.toml" in str(raised.value)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none.toml: not a readable TOML file"):
-        gridfile.read(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=r"none\.toml is not a readable TOML file"):
+        read_grid(tmp_path / "none.toml")

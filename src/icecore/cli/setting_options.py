@@ -7,11 +7,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
 from icecore.cli.option_values import read_list, read_numbers, read_pairs
+from icecore.core.settings import type_hints
 
 #: options whose name is not that of the field
 OPTION_NAMES = {"task_options": "--task-option", "start": "--start-from", "lrs": "--lr"}
@@ -100,7 +101,7 @@ def with_settings(cls: type, parameter: str, omit: Collection[str] = ()) -> Call
     The command receives a dict of the settings that were given or have a plain default. Fields in `omit` get no
     option.
     """
-    hints = get_type_hints(cls)
+    hints = type_hints(cls)
     options = [
         SettingOption(field, _without_none(hints[field.name]))
         for field in dataclasses.fields(cls)

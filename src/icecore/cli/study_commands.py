@@ -100,10 +100,10 @@ def grid(
     quiet: Quiet = False,
 ) -> None:
     """Train every combination of the settings in a grid file. Finished runs are not trained again."""
-    from icecore.experiments import grid_file
+    from icecore.experiments.grid_file import read_grid
     from icecore.experiments.sweep import Place
 
-    cells = grid_file.read(file, device)
+    cells = read_grid(file, device)
     place = Place(out / "runs", data_dir, device, resume=resume)
     _run_plans({cells[0].spot.study: cells}, out, place, _ray_nodes(ray, cpus, gpus), dry_run, quiet)
 

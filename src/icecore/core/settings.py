@@ -53,6 +53,12 @@ def from_values(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
     return cls(**values)
 
 
+@functools.cache
+def type_hints(cls: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields by name."""
+    return get_type_hints(cls)
+
+
 def check_names(cls: type, names: Iterable[str]) -> None:
     """Raise ConfigError for a name that is not a setting of the dataclass `cls`, with the nearest ones that are."""
     known = {field.name for field in dataclasses.fields(cls)}
@@ -63,7 +69,7 @@ def check_names(cls: type, names: Iterable[str]) -> None:
 
 def check_types(cls: type, values: Mapping[str, Any]) -> None:
     """Raise ConfigError if a value is not of the type of its field in `cls`, for example text for a number."""
-    hints = _type_hints(cls)
+    hints = type_hints(cls)
     for name, value in values.items():
         _check_type(name, value, hints[name])
 
@@ -104,11 +110,6 @@ def one_of(kind: str, names: Collection[str]) -> Check:
 def positive(value: float) -> bool:
     """Whether a number is finite and above zero."""
     return math.isfinite(value) and value > 0
-
-
-@functools.cache
-def _type_hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -1,133 +1,154 @@
-"""Grids of one's own: a TOML file in which any field of a run's configuration can be a list.
+"""Grid files: TOML files in which every setting of a run can be a list of values.
 
-`icecore grid FILE.toml` trains every combination, packed; learning rates and seeds are a sweep of each
-combination, of which validation chooses the rate. docs/reproducing.md has an example.
+`icecore grid FILE.toml` trains every combination, packed. Learning rates and seeds form a sweep of each combination,
+from which validation chooses the rate. docs/reproducing.md has an example.
 """
 
+import dataclasses
 import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, UserError, unknown_name
+from icecore.core.settings import type_hints
 from icecore.experiments import sweep
 from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
 
-#: fields whose one value is a list itself
-LISTS = ("train_roles", "input_hidden", "output_hidden")
-#: fields whose values are tables, each of their entries a value or a list of them
-TABLES = ("task_options", "lr_factors")
-#: keys of a file that are no settings of runs
-OWN_KEYS = ("name", "tasks", "staged")
+SETTINGS = tuple(field.name for field in dataclasses.fields(RunConfig))
+#: settings whose value is itself a list
+LIST_SETTINGS = frozenset(name for name, hint in type_hints(RunConfig).items() if get_origin(hint) is tuple)
+#: settings whose value is a table; each entry of the table can be a list of values
+TABLE_SETTINGS = frozenset(name for name, hint in type_hints(RunConfig).items() if get_origin(hint) is Mapping)
+#: keys of a grid file beside the settings of runs
+FILE_KEYS = ("name", "tasks", "staged")
+
+Number = TypeVar("Number", int, float)
 
 
-def read(path: Path, device: str = "auto") -> list[CellPlan]:
-    """The cells of a grid file, task by task. Raises ConfigError naming the file and what is wrong in it.
+def read_grid(path: Path, device: str = "auto") -> list[CellPlan]:
+    """Read the cells of a grid file, task by task.
 
-    Keys: any setting of `grid.make_config`, a value or a list of them; `[tasks.NAME]` with settings for one
-    task; `name` (default: the file's), `staged` (only the first seed tries every learning rate).
+    Keys of the file: any setting of a run, with one value or a list of values; `[tasks.NAME]` with settings of one
+    task; `name` of the grid (by default the file's name); `staged`, with which only the first seed tries every
+    learning rate. Raises ConfigError that names the file and what is wrong in it.
     """
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
+        raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
     try:
-        return _cells(content, path, device)
+        return _plan_cells(content, path, device)
     except UserError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _cells(content: Mapping[str, Any], path: Path, device: str) -> list[CellPlan]:
-    common = {key: value for key, value in content.items() if key not in OWN_KEYS}
-    special = content.get("tasks", {})
-    tasks = _alternatives("task", common.pop("task", list(special)))
+def _plan_cells(content: Mapping[str, Any], path: Path, device: str) -> list[CellPlan]:
+    task_settings = _task_tables(content)
+    common = {key: value for key, value in content.items() if key not in FILE_KEYS}
+    tasks = _alternatives("task", common.pop("task", list(task_settings)))
     if not tasks:
-        raise ConfigError('which task? Give task = "mnist", or a list of tasks')
-    for name in special:
+        raise ConfigError('The file names no task. Add a line such as task = "mnist", or a list of tasks.')
+    for name in task_settings:
         if name not in tasks:
             raise unknown_name("task", name, tasks)
-    name, staged = str(content.get("name", path.stem)), bool(content.get("staged", False))
+    grid_name, staged = str(content.get("name", path.stem)), bool(content.get("staged", False))
     cells = []
     for task in tasks:
-        settings = {**common, **special.get(task, {})}
+        settings = {**common, **task_settings.get(task, {})}
         lrs = _numbers("lr", settings.pop("lr", []), float)
         seeds = _numbers("seed", settings.pop("seed", 0), int)
-        for choice, varied in _combinations(settings):
-            config = sweep.make_config(task, device=device, **choice)
-            spot = CellKey(name, _row(config, varied), _column(task, varied))
+        for chosen, varied in _combinations(settings):
+            config = sweep.make_config(task, device=device, **chosen)
+            key = CellKey(grid_name, _row_name(config, varied), _column_name(task, varied))
             lr_sweep = sweep.Sweep(config, lrs or [config.lr], seeds, staged)
-            sweep.expand_sweep(config, lrs, seeds)  # refuses what no run can have, before the first one trains
-            cells.append(CellPlan(spot, lr_sweep, f"icecore grid {path.name}"))
+            sweep.expand_sweep(config, lrs, seeds)  # raises for impossible runs before the first one is trained
+            cells.append(CellPlan(key, lr_sweep, f"icecore grid {path.name}"))
     return cells
 
 
+def _task_tables(content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The tables `[tasks.NAME]`. Raises ConfigError for unknown keys there and at the top of the file."""
+    tables = content.get("tasks", {})
+    if not isinstance(tables, Mapping) or not all(isinstance(table, Mapping) for table in tables.values()):
+        raise ConfigError(f"tasks: expected tables such as [tasks.mnist], found {tables!r}")
+    for key in content:
+        if key not in (*SETTINGS, *FILE_KEYS):
+            raise unknown_name("setting", key, (*SETTINGS, *FILE_KEYS))
+    for key in itertools.chain.from_iterable(tables.values()):
+        if key not in SETTINGS or key == "task":
+            raise unknown_name("setting", key, set(SETTINGS) - {"task"})
+    return tables
+
+
 def _alternatives(name: str, value: Any) -> list[Any]:
-    """What a field may be: the members of a list, or the one value. Raises ConfigError for an empty list."""
+    """The values of a setting: the members of a list, or the single value. Raises ConfigError for an empty list."""
     if not isinstance(value, list):
         return [value]
     if not value and name not in ("lr", "task"):
-        raise ConfigError(f"{name}: an empty list leaves nothing to run")
+        raise ConfigError(f"{name}: an empty list leaves nothing to run. Remove it or add a value.")
     return value
 
 
-def _numbers(name: str, value: Any, kind: type) -> list[Any]:
+def _numbers(name: str, value: Any, kind: type[Number]) -> list[Number]:
     try:
-        return [kind(each) for each in _alternatives(name, value)]
+        return [kind(item) for item in _alternatives(name, value)]
     except (TypeError, ValueError):
         raise ConfigError(f"{name}: expected numbers, found {value!r}") from None
 
 
 def _combinations(settings: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every choice of one value per field, and the part of it that differs between choices."""
+    """Every choice of one value per setting, each with the settings that differ between choices."""
     axes: dict[tuple[str, ...], list[Any]] = {}
     for name, value in settings.items():
-        if name in TABLES:
+        if name in TABLE_SETTINGS:
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{name}: expected a table, say {{ name = 3 }}, found {value!r}")
-            axes |= {(name, key): _alternatives(f"{name}.{key}", inner) for key, inner in value.items()}
+                raise ConfigError(f"{name}: expected a table such as {{ name = 3 }}, found {value!r}")
+            axes |= {(name, key): _alternatives(f"{name}.{key}", entry) for key, entry in value.items()}
         else:
-            axes[name,] = [_listed(name, each) for each in _alternatives(name, value)]
-    found = []
+            axes[name,] = [_as_tuple(name, item) for item in _alternatives(name, value)]
+    combinations = []
     for values in itertools.product(*axes.values()):
-        choice: dict[str, Any] = {}
+        chosen: dict[str, Any] = {}
         varied: dict[str, Any] = {}
-        for key, value in zip(axes, values, strict=True):
-            if len(key) == 1:
-                choice[key[0]] = value
+        for path, value in zip(axes, values, strict=True):
+            if len(path) == 1:
+                chosen[path[0]] = value
             else:
-                choice.setdefault(key[0], {})[key[1]] = value
-            if len(axes[key]) > 1:
-                varied[".".join(key)] = value
-        found.append((choice, varied))
-    return found
+                chosen.setdefault(path[0], {})[path[1]] = value
+            if len(axes[path]) > 1:
+                varied[".".join(path)] = value
+        combinations.append((chosen, varied))
+    return combinations
 
 
-def _listed(name: str, value: Any) -> Any:
-    """A value of a field that is a list itself: "input,norm", 256 and [256] are all understood."""
-    if name not in LISTS or value is None:
+def _as_tuple(name: str, value: Any) -> Any:
+    """A tuple for settings that are lists themselves, which may be written "input,norm", 256 or [256]."""
+    if name not in LIST_SETTINGS or value is None:
         return value
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
-def _row(config: RunConfig, varied: Mapping[str, Any]) -> str:
-    """What tells this row from the others; the body where there is only one."""
-    parts = [f"{name}={_shown(value)}" for name, value in varied.items() if not _is_option(name)]
+def _row_name(config: RunConfig, varied: Mapping[str, Any]) -> str:
+    """The settings that distinguish a row from the others; the body if there is only one row."""
+    parts = [f"{name}={_value_text(value)}" for name, value in varied.items() if not _is_task_option(name)]
     return ", ".join(parts) or f"{config.backbone}, {config.weights}"
 
 
-def _column(task: str, varied: Mapping[str, Any]) -> str:
-    options = [f"{name.partition('.')[2]}={_shown(value)}" for name, value in varied.items() if _is_option(name)]
-    return " ".join([task, *options])
+def _column_name(task: str, varied: Mapping[str, Any]) -> str:
+    """The task and those of its options that differ between columns."""
+    options = {name.partition(".")[2]: value for name, value in varied.items() if _is_task_option(name)}
+    return " ".join([task, *(f"{name}={_value_text(value)}" for name, value in options.items())])
 
 
-def _is_option(name: str) -> bool:
+def _is_task_option(name: str) -> bool:
     return name.startswith("task_options.")
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return ("+".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
