@@ -26,10 +26,13 @@ def stderr() -> Console:
 
 
 def new_table(*columns: str) -> Table:
-    """An empty table in the house style. It has no header if all names are empty."""
+    """An empty table in the house style. It has no header if all names are empty.
+
+    In a narrow terminal, the first column is neither cut nor wrapped, and long words in others continue below.
+    """
     table = Table(box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
-    for column in columns:
-        table.add_column(column)
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
     return table
 
 

@@ -100,8 +100,8 @@ def train(
 def evaluate(
     run: RunPath,
     split: Annotated[str, typer.Option(help="Split to score: train, val, test, or another test split.")] = "test",
-    data_dir: DataDir = None,
     device: Device = "auto",
+    data_dir: DataDir = None,
 ) -> None:
     """Score a trained program on a whole split."""
     from icecore.experiments import sweep
@@ -123,8 +123,8 @@ def attend(
         typer.Option(help="Picture to write, .png or .svg.", show_default="attention.png in the run folder"),
     ] = None,
     examples: Annotated[int, typer.Option(help="Number of examples to average over.")] = 64,
-    data_dir: DataDir = None,
     device: Device = "auto",
+    data_dir: DataDir = None,
 ) -> None:
     """Draw the attention maps of a trained program, averaged over examples."""
     from icecore.experiments import sweep

@@ -32,7 +32,7 @@ from icecore.core.text import approximate_duration, pluralize
 def paper(
     tables: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TABLE]...", help="Tables or figures that --list names, or `all`."),
+        typer.Argument(metavar="TABLE", help="Tables or figures that --list names, or `all`."),
     ] = None,
     show_list: Annotated[
         bool, typer.Option("--list", help="List the tables and budgets.", rich_help_panel=SELECTION)
