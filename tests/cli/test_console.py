@@ -18,8 +18,6 @@ def test_a_narrow_table_cuts_no_word(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_pipe_is_wide_enough(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     console.stdout().print("x" * 150)
     assert "x" * 150 in capsys.readouterr().out
