@@ -7,6 +7,8 @@ does not import torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from icecore.core.version import __version__
+
 if TYPE_CHECKING:
     from icecore.api import fit, load_backbone, load_run, load_task, plan, predict, sweep, train
     from icecore.autofit.estimators import FPTClassifier, FPTRegressor
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from icecore.model.program import Program
     from icecore.user_data.records import DataSettings
 
-__version__ = "0.2.0"
 
 __all__ = [
     "FPT",
@@ -24,6 +25,7 @@ __all__ = [
     "FPTClassifier",
     "FPTRegressor",
     "Program",
+    "__version__",
     "fit",
     "load_backbone",
     "load_run",

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from icecore.core import storage
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
-from icecore.training import checkpoint
-from icecore.training.checkpoint import RunFolder, common_step, write_json
+from icecore.core.storage import write_json
+from icecore.training.checkpoint import RunFolder, common_step
 
 CONFIG = RunConfig(task="bit-xor", steps=10, batch_size=4, lr=1e-3)
 
@@ -167,7 +168,7 @@ def test_a_full_disk_leaves_what_was_there(folder: RunFolder, monkeypatch: pytes
             Path(str(args[1])).write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    owner, name = {"write": (checkpoint, "save_file"), "fsync": (os, "fsync"), "rename": (Path, "replace")}[failing]
+    owner, name = {"write": (storage, "save_file"), "fsync": (os, "fsync"), "rename": (Path, "replace")}[failing]
     monkeypatch.setattr(owner, name, full)
     with pytest.raises(
         StorageError, match=r"step_000000005.*No space left on device.*file that was there before is unchanged"
@@ -198,7 +199,7 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
 
 def test_files_are_for_all_whom_the_user_lets(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    checkpoint.write_tensors(tmp_path / "program", {"x": torch.ones(1)}, {})
+    storage.write_tensors(tmp_path / "program", {"x": torch.ones(1)}, {})
     assert (tmp_path / "program").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 

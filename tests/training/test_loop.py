@@ -20,6 +20,7 @@ from torch import Tensor
 
 from icecore.backbones import Backbone
 from icecore.backbones.modules.kernels import can_compile
+from icecore.core import storage
 from icecore.core.config import ROLES, RunConfig
 from icecore.core.device import Runtime
 from icecore.core.errors import BusyError, ConfigError, StorageError, UserError
@@ -28,7 +29,6 @@ from icecore.model.fpt import FPT
 from icecore.model.program import Program, load_programs, model_settings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Batch, StoredTask, Task
-from icecore.training import checkpoint
 from icecore.training import loop as train
 from icecore.training.checkpoint import RunFolder, common_step
 from icecore.training.evaluation import evaluate
@@ -458,16 +458,16 @@ def test_runs_killed_while_stopping_go_on_in_the_same_pack(
 SCRIPT = """
 import json, sys, time, torch
 from pathlib import Path
-from icecore.config import RunConfig
-from icecore.grid import Place, load_task, body_of
-from icecore.runtime import Runtime
-from icecore.execution import Execution
-from icecore.train import train_pack
+from icecore.core.config import RunConfig
+from icecore.core.device import Runtime
+from icecore.experiments.sweep import Place, load_body, load_task
+from icecore.training.execution import Execution
+from icecore.training.loop import train_pack
 torch.set_num_threads(1)
 configs = [RunConfig.from_json(text) for text in json.loads(sys.argv[1])]
 runtime = Runtime(torch.device("cpu"), "fp32")
 execution = Execution(Path(sys.argv[2]), runtime, checkpoint_seconds=0.0)
-train_pack(load_task(configs[0], None), body_of(configs[0]), configs, execution)
+train_pack(load_task(configs[0], None), load_body(configs[0]), configs, execution)
 """
 
 
@@ -564,7 +564,7 @@ def test_a_full_disk_ends_with_one_message_and_what_was_there(
 ) -> None:
     configs = sweep(config)
     run_sweep(configs, Place(tmp_path / "unbroken"))
-    save, calls = checkpoint.save_file, []
+    save, calls = storage.save_file, []
 
     def full(*args: Any) -> None:
         calls.append(args)
@@ -573,7 +573,7 @@ def test_a_full_disk_ends_with_one_message_and_what_was_there(
         save(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(storage, "save_file", full)
         with pytest.raises(StorageError, match=r"No space left on device.*The file that was there before is unchanged"):
             run_sweep(configs, Place(tmp_path / "full"))
     assert all(RunFolder(tmp_path / "full", c).saved_steps()[0] == 4 for c in configs)

@@ -22,10 +22,11 @@ from icecore.autofit.baseline import fit_baseline
 from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.device import Runtime, select_runtime
 from icecore.core.errors import ConfigError, StorageError, UserError
+from icecore.core.storage import write_json
 from icecore.core.text import pluralize
 from icecore.experiments import sweep
 from icecore.model.program import Program, load_programs
-from icecore.training.checkpoint import RunFolder, write_json
+from icecore.training.checkpoint import RunFolder
 from icecore.training.evaluation import evaluate, predict
 from icecore.training.execution import Callback, Execution, pays_to_compile
 from icecore.training.loop import Pack

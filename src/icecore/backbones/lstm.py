@@ -19,6 +19,9 @@ from icecore.core.errors import ConfigError, WeightsError, unknown_name
 
 Module = TypeVar("Module", bound=nn.Module)
 
+#: names that `torch.backends.cpu.get_cpu_capability` gives CPUs without AVX-512
+WITHOUT_AVX512 = ("DEFAULT", "NO AVX", "AVX2")
+
 
 def _drawn(module: Module, bound: float, generator: torch.Generator) -> Module:
     """`module`, made on the meta device so that it draws nothing itself, with parameters from U(-bound, bound)."""
@@ -127,7 +130,18 @@ class MatchedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, T, D) -> (N, T, D)."""
-        return x + self.norm_out(self.project(self.lstm(self.norm_in(x))[0]))
+        return x + self.norm_out(self.project(self._recur(self.norm_in(x))))
+
+    def _recur(self, x: Tensor) -> Tensor:
+        """The LSTM's hidden states (N, T, H) from x (N, T, D), in x's dtype."""
+        narrow = x.dtype == torch.bfloat16 or torch.is_autocast_enabled(x.device.type)
+        if not (narrow and x.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in WITHOUT_AVX512):
+            return self.lstm(x)[0]
+        # oneDNN has no bf16 LSTM for these CPUs and raises an error, so the recurrence runs in fp32
+        weights = [weight.float() for weight in self.lstm.parameters()]
+        state = torch.zeros(1, len(x), self.lstm.hidden_size)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch._VF.lstm(x.float(), (state, state), weights, True, 1, 0.0, False, False, True)[0].to(x.dtype)  # type: ignore[attr-defined]
 
 
 def matched_hidden_sizes(width: int, layers: int, frozen: int) -> list[int]:

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from icecore import __version__
 from icecore.cli import fit_commands, list_commands, run_commands, share_commands, study_commands
 from icecore.cli.console import stderr
 from icecore.core.errors import ConfigError, UserError
+from icecore.core.version import __version__
 
 #: exit code that typer turns Ctrl-C into
 INTERRUPTED = 130

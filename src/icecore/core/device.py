@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from icecore import __version__
 from icecore.core.errors import ConfigError, UserError, unknown_name
 from icecore.core.text import pluralize
+from icecore.core.version import __version__
 
 #: environment variable: the share of a device's memory that this process may use if several processes share it
 MEMORY_SHARE_VARIABLE = "ICECORE_MEMORY_SHARE"

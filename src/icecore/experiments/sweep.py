@@ -18,11 +18,12 @@ from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
 from icecore.core.settings import check_names, check_types
+from icecore.core.storage import write_json
 from icecore.model.fpt import FPT
 from icecore.model.program import Program, load_programs, model_settings
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.task import Task, TaskRequest, read_options
-from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config, write_json
+from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config
 from icecore.training.distributed import ALONE, World
 from icecore.training.execution import Callback, Execution, pays_to_compile
 from icecore.training.loop import train_pack

@@ -20,9 +20,9 @@ from icecore.backbones.backbone import Backbone
 from icecore.backbones.weights import save
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError, WeightsError
+from icecore.core.storage import write_tensors
 from icecore.model.fpt import FPT, ModelSettings
 from icecore.tasks.task import TaskSpec
-from icecore.training.checkpoint import write_tensors
 
 FORMAT = 1
 

@@ -87,7 +87,7 @@ class Study:
 @functools.cache
 def published() -> Mapping[str, Any]:
     """The content of published.toml."""
-    return tomllib.loads((resources.files("icecore") / "published.toml").read_text())
+    return tomllib.loads((resources.files("icecore.paper") / "published.toml").read_text())
 
 
 ALL_TASKS = tuple(TASKS)

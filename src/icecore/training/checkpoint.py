@@ -13,28 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
-from icecore.core.storage import file_lock, storage_errors, write_atomic
+from icecore.core.storage import file_lock, storage_errors, write_json, write_tensors
 
 CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
 LOCK = ".lock"
 STATE = re.compile(r"step_(\d+)\.safetensors")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text))
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file, atomically."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(held, temporary, dict(header)))
 
 
 class RunFolder:

@@ -1,4 +1,4 @@
-"""What `torchrun` starts in tests/test_distributed.py: each job of a file trained by all processes together."""
+"""The jobs that `torchrun` starts for test_distributed.py: all processes together train each job of a file."""
 
 import json
 import sys
