@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from icecore.autofit import fit as fitting
-from icecore.autofit.fit import FitSettings, Fitted
+from icecore.autofit.fit_result import FitResult
+from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.predict import Predictions
 from icecore.autofit.predict import predict as predict_files
 from icecore.backbones import Backbone, BodyRequest, build_backbone
+from icecore.core.settings import from_values
 from icecore.experiments.sweep import Place, expand_sweep, make_config, open_run, run_sweep
 from icecore.model.fpt import FPT
 from icecore.tasks import build_task
@@ -132,7 +134,7 @@ def fit(
     data_settings: DataSettings | None = None,
     device: str = "auto",
     **settings: Any,
-) -> Fitted:
+) -> FitResult:
     """Fit a program to your own data: find out what they are, sweep learning rates, and stop early.
 
     Parameters:
@@ -142,13 +144,15 @@ def fit(
         out: the program file to write
         data_settings: what to say about the data, for example `DataSettings(target=("label",))`
         device: "auto", "cpu", "cuda" or "mps"
-        settings: how to train (`icecore.autofit.fit.FitSettings`), for example `minutes=2` or `controls=True`
+        settings: how to train (`icecore.autofit.fit_settings.FitSettings`), for example `minutes=2` or `controls=True`
 
-    Returns the program, its result and those of the controls. Raises UserError for what can be corrected.
+    Returns the program, its result and those of the controls. Raises ConfigError, with the nearest names, for a setting
+    that does not exist, and other kinds of UserError for mistakes in the data, the weights or the output path.
     """
+    fit_settings = from_values(FitSettings, settings)  # checked before the data are read
     data_plan = plan(data, y, data_settings=data_settings)
     extra = {"encoder": data_plan.encoder.to_json()}
-    return fitting.fit(data_plan.task(), FitSettings(**settings), Path(out), extra, device)
+    return fitting.fit(data_plan.task(), fit_settings, Path(out), extra, device)
 
 
 def predict(

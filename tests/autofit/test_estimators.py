@@ -1,4 +1,4 @@
-"""scikit-learn estimators: its own checks, pipelines and searches, pickles without the body, files, forms of data."""
+"""scikit-learn estimators: the checks of scikit-learn, pipelines, searches, pickles, files, and forms of data."""
 
 import importlib
 import pickle
@@ -34,7 +34,7 @@ SHORT: dict[str, Any] = {"layers": 1, "lrs": 6e-2, "steps": 20, "batch_size": 32
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny body whose attention looks around: at the usual initial range, so narrow a one sees only itself."""
+    """A tiny body with large random weights: with the usual ones, attention would hardly see other positions."""
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("estimator") / "bert"
@@ -66,7 +66,7 @@ def rows(count: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @parametrize_with_checks([FPTClassifier(**SHORT), FPTRegressor(**SHORT)])
-def test_scikit_learn_finds_nothing_amiss(estimator: Any, check: Callable[[Any], None], bert: str):
+def test_the_checks_of_scikit_learn_pass(estimator: Any, check: Callable[[Any], None], bert: str):
     check(estimator.set_params(backbone=bert))
 
 
@@ -84,22 +84,22 @@ def test_a_pipeline_learns(classifier: Callable[..., FPTClassifier]):
     X, y = load_iris(return_X_y=True)
     scaled = make_pipeline(StandardScaler(), classifier(steps=80)).fit(X, y)
     assert scaled.score(X, y) > 0.85
-    chances = scaled.predict_proba(X)
-    assert chances.shape == (150, 3)
-    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
-    assert np.array_equal(scaled.predict(X), scaled.classes_[chances.argmax(1)])
+    probabilities = scaled.predict_proba(X)
+    assert probabilities.shape == (150, 3)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    assert np.array_equal(scaled.predict(X), scaled.classes_[probabilities.argmax(1)])
     weight = np.arange(150)
     hits = scaled.predict(X) == y
     assert scaled.score(X, y, sample_weight=weight) == pytest.approx((hits * weight).sum() / weight.sum())
 
 
 def test_a_search_loads_each_body_once(classifier: Callable[..., FPTClassifier], bert: str):
-    estimators._engine.cache_clear()
+    estimators._load_engine.cache_clear()
     X, y = rows(60)
     search = GridSearchCV(classifier(steps=5), {"lrs": [1e-2, (1e-2, 3e-2)], "layers": [1, 2]}, cv=2, refit=False)
     search.fit(X, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    assert estimators._engine.cache_info().misses <= 3  # the search goes through layers 1, 2, 1, 2
+    assert estimators._load_engine.cache_info().misses <= 3  # the search goes through layers 1, 2, 1, 2
     copy: Any = clone(classifier(layers=2))
     assert copy.get_params() == classifier(layers=2).get_params()
 
@@ -107,33 +107,33 @@ def test_a_search_loads_each_body_once(classifier: Callable[..., FPTClassifier],
 def test_pickles_hold_the_program_and_not_the_body(classifier: Callable[..., FPTClassifier]):
     X, y = rows()
     fitted = classifier(steps=5).fit(X, y)
-    held = pickle.dumps(fitted)
+    pickled = pickle.dumps(fitted)
     program = sum(tensor.nbytes for tensor in fitted.program_.tensors.values())
-    assert len(held) < program + 20_000
-    estimators._engine.cache_clear()
-    np.testing.assert_array_equal(pickle.loads(held).predict_proba(X), fitted.predict_proba(X))
+    assert len(pickled) < program + 20_000
+    estimators._load_engine.cache_clear()
+    np.testing.assert_array_equal(pickle.loads(pickled).predict_proba(X), fitted.predict_proba(X))
 
 
 def test_steps_and_a_seed_decide_everything(classifier: Callable[..., FPTClassifier]):
     X, y = rows()
-    said = [
+    first, again, same_state, other = [
         classifier(steps=5, random_state=state).fit(X, y).predict_proba(X)
         for state in (3, 3, np.random.RandomState(3), 4)
     ]
-    assert np.array_equal(said[0], said[1])
-    assert np.array_equal(said[0], said[2])
-    assert not np.array_equal(said[0], said[3])
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, same_state)
+    assert not np.array_equal(first, other)
 
 
-def test_the_body_is_lent_and_comes_back_as_it_was(classifier: Callable[..., FPTClassifier], bert: str):
+def test_threads_that_share_a_body_leave_it_unchanged(classifier: Callable[..., FPTClassifier], bert: str):
     X, y = rows()
     fitted = [classifier(steps=5, random_state=seed).fit(X, y) for seed in (0, 1)]
     alone = [each.predict_proba(X) for each in fitted]
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(lambda each: each.predict_proba(X), fitted * 4))
-    for place, said in enumerate(together):
-        np.testing.assert_array_equal(said, alone[place % 2])
-    engine = estimators._engine(bert, "pretrained", 1, 0, "fp32", "cpu", fitted[0].program_.fingerprint)
+    for index, probabilities in enumerate(together):
+        np.testing.assert_array_equal(probabilities, alone[index % 2])
+    engine = estimators._load_engine(bert, "pretrained", 1, 0, "fp32", "cpu", fitted[0].program_.fingerprint)
     fresh = build_backbone(BodyRequest(bert, layers=1))
     assert len(engine) == 0
     assert fingerprint(engine.body.tensors()) == fingerprint(fresh.tensors())
@@ -143,7 +143,7 @@ def test_the_body_is_lent_and_comes_back_as_it_was(classifier: Callable[..., FPT
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_a_saved_program_says_the_same_everywhere(
+def test_a_saved_program_predicts_the_same_everywhere(
     classifier: Callable[..., FPTClassifier],
     regressor: Callable[..., FPTRegressor],
     task: str,
@@ -151,21 +151,21 @@ def test_a_saved_program_says_the_same_everywhere(
 ):
     X, y = rows()
     path = tmp_path / "mine.safetensors"
-    made = classifier(steps=5).fit(X, y) if task == "classification" else regressor(steps=5).fit(X, 5 + 2 * X[:, 1])
-    made.save(path)
-    loaded = type(made).load(path, device="cpu")
-    assert np.array_equal(loaded.predict(X), made.predict(X))
-    assert (loaded.n_features_in_, loaded.n_iter_, loaded.result_) == (3, made.n_iter_, made.result_)
-    (said,) = predict.predict([path], X, "cpu").values()
-    np.testing.assert_allclose(*_numbers(said.columns["y"], made.predict(X)), rtol=1e-4)
+    fitted = classifier(steps=5).fit(X, y) if task == "classification" else regressor(steps=5).fit(X, 5 + 2 * X[:, 1])
+    fitted.save(path)
+    loaded = type(fitted).load(path, device="cpu")
+    assert np.array_equal(loaded.predict(X), fitted.predict(X))
+    assert (loaded.n_features_in_, loaded.n_iter_, loaded.result_) == (3, fitted.n_iter_, fitted.result_)
+    (predictions,) = predict.predict([path], X, "cpu").values()
+    np.testing.assert_allclose(*_as_numbers(predictions.columns["y"], fitted.predict(X)), rtol=1e-4)
     with pytest.raises(ValueError, match=r"X has 2 features, but .* is expecting 3 features"):
         loaded.predict(X[:, :2])
     other = FPTRegressor if task == "classification" else FPTClassifier
-    with pytest.raises(DataError, match=f"a program for {task}; {other.__name__} is for"):
+    with pytest.raises(DataError, match=f"is a program for {task}, but {other.__name__} is for"):
         other.load(path)
 
 
-def _numbers(*columns: Any) -> list[np.ndarray]:
+def _as_numbers(*columns: Any) -> list[np.ndarray]:
     """Labels as 0 and 1; numbers as they are."""
     return [np.asarray(c == "up", float) if np.asarray(c).dtype.kind in "US" else np.asarray(c) for c in columns]
 
@@ -174,11 +174,11 @@ def test_names_of_columns_are_kept_and_checked(classifier: Callable[..., FPTClas
     pyarrow = pytest.importorskip("pyarrow")
     X, y = rows()
     table = pyarrow.table({name: X[:, i] for i, name in enumerate(("width", "height", "depth"))})
-    made = classifier(steps=3).fit(table, y)
-    made.save(tmp_path / "mine.safetensors")
+    fitted = classifier(steps=3).fit(table, y)
+    fitted.save(tmp_path / "mine.safetensors")
     loaded = FPTClassifier.load(tmp_path / "mine.safetensors", device="cpu")
     assert loaded.feature_names_in_.tolist() == ["width", "height", "depth"]
-    assert np.array_equal(loaded.predict(table), made.predict(table))
+    assert np.array_equal(loaded.predict(table), fitted.predict(table))
     with pytest.raises(ValueError, match="feature names should match"):
         loaded.predict(table.rename_columns(["width", "height", "age"]))
 
@@ -187,7 +187,7 @@ def test_names_of_columns_are_kept_and_checked(classifier: Callable[..., FPTClas
 
 
 def waves(count: int = 60) -> tuple[list[np.ndarray], np.ndarray]:
-    """Sequences of 5 to 9 points of two values; which of them is larger at the end is the class."""
+    """Sequences of 5 to 9 points of two values. The class says which value of the last point is larger."""
     generator = np.random.default_rng(0)
     X = [generator.normal(size=(length, 2)) for length in generator.integers(5, 10, count)]
     return X, np.array([int(row[-1, 0] > row[-1, 1]) for row in X])
@@ -207,7 +207,7 @@ def test_sequences_of_unequal_lengths(classifier: Callable[..., FPTClassifier]):
         fitted.predict(np.zeros((2, 5, 3)))
 
 
-def test_cubes_are_sequences_of_equal_lengths(regressor: Callable[..., FPTRegressor]):
+def test_three_dimensional_arrays_are_sequences_of_equal_lengths(regressor: Callable[..., FPTRegressor]):
     X = np.random.default_rng(0).normal(size=(60, 6, 2))
     fitted = regressor(steps=80).fit(X, X[:, -1, 0])
     assert fitted.n_features_in_ == 2
@@ -252,14 +252,14 @@ def test_targets_far_from_zero_keep_their_digits(regressor: Callable[..., FPTReg
     np.testing.assert_allclose(far, near, atol=1e-4)
 
 
-def test_rare_classes_leave_predictions_the_likeliest(classifier: Callable[..., FPTClassifier]):
+def test_predictions_are_the_most_probable_classes_even_if_some_are_rare(classifier: Callable[..., FPTClassifier]):
     X = rows(200)[0]
     y = np.where(X[:, 0] + X[:, 1] > 2, "rare", "usual")
     fitted = classifier(steps=40).fit(X, y)
     assert fitted.encoder_.target.balanced
-    chances = fitted.predict_proba(X)
-    assert np.array_equal(fitted.predict(X), fitted.classes_[chances.argmax(1)])
-    assert abs(chances[:, 0].mean() - (y == "rare").mean()) < 0.15
+    probabilities = fitted.predict_proba(X)
+    assert np.array_equal(fitted.predict(X), fitted.classes_[probabilities.argmax(1)])
+    assert abs(probabilities[:, 0].mean() - (y == "rare").mean()) < 0.15
 
 
 def test_every_validation_is_a_line_when_verbose(
@@ -281,7 +281,9 @@ def test_every_validation_is_a_line_when_verbose(
         ({"patch": 0}, "patch: expected at least 1"),
     ],
 )
-def test_settings_that_cannot_be(classifier: Callable[..., FPTClassifier], changes: dict[str, Any], message: str):
+def test_settings_that_are_not_possible(
+    classifier: Callable[..., FPTClassifier], changes: dict[str, Any], message: str
+):
     with pytest.raises(ValueError, match=message) as caught:
         classifier(**changes).fit(*rows())
     assert isinstance(caught.value, UserError)
@@ -291,9 +293,12 @@ def test_data_that_cannot_be_learned_from(classifier: Callable[..., FPTClassifie
     X, y = rows()
     with pytest.raises(ValueError, match="one class, 'up'"):
         classifier().fit(X, np.full(len(X), "up"))
-    with pytest.raises(ValueError, match="a class is an empty text"):
+    with pytest.raises(
+        ValueError,
+        match=r"One class label is an empty string, which marks missing labels\. Give the class another name",
+    ):
         classifier().fit(X, np.where(y == "up", "up", ""))
-    with pytest.raises(ValueError, match="a class is called 'NaN', which is how missing ones are written"):
+    with pytest.raises(ValueError, match="One class label is 'NaN', which marks missing labels"):
         classifier().fit(X, np.where(y == "up", "up", "NaN"))
     with pytest.raises(ValueError, match="no column is left"):
         classifier().fit(np.ones((len(X), 2)), y)

@@ -1,4 +1,4 @@
-"""Fit and predict: a program without tuning, controls on equal terms, honest sentences, new rows."""
+"""Fit and predict: a program without tuning, controls on equal terms, and the commands."""
 
 import json
 import re
@@ -12,19 +12,20 @@ import pytest
 import torch
 
 from commandline import Run
-from icecore import user_data as own
-from icecore.autofit import baseline, fit, predict
-from icecore.autofit.fit import FitSettings
-from icecore.core.errors import ConfigError, DataError, UserError
+from icecore import user_data
+from icecore.autofit import fit, predict, time_budget
+from icecore.autofit.fit_result import FitResult
+from icecore.autofit.fit_settings import FitSettings
+from icecore.core.errors import ConfigError, UserError
 from icecore.model.program import Program
-from icecore.sharing import model_card as card
-from icecore.user_data.records import DataSettings
+from icecore.sharing import model_card
+from icecore.user_data.records import DataSettings, TaskKind
 
 N = 240
 
 
-def arrays(task: str = "classification", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of four numbers; the first one decides."""
+def arrays(task: TaskKind = "classification", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of four numbers, of which the first one decides."""
     x = np.random.default_rng(seed).normal(size=(N, 4)).astype(np.float32)
     return x, (x[:, 0] > 0).astype(int) if task == "classification" else 3 * x[:, 0] + 10
 
@@ -34,138 +35,122 @@ def settings(bodies: Mapping[str, str]) -> FitSettings:
     return FitSettings(backbone=bodies["bert"], lrs=(1e-2, 3e-2), steps=150, batch_size=16)
 
 
-def fitted(tmp_path: Path, settings: FitSettings, task: str = "classification") -> tuple[own.Plan, fit.Fitted, Path]:
-    plan = own.from_arrays(*arrays(task), DataSettings(task=task))  # type: ignore[arg-type]
+def fit_arrays(
+    tmp_path: Path, settings: FitSettings, task: TaskKind = "classification"
+) -> tuple[user_data.Plan, FitResult, Path]:
+    plan = user_data.from_arrays(*arrays(task), DataSettings(task=task))
     out = tmp_path / "mine.safetensors"
     return plan, fit.fit(plan.task(), settings, out, {"encoder": plan.encoder.to_json()}, "cpu"), out
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_what_can_be_learned_is_learned(tmp_path: Path, settings: FitSettings, task: str) -> None:
+def test_a_fit_learns_what_can_be_learned(tmp_path: Path, settings: FitSettings, task: TaskKind) -> None:
     body = {"backbone": "minilm", "weights": "random", "layers": 1, "lrs": (3e-3, 1e-2)}
     settings = replace(settings, **body)  # type: ignore[arg-type]
-    _, found, out = fitted(tmp_path, settings, task)
-    assert found.result.metric > 0.8
+    _, fitted, out = fit_arrays(tmp_path, settings, task)
+    assert fitted.result.metric > 0.8
     assert list(tmp_path.iterdir()) == [out]
     program = Program.load(out)
-    assert program.extra["result"]["metric"] == found.result.metric
+    assert program.extra["result"]["metric"] == fitted.result.metric
     assert program.extra["result"]["lr"] in settings.lrs
-    assert found.verdict == ""
+    assert fitted.verdict == ""
 
 
 def test_the_result_is_that_of_the_saved_program_on_the_test_rows(tmp_path: Path, settings: FitSettings) -> None:
-    plan, found, out = fitted(tmp_path, settings)
-    encoder = predict.encoder_of(Program.load(out), out)
+    plan, fitted, out = fit_arrays(tmp_path, settings)
+    encoder = predict.read_encoder(Program.load(out), out)
     assert encoder == plan.encoder
     x, y = arrays()
-    (said,) = predict.predict([out], x).values()
-    labels = said.columns[plan.encoder.target.names[0]]
+    (predictions,) = predict.predict([out], x).values()
+    labels = predictions.columns[plan.encoder.target.names[0]]
     test = plan.splits["test"]
-    # the plan's test rows, found again among all rows by their inputs
-    rows = own.encode(encoder, x).inputs
-    places = [int((rows == row).flatten(1).all(1).nonzero()[0, 0]) for row in test.inputs]
-    assert np.mean(labels[places] == y[places]) == pytest.approx(found.result.metric)
-    assert said.score is None
+    # find the test rows of the plan among all rows by their inputs
+    rows = user_data.encode(encoder, x).inputs
+    index = [int((rows == row).flatten(1).all(1).nonzero()[0, 0]) for row in test.inputs]
+    assert np.mean(labels[index] == y[index]) == pytest.approx(fitted.result.metric)
+    assert predictions.score is None
 
 
 def test_controls_get_the_same_budget(tmp_path: Path, settings: FitSettings) -> None:
-    plan, found, out = fitted(tmp_path, replace(settings, controls=True))
-    names = [control.name for control in found.controls]
+    plan, fitted, out = fit_arrays(tmp_path, replace(settings, controls=True))
+    names = [control.name for control in fitted.controls]
     assert names[:2] == ["the same body, random", "no body"]
     assert names[2] in ("logistic regression", "gradient boosting")
-    assert {len(r.scores) for r in (found.result, *found.controls)} == {len(plan.splits["test"])}
+    assert {len(r.scores) for r in (fitted.result, *fitted.controls)} == {len(plan.splits["test"])}
     assert set(Program.load(out).extra["controls"]) == set(names)
-    assert found.verdict
+    assert fitted.verdict
 
 
-def test_several_seeds_are_meaned_at_one_rate_and_the_best_is_written(tmp_path: Path, settings: FitSettings) -> None:
+def test_seeds_are_averaged_at_one_learning_rate_and_the_best_program_is_written(
+    tmp_path: Path, settings: FitSettings
+) -> None:
     settings = replace(settings, controls=True, seeds=(0, 1, 2), steps=20)
-    plan, found, out = fitted(tmp_path, settings)
-    trained = (found.result, *found.controls[:2])
-    for each in trained:
-        assert each.seeds == (0, 1, 2)
-        assert each.each.shape == (3, len(plan.splits["test"]))
-        assert each.rate in settings.lrs
-        assert each.mean == pytest.approx(each.each.mean(1).mean())
-    assert found.controls[2].variance == 0
-    program, result = Program.load(out), found.result
+    plan, fitted, out = fit_arrays(tmp_path, settings)
+    for trained in (fitted.result, *fitted.controls[:2]):
+        assert trained.seeds == (0, 1, 2)
+        assert trained.scores_by_seed.shape == (3, len(plan.splits["test"]))
+        assert trained.seeds_lr in settings.lrs
+        assert trained.mean_metric == pytest.approx(float(np.mean([run.mean() for run in trained.scores_by_seed])))
+    assert fitted.controls[2].variance_of_mean == 0
+    program, result = Program.load(out), fitted.result
     assert (program.config.seed, program.config.lr) == (result.seed, result.lr)
     assert program.metrics["test"] == program.extra["result"]["metric"] == result.metric
-    assert result.variance is not None
-    kept = {"seeds": [0, 1, 2], "seeds_lr": result.rate, "seeds_mean": result.mean}
-    assert kept.items() <= program.extra["result"].items()
-    assert program.extra["result"]["seeds_error"] == pytest.approx(result.variance**0.5)
-    assert program.extra["verdict"] == found.verdict
-    assert "Means over 3 seeds" in found.verdict
-    assert "Means over 3 seeds" in card.page(program, "mine")
+    assert result.variance_of_mean is not None
+    header = {"seeds": [0, 1, 2], "seeds_lr": result.seeds_lr, "seeds_mean": result.mean_metric}
+    assert header.items() <= program.extra["result"].items()
+    assert program.extra["result"]["seeds_error"] == pytest.approx(result.variance_of_mean**0.5)
+    assert program.extra["verdict"] == fitted.verdict
+    assert "means over 3 seeds" in fitted.verdict
+    assert "means over 3 seeds" in model_card.page(program, "mine")
 
 
 def test_each_seeds_scores_are_those_of_its_own_run(
     tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit.shutil, "rmtree", lambda *_, **__: None)
-    _, found, _ = fitted(tmp_path, replace(settings, seeds=(0, 1), steps=20))
+    _, fitted, _ = fit_arrays(tmp_path, replace(settings, seeds=(0, 1), steps=20))
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob(".mine.fit/*/summary.json")]
     assert len(summaries) == 4
     means = {lr: np.mean([s["val_metric"] for s in summaries if s["lr"] == lr]) for lr in settings.lrs}
-    assert found.result.rate is not None
-    assert means[found.result.rate] == max(means.values())
-    for seed, scores in zip(found.result.seeds, found.result.each, strict=True):
-        (run,) = [s for s in summaries if (s["lr"], s["seed"]) == (found.result.rate, seed)]
+    assert fitted.result.seeds_lr is not None
+    assert means[fitted.result.seeds_lr] == max(means.values())
+    for seed, scores in zip(fitted.result.seeds, fitted.result.scores_by_seed, strict=True):
+        (run,) = [s for s in summaries if (s["lr"], s["seed"]) == (fitted.result.seeds_lr, seed)]
         assert float(scores.mean()) == pytest.approx(run["test_metric"])
-    assert found.result.validation == max(s["val_metric"] for s in summaries)
-    # without controls too, the card says what other seeds gave
-    result = found.program.extra["result"]
+    assert fitted.result.val_metric == max(s["val_metric"] for s in summaries)
+    # the card gives the mean over seeds even without controls
+    result = fitted.program.extra["result"]
     over = f"the mean over seeds 0, 1 is {result['seeds_mean']:.4f} ± {result['seeds_error']:.4f} (standard error)"
-    assert over in card.page(found.program, "mine")
+    assert over in model_card.page(fitted.program, "mine")
 
 
 def test_a_random_body_is_not_its_own_control(tmp_path: Path, settings: FitSettings) -> None:
-    _, found, _ = fitted(tmp_path, replace(settings, controls=True, weights="random"))
-    assert next(control.name for control in found.controls) == "no body"
-
-
-def test_minutes_bound_the_steps(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = own.from_arrays(*arrays()).task()
-    config = fit.configure(task, settings, "fp32")
-    runtime = fit.select_runtime("cpu", "fp32")
-    few, many = (fit.affordable(config, task, replace(settings, minutes=m), runtime) for m in (1e-6, 100))
-    val = task.split_size("val")
-    assert few == {"steps": fit.FEWEST_STEPS // 10, "eval_examples": val, "test_examples": val}
-    epochs = -(-fit.EPOCHS * task.split_size("train") // 16)
-    assert many == {"steps": max(fit.FEWEST_STEPS, epochs), "eval_examples": val, "test_examples": None}
-
-
-def test_few_minutes_score_few_rows_of_a_large_split(settings: FitSettings) -> None:
-    x = np.random.default_rng(0).normal(size=(4000, 4))
-    task = own.from_arrays(x, (x[:, 0] > 0).astype(int)).task()
-    config = fit.configure(task, settings, "fp32")
-    found = fit.affordable(config, task, replace(settings, minutes=1e-6), fit.select_runtime("cpu", "fp32"))
-    assert found["eval_examples"] == found["test_examples"] == fit.FEWEST_EXAMPLES
+    _, fitted, _ = fit_arrays(tmp_path, replace(settings, controls=True, weights="random"))
+    assert next(control.name for control in fitted.controls) == "no body"
 
 
 def test_the_best_run_is_scored_on_the_whole_test_split(
     tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "FEWEST_EXAMPLES", 5)
-    plan = own.from_arrays(*arrays())
-    found = fit.fit(plan.task(), replace(settings, steps=None, minutes=1e-4), tmp_path / "a.safetensors", {}, "cpu")
-    assert found.program.config.test_examples == 5
-    assert len(found.result.scores) == len(plan.splits["test"])
-    assert found.program.metrics["test"] == found.result.metric
+    monkeypatch.setattr(time_budget, "MIN_VALIDATION_ROWS", 5)
+    plan = user_data.from_arrays(*arrays())
+    fitted = fit.fit(plan.task(), replace(settings, steps=None, minutes=1e-4), tmp_path / "a.safetensors", {}, "cpu")
+    assert fitted.program.config.test_examples == 5
+    assert len(fitted.result.scores) == len(plan.splits["test"])
+    assert fitted.program.metrics["test"] == fitted.result.metric
 
 
-def test_an_interrupted_fit_goes_on(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_fit_continues(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = replace(settings, steps=None, minutes=0.02)
-    plan = own.from_arrays(*arrays())
+    plan = user_data.from_arrays(*arrays())
     calls: list[dict[str, Any]] = []
-    original = fit.affordable
+    measure = time_budget.measure_affordable
 
-    def counted(*args: Any) -> dict[str, Any]:
-        calls.append(original(*args))
+    def count(*args: Any) -> dict[str, Any]:
+        calls.append(measure(*args))
         return dict(calls[-1])
 
-    monkeypatch.setattr(fit, "affordable", counted)
+    monkeypatch.setattr(time_budget, "measure_affordable", count)
     out = tmp_path / "mine.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr(fit, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -173,44 +158,20 @@ def test_an_interrupted_fit_goes_on(tmp_path: Path, settings: FitSettings, monke
             fit.fit(plan.task(), timed, out, {}, "cpu")
     assert (tmp_path / ".mine.fit").is_dir()
     fit.fit(plan.task(), timed, out, {}, "cpu")
-    # what the minutes allowed was decided once: the runs are the same, and finished
+    # the steps were measured once, so the runs are the same and were not trained again
     assert len(calls) == 1
     assert not (tmp_path / ".mine.fit").exists()
 
 
 def test_starting_from_a_program(tmp_path: Path, settings: FitSettings) -> None:
-    _, _, out = fitted(tmp_path, settings)
-    plan = own.from_arrays(*arrays(seed=1))
+    _, _, out = fit_arrays(tmp_path, settings)
+    plan = user_data.from_arrays(*arrays(seed=1))
     again = fit.fit(
         plan.task(), replace(settings, start=str(out), steps=1, lrs=(1e-9,)), tmp_path / "b.safetensors", {}, "cpu"
     )
     before, after = Program.load(out).tensors, again.program.tensors
     torch.testing.assert_close(after["positions"], before["positions"])
     torch.testing.assert_close(after["input.layers.0.weight"], before["input.layers.0.weight"])
-
-
-# --- the baseline ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", ["classification", "regression"])
-def test_the_baseline_learns(task: str) -> None:
-    pytest.importorskip("sklearn")
-    plan = own.from_arrays(*arrays(task), DataSettings(task=task))  # type: ignore[arg-type]
-    found = baseline.fit_baseline(plan.task(), "test")
-    assert found.logits.shape == (len(plan.splits["test"]), 1, plan.encoder.spec.outputs)
-    assert torch.equal(found.targets, plan.splits["test"].targets)
-    assert float(plan.task().metric(found.logits, found.targets).mean()) > 0.8
-
-
-def test_flattened_texts_are_counts_and_places() -> None:
-    texts = ["AB", "BBA", "A", "BA"] * 8
-    task = own.from_arrays(texts, [0, 1, 0, 1] * 8).task()
-    x, targets = baseline.flattened(task, "train")
-    V, T = task.spec.size, task.spec.length
-    assert x.shape[1] == V + V * T
-    assert (x[:, :V].sum(1) == x[:, V:].sum(1)).all()
-    assert x[:, :V].sum(1).max() == T
-    assert targets.shape == (len(x), 2, 1)
 
 
 # --- commands ----------------------------------------------------------------------------------------
@@ -255,7 +216,7 @@ def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodie
     assert (tmp_path / "back.safetensors").read_bytes() == out.read_bytes()
 
 
-def test_the_table_says_which_score_is_which(run: Run, table: Path, tmp_path: Path, bodies: Mapping[str, str]) -> None:
+def test_the_table_names_its_scores(run: Run, table: Path, tmp_path: Path, bodies: Mapping[str, str]) -> None:
     words = ("--backbone", bodies["bert"], "--steps", 5, "--lr", "1e-2,3e-2", "--seeds", "0,1", "--device", "cpu")
     made = run("fit", table, "--out", tmp_path / "m.safetensors", "--controls", "--quiet", *words)
     assert made.code == 0
@@ -263,11 +224,11 @@ def test_the_table_says_which_score_is_which(run: Run, table: Path, tmp_path: Pa
     assert "of the best by validation" in made.out
     trained = r"[\d.]+ ± [\d.]+%\s+[\d.]+% \(seed [01](, learning rate [\d.]+)?\)\s+0.0[13]\s+\d+"
     assert len(re.findall(trained, made.out)) == 3
-    assert "Means over 2 seeds" in run("info", tmp_path / "m.safetensors").out
+    assert "means over 2 seeds" in run("info", tmp_path / "m.safetensors").out
 
 
 def test_columns_missing_at_prediction_are_named(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:
-    plan = own.plan(table)
+    plan = user_data.plan(table)
     fit.fit(plan.task(), settings, tmp_path / "m.safetensors", {"encoder": plan.encoder.to_json()}, "cpu")
     (tmp_path / "new.csv").write_text("a,b,c\n1,2,3\n")
     ended = run("predict", tmp_path / "m.safetensors", tmp_path / "new.csv", "--device", "cpu")
@@ -285,11 +246,11 @@ def test_nothing_is_written_over_what_is_read(run: Run, table: Path, tmp_path: P
     assert table.read_bytes() == held
     ended = run("fit", table, "--out", tmp_path, "--quiet")
     assert ended.code == 2
-    assert "is a folder; name the file to write" in ended.err
+    assert "is a folder. Name the file to write" in ended.err
 
 
 def test_where_predictions_go(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:
-    plan = own.plan(table)
+    plan = user_data.plan(table)
     out = tmp_path / "m.safetensors"
     fit.fit(plan.task(), replace(settings, steps=2), out, {"encoder": plan.encoder.to_json()}, "cpu")
     (tmp_path / "sub").mkdir()
@@ -303,7 +264,7 @@ def test_where_predictions_go(run: Run, table: Path, tmp_path: Path, settings: F
 
 
 def test_predict_refuses_where_asked(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:
-    plan = own.plan(table)
+    plan = user_data.plan(table)
     out, new = tmp_path / "m.safetensors", tmp_path / "new.csv"
     fit.fit(plan.task(), replace(settings, steps=2), out, {"encoder": plan.encoder.to_json()}, "cpu")
     new.write_text("a,b,c,d\n1,2,3,4\n1,x,3,4\n1,2\n")
@@ -320,79 +281,25 @@ def test_predict_refuses_where_asked(run: Run, table: Path, tmp_path: Path, sett
         assert message in ended.err
 
 
-def test_tokens_are_made_as_they_are_needed(
-    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, _, out = fitted(tmp_path, replace(settings, steps=2))
-    (whole,) = predict.predict([out], arrays()[0]).values()
-    monkeypatch.setattr(predict, "ROWS", 50)
-    made: list[int] = []
-    original = own.UserTask.tokens
-
-    def tokens(task: own.UserTask, inputs: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        made.append(len(inputs))
-        return original(task, inputs, lengths)
-
-    monkeypatch.setattr(own.UserTask, "tokens", tokens)
-    engine = predict.Engine.predict
-    waiting: list[int] = []
-
-    def serve(*args: Any) -> Any:
-        waiting.append(sum(made))
-        return engine(*args)
-
-    monkeypatch.setattr(predict.Engine, "predict", serve)
-    (said,) = predict.predict([out], arrays()[0]).values()
-    assert waiting == [50, 100, 150, 200, N]
-    for name, column in whole.columns.items():
-        if column.dtype.kind == "f":
-            np.testing.assert_allclose(said.columns[name], column, rtol=1e-4)
-        else:
-            assert (said.columns[name] == column).all()
-
-
-def test_a_program_of_a_built_in_task_is_refused(tmp_path: Path, config: Any) -> None:
-    from icecore.experiments import sweep
-
-    chosen = config()
-    sweep.train_runs([chosen], sweep.Place(tmp_path, device="cpu"))
-    path = tmp_path / chosen.run_id / "program.safetensors"
-    with pytest.raises(DataError, match="a program for bit-xor, not for one's own data"):
-        predict.predict([path], np.zeros((2, 4)))
-
-
 def test_no_program_named(run: Run, table: Path) -> None:
     ended = run("predict", table)
     assert ended.code == 2
     assert "name a program and the data" in ended.err
 
 
-def test_another_body_is_no_start(tmp_path: Path, settings: FitSettings, bodies: Mapping[str, str]) -> None:
-    _, _, out = fitted(tmp_path, settings)
-    task = own.from_arrays(*arrays()).task()
+def test_a_program_of_another_body_cannot_be_the_start(
+    tmp_path: Path, settings: FitSettings, bodies: Mapping[str, str]
+) -> None:
+    _, _, out = fit_arrays(tmp_path, settings)
+    task = user_data.from_arrays(*arrays()).task()
     with pytest.raises(ConfigError, match="is no start on"):
         fit.fit(task, replace(settings, start=str(out), backbone=bodies["gpt2"]), tmp_path / "b.safetensors", {}, "cpu")
 
 
-def test_a_sweep_that_diverges_says_so(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit.sweep, "train", lambda *_: [{"val_metric": None}])
-    task = own.from_arrays(*arrays()).task()
-    with pytest.raises(UserError, match=r"diverged at every learning rate \(0.01, 0.03\); give lower ones with --lr"):
-        fit.fit(task, settings, tmp_path / "x.safetensors", {}, "cpu")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"lrs": ()}, "at least one learning rate"),
-        ({"steps": 0}, "steps"),
-        ({"minutes": 0.0}, "minutes: expected more than 0, found 0"),
-        ({"minutes": float("nan")}, "minutes: expected more than 0, found nan"),
-    ],
-)
-def test_settings_that_train_nothing(
-    tmp_path: Path, settings: FitSettings, changes: dict[str, Any], message: str
+def test_a_sweep_that_diverges_is_an_error(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = own.from_arrays(*arrays()).task()
-    with pytest.raises(ConfigError, match=message):
-        fit.fit(task, replace(settings, **changes), tmp_path / "x.safetensors", {}, "cpu")
+    monkeypatch.setattr(fit.sweep, "train_runs", lambda *_: [{"val_metric": None}])
+    task = user_data.from_arrays(*arrays()).task()
+    with pytest.raises(UserError, match=r"diverged at every learning rate \(0.01, 0.03\). Give lower ones with --lr"):
+        fit.fit(task, settings, tmp_path / "x.safetensors", {}, "cpu")

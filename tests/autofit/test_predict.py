@@ -1,22 +1,33 @@
-"""Predictions as a table: digits enough to tell rows apart, whatever the numbers' size."""
+"""Predictions: tables with enough digits to tell rows apart, and passes over a few rows at a time."""
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from icecore import user_data as own
+from icecore import user_data
 from icecore.autofit import fit, predict
-from icecore.autofit.fit import FitSettings
+from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.predict import Predictions
+from icecore.core.config import RunConfig
+from icecore.core.errors import DataError
+from icecore.experiments import sweep
 from icecore.user_data.records import DataSettings
 
 
-def written(found: Predictions, name: str = "y") -> list[str]:
-    return [row[name] for row in csv.DictReader(io.StringIO(found.to_csv()))]
+@pytest.fixture
+def settings(bodies: Mapping[str, str]) -> FitSettings:
+    return FitSettings(backbone=bodies["bert"], lrs=(1e-2,), steps=5, batch_size=8)
+
+
+def read_column(predictions: Predictions, name: str = "y") -> list[str]:
+    return [row[name] for row in csv.DictReader(io.StringIO(predictions.to_csv()))]
 
 
 @pytest.mark.parametrize(
@@ -34,32 +45,73 @@ def written(found: Predictions, name: str = "y") -> list[str]:
     ],
 )
 def test_numbers_are_written_to_a_millionth_of_their_spread(spread: float, value: float, text: str) -> None:
-    found = Predictions(["0"], {"y": np.array([value])}, "r2", spreads={"y": spread})
-    assert written(found) == [text]
+    predictions = Predictions(["0"], {"y": np.array([value])}, "r2", spreads={"y": spread})
+    assert read_column(predictions) == [text]
 
 
-def test_labels_that_are_numbers_are_written_in_full_and_chances_are_not() -> None:
+def test_labels_that_are_numbers_are_written_in_full_but_probabilities_are_not() -> None:
     columns = {"y": np.array([0.12345678, 1.5]), "y probability": np.array([1 / 3, 1], np.float32)}
-    found = Predictions(["0", "1"], columns, "accuracy", spreads={"y": 0.0})
-    assert written(found) == ["0.12345678", "1.5"]
-    assert written(found, "y probability") == ["0.333333", "1"]
-    assert written(Predictions(["0"], {"y": np.array([7])}, "accuracy", spreads={"y": 0.0})) == ["7"]
+    predictions = Predictions(["0", "1"], columns, "accuracy", spreads={"y": 0.0})
+    assert read_column(predictions) == ["0.12345678", "1.5"]
+    assert read_column(predictions, "y probability") == ["0.333333", "1"]
+    assert read_column(Predictions(["0"], {"y": np.array([7])}, "accuracy", spreads={"y": 0.0})) == ["7"]
 
 
-@pytest.mark.parametrize(("middle", "spread"), [(2e6, 3.0), (0.0, 1.0), (1e9, 1.0)])
-def test_a_program_of_numbers_far_from_zero(
-    tmp_path: Path, bodies: Mapping[str, str], middle: float, spread: float
+@pytest.mark.parametrize(("mean", "spread"), [(2e6, 3.0), (0.0, 1.0), (1e9, 1.0)])
+def test_numbers_far_from_zero_are_written_as_they_are_computed(
+    tmp_path: Path, settings: FitSettings, mean: float, spread: float
 ) -> None:
     x = np.random.default_rng(0).normal(size=(60, 2))
-    y = middle + spread * x[:, 0]
-    plan = own.from_arrays(x, y, DataSettings(task="regression"))
-    settings = FitSettings(backbone=bodies["bert"], lrs=(1e-2,), steps=5, batch_size=8)
-    out = tmp_path / "m.safetensors"
-    fit.fit(plan.task(), settings, out, {"encoder": plan.encoder.to_json()}, "cpu")
-    (found,) = predict.predict([out], x, "cpu").values()
-    texts = written(found)
+    y = mean + spread * x[:, 0]
+    plan = user_data.from_arrays(x, y, DataSettings(task="regression"))
+    path = tmp_path / "m.safetensors"
+    fit.fit(plan.task(), settings, path, {"encoder": plan.encoder.to_json()}, "cpu")
+    (predictions,) = predict.predict([path], x, "cpu").values()
+    texts = read_column(predictions)
     assert len(set(texts)) == len(texts)
-    # what is written is what was computed, and what the estimator says
-    np.testing.assert_allclose([float(text) for text in texts], found.columns["y"], rtol=0, atol=2e-6 * spread)
-    said = pytest.importorskip("icecore.autofit.estimators").FPTRegressor.load(out, "cpu").predict(x)
-    np.testing.assert_allclose([float(text) for text in texts], said, rtol=1e-6, atol=1e-4 * spread)
+    values = [float(text) for text in texts]
+    np.testing.assert_allclose(values, predictions.columns["y"], rtol=0, atol=2e-6 * spread)
+    estimator = pytest.importorskip("icecore.autofit.estimators").FPTRegressor.load(path, "cpu")
+    np.testing.assert_allclose(values, estimator.predict(x), rtol=1e-6, atol=1e-4 * spread)
+
+
+def test_tokens_are_built_for_one_pass_at_a_time(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(240, 4)).astype(np.float32)
+    plan = user_data.from_arrays(x, (x[:, 0] > 0).astype(int))
+    path = tmp_path / "mine.safetensors"
+    fit.fit(plan.task(), replace(settings, steps=2), path, {"encoder": plan.encoder.to_json()}, "cpu")
+    (whole,) = predict.predict([path], x).values()
+    monkeypatch.setattr(predict, "ROWS_PER_PASS", 50)
+    rows_built: list[int] = []
+    rows_at_pass: list[int] = []
+    build_tokens, run_pass = user_data.UserTask.tokens, predict.Engine.predict
+
+    def tokens(task: user_data.UserTask, inputs: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        rows_built.append(len(inputs))
+        return build_tokens(task, inputs, lengths)
+
+    def serve(*args: Any) -> Any:
+        rows_at_pass.append(sum(rows_built))
+        return run_pass(*args)
+
+    monkeypatch.setattr(user_data.UserTask, "tokens", tokens)
+    monkeypatch.setattr(predict.Engine, "predict", serve)
+    (predictions,) = predict.predict([path], x).values()
+    assert rows_at_pass == [50, 100, 150, 200, 240]
+    for name, column in whole.columns.items():
+        if column.dtype.kind == "f":
+            np.testing.assert_allclose(predictions.columns[name], column, rtol=1e-4)
+        else:
+            assert (predictions.columns[name] == column).all()
+
+
+def test_a_program_of_a_built_in_task_cannot_read_your_own_data(
+    tmp_path: Path, config: Callable[..., RunConfig]
+) -> None:
+    run = config()
+    sweep.train_runs([run], sweep.Place(tmp_path, device="cpu"))
+    path = tmp_path / run.run_id / "program.safetensors"
+    with pytest.raises(DataError, match="is a program for the built-in task bit-xor, which cannot read your own data"):
+        predict.predict([path], np.zeros((2, 4)))

@@ -1,8 +1,9 @@
-"""A plain baseline of scikit-learn on the flattened input: what one would try without any transformer.
+"""A simple baseline on flattened inputs: what one would try without a transformer.
 
-Linear or boosted trees, whichever does better on validation. Needs the extra `sklearn`.
+It is a linear model or boosted trees of scikit-learn, whichever is better on validation. Needs the extra `sklearn`.
 """
 
+import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,86 +17,106 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.core.errors import UserError
+from icecore.tasks.task import Batch, TaskSpec
 from icecore.user_data import UserTask
 from icecore.user_data.targets import TargetEncoder
 
-#: training rows and input numbers a row beyond which the baseline would take longer than the transformer
-ROWS, NUMBERS = 20_000, 2_048
-#: classes beyond which trees, one a class and round, take too long
-CLASSES = 50
+#: limits of training rows and of numbers in a row, so that the baseline does not take longer than the transformer
+MAX_TRAINING_ROWS, MAX_FEATURES = 20_000, 2_048
+#: with more classes, boosting takes too long, because it grows a tree for each class in each round
+MAX_BOOSTED_CLASSES = 50
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The better of the two models: its name, metric on validation, seconds.
+    """The better one of the two models.
 
-    logits   (N, 1, C) of the scored split, and its
-    targets  (N, 2, k)
+    val_metric  its metric on the validation split
+    seconds     time to fit both models
+    logits      (N, 1, C) for the rows of the scored split
+    targets     (N, 2, k) of these rows, for k target columns
     """
 
     name: str
-    validation: float
+    val_metric: float
     seconds: float
     logits: Tensor
     targets: Tensor
 
 
+def require_sklearn() -> None:
+    """Raise UserError, with a remedy, if scikit-learn is not installed."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError("The baseline needs scikit-learn. Install it: pip install 'icecore[sklearn]'")
+
+
 def fit_baseline(task: UserTask, split: str, seed: int = 0) -> Baseline:
-    """Fit both models on "train" and score the better one on `split`. Raises UserError without scikit-learn."""
-    clock = time.perf_counter()
-    x, wanted = flattened(task, "train", ROWS)
-    held, targets = flattened(task, "val")
+    """Fit both models to the training rows and predict `split` with the better one.
+
+    Raises UserError without scikit-learn.
+    """
+    require_sklearn()
+    start = time.perf_counter()
+    x, targets = flatten_rows(task, "train", MAX_TRAINING_ROWS)
+    x_val, val_targets = flatten_rows(task, "val")
     best: tuple[float, str, Sequence[Any]] | None = None
-    for name, make in _models(task.encoder.target, seed).items():
+    for name, build in _model_builders(task.encoder.target, seed).items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
-            models = [make().fit(x, column) for column in wanted[:, 0].numpy().T]
-        validation = float(task.metric(_logits(models, held, task.encoder.target), targets).double().mean())
-        if best is None or validation > best[0]:
-            best = validation, name, models
+            models = [build().fit(x, column) for column in targets[:, 0].numpy().T]
+        val_logits = _predict_logits(models, x_val, task.encoder.target)
+        val_metric = float(task.metric(val_logits, val_targets).double().mean())
+        if best is None or val_metric > best[0]:
+            best = val_metric, name, models
     assert best is not None
-    validation, name, models = best
-    seconds = time.perf_counter() - clock
-    x, targets = flattened(task, split)
-    return Baseline(name, validation, seconds, _logits(models, x, task.encoder.target), targets)
+    val_metric, name, models = best
+    seconds = time.perf_counter() - start
+    x, targets = flatten_rows(task, split)
+    return Baseline(name, val_metric, seconds, _predict_logits(models, x, task.encoder.target), targets)
 
 
-def flattened(task: UserTask, split: str, limit: int | None = None) -> tuple[NDArray[np.float32], Tensor]:
-    """Inputs (N, F) and targets (N, 2, k) of a split: tokens side by side; symbols counted and, if few, one-hot."""
-    T, P = task.spec.length, task.spec.size
-    rows, wanted = [], []
+def flatten_rows(task: UserTask, split: str, limit: int | None = None) -> tuple[NDArray[np.float32], Tensor]:
+    """Inputs (N, F) and targets (N, 2, k) of a split, at most `limit` rows.
+
+    Continuous tokens are put side by side. Symbols are counted; if they are few, their one-hot codes follow.
+    """
+    inputs, targets = [], []
     for batch in task.batches(split, 1024, limit):
-        tokens = batch.tokens.cpu()
-        if task.spec.kind == "discrete":
-            real = torch.ones_like(tokens) if batch.lengths is None else _real(batch.lengths, tokens.shape[1])
-            hot = F.one_hot(tokens, P) * real[..., None]
-            parts = [hot.sum(1)]
-            if T * P <= NUMBERS:
-                parts.append(F.pad(hot, (0, 0, 0, T - tokens.shape[1])).flatten(1))
-            flat = torch.cat(parts, 1).float()
-        else:
-            flat = F.pad(tokens.float(), (0, 0, 0, T - tokens.shape[1])).flatten(1)
-            # neighbouring numbers are averaged where there are too many for trees
-            groups = -(-flat.shape[1] // NUMBERS)
-            flat = F.avg_pool1d(flat[:, None], groups, ceil_mode=True)[:, 0] if groups > 1 else flat
-        rows.append(flat.numpy())
-        wanted.append(batch.targets.cpu())
-    return np.concatenate(rows), torch.cat(wanted)
+        flatten = _flatten_symbols if task.spec.kind == "discrete" else _flatten_numbers
+        inputs.append(flatten(batch, task.spec).numpy())
+        targets.append(batch.targets.cpu())
+    return np.concatenate(inputs), torch.cat(targets)
 
 
-def _real(lengths: Tensor, width: int) -> Tensor:
-    return (torch.arange(width) < lengths[:, None]).long()
+def _flatten_symbols(batch: Batch, spec: TaskSpec) -> Tensor:
+    """Symbols (B, T) as counts (B, V), followed by one-hot codes (B, T * V) if these are few enough."""
+    T, V = spec.length, spec.size
+    tokens = batch.tokens.cpu()
+    one_hot = F.one_hot(tokens, V)  # (B, longest, V)
+    if batch.lengths is not None:
+        is_real = torch.arange(tokens.shape[1]) < batch.lengths[:, None]
+        one_hot = one_hot * is_real[..., None]
+    parts = [one_hot.sum(1)]
+    if T * V <= MAX_FEATURES:
+        parts.append(F.pad(one_hot, (0, 0, 0, T - tokens.shape[1])).flatten(1))
+    return torch.cat(parts, 1).float()
 
 
-def _models(target: TargetEncoder, seed: int) -> Mapping[str, Callable[[], Any]]:
-    """How to make each model, by name."""
-    try:
-        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-        from sklearn.linear_model import LogisticRegression, Ridge
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise UserError("the baseline needs scikit-learn: pip install 'icecore[sklearn]'") from error
+def _flatten_numbers(batch: Batch, spec: TaskSpec) -> Tensor:
+    """Tokens (B, T, P) as (B, T * P); neighbouring numbers are averaged if there are too many for trees."""
+    tokens = batch.tokens.cpu().float()
+    flat = F.pad(tokens, (0, 0, 0, spec.length - tokens.shape[1])).flatten(1)
+    width = -(-flat.shape[1] // MAX_FEATURES)
+    return F.avg_pool1d(flat[:, None], width, ceil_mode=True)[:, 0] if width > 1 else flat
+
+
+def _model_builders(target: TargetEncoder, seed: int) -> Mapping[str, Callable[[], Any]]:
+    """A function that builds each model, by the name of the model."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if target.task == "regression":
         return {
             "ridge regression": lambda: make_pipeline(StandardScaler(), Ridge()),
@@ -108,20 +129,20 @@ def _models(target: TargetEncoder, seed: int) -> Mapping[str, Callable[[], Any]]
         ),
         "gradient boosting": lambda: HistGradientBoostingClassifier(random_state=seed, class_weight=weight),
     }
-    if max(map(len, target.classes)) > CLASSES:
+    if max(map(len, target.classes)) > MAX_BOOSTED_CLASSES:
         del models["gradient boosting"]
     return models
 
 
-def _logits(models: Sequence[Any], x: NDArray[np.float32], target: TargetEncoder) -> Tensor:
-    """Logits (N, 1, C), as a program would give them, from inputs (N, F)."""
+def _predict_logits(models: Sequence[Any], x: NDArray[np.float32], target: TargetEncoder) -> Tensor:
+    """Logits (N, 1, C) in the form that a program gives them, from inputs (N, F) and one model for each target."""
     if target.task == "regression":
         return torch.from_numpy(np.stack([model.predict(x) for model in models], 1)).float()[:, None]
     groups = []
     for model, labels in zip(models, target.classes, strict=True):
-        # classes that its training rows lacked keep no chance
-        group = torch.full((len(x), len(labels)), -1e9)
-        chances = np.log(np.maximum(model.predict_proba(x), 1e-12))
-        group[:, torch.from_numpy(model.classes_.astype(np.int64))] = torch.from_numpy(chances).float()
-        groups.append(group)
+        # classes without training rows are never predicted
+        logits = torch.full((len(x), len(labels)), -1e9)
+        log_probabilities = np.log(np.maximum(model.predict_proba(x), 1e-12))
+        logits[:, torch.from_numpy(model.classes_.astype(np.int64))] = torch.from_numpy(log_probabilities).float()
+        groups.append(logits)
     return torch.cat(groups, 1)[:, None]

@@ -1,4 +1,4 @@
-"""Predict: programs for one's own data on new rows, several programs of one body in one pass."""
+"""Predict new rows of your own data with program files; several programs of one body share its passes."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icecore import user_data as own
+from icecore import user_data
 from icecore.core.device import select_runtime
 from icecore.core.errors import DataError
 from icecore.core.storage import write_atomic
@@ -21,19 +21,20 @@ from icecore.experiments import sweep
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 
-#: rows that go to the body at once
-ROWS = 1024
+#: rows that are given to the engine at once, because their tokens are many times larger than the rows
+ROWS_PER_PASS = 1024
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one program says of N rows.
+    """The predictions of one program for N rows.
 
-    names    of the rows
-    columns  one a target: labels or numbers (N,), and for classes the probability (N,) of the one predicted
-    score    metric over the rows, where the data have targets
-    notes    what a reader should know, (what, in words)
-    spreads  of columns of numbers: the training rows' deviation; 0 for labels that are numbers, written in full
+    names    (N,) names of the rows
+    columns  by name: labels or numbers (N,) of each target, and, for classes, their probabilities (N,)
+    score    mean metric over the rows, if the data have targets
+    notes    remarks for the user, each a subject and a text
+    spreads  standard deviation of each numeric target in training, which decides how many digits are written; 0 if
+             the target is a label that happens to be a number, which is written in full
     """
 
     names: Sequence[str]
@@ -44,22 +45,23 @@ class Predictions:
     spreads: Mapping[str, float] = field(default_factory=dict)
 
     def to_csv(self) -> str:
-        """A table with a header, one line a row."""
+        """A table with a header and one line for each row."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["row", *self.columns])
         spreads = [self.spreads.get(name) for name in self.columns]
         for name, *values in zip(self.names, *self.columns.values(), strict=True):
-            writer.writerow([name, *(_written(v, spread) for v, spread in zip(values, spreads, strict=True))])
+            cells = [_format_cell(value, spread) for value, spread in zip(values, spreads, strict=True)]
+            writer.writerow([name, *cells])
         return text.getvalue()
 
     def save(self, path: Path) -> None:
-        """Write the table. Raises StorageError."""
+        """Write the table as a CSV file. Raises StorageError."""
         write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), encoding="utf-8"))
 
 
-def _written(value: Any, spread: float | None) -> Any:
-    """A cell: six digits of a number, and so many more as tell it from others that are `spread` about it."""
+def _format_cell(value: Any, spread: float | None) -> Any:
+    """Format a number with six digits, or with more if rows that differ by `spread` would look alike otherwise."""
     if not isinstance(value, float | np.floating):
         return value
     digits = 6 if spread != 0 else math.inf
@@ -68,62 +70,70 @@ def _written(value: Any, spread: float | None) -> Any:
     return f"{value:.{digits}g}" if digits <= 15 else repr(float(value))
 
 
-def encoder_of(program: Program, path: Path) -> own.DataEncoder:
-    """How a program reads one's own data. Raises DataError for programs of built-in tasks."""
+def read_encoder(program: Program, path: Path) -> user_data.DataEncoder:
+    """The encoder with which a program reads your own data. Raises DataError for a program of a built-in task."""
     text = program.extra.get("encoder")
     if text is None:
         raise DataError(
-            f"{path}: a program for {program.config.task}, not for one's own data; score it with icecore eval"
+            f"{path} is a program for the built-in task {program.config.task}, which cannot read your own data. "
+            "Score its run folder with `icecore eval`."
         )
-    return own.DataEncoder.from_json(text)
+    return user_data.DataEncoder.from_json(text)
 
 
 def predict(
     paths: Sequence[Path], data: Any, device: str = "auto", score: bool = False, strict: bool = False
 ) -> dict[Path, Predictions]:
-    """What each program file says of the rows of `data`, by file. Programs of one body share its passes.
+    """Predict the rows of `data` with each program file. Programs of one body share its passes.
 
-    score   refuse data without targets, or of classes that training had not
-    strict  refuse what would be skipped and counted
+    score   raise DataError if the data have no targets, or classes that were not in training
+    strict  raise DataError for damaged rows, which are skipped and counted otherwise
 
-    Raises DataError for data that a program cannot read, WeightsError for a program of a body that is not here.
+    Raises DataError if a program cannot read the data, and WeightsError if the body of a program is missing.
     """
     programs = {path: Program.load(path) for path in paths}
-    encoders = {path: encoder_of(program, path) for path, program in programs.items()}
-    rows = {path: own.encode(encoder, data, score=score, strict=strict) for path, encoder in encoders.items()}
-    found: dict[Path, list[Tensor]] = {path: [] for path in paths}
-    bodies: dict[tuple[Any, ...], list[Path]] = {}
+    encoders = {path: read_encoder(program, path) for path, program in programs.items()}
+    rows = {path: user_data.encode(encoder, data, score=score, strict=strict) for path, encoder in encoders.items()}
+    logits: dict[Path, list[Tensor]] = {path: [] for path in paths}
+    paths_by_body: dict[tuple[Any, ...], list[Path]] = {}
     for path, program in programs.items():
-        bodies.setdefault(program.config.body, []).append(path)
-    for shared in bodies.values():
-        config = programs[shared[0]].config
-        runtime = select_runtime(device, config.precision)
-        engine = Engine(sweep.load_body(config).to(runtime.device), runtime.precision)
-        for path in shared:
-            engine.add(programs[path], str(path))
-        # a few at a time: tokens are many times larger than the rows
-        asked = ((path, row) for path in shared for row in _tokens(encoders[path], rows[path]))
-        while part := list(itertools.islice(asked, ROWS)):
-            logits = engine.predict([row for _, row in part], [str(path) for path, _ in part])
-            for path, group in itertools.groupby(zip(part, logits, strict=True), lambda each: each[0][0]):
-                found[path].append(torch.stack([row for _, row in group]).cpu())
-    return {path: _predictions(encoders[path], rows[path], torch.cat(found[path])) for path in paths}
+        paths_by_body.setdefault(program.config.body, []).append(path)
+    for body_paths in paths_by_body.values():
+        engine = _build_engine([programs[path] for path in body_paths], [str(path) for path in body_paths], device)
+        # the tokens of one pass after the other
+        tokens = ((path, row) for path in body_paths for row in _iterate_tokens(encoders[path], rows[path]))
+        while part := list(itertools.islice(tokens, ROWS_PER_PASS)):
+            outputs = engine.predict([row for _, row in part], [str(path) for path, _ in part])
+            for path, group in itertools.groupby(zip(part, outputs, strict=True), lambda pair: pair[0][0]):
+                logits[path].append(torch.stack([row_logits for _, row_logits in group]).cpu())
+    return {path: _decode(encoders[path], rows[path], torch.cat(logits[path])) for path in paths}
 
 
-def _tokens(encoder: own.DataEncoder, rows: own.Rows) -> Iterator[Tensor]:
+def _build_engine(programs: Sequence[Program], names: Sequence[str], device: str) -> Engine:
+    """An engine that holds programs of one body by name."""
+    config = programs[0].config
+    runtime = select_runtime(device, config.precision)
+    engine = Engine(sweep.load_body(config).to(runtime.device), runtime.precision)
+    for program, name in zip(programs, names, strict=True):
+        engine.add(program, name)
+    return engine
+
+
+def _iterate_tokens(encoder: user_data.DataEncoder, rows: user_data.Rows) -> Iterator[Tensor]:
     """The tokens of each row, without padding."""
-    for batch in rows.task(encoder).batches("test", ROWS):
-        ends = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
-        yield from (tokens[:end] for tokens, end in zip(batch.tokens, ends, strict=True))
+    for batch in rows.task(encoder).batches("test", ROWS_PER_PASS):
+        lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+        yield from (tokens[:length] for tokens, length in zip(batch.tokens, lengths, strict=True))
 
 
-def _predictions(encoder: own.DataEncoder, rows: own.Rows, logits: Tensor) -> Predictions:
-    """Logits (N, 1, C) as labels or numbers."""
+def _decode(encoder: user_data.DataEncoder, rows: user_data.Rows, logits: Tensor) -> Predictions:
+    """Turn logits (N, 1, C) into labels or numbers."""
     target = encoder.target
     columns: dict[str, np.ndarray] = dict(zip(target.names, target.predict(logits), strict=True))
     if target.task == "classification":
-        for name, chance, index in zip(target.names, target.probabilities(logits), target.chosen(logits), strict=True):
-            columns[f"{name} probability"] = chance.gather(1, index[:, None])[:, 0].numpy()
+        probabilities = zip(target.names, target.probabilities(logits), target.chosen(logits), strict=True)
+        for name, by_class, chosen in probabilities:  # (N, C) and (N,)
+            columns[f"{name} probability"] = by_class.gather(1, chosen[:, None])[:, 0].numpy()
     spreads = dict(zip(target.names, target.std or [0.0] * len(target.names), strict=True))
-    metric = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
-    return Predictions(rows.names, columns, target.metric_name, metric, rows.notes, spreads)
+    score = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
+    return Predictions(rows.names, columns, target.metric_name, score, rows.notes, spreads)

@@ -16,7 +16,7 @@ from icecore.core.errors import ConfigError
 from icecore.core.text import pluralize
 
 if TYPE_CHECKING:
-    from icecore.autofit.fit import Fitted, Result
+    from icecore.autofit.fit_result import FitResult, ModelResult
 
 Body = Annotated[str, typer.Option(help="A name of `icecore backbones`, a folder, a GGUF file or org/model.")]
 Weights = Annotated[str, typer.Option(help="pretrained, random, statistics, or a weights file.")]
@@ -61,6 +61,7 @@ def fit(
     """Fit a program to your own data: find out what they are, sweep, stop early, say what came of it."""
     from icecore import user_data as own
     from icecore.autofit import fit as fitting
+    from icecore.autofit.fit_settings import DEFAULT_LRS, FitSettings
 
     settings = own.DataSettings(
         target=tuple(split(target or "")),
@@ -79,11 +80,11 @@ def fit(
         max_rows=max_rows,
         drop=tuple(split(drop or "")),
     )
-    how = fitting.FitSettings(
+    how = FitSettings(
         backbone=backbone,
         weights=weights,
         layers=layers,
-        lrs=tuple(read_numbers("--lr", lr or "", float)) or fitting.LRS,
+        lrs=tuple(read_numbers("--lr", lr or "", float)) or DEFAULT_LRS,
         seeds=tuple(read_numbers("--seeds", seeds, int)) or (0,),
         batch_size=batch_size,
         minutes=minutes,
@@ -112,15 +113,15 @@ def _apart(out: Path, *read: Path) -> None:
         raise ConfigError(f"--out {out}: is what is read, and would be lost; name another")
 
 
-def _print_fitted(fitted: "Fitted", out: Path) -> None:
+def _print_fitted(fitted: "FitResult", out: Path) -> None:
     results = (fitted.result, *fitted.controls)
     several = any(len(result.seeds) > 1 for result in results)
-    where = f"{fitted.metric_name} on {pluralize(len(fitted.result.scores), f'{fitted.rows} row')}"
+    where = f"{fitted.metric_name} on {pluralize(len(fitted.result.scores), f'{fitted.split} row')}"
     columns = (f"{where}, mean over seeds", "of the best by validation") if several else (where,)
     table = new_table("", *columns, "learning rate", "seconds")
     for result in results:
         values = (_mean(result, fitted.metric_name), _best(result, fitted.metric_name))
-        lr = "" if result.rate is None else f"{result.rate:g}"
+        lr = "" if result.seeds_lr is None else f"{result.seeds_lr:g}"
         table.add_row(plain(result.name), *values[: len(columns)], lr, f"{result.seconds:.0f}")
     output().print(table)
     if several:
@@ -131,19 +132,21 @@ def _print_fitted(fitted: "Fitted", out: Path) -> None:
     typer.echo(f"wrote {out}; `icecore predict {out} DATA` uses it, `icecore info {out}` says what it is")
 
 
-def _mean(result: "Result", metric: str) -> str:
+def _mean(result: "ModelResult", metric: str) -> str:
     """Over seeds; the error where there are several."""
     unit, scale, digits = ("", 1, 3) if metric == "r2" else ("%", 100, 1)
-    error = math.sqrt(result.variance or 0.0) if len(result.seeds) > 1 else None
-    return f"{scale * result.mean:.{digits}f}" + ("" if error is None else f" ± {scale * error:.{digits}f}") + unit
+    error = math.sqrt(result.variance_of_mean or 0.0) if len(result.seeds) > 1 else None
+    return (
+        f"{scale * result.mean_metric:.{digits}f}" + ("" if error is None else f" ± {scale * error:.{digits}f}") + unit
+    )
 
 
-def _best(result: "Result", metric: str) -> str:
+def _best(result: "ModelResult", metric: str) -> str:
     """Of the one training that validation finds best; which one it is."""
     if result.seed is None:
         return ""
     value = f"{result.metric:.3f}" if metric == "r2" else f"{result.metric:.1%}"
-    return f"{value} (seed {result.seed}{'' if result.lr == result.rate else f', learning rate {result.lr:g}'})"
+    return f"{value} (seed {result.seed}{'' if result.lr == result.seeds_lr else f', learning rate {result.lr:g}'})"
 
 
 def predict(

@@ -1,0 +1,137 @@
+"""Comparison of a program with its controls: paired differences, Welch's t test, and the verdict in sentences."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from icecore.autofit.fit_result import ModelResult
+from icecore.core.errors import UserError
+from icecore.core.text import pluralize
+
+#: name of the control that is the same body without what it has learned
+RANDOM_BODY = "the same body, random"
+#: probability that a difference that is due to chance alone is called clear
+SIGNIFICANCE = 0.05
+#: number of rows below which no standard error can be trusted
+MIN_ROWS_FOR_VERDICT = 10
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the mean metric of one model is above that of another.
+
+    standard_error  of `gap`, from the choice of rows and, if `includes_seeds`, of seeds
+    critical_value  the number of standard errors beyond which the difference is clear
+    """
+
+    gap: float
+    standard_error: float
+    critical_value: float
+    includes_seeds: bool
+
+    @property
+    def sign(self) -> int:
+        """1 if the first model is clearly better, -1 if it is clearly worse, 0 if chance may explain the difference."""
+        return int(np.sign(self.gap)) if abs(self.gap) > self.critical_value * self.standard_error else 0
+
+
+def compare(first: ModelResult, second: ModelResult) -> Difference:
+    """Compare two results by Welch's t test, paired over rows; the variance over seeds is added if both know it.
+
+    The degrees of freedom are those of Welch and Satterthwaite. Raises UserError without SciPy.
+    """
+    gaps = first.scores_by_seed.mean(0) - second.scores_by_seed.mean(0)  # (N,)
+    N = len(gaps)
+    variances = [float(gaps.var() / N) if N > 1 else math.inf]
+    degrees = [N - 1]
+    includes_seeds = first.variance_of_mean is not None and second.variance_of_mean is not None
+    if includes_seeds:
+        for result in (first, second):
+            variances.append(result.variance_of_mean or 0.0)
+            degrees.append(len(result.scores_by_seed) - 1)
+    total = sum(variances)
+    critical = student_t_critical_value(_satterthwaite(variances, degrees))
+    return Difference(float(gaps.mean()), math.sqrt(total), critical, includes_seeds)
+
+
+def student_t_critical_value(degrees_of_freedom: float) -> float:
+    """Two-sided critical value of Student's t distribution at `SIGNIFICANCE`. Raises UserError without SciPy."""
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise UserError("Comparing with controls needs SciPy. Install it: pip install 'icecore[sklearn]'") from error
+    return float(t.ppf(1 - SIGNIFICANCE / 2, degrees_of_freedom))
+
+
+def verdict(
+    result: ModelResult, controls: Sequence[ModelResult], metric_name: str = "accuracy", split: str = "test"
+) -> str:
+    """Say in a few sentences whether the pretrained body helped, and what the standard errors include."""
+    N = len(result.scores)
+    if N < MIN_ROWS_FOR_VERDICT:
+        rows, verb = pluralize(N, f"{split} row"), "is" if N == 1 else "are"
+        return f"{rows} {verb} too few for a verdict."
+    random_body = next((control for control in controls if control.name == RANDOM_BODY), None)
+    simple = [control for control in controls if control is not random_body]
+    best_simple = max(simple, key=lambda control: control.mean_metric, default=None)
+    rivals = [control for control in (random_body, best_simple) if control is not None]
+    differences = [compare(result, rival) for rival in rivals]
+    if not all(math.isfinite(d.gap) and math.isfinite(d.standard_error) for d in differences):
+        return "No verdict is possible: some scores are not finite."
+    includes_seeds = all(d.includes_seeds for d in differences)
+    rows = pluralize(N, f"{split} row")
+    sentences = [
+        _compare_with_random_body(difference, metric_name, rows, includes_seeds)
+        if rival is random_body
+        else _compare_with_simple_control(difference, metric_name, rival.name, includes_seeds)
+        for rival, difference in zip(rivals, differences, strict=True)
+    ]
+    S = len(result.scores_by_seed)
+    if includes_seeds:
+        seeds = pluralize(S, "seed")
+        sentences.append(f"All metrics are means over {seeds}; the standard errors (±) include seeds and {split} rows.")
+    else:
+        sentences[0] = f"{'In this one training of each' if S == 1 else 'In these trainings'}, {sentences[0]}"
+        sentences.append(
+            f"The standard errors (±) include {split} rows only. Trainings with other seeds differ too, often by as "
+            "much; --seeds 0,1,2 includes that."
+        )
+    return " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences)
+
+
+def _satterthwaite(variances: Sequence[float], degrees: Sequence[int]) -> float:
+    """Effective degrees of freedom of a sum of variances; infinite if nothing varies or nothing is known."""
+    total = sum(variances)
+    if not 0 < total < math.inf:
+        return math.inf
+    return 1 / sum((variance / total) ** 2 / n for variance, n in zip(variances, degrees, strict=True) if variance)
+
+
+def _compare_with_random_body(difference: Difference, metric_name: str, rows: str, includes_seeds: bool) -> str:
+    amount, rival = _amount(difference, metric_name), "the same body with random weights"
+    if difference.sign == 0:
+        return f"the pretrained body made no difference that {rows} could show: {amount} against {rival}."
+    effect, side = ("helped:", "above") if difference.sign > 0 else ("hurt:", "below")
+    return f"the pretrained body {effect if includes_seeds else 'is'} {amount} {side} {rival}."
+
+
+def _compare_with_simple_control(difference: Difference, metric_name: str, name: str, includes_seeds: bool) -> str:
+    amount = _amount(difference, metric_name)
+    if difference.sign == 0:
+        return f"it is not clearly better than the best simple control ({name}), which costs less: {amount}."
+    if difference.sign < 0:
+        advice = ": use that" if includes_seeds else ""
+        return f"the best simple control ({name}) is {amount} above it{advice}."
+    return f"it is {amount} above the best simple control ({name})."
+
+
+def _amount(difference: Difference, metric_name: str) -> str:
+    """The difference with its standard error; without a sign if the sentence says which model is better."""
+    gap, error = difference.gap, difference.standard_error
+    sign = "" if difference.sign else "+"
+    gap = abs(gap) if difference.sign else gap
+    if metric_name == "r2":
+        return f"{gap:{sign}.3f} ± {error:.3f} of R²"
+    return f"{100 * gap:{sign}.1f} ± {100 * error:.1f} points"

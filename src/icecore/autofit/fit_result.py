@@ -1,0 +1,84 @@
+"""The results of a fit: what the program and each control reached on the rows that they are compared by."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from icecore.model.program import Program
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What one model, the program or a control, reached on the scored split of N rows.
+
+    scores       (N,) metric of each row, for the training with the best validation metric
+    val_metric   its metric on the validation split
+    seconds      time of the whole sweep
+    lr, seed     learning rate and seed of that training; None for a baseline
+    best_step    the step after which it was best on the validation split
+    seed_scores  (S, N) the same as `scores` for each seed at one learning rate; None if no seed is involved
+    seeds        the S seeds
+    seeds_lr     their learning rate, the one with the best mean validation metric
+    """
+
+    name: str
+    scores: Tensor
+    val_metric: float
+    seconds: float
+    lr: float | None = None
+    seed: int | None = None
+    best_step: int | None = None
+    seed_scores: Tensor | None = None
+    seeds: tuple[int, ...] = ()
+    seeds_lr: float | None = None
+
+    @property
+    def metric(self) -> float:
+        """Mean of `scores` over the rows: the metric of the best training."""
+        return float(self.scores.double().mean())
+
+    @property
+    def scores_by_seed(self) -> Tensor:
+        """Scores (S, N) of the training of each seed, float64; S = 1 for a baseline."""
+        return (self.scores[None] if self.seed_scores is None else self.seed_scores).double()
+
+    @property
+    def mean_metric(self) -> float:
+        """Mean of the metric over seeds."""
+        return float(self.scores_by_seed.mean())
+
+    @property
+    def variance_of_mean(self) -> float | None:
+        """Variance that the choice of seeds adds to `mean_metric`; None if it is unknown, because there is one seed."""
+        if self.seed_scores is None:
+            return 0.0
+        metrics = self.scores_by_seed.mean(1)
+        return float(metrics.var() / len(metrics)) if len(metrics) > 1 else None
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers for the header of a program file."""
+        values: dict[str, Any] = {"metric": self.metric, "validation": self.val_metric, "examples": len(self.scores)}
+        values |= {"lr": self.lr, "seed": self.seed, "steps": self.best_step, "seconds": round(self.seconds, 1)}
+        if len(self.seeds) > 1:
+            values |= {"seeds": list(self.seeds), "seeds_lr": self.seeds_lr}
+            values |= {"seeds_mean": self.mean_metric, "seeds_error": math.sqrt(self.variance_of_mean or 0.0)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted program, its result, and the results of the controls.
+
+    metric_name  name of the metric of all results
+    split        the scored split: "test", or "validation" if there are no test rows
+    verdict      whether the pretrained body helped, in a few sentences; empty without controls
+    """
+
+    program: Program
+    result: ModelResult
+    controls: tuple[ModelResult, ...] = ()
+    metric_name: str = "accuracy"
+    split: str = "test"
+    verdict: str = ""
