@@ -25,6 +25,12 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+def print_text(text: str) -> None:
+    """Print a sentence on standard output, wrapped between words in a terminal and as it is in a pipe."""
+    console = stdout()
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
+
+
 def new_table(*columns: str) -> Table:
     """An empty table in the house style. It has no header if all names are empty.
 

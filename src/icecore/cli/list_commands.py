@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from icecore.cli.console import download_progress, new_table, stdout
+from icecore.cli.console import download_progress, new_table, print_text, stdout
 
 
 def tasks() -> None:
@@ -36,7 +36,7 @@ def backbones() -> None:
             source = f"hub {weights.hub}" + (f", or {weights.package[3]}" if weights.package else "")
             table.add_row(name, weights.family, escape(source), "yes" if installed(name) else "no")
     stdout().print(table)
-    typer.echo("You can also name a save_pretrained folder, a .gguf file, or a model org/model of these families.")
+    print_text("You can also name a save_pretrained folder, a .gguf file, or a model org/model of these families.")
 
 
 def data_get(

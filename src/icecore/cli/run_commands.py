@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from icecore.cli.console import new_table, stdout, training_displays
+from icecore.cli.console import new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_numbers
 from icecore.cli.options import COMPUTATION, FILES, DataDir, Device, Precision, Quiet, Resume, RunPath
 from icecore.cli.setting_options import with_settings
@@ -137,10 +137,10 @@ def attend(
     maps = attention_analysis.attention_maps(model, task, examples=examples)
     info = model.backbone.info
     attention_analysis.draw(maps, path, f"{task.name} on {info.name} ({info.weights})", task)
-    typer.echo(f"Wrote {path}.")
+    print_text(f"Wrote {path}.")
     if isinstance(task, BitXor):
         shares = attention_analysis.xor_attention(maps, task).summary()
-        typer.echo(
+        print_text(
             f"Attention of the outputs to the two bits that they need: {shares['mean']:.1%} on average, "
             f"{shares['best']:.1%} in the best head (layer {shares['best_layer']}, head {shares['best_head']}), "
             f"{shares['uniform']:.1%} if it were uniform. To the first string's bit alone: at most "
@@ -182,18 +182,18 @@ def _print_group(group: dict[str, Any], out: Path) -> None:
     stdout().print(table)
     scores = {split: value for split, value in runs[0]["test_metrics"].items() if value is not None}
     if len(scores) > 1:
-        typer.echo("  ".join(f"{split} {value:.2%}" for split, value in scores.items()))
+        print_text("  ".join(f"{split} {value:.2%}" for split, value in scores.items()))
     metric = f"Test {runs[0]['metric_name']}"
     if group["test_mean"] is None:
-        typer.echo("No run ended with finite numbers. Choose a smaller --lr.")
+        print_text("No run ended with finite numbers. Choose a smaller --lr.")
     elif len(runs) > 1:
         sem = "" if group["test_sem"] is None else f" ± {group['test_sem']:.2%}"
         over = f" (mean and its standard error over {group['n_seeds']} seeds)" if sem else ""
-        typer.echo(f"Validation chose learning rate {group['chosen_lr']:g} (mean {group['val_mean']:.2%}).")
-        typer.echo(f"{metric} at this rate: {group['test_mean']:.2%}{sem}{over}")
+        print_text(f"Validation chose learning rate {group['chosen_lr']:g} (mean {group['val_mean']:.2%}).")
+        print_text(f"{metric} at this rate: {group['test_mean']:.2%}{sem}{over}")
     else:
-        typer.echo(f"{metric}: {group['test_mean']:.2%}")
-    typer.echo(
+        print_text(f"{metric}: {group['test_mean']:.2%}")
+    print_text(
         f"{runs[0]['trainable_parameters']:,} trained and {runs[0]['frozen_parameters']:,} frozen parameters. "
         f"The full result is in {out / 'summary.json'}."
     )

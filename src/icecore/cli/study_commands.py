@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from icecore.cli.console import new_table, stdout, training_displays
+from icecore.cli.console import new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_list
 from icecore.cli.options import (
     SELECTION,
@@ -165,10 +165,10 @@ def _run_plans(
         executor: Any = None
         for name, cells in plans.items():
             if not cells:
-                typer.echo(f"{name}: No cell of this table matches the requested tasks and rows.")
+                print_text(f"{name}: No cell of this table matches the requested tasks and rows.")
                 continue
             unfinished = study.unfinished(cells, out, place.device, place.resume)
-            typer.echo(_describe_plan(name, cells, unfinished))
+            print_text(_describe_plan(name, cells, unfinished))
             if dry_run:
                 if unfinished:
                     durations = {cell.spot: approximate_duration(seconds) for cell, seconds in unfinished}
@@ -178,7 +178,7 @@ def _run_plans(
                 executor = stack.enter_context(_executor(place, nodes, quiet))
             _print_tables(study.run_study(cells, out / f"{name}.jsonl", place, typer.echo, executor))
     if not dry_run:
-        typer.echo(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
+        print_text(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
 
 
 def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -> str:
@@ -239,11 +239,11 @@ def _print_tables(records: Sequence[Any]) -> None:
             table.add_row(escape(row.label), count_text(row.trained), count_text(row.frozen), *entries)
         stdout().print(table)
         if any(cell.values[0].published for cell in result.cells):
-            typer.echo("Published numbers are in parentheses.")
+            print_text("Published numbers are in parentheses.")
         for warning in result.warnings:
-            typer.echo(f"Mixed: {warning}")
+            print_text(f"Mixed: {warning}")
         for number, note in enumerate(result.notes, start=1):
-            typer.echo(f"{number} {note}")
+            print_text(f"{number} {note}")
 
 
 def _has_run(table: Any, column: str) -> bool:
