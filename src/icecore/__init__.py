@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from icecore.inference.engine import Engine
     from icecore.model.fpt import FPT
     from icecore.model.program import Program
-    from icecore.user_data.records import DataSettings
+    from icecore.user_data import DataSettings
 
 
 __all__ = [
@@ -45,7 +45,7 @@ _MODULES = {
     "FPT": "icecore.model.fpt",
     "Engine": "icecore.inference.engine",
     "Program": "icecore.model.program",
-    "DataSettings": "icecore.user_data.records",
+    "DataSettings": "icecore.user_data.data_settings",
 }
 
 

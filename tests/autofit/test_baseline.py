@@ -9,7 +9,7 @@ import torch
 from icecore import user_data
 from icecore.autofit.baseline import fit_baseline, flatten_rows, require_sklearn
 from icecore.core.errors import UserError
-from icecore.user_data.records import DataSettings, TaskKind
+from icecore.user_data import DataSettings, TaskKind
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])

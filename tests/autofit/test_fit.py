@@ -19,7 +19,7 @@ from icecore.autofit.fit_settings import FitSettings
 from icecore.core.errors import ConfigError, UserError
 from icecore.model.program import Program
 from icecore.sharing import model_card
-from icecore.user_data.records import DataSettings, TaskKind
+from icecore.user_data import DataSettings, TaskKind
 
 N = 240
 

@@ -18,7 +18,7 @@ from icecore.autofit.predict import Predictions
 from icecore.core.config import RunConfig
 from icecore.core.errors import DataError
 from icecore.experiments import sweep
-from icecore.user_data.records import DataSettings
+from icecore.user_data import DataSettings
 
 
 @pytest.fixture

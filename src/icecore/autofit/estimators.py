@@ -30,8 +30,8 @@ from icecore.core.settings import from_values
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 from icecore.training.progress import LineDisplay
-from icecore.user_data.columns import NO_CLASS
-from icecore.user_data.records import DataSettings, TaskKind
+from icecore.user_data.cell_types import MISSING_CLASS_WORDS
+from icecore.user_data.data_settings import DataSettings, TaskKind
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -280,7 +280,7 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
         X, y = super()._check_training(X, y)
         check_classification_targets(y)
         labels = [label for label in y.tolist() if isinstance(label, str)]
-        missing = next((label for label in labels if label.strip().lower() in NO_CLASS), None)
+        missing = next((label for label in labels if label.strip().lower() in MISSING_CLASS_WORDS), None)
         if missing is not None:
             label = repr(missing) if missing.strip() else "an empty string"
             raise InputError(f"One class label is {label}, which marks missing labels. Give the class another name.")

@@ -119,19 +119,19 @@ def _build_engine(programs: Sequence[Program], names: Sequence[str], device: str
     return engine
 
 
-def _iterate_tokens(encoder: user_data.DataEncoder, rows: user_data.Rows) -> Iterator[Tensor]:
+def _iterate_tokens(encoder: user_data.DataEncoder, rows: user_data.EncodedRows) -> Iterator[Tensor]:
     """The tokens of each row, without padding."""
     for batch in rows.task(encoder).batches("test", ROWS_PER_PASS):
         lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
         yield from (tokens[:length] for tokens, length in zip(batch.tokens, lengths, strict=True))
 
 
-def _decode(encoder: user_data.DataEncoder, rows: user_data.Rows, logits: Tensor) -> Predictions:
+def _decode(encoder: user_data.DataEncoder, rows: user_data.EncodedRows, logits: Tensor) -> Predictions:
     """Turn logits (N, 1, C) into labels or numbers."""
     target = encoder.target
     columns: dict[str, np.ndarray] = dict(zip(target.names, target.predict(logits), strict=True))
     if target.task == "classification":
-        probabilities = zip(target.names, target.probabilities(logits), target.chosen(logits), strict=True)
+        probabilities = zip(target.names, target.probabilities(logits), target.class_indices(logits), strict=True)
         for name, by_class, chosen in probabilities:  # (N, C) and (N,)
             columns[f"{name} probability"] = by_class.gather(1, chosen[:, None])[:, 0].numpy()
     spreads = dict(zip(target.names, target.std or [0.0] * len(target.names), strict=True))

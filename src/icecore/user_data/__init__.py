@@ -1,10 +1,19 @@
-"""One's own data: what they are is found out, said as a plan, and turned into a task.
+"""Turns a user's own files or arrays into a task, and encodes new rows in the same way for prediction."""
 
-`plan` looks at files and `from_arrays` at arrays; the encoder that they find goes with a program, so that `encode`
-reads new rows in the same way.
-"""
+from icecore.user_data.data_encoder import DataEncoder
+from icecore.user_data.data_settings import DataSettings, TaskKind
+from icecore.user_data.encoded_rows import EncodedRows, encode
+from icecore.user_data.planning import Plan, from_arrays, plan
+from icecore.user_data.user_task import UserTask
 
-from icecore.user_data.encoder import DataEncoder, Plan, Rows, UserTask, encode, from_arrays, plan
-from icecore.user_data.records import DataSettings
-
-__all__ = ["DataEncoder", "DataSettings", "Plan", "Rows", "UserTask", "encode", "from_arrays", "plan"]
+__all__ = [
+    "DataEncoder",
+    "DataSettings",
+    "EncodedRows",
+    "Plan",
+    "TaskKind",
+    "UserTask",
+    "encode",
+    "from_arrays",
+    "plan",
+]

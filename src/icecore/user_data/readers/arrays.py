@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,102 +11,131 @@ import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.tasks.data_files import find_first
-from icecore.user_data.columns import target_of
-from icecore.user_data.readers.rows import label_columns
-from icecore.user_data.readers.source import ReadRequest, labels_beside
-from icecore.user_data.records import Column, DataSettings, RawRows, RowNumbers, Sequences, column_of, listed
+from icecore.user_data.column_builder import target_column
+from icecore.user_data.columns import Column, column_from_values
+from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.notes import Note, join_names
+from icecore.user_data.readers.labels import find_label_table, read_labels_in_order
+from icecore.user_data.readers.source_files import ReadRequest
+from icecore.user_data.records import NumberNames, Records, SequenceRecords, TableRecords, TextRecords
+from icecore.user_data.sequences import Sequences
 
-_INPUTS = ("x", "data", "inputs", "images", "series")
-_TARGETS = ("y", "target", "targets", "label", "labels")
+ARRAY_SUFFIXES = (".npy", ".npz")
+#: names of the arrays in a file
+_INPUT_NAMES = ("x", "data", "inputs", "images", "series")
+_TARGET_NAMES = ("y", "target", "targets", "label", "labels")
 
 
-def read_array(request: ReadRequest) -> RawRows:
-    """`.npz` with X and y (or x_train, y_train, x_test, ...), or `.npy` with a `.npy` or table of targets beside it."""
+def read_array(request: ReadRequest) -> Records:
+    """Read `.npz` with X and y (or x_train, y_train, x_test, ...), or `.npy` with targets in a file beside it.
+
+    Raises DataError if a file cannot be read, or inputs or targets are missing.
+    """
     path = request.path
     if path.is_dir():
-        path = next((file for file in sorted(path.glob("*.npy")) if file.stem.lower().startswith(_INPUTS)), path)
+        path = next((file for file in sorted(path.glob("*.npy")) if file.stem.lower().startswith(_INPUT_NAMES)), path)
+    arrays = _load_arrays(path)
+    label_table = find_label_table(path) if arrays.keys() == {"x"} else None
+    parts: list[tuple[str, np.ndarray, np.ndarray | None]] = []
+    for split in ("", "train", "val", "test"):
+        suffix = f"_{split}" if split else ""
+        X = next((arrays[f"{name}{suffix}"] for name in _INPUT_NAMES if f"{name}{suffix}" in arrays), None)
+        y = next((arrays[f"{name}{suffix}"] for name in _TARGET_NAMES if f"{name}{suffix}" in arrays), None)
+        if X is None:
+            continue
+        if y is None and label_table is None and not request.predicting:
+            raise DataError(
+                f"{path} has inputs but no targets. Add an array y{suffix} with np.savez(path, X=X, y=y), "
+                "or put y.npy or labels.csv beside a .npy file."
+            )
+        parts.append((split, X, y))
+    if not parts:
+        raise DataError(f"{path} must have the arrays X and y, but has: {join_names(sorted(arrays))}.")
+    X = _concatenate(path, [X for _, X, _ in parts])
+    ys = [y for _, _, y in parts if y is not None]
+    y = _concatenate(path, ys) if len(ys) == len(parts) else None
+    splits = np.concatenate([np.full(len(X), split, "U5") for split, X, _ in parts]) if len(parts) > 1 else None
+    source = {"format": path.suffix.lower()[1:], "files": [path.name]}
+    records = replace(array_records(X, y, request.settings), splits=splits, source=source)
+    return records if label_table is None else _add_labels(records, request._replace(path=label_table))
+
+
+def _load_arrays(path: Path) -> Mapping[str, np.ndarray]:
+    """The arrays of a file by name in lower case; those of `.npy` files are called x and y. Raises DataError."""
     try:
         if path.suffix.lower() == ".npz":
-            # opened here: of a damaged one `load` would leave the file open
+            # opened here, because np.load would leave a damaged file open
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                arrays = {name.lower(): stored[name] for name in stored.files}
-        else:
-            arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
-            beside = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
-            if (found := find_first([path.parent], [name for name in beside if name != path.name])) is not None:
-                arrays["y"] = np.load(found, allow_pickle=False)
+                return {name.lower(): stored[name] for name in stored.files}
+        arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
+        names = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
+        target_path = find_first([path.parent], [name for name in names if name != path.name])
+        if target_path is not None:
+            arrays["y"] = np.load(target_path, allow_pickle=False)
+        return arrays
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        remedy = "save it as numbers or fixed-length texts" if "pickle" in str(error) else "fetch or copy it again"
-        raise DataError(f"{path}: cannot be read as an array ({error}); {remedy}") from error
-    source = {"format": path.suffix.lower()[1:], "files": [path.name]}
-    labels = labels_beside(path) if arrays.keys() == {"x"} else None
-    sets = []
-    for split in ("", "train", "val", "test"):
-        ending = f"_{split}" if split else ""
-        X = next((arrays[f"{name}{ending}"] for name in _INPUTS if f"{name}{ending}" in arrays), None)
-        y = next((arrays[f"{name}{ending}"] for name in _TARGETS if f"{name}{ending}" in arrays), None)
-        if X is not None:
-            if y is None and labels is None and not request.predicting:
-                raise DataError(
-                    f"{path}: found inputs but no targets; add them as y{ending} "
-                    f"(np.savez(path, X=X, y=y)), or as y.npy or labels.csv beside a .npy"
-                )
-            sets.append((split, X, y))
-    if not sets:
-        raise DataError(f"{path}: found arrays {listed(sorted(arrays))}; expected X and y")
-    X = _joined(path, [X for _, X, _ in sets])
-    ys = [y for _, _, y in sets if y is not None]
-    y = _joined(path, ys) if len(ys) == len(sets) else None
-    splits = np.concatenate([np.full(len(X), split, "U5") for split, X, _ in sets]) if len(sets) > 1 else None
-    records = replace(array_records(X, y, request.settings), splits=splits, source=source)
-    return records if labels is None else _labelled(records, request._replace(path=labels))
+        remedy = "It may be damaged or incomplete: download or copy it again."
+        if "pickle" in str(error):
+            remedy = "Save it as an array of numbers or fixed-length texts, not of Python objects."
+        raise DataError(f"{path} cannot be read as an array ({error}). {remedy}") from error
 
 
-def _joined(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The arrays of all splits as one. Raises DataError."""
+def _concatenate(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The arrays of all splits as one. Raises DataError if their shapes differ."""
     shapes = [part.shape for part in parts]
     if any(not shape for shape in shapes) or len({shape[1:] for shape in shapes}) > 1:
-        found = listed([str(shape) for shape in shapes])
-        raise DataError(f"{path}: expected arrays of rows, alike in all splits, found shapes {found}")
+        shown = join_names([str(shape) for shape in shapes])
+        raise DataError(f"{path} must hold arrays of rows with one shape in all splits, but they have shapes {shown}.")
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _labelled(records: RawRows, request: ReadRequest) -> RawRows:
-    """The records with the targets of a table beside them, a row each in the same order. Raises DataError."""
-    targets = label_columns(request)
+def _add_labels(records: Records, request: ReadRequest) -> Records:
+    """The records with the targets of a table that has one row for each of them. Raises DataError."""
+    targets = read_labels_in_order(request)
     for column in targets.values():
         if len(column.values) != len(records):
-            raise DataError(f"{request.path}: expected {len(records):,} rows, one each, found {len(column.values):,}")
+            raise DataError(
+                f"{request.path} must have {len(records):,} rows, one for each row of the array, "
+                f"but has {len(column.values):,}."
+            )
     return replace(records, targets=targets)
 
 
-def array_records(X: Any, y: Any, settings: DataSettings) -> RawRows:
-    """Records of arrays: X (N, columns), (N, T, V), a list of (T, V) or (T,) arrays, or a list of texts.
+def array_records(X: Any, y: Any, settings: DataSettings) -> Records:
+    """Records of arrays in memory.
 
-    y is (N,) or (N, targets), or None. Raises DataError for other shapes and for unequal numbers of rows.
+    X  (N, columns), (N, T, V), a list of N arrays (T,) or (T, V), or a list of N texts
+    y  (N,) or (N, targets), or None
+
+    Raises DataError for other shapes, and if X and y have different numbers of rows.
     """
-    count = len(X)
-    targets: dict[str, Column] = {}
-    notes: list[tuple[str, str]] = []
-    if y is not None:
-        array = np.asarray(y)
-        if len(array) != count or array.ndim not in (1, 2):
-            raise DataError(f"targets: expected one for each of {count} rows, found an array of shape {array.shape}")
-        columns = array[:, None] if array.ndim == 1 else array
-        names = settings.target if len(settings.target) == columns.shape[1] else ()
-        names = names or tuple("y" if array.ndim == 1 else f"y{i}" for i in range(columns.shape[1]))
-        for i, name in enumerate(names):
-            targets[name], said = target_of(column_of(name, columns[:, i]))
-            notes += said
-    rows = RowNumbers(np.arange(count))
+    N = len(X)
+    targets, notes = ({}, []) if y is None else _target_columns(y, N, settings)
+    names = NumberNames(np.arange(N))
     if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS":
         if X.dtype.kind not in "buif":
-            raise DataError(f"inputs: expected real numbers, found {X.dtype}")
+            raise DataError(f"The inputs must be real numbers, but have type {X.dtype}.")
         if X.ndim == 2 and settings.kind != "series":
             columns = {f"x{i}": Column(f"x{i}", "number", X[:, i]) for i in range(X.shape[1])}
-            return RawRows("table", columns, targets, rows, notes=notes)
+            return TableRecords(columns=columns, targets=targets, names=names, notes=notes)
         if X.ndim not in (2, 3):
-            raise DataError(f"inputs: expected (N, columns) or (N, T, V), found shape {X.shape}; reshape them")
-    elif count and all(isinstance(row, str) for row in X):
-        return RawRows("strings", [str(row) for row in X], targets, rows, notes=notes)
-    return RawRows("sequences", Sequences.of(X), targets, rows, notes=notes)
+            raise DataError(f"The inputs must have shape (N, columns) or (N, T, V), but have shape {X.shape}.")
+    elif N and all(isinstance(row, str) for row in X):
+        return TextRecords(texts=[str(row) for row in X], targets=targets, names=names, notes=notes)
+    return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, notes=notes)
+
+
+def _target_columns(y: Any, N: int, settings: DataSettings) -> tuple[dict[str, Column], list[Note]]:
+    """Columns of targets (N,) or (N, targets), named as in the settings, or else y; or y0, y1, ... Raises DataError."""
+    array = np.asarray(y)
+    if len(array) != N or array.ndim not in (1, 2):
+        raise DataError(f"There must be one target for each of the {N} rows, but the targets have shape {array.shape}.")
+    values = array[:, None] if array.ndim == 1 else array
+    names = settings.target if len(settings.target) == values.shape[1] else ()
+    names = names or tuple("y" if array.ndim == 1 else f"y{i}" for i in range(values.shape[1]))
+    targets: dict[str, Column] = {}
+    notes: list[Note] = []
+    for i, name in enumerate(names):
+        targets[name], column_notes = target_column(column_from_values(name, values[:, i]))
+        notes += column_notes
+    return targets, notes

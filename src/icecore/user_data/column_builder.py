@@ -1,0 +1,321 @@
+"""Builds compact columns from the cells of a table, chunk by chunk, with a limited number of rows.
+
+Larger tables are sampled by row number and seed alone, so the sample does not depend on the chunks. Cells that
+cannot be read are counted, or raise an error if `strict` is set.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from icecore.core.errors import DataError
+from icecore.core.text import pluralize
+from icecore.user_data.cell_types import (
+    MISSING_CLASS_WORDS,
+    MISSING_WORDS,
+    PARSERS,
+    describe_number_like,
+    find_leading_zero,
+    infer_type,
+    is_missing_word,
+    parse_number,
+)
+from icecore.user_data.columns import Column, ColumnType
+from icecore.user_data.notes import Note, join_names
+
+#: tables with more rows are sampled
+DEFAULT_MAX_ROWS = 2_000_000
+#: distinct texts that are kept of a column, unless it is listed in `TableOptions.keep_all_texts`
+MAX_DISTINCT_TEXTS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How a table is read.
+
+    types           columns of known type; the type of others is inferred from their first chunk
+    keep_all_texts  columns of which every distinct text is kept
+    always_numeric  columns that hold numbers even if these have leading zeros
+    max_rows        larger tables are sampled down to so many rows
+    seed            seed of the sample
+    strict          raise an error for cells and rows that would be counted as missing or skipped
+    """
+
+    types: Mapping[str, ColumnType] = field(default_factory=dict)
+    keep_all_texts: frozenset[str] = frozenset()
+    always_numeric: frozenset[str] = frozenset()
+    max_rows: int = DEFAULT_MAX_ROWS
+    seed: int = 0
+    strict: bool = False
+
+
+@dataclass
+class ColumnTable:
+    """The columns of a table by name.
+
+    row_numbers         (N,) number of each row in its files, from 0
+    notes               what was inferred, skipped or sampled
+    unfiltered          text columns before words such as "none" were taken as missing values
+    missing_word_counts  how often each such word appears in columns of numbers
+    """
+
+    columns: dict[str, Column]
+    row_numbers: np.ndarray
+    notes: list[Note] = field(default_factory=list)
+    unfiltered: Mapping[str, Column] = field(default_factory=dict)
+    missing_word_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def target(self, name: str) -> Column:
+        """A column as a target, for which fewer words mean a missing value. Notes the words that were found."""
+        column = self.unfiltered.get(name, self.columns[name])
+        column, notes = target_column(column, self.missing_word_counts.get(name))
+        self.notes += notes
+        return column
+
+
+def target_column(column: Column, word_counts: Mapping[str, int] | None = None) -> tuple[Column, list[Note]]:
+    """The column as a target: texts that mean a missing class are removed. Also a note that counts such words.
+
+    `word_counts` counts them for a column of numbers, whose values do not show them.
+    """
+    if column.type == "text":
+        counts = np.bincount(column.values[column.values >= 0], minlength=len(column.distinct_texts))
+        word_counts = {
+            text: int(count)
+            for text, count in zip(column.distinct_texts, counts, strict=False)
+            if count and text.strip().lower() in MISSING_CLASS_WORDS
+        }
+        column = _without_words(column, MISSING_CLASS_WORDS)
+    parts = [
+        f"{pluralize(count, 'row')} where {column.name} is {word!r}" for word, count in (word_counts or {}).items()
+    ]
+    return column, [("no target", join_names(parts))] if parts else []
+
+
+def _without_words(column: Column, words: frozenset[str]) -> Column:
+    """The text column with these words taken as missing values."""
+    keep = np.array([text.strip().lower() not in words for text in column.distinct_texts], bool)
+    if keep.all():
+        return column
+    # the last entry maps -1, a missing value, to itself
+    new_codes = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1).astype(np.int32)
+    levels = [text for text, kept in zip(column.distinct_texts, keep, strict=True) if kept]
+    return replace(column, values=new_codes[column.values], levels=levels)
+
+
+class TableChunk(NamedTuple):
+    """Some rows of a file: column names, cells of each column (n,) as texts or numbers, row numbers (n,) from 0."""
+
+    names: Sequence[str]
+    cells: Mapping[str, Any]
+    row_numbers: np.ndarray
+
+
+class _TextCodes:
+    """Numbers the distinct texts of one column, in order of appearance."""
+
+    def __init__(self, most: float) -> None:
+        self.index: dict[str, int] = {}
+        self.most = most
+
+    def encode(self, cells: Sequence[str | None]) -> np.ndarray:
+        """Code (n,) int32 of each text, -1 if missing; all are -1 once there are too many distinct texts."""
+        index = self.index
+        if len(index) > self.most:
+            return np.full(len(cells), -1, np.int32)
+        codes: dict[str | None, int] = {}
+        for cell in dict.fromkeys(cells):
+            # "none" stays a text until it is known whether the column is a target
+            if cell is None or not cell.strip():
+                codes[cell] = -1
+            else:
+                codes[cell] = index.setdefault(cell, len(index))
+        return np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells))
+
+
+class ColumnBuilder:
+    """Columns that grow chunk by chunk: at most `max_rows` rows in the end, and twice as many on the way."""
+
+    def __init__(self, options: TableOptions) -> None:
+        self.options = options
+        self.types = dict(options.types)
+        self.names: list[str] | None = None
+        self.notes: list[Note] = []
+        self._parts: dict[str, list[np.ndarray]] = {}
+        self._text_codes: dict[str, _TextCodes] = {}
+        self._origins: dict[str, str] = {}
+        #: cells of each column that are no numbers: how many, and the first
+        self._unreadable: dict[str, tuple[int, str]] = {}
+        self._missing_word_counts: dict[str, Counter[str]] = {}
+        self._leading_zeros: dict[str, str] = {}
+        self._number_hints: dict[str, str] = {}
+        self._skipped: list[str] = []
+        self._row_numbers: list[np.ndarray] = []
+        self._file_indices: list[np.ndarray] = []
+        self._rows_of_files = self._rows_read = self._rows_kept = 0
+
+    def add(self, chunk: TableChunk, file_index: int, path: Path) -> None:
+        """Add the rows of one chunk of the file at `path`, which is number `file_index`. Raises DataError."""
+        names, cells, rows = chunk
+        count = len(rows)
+        if self.names is None:
+            self.names = list(names)
+        elif extra := [name for name in names if name not in self.names]:
+            raise DataError(
+                f"{path} has a column {join_names(extra)} that the files before it lack. "
+                "Give all files of the table the same columns."
+            )
+        for name in self.names:
+            part = cells.get(name)
+            values = self._convert(name, [None] * count if part is None else part, path, rows)
+            self._parts.setdefault(name, []).append(values)
+        self._row_numbers.append(self._rows_of_files + rows)
+        self._file_indices.append(np.full(count, file_index, np.int32))
+        self._rows_read += count
+        self._rows_kept += count
+        if self._rows_kept > 2 * self.options.max_rows:
+            self._sample()
+
+    def end_file(self, rows: int) -> None:
+        """Mark the end of a file that has `rows` rows, including the skipped ones."""
+        self._rows_of_files += rows
+
+    def skip_row(self, position: str, reason: str) -> None:
+        """Skip a damaged row at "a.csv line 3" that has, say, "1 cell instead of 2". Raises DataError if strict."""
+        if self.options.strict:
+            raise DataError(
+                f"{position}: the row has {reason}. Correct it, or leave out --strict to skip and count such rows."
+            )
+        self._skipped.append(f"{position} ({reason})")
+
+    def build(self, description: str) -> tuple[ColumnTable, np.ndarray]:
+        """The table, and the index (N,) of each row's file. Raises DataError, with `description`, if it is empty."""
+        if self.names is None or not self._rows_read:
+            damaged = ""
+            if self._skipped:
+                damaged = f", only {pluralize(len(self._skipped), 'damaged row')}: {join_names(self._skipped, 3)}"
+            raise DataError(f"{description} has no rows{damaged}. A table needs a header and at least one row.")
+        if self._rows_kept > self.options.max_rows:
+            self._sample()
+        if self._rows_kept < self._rows_read:
+            self.notes.append(("sampled", f"{self._rows_kept:,} of {self._rows_read:,} rows (--max-rows)"))
+        columns: dict[str, Column] = {}
+        unfiltered: dict[str, Column] = {}
+        for name in self.names:
+            # one column at a time, so that parts and whole columns are never all in memory at once
+            column = self._join_column(name)
+            columns[name] = column if column.type != "text" else _without_words(column, MISSING_WORDS)
+            if columns[name] is not column:
+                unfiltered[name] = column
+        self._add_notes()
+        row_numbers = np.concatenate(self._row_numbers)
+        table = ColumnTable(columns, row_numbers, self.notes, unfiltered, self._missing_word_counts)
+        return table, np.concatenate(self._file_indices)
+
+    def _join_column(self, name: str) -> Column:
+        values = np.concatenate(self._parts.pop(name))
+        codes = self._text_codes.get(name)
+        levels = () if codes is None else None if len(codes.index) > codes.most else list(codes.index)
+        origin, hint = self._origins.get(name, "float"), self._number_hints.get(name, "")
+        return Column(name, self.types[name], values, levels, origin, hint)
+
+    def _add_notes(self) -> None:
+        for name, (count, example) in self._unreadable.items():
+            message = f"{pluralize(count, 'cell')} of column {name!r}, such as {example!r}, counted as missing"
+            self.notes.append(("not numbers", f"{message} (--strict refuses them)"))
+        if self._leading_zeros:
+            names, example = list(self._leading_zeros), next(iter(self._leading_zeros.values()))
+            message = f"{join_names(names)}: read as text because of leading zeros, as in {example!r}"
+            self.notes.append(("codes", message))
+        if self._skipped:
+            message = f"{pluralize(len(self._skipped), 'damaged row')}: {join_names(self._skipped, 3)}"
+            self.notes.append(("skipped", message))
+
+    def _convert(self, name: str, cells: Any, path: Path, rows: np.ndarray) -> np.ndarray:
+        """The cells of one column as numbers, or as codes of texts."""
+        if isinstance(cells, np.ndarray):
+            if self.types.setdefault(name, "number") != "text":
+                self._origins.setdefault(name, {"b": "bool", "i": "int", "u": "int"}.get(cells.dtype.kind, "float"))
+                return self._compact(name, cells.astype(np.float64))
+            is_whole = cells.dtype.kind == "f" and not (cells[np.isfinite(cells)] % 1).any()
+            cells = [None if v != v else str(int(v)) if is_whole else str(v) for v in cells.tolist()]
+        kind = self.types.get(name)
+        if kind is None and any(cell is not None for cell in cells):
+            kind = self.types[name] = self._infer_type(name, cells)
+        if kind is None or kind == "text":
+            if kind is None:
+                self.types[name] = "text"
+            self._origins.setdefault(name, "str")
+            most = math.inf if name in self.options.keep_all_texts else MAX_DISTINCT_TEXTS
+            return self._text_codes.setdefault(name, _TextCodes(most)).encode(cells)
+        values = self._parse(name, cells, PARSERS[kind], path, rows)
+        missing = Counter(cells[i] for i in np.flatnonzero(np.isnan(values)).tolist())
+        if words := {c: n for c, n in missing.items() if c is not None and c.strip() and is_missing_word(c)}:
+            self._missing_word_counts.setdefault(name, Counter()).update(words)
+        return self._compact(name, values)
+
+    def _infer_type(self, name: str, cells: Sequence[str | None]) -> ColumnType:
+        """The type of a column by the cells of its first chunk; remembers what else the column looks like."""
+        present = [cell for cell in cells if cell is not None and not is_missing_word(cell)]
+        kind = infer_type(present)
+        if kind == "number" and name not in self.options.always_numeric and (example := find_leading_zero(present)):
+            self._leading_zeros[name] = example
+            return "text"
+        if kind == "text" and (hint := describe_number_like(present)):
+            self._number_hints[name] = hint
+        return kind
+
+    def _parse(
+        self, name: str, cells: Sequence[str | None], parse: Callable[[str], float], path: Path, rows: np.ndarray
+    ) -> np.ndarray:
+        try:
+            # nearly always all cells are numbers, and `float` alone is several times as fast
+            quick: Callable[[Any], float] = float if parse is parse_number else parse
+            return np.fromiter(map(quick, cells), np.float64, len(cells))
+        except (TypeError, ValueError):
+            values = np.full(len(cells), math.nan)
+        for i, cell in enumerate(cells):
+            try:
+                values[i] = math.nan if cell is None else parse(cell)
+            except ValueError:
+                if self.options.strict:
+                    raise DataError(
+                        f"{path} row {rows[i] + 1}: column {name!r} must hold a {self.types[name]}, but has {cell!r}. "
+                        "Correct the cell, or leave out --strict to count such cells as missing."
+                    ) from None
+                count, example = self._unreadable.get(name, (0, str(cell)))
+                self._unreadable[name] = (count + 1, example)
+        return values
+
+    def _compact(self, name: str, values: np.ndarray) -> np.ndarray:
+        """As float32, unless that would blur the column: dates, or small changes of large numbers."""
+        with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, and count as very far away
+            parts = self._parts.get(name)
+            if parts:
+                return values.astype(parts[0].dtype)
+            finite = values[np.isfinite(values)]
+            narrow = self.types[name] == "number" and finite.size and np.ptp(finite) >= 1e-3 * np.abs(finite).max()
+            narrow = narrow and (np.abs(finite).max() < 2**24 or (finite % 1).any())
+            return values.astype(np.float32 if narrow else np.float64)
+
+    def _sample(self) -> None:
+        """Keep the `max_rows` rows whose numbers have the smallest hashes, which no chunk size can change."""
+        most = self.options.max_rows
+        hashes = _hash(np.concatenate(self._row_numbers), np.uint64(self.options.seed * 2 + 1))
+        chosen = np.sort(np.argpartition(hashes, most)[:most])
+        for parts in (self._row_numbers, self._file_indices, *self._parts.values()):
+            parts[:] = [np.concatenate(parts)[chosen]]
+        self._rows_kept = len(chosen)
+
+
+def _hash(numbers: np.ndarray, seed: np.uint64) -> np.ndarray:
+    """splitmix64 of each row number (Steele, Lea and Flood 2014)."""
+    x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,76 @@
+"""Everything that was fitted on the training rows, as one value that is saved with the program as JSON."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from icecore.core.errors import DataError
+from icecore.tasks.task import TaskSpec
+from icecore.user_data.columns import ColumnType
+from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.encoders.image_encoder import ImageEncoder
+from icecore.user_data.encoders.input_encoder import InputEncoder, to_tuples
+from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
+from icecore.user_data.encoders.table_encoder import TableEncoder
+from icecore.user_data.encoders.text_encoder import TextEncoder
+from icecore.user_data.targets import TargetEncoder
+
+#: version of the JSON; older versions can be read
+ENCODER_FORMAT = 1
+#: the encoder for each form of records
+INPUT_ENCODERS: Mapping[str, type[Any]] = {
+    "images": ImageEncoder,
+    "table": TableEncoder,
+    "sequences": SequenceEncoder,
+    "strings": TextEncoder,
+}
+
+
+@dataclass(frozen=True)
+class DataEncoder:
+    """From rows as they were read to tokens, and from logits back to predictions.
+
+    form      form of the records, a key of `INPUT_ENCODERS`
+    settings  those needed to read new data in the same way, with what was inferred filled in
+    types     types of the columns of the training data
+    """
+
+    form: str
+    settings: DataSettings
+    types: Mapping[str, ColumnType]
+    inputs: InputEncoder[Any]
+    target: TargetEncoder
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The sizes of the task."""
+        inputs = self.inputs
+        return TaskSpec(inputs.kind, inputs.length, inputs.token_size, self.target.outputs, inputs.read_out)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        parts = {name: dataclasses.asdict(getattr(self, name)) for name in ("settings", "inputs", "target")}
+        values = {"format": ENCODER_FORMAT, "form": self.form, "types": dict(self.types), **parts}
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "DataEncoder":
+        """The inverse of `to_json`. Raises DataError if the text is no encoder, or one of a newer version."""
+        try:
+            values = json.loads(text)
+            if values["format"] > ENCODER_FORMAT:
+                raise DataError(
+                    f"The data encoder has format {values['format']}, but this version of icecore reads formats up to "
+                    f"{ENCODER_FORMAT}. Update icecore."
+                )
+            return cls(
+                values["form"],
+                DataSettings(**to_tuples(values["settings"])),
+                values["types"],
+                INPUT_ENCODERS[values["form"]](**to_tuples(values["inputs"])),
+                TargetEncoder(**to_tuples(values["target"])),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"The text is not a data encoder ({type(error).__name__}: {error}).") from error

@@ -1,0 +1,93 @@
+"""Encodes new rows with the encoder of a program, in the way its training rows were encoded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icecore.core.errors import DataError
+from icecore.core.text import pluralize
+from icecore.tasks.task import Examples
+from icecore.user_data.data_encoder import DataEncoder
+from icecore.user_data.notes import Note
+from icecore.user_data.readers.arrays import array_records
+from icecore.user_data.readers.source_kinds import read_path
+from icecore.user_data.records import Records
+from icecore.user_data.targets import TargetEncoder
+from icecore.user_data.user_task import UserTask
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """N new rows.
+
+    inputs   (N, ...) in the encoder's compact form
+    lengths  (N,) tokens of each row; None if all rows have the same number
+    names    (N,) file name, id or number of each row
+    targets  (N, 2, k); None if the data have none
+    notes    what was filled, cut or skipped
+    """
+
+    inputs: Tensor
+    lengths: Tensor | None
+    names: Sequence[str]
+    targets: Tensor | None = None
+    notes: Sequence[Note] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def task(self, encoder: DataEncoder) -> UserTask:
+        """A task whose test split holds these rows; targets are zero if the data have none."""
+        targets = self.targets
+        if targets is None:
+            targets = torch.zeros(len(self), 2, len(encoder.target.names))
+        return UserTask(encoder, {"test": Examples(self.inputs, targets, self.lengths)})
+
+
+def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, strict: bool = False) -> EncodedRows:
+    """Encode new rows.
+
+    data    a path, or arrays as `from_arrays` takes them
+    y       targets of arrays, if known
+    score   require targets with classes that training rows have; otherwise a note says why rows are not scored
+    strict  raise an error for rows and cells that would be skipped and counted, whatever was set for training
+
+    Raises DataError for data that the encoder cannot read.
+    """
+    settings = replace(encoder.settings, strict=strict)
+    if isinstance(data, str | PathLike):
+        path = Path(data).expanduser()
+        _, records = read_path(path, settings, encoder.types, predicting=True)
+        source = str(path)
+    else:
+        records, source = array_records(data, y, settings), "The arrays"
+    if records.form != encoder.form:
+        raise DataError(f"{source}: the rows have the form {records.form!r}, but the program expects {encoder.form!r}.")
+    encoded = encoder.inputs.encode(records, np.arange(len(records)))
+    notes = [*records.notes, *encoded.notes]
+    targets = None
+    try:
+        if records.targets or score:
+            targets = _encode_targets(encoder.target, records, encoded.rows, source)
+    except DataError as error:
+        if score:
+            raise
+        notes.append(("not scored", str(error)))
+    names = [str(records.names[row]) for row in encoded.rows.tolist()]
+    return EncodedRows(encoded.inputs, encoded.lengths, names, targets, notes)
+
+
+def _encode_targets(target: TargetEncoder, records: Records, rows: np.ndarray, source: str) -> Tensor:
+    """Targets (n, 2, k) of the rows (n,). Raises DataError if one has no target."""
+    columns = [records.targets[name] for name in target.names if name in records.targets]
+    if columns and (count := int(np.any([column.is_missing()[rows] for column in columns], 0).sum())):
+        raise DataError(
+            f"{source}: {count:,} of {pluralize(len(rows), 'row')} have no target, so they cannot be scored."
+        )
+    return target.encode(records.targets, rows, source)

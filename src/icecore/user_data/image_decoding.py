@@ -1,0 +1,155 @@
+"""Decodes images of any size and mode into one array of square images with 8 bits per channel.
+
+Each image is decoded directly into its row of that array, which is in memory or, if memory is too small, in a
+memory-mapped temporary file.
+"""
+
+import io
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from icecore.core.device import total_memory
+from icecore.core.errors import DataError
+from icecore.core.storage import storage_errors
+from icecore.user_data.archives import read_files
+from icecore.user_data.notes import join_names
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+#: images that are inspected to choose the side and the number of channels
+INSPECTED_IMAGES = 64
+#: share of the machine's memory up to which decoded images are kept in memory
+IMAGE_MEMORY_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class ImageInspection:
+    """What a few images look like: median of their shorter sides in pixels, whether any has colour, and in words."""
+
+    shorter_side: int
+    has_colour: bool
+    description: str
+
+
+@dataclass
+class ImageFiles:
+    """Images in a folder or archive, decoded when needed. `unreadable` collects (name, reason) of those that fail."""
+
+    path: Path
+    names: Sequence[str]
+    strict: bool = False
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def inspect(self) -> ImageInspection:
+        """Look at a few images, evenly spaced. Raises DataError if none can be read."""
+        from PIL import Image
+
+        indices = np.unique(np.linspace(0, len(self) - 1, min(INSPECTED_IMAGES, len(self))).astype(int))
+        chosen = {self.names[int(index)] for index in indices}
+        sizes: list[tuple[int, int]] = []
+        modes: list[str] = []
+        for name, raw in read_files(self.path, chosen):
+            try:
+                with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(raw)) as image:
+                    sizes.append(image.size)
+                    modes.append(image.mode)
+            except Exception as error:  # decoders raise exceptions of nearly any type
+                self._skip(name, error)
+        self.unreadable.clear()  # `decode` meets them again
+        if not sizes:
+            raise DataError(f"{self.path}: none of the {len(chosen)} images tried is readable. Check the image files.")
+        shorter_side = int(np.median([min(size) for size in sizes]))
+        shapes = [f"{w} x {h}" for w, h in sorted(set(sizes), key=sizes.count, reverse=True)]
+        colour = any(mode not in ("1", "L", "LA", "I", "F") and not mode.startswith("I;") for mode in modes)
+        description = f"{join_names(shapes, 2)} pixels, {join_names(sorted(set(modes)))}"
+        return ImageInspection(shorter_side, colour, description)
+
+    def decode(self, order: np.ndarray, side: int, channels: int) -> tuple[torch.Tensor, np.ndarray]:
+        """Decode the images `order` (N,) to (n, S, S, C) uint8; also return the positions (n,) of the readable ones.
+
+        Raises DataError if none is readable, or if strict and one is not.
+        """
+        positions_of: dict[str, list[int]] = {}  # a table may name an image twice
+        for position, row in enumerate(map(int, order)):
+            positions_of.setdefault(self.names[row], []).append(position)
+        pixels = _allocate((len(order), side, side, channels))
+        array = pixels.numpy()
+        is_readable = np.zeros(len(order), bool)
+        for name, raw in read_files(self.path, positions_of.keys()):
+            try:
+                array[positions_of[name]] = to_pixels(raw, side, channels)
+                is_readable[positions_of[name]] = True
+            except Exception as error:  # decoders raise exceptions of nearly any type
+                self._skip(name, error)
+        readable = np.flatnonzero(is_readable)
+        if not len(readable):
+            name, reason = self.unreadable[0]
+            raise DataError(f"{self.path}: none of {len(order):,} images is readable, for example {name} ({reason}).")
+        if len(readable) < len(order):
+            # moved forward in place, block by block, because the array may be larger than memory
+            for first in range(0, len(readable), 1024):
+                block = readable[first : first + 1024]
+                array[first : first + len(block)] = array[block]
+        return pixels[: len(readable)], readable
+
+    def _skip(self, name: str, error: Exception) -> None:
+        from PIL import UnidentifiedImageError
+
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "missing, empty or not in a known image format"
+        if self.strict:
+            raise DataError(
+                f"{self.path}: {name} is not a readable image ({reason}). Replace or remove it, "
+                "or leave out --strict to skip and count such images."
+            ) from error
+        self.unreadable.append((name, reason))
+
+
+def is_image(name: str) -> bool:
+    """Whether the file name has an image suffix and is not a hidden file of the operating system."""
+    hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+    return not hidden and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def to_pixels(raw: bytes, side: int, channels: int) -> np.ndarray:
+    """Decode an image file to (side, side, channels) uint8: upright, on white if transparent, resized to a square."""
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings(action="ignore"):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(raw)) as opened:
+            mode = "L" if channels == 1 else "RGB"
+            opened.draft(mode, (2 * side, 2 * side))  # JPEG: decodes at a lower resolution, which is faster
+            image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"its mode {image.mode} has no fixed range: convert it to 8 or 16 bits")
+        if image.has_transparency_data:
+            transparent = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent)
+        image = image.convert(mode)
+        if image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(side, side, channels)
+
+
+def _allocate(shape: tuple[int, ...]) -> torch.Tensor:
+    """An uninitialised uint8 array, in memory or, beyond `IMAGE_MEMORY_SHARE`, in an unnamed temporary file."""
+    size = int(np.prod(shape, dtype=object))
+    if size <= IMAGE_MEMORY_SHARE * total_memory(torch.device("cpu")):
+        return torch.empty(shape, dtype=torch.uint8)
+    folder = Path(tempfile.gettempdir())
+    remark = f"The images need {size / 2**30:.1f} GiB there. Free space, or set TMPDIR to another folder."
+    with storage_errors(folder, remark), tempfile.TemporaryFile(dir=folder) as file:
+        mapped = np.memmap(file, np.uint8, "w+", shape=shape)
+    return torch.from_numpy(mapped)

@@ -1,0 +1,16 @@
+"""Notes that tell a user what was inferred, dropped, filled or skipped while their data were read."""
+
+from collections.abc import Sequence
+
+#: (topic, message), for example ("dropped", "7 rows without a target")
+Note = tuple[str, str]
+
+
+def join_names(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, and how many more there are.
+
+    >>> join_names(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    head = ", ".join(names[:most])
+    return head + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -1,0 +1,154 @@
+"""Infers everything about a user's data and encodes it: a plan that can be shown, and turned into a task.
+
+`plan` reads a path and `from_arrays` takes arrays. The plan's encoder is all that prediction needs later.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icecore.core.errors import DataError
+from icecore.core.text import pluralize
+from icecore.tasks.task import Examples
+from icecore.user_data.columns import ColumnType
+from icecore.user_data.data_encoder import INPUT_ENCODERS, DataEncoder
+from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.encoders.input_encoder import InputEncoder
+from icecore.user_data.encoders.table_encoder import TableEncoder
+from icecore.user_data.notes import Note, join_names
+from icecore.user_data.readers.arrays import array_records
+from icecore.user_data.readers.source_kinds import read_path
+from icecore.user_data.records import Records
+from icecore.user_data.splits import SPLITS, split_rows
+from icecore.user_data.targets import TargetEncoder
+from icecore.user_data.task_type import TaskType, decide_task
+from icecore.user_data.user_task import UserTask
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was inferred from the data: an encoder, the encoded splits, and notes for the user.
+
+    source  what was read: format, and files if there are any
+    """
+
+    encoder: DataEncoder
+    splits: Mapping[str, Examples]
+    source: Mapping[str, Any]
+    notes: Sequence[Note]
+
+    def task(self) -> UserTask:
+        """The task, with its data on the CPU."""
+        counts = {name: len(part) for name, part in self.splits.items()}
+        return UserTask(self.encoder, self.splits, {**self.source, "counts": counts, "sha256": self.sha256()})
+
+    def sha256(self) -> str:
+        """Digest of the encoded rows of all splits, equal for equal data and settings."""
+        state = hashlib.sha256()
+        for name in SPLITS:
+            part = self.splits[name]
+            for tensor in (part.inputs, part.targets, part.lengths):
+                if tensor is not None:
+                    state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                    state.update(tensor.contiguous().numpy().data)
+        return state.hexdigest()
+
+    def describe(self) -> list[Note]:
+        """The plan as short (topic, message) lines, in the order to show them."""
+        spec, source = self.encoder.spec, self.source
+        tokens = f"{spec.length} x {spec.size}"
+        if spec.kind == "discrete":
+            tokens = f"{spec.length}, vocabulary {spec.size:,}"
+        elif any(part.lengths is not None for part in self.splits.values()):
+            tokens = f"up to {tokens}"
+        counts = ", ".join(f"{name} {len(part):,}" for name, part in self.splits.items())
+        files = f": {join_names(source['files'], 3)}" if source.get("files") else ""
+        return [
+            ("data", f"{source['format']}{files}"),
+            ("rows", self.encoder.inputs.describe()),
+            ("tokens", tokens),
+            *self.encoder.target.describe(),
+            ("splits", counts + ("" if len(self.splits["test"]) else " (the score is that of val)")),
+            *self.notes,
+        ]
+
+
+def plan(data: str | PathLike[str], settings: DataSettings | None = None) -> Plan:
+    """Read the data at a path and infer everything about it that the settings leave open.
+
+    Raises DataError or ConfigError with what to correct.
+    """
+    settings = settings or DataSettings()
+    path = Path(data).expanduser()
+    kind, records = read_path(path, settings)
+    return _make_plan(records, replace(settings, kind=kind), str(path))
+
+
+def from_arrays(X: Any, y: Any, settings: DataSettings | None = None) -> Plan:
+    """As `plan`, for arrays in memory.
+
+    X  (N, columns), one token per column, or one per point in time if the kind is "series"; (N, T, V), one token per
+       point; a list of N arrays (T,) or (T, V) of any lengths; or a list of N texts
+    y  (N,) or (N, targets), numbers or texts
+
+    Raises DataError or ConfigError with what to correct.
+    """
+    settings = settings or DataSettings()
+    records = replace(array_records(X, y, settings), source={"format": "arrays"})
+    settings = settings if settings.kind != "auto" else replace(settings, kind="array")
+    return _make_plan(records, settings, "The arrays")
+
+
+def _make_plan(records: Records, settings: DataSettings, source_name: str) -> Plan:
+    """Split the rows, fit encoder and targets on the training rows, and encode all rows."""
+    notes = list(records.notes)
+    rows_with_target = _rows_with_target(records, source_name)
+    if missing := len(records) - len(rows_with_target):
+        notes.append(("dropped", f"{pluralize(missing, 'row')} without a target"))
+    columns = {name: column.select(rows_with_target) for name, column in records.targets.items()}
+    task, reason = decide_task(columns, settings)
+    notes.append(("task", f"{task}, {reason}"))
+    given = None if records.splits is None else records.splits[rows_with_target]
+    parts = {name: rows_with_target[rows] for name, rows in split_rows(columns, task, given, settings).items()}
+    order = np.concatenate([parts[name] for name in SPLITS])
+    inputs, encoded = INPUT_ENCODERS[records.form].fit(records, order, len(parts["train"]), settings)
+    # unreadable rows are gone, so the splits end earlier
+    ends = np.searchsorted(encoded.rows, np.cumsum([len(parts[name]) for name in SPLITS]))
+    rows = dict(zip(SPLITS, np.split(order[encoded.rows], ends[:-1]), strict=True))
+    target = TargetEncoder.fit(records.targets, task, rows["train"])
+    splits: dict[str, Examples] = {}
+    for name, first, last in zip(SPLITS, [0, *ends], ends, strict=False):
+        lengths = None if encoded.lengths is None else encoded.lengths[first:last]
+        targets = target.encode(records.targets, rows[name], f"{source_name} ({name})")
+        splits[name] = Examples(encoded.inputs[first:last], targets, lengths)
+        if len(targets) and (absent := target.absent_classes(targets)):
+            notes.append((name, f"no rows of: {join_names(absent)}"))
+    source = {key: records.source[key] for key in ("format", "files") if key in records.source}
+    return Plan(_make_encoder(records, settings, task, inputs, target), splits, source, [*notes, *encoded.notes])
+
+
+def _rows_with_target(records: Records, source_name: str) -> np.ndarray:
+    """Indices (n,) of the rows whose targets are all present. Raises DataError if there are none."""
+    is_missing = np.any([column.is_missing() for column in records.targets.values()], 0)
+    if not records.targets or is_missing.all():
+        raise DataError(f"{source_name}: no row has a target, so there is nothing to learn. Provide targets.")
+    return np.flatnonzero(~is_missing)
+
+
+def _make_encoder(
+    records: Records, settings: DataSettings, task: TaskType, inputs: InputEncoder[Any], target: TargetEncoder
+) -> DataEncoder:
+    """The encoder, its settings completed by what was inferred."""
+    inferred = {key: records.source[key] for key in ("column", "values") if key in records.source}
+    settings = replace(settings, task=task, target=target.names, **inferred)
+    types: dict[str, ColumnType] = {name: column.type for name, column in records.targets.items()}
+    if isinstance(inputs, TableEncoder):
+        types |= {column.name: column.type for column in inputs.columns}
+    if settings.column is not None:
+        types[settings.column] = "text"
+    return DataEncoder(records.form, settings, types, inputs, target)

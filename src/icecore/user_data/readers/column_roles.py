@@ -1,0 +1,95 @@
+"""Which column of a table does what: targets, the split of each row, columns to leave out."""
+
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from icecore.core.errors import DataError, unknown_name
+from icecore.user_data.column_builder import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
+from icecore.user_data.notes import join_names
+from icecore.user_data.readers.source_files import ReadRequest, list_data_files
+from icecore.user_data.readers.table_files import TABLE_SUFFIXES, read_table
+from icecore.user_data.splits import SPLIT_NAMES
+
+#: a column with one of these names is the target unless another is set, most likely first: `y` may be a coordinate
+TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
+#: columns of text that looks like numbers which are described one by one
+MAX_NUMBER_LIKE_NOTES = 5
+
+
+def read_columns(
+    request: ReadRequest, keep_all_texts: Sequence[str], may_sample: bool, always_numeric: Sequence[str] = ()
+) -> tuple[ColumnTable, np.ndarray | None, dict[str, Any]]:
+    """Read the table of a request.
+
+    keep_all_texts  columns of which every distinct text is kept
+    may_sample      a large table may be sampled: each row is an example of its own
+    always_numeric  columns that hold numbers even if these have leading zeros
+
+    Returns the table, the split (N,) of each row if file names or a column say so, and a description of the source.
+    Raises DataError, and ConfigError for columns to drop that do not exist.
+    """
+    settings, files = request.settings, list_data_files(request, TABLE_SUFFIXES)
+    # all rows to predict are needed, and all points of a series
+    max_rows = (settings.max_rows or DEFAULT_MAX_ROWS) if may_sample and not request.predicting else sys.maxsize
+    options = TableOptions(
+        types=request.types,
+        keep_all_texts=frozenset(keep_all_texts),
+        always_numeric=frozenset(always_numeric),
+        max_rows=max_rows,
+        seed=settings.seed,
+        strict=settings.strict,
+    )
+    table, file_indices = read_table([path for path, _ in files], options)
+    for name in settings.drop:
+        if table.columns.pop(name, None) is None and not request.predicting:
+            raise unknown_name("column", name, table.columns)
+    splits = np.array([split for _, split in files])[file_indices] if any(split for _, split in files) else None
+    column = table.columns.get("split")
+    if column is not None and column.levels and all(level.lower() in SPLIT_NAMES for level in column.levels):
+        lookup = np.array([*(SPLIT_NAMES[level.lower()] for level in column.levels), ""])
+        splits = lookup[table.columns.pop("split").values]
+    if not request.predicting:  # otherwise the types of all columns that matter are known
+        _note_number_like(request, table)
+    file_format = files[0][0].name.lower().removesuffix(".gz").rpartition(".")[2]
+    return table, splits, {"format": file_format, "files": [path.name for path, _ in files]}
+
+
+def target_names(request: ReadRequest, table: ColumnTable) -> tuple[str, ...]:
+    """Names of the target columns: those that are set, or else one with a usual name, or else the last column."""
+    settings, columns = request.settings, table.columns
+    if settings.target:
+        if not request.predicting and (absent := [name for name in settings.target if name not in columns]):
+            raise unknown_name("target column", absent[0], columns)
+        return tuple(name for name in settings.target if name in columns)
+    if request.predicting:
+        return ()
+    usual = sorted((TARGET_NAMES.index(low), name) for name in columns if (low := name.strip().lower()) in TARGET_NAMES)
+    name = usual[0][1] if usual else list(columns)[-1]
+    reason = "because of its name" if usual else "the last column"
+    table.notes.append(("target", f"{name!r}, {reason} (--target sets another)"))
+    return (name,)
+
+
+def note_left_out(table: ColumnTable, names: Collection[str], reason: str) -> None:
+    """Note that these columns are not used."""
+    if names:
+        table.notes.append(("left out", f"{join_names(list(names))}: {reason}"))
+
+
+def _note_number_like(request: ReadRequest, table: ColumnTable) -> None:
+    """Note the text columns that may have been meant as numbers. Raises DataError for them if strict."""
+    known_text = (request.settings.column, request.settings.series)
+    columns = [c for c in table.columns.values() if c.number_hint and c.name not in known_text]
+    if columns and request.settings.strict:
+        raise DataError(
+            f"{request.path}: column {columns[0].name!r} is not numeric: {columns[0].number_hint}. "
+            "Write these cells as plain numbers, drop the column with --drop, or leave out --strict to read it as text."
+        )
+    for column in columns[:MAX_NUMBER_LIKE_NOTES]:
+        message = f"{column.name} is read as text: {column.number_hint}"
+        table.notes.append(("not numbers", f"{message} (write these as plain numbers; --strict refuses them)"))
+    if more := [column.name for column in columns[MAX_NUMBER_LIKE_NOTES:]]:
+        table.notes.append(("not numbers", f"{join_names(more)}: read as text, though most cells look like numbers"))

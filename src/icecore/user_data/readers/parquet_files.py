@@ -1,0 +1,64 @@
+"""Parquet files, read in chunks, row group by row group. Needs pyarrow."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icecore.core.errors import DataError
+from icecore.user_data.column_builder import ColumnBuilder, TableChunk
+from icecore.user_data.notes import join_names
+
+PARQUET_ROWS_PER_CHUNK = 65_536
+
+
+def read_parquet(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
+    """Yield the chunks of a Parquet file; columns of lists, structures or bytes are left out. Raises DataError."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise DataError(f"Reading {path} needs pyarrow: pip install 'icecore[tables]'") from error
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            names = [f.name for f in schema if not pa.types.is_nested(f.type) and not _is_bytes(pa, f.type)]
+            if left_out := [f.name for f in schema if f.name not in names]:
+                builder.notes.append(("dropped", f"{join_names(left_out)}: lists, structures or bytes"))
+            for column in schema:
+                if _is_date(pa, column.type):
+                    builder.types.setdefault(column.name, "date")
+            first = 0
+            for batch in file.iter_batches(PARQUET_ROWS_PER_CHUNK, columns=names):
+                if count := batch.num_rows:
+                    cells = {name: _to_cells(pa, batch.column(name)) for name in names}
+                    yield TableChunk(names, cells, np.arange(first, first + count))
+                    first += count
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet ({error}). It may be damaged or incomplete: download or copy it again."
+        ) from error
+
+
+def _is_bytes(pa: Any, kind: Any) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _is_date(pa: Any, kind: Any) -> bool:
+    return pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+
+
+def _to_cells(pa: Any, column: Any) -> Any:
+    """An Arrow array as numbers (n,), nan for null; dates as seconds since 1970; everything else as a list of texts."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _to_cells(pa, column.dictionary_decode())
+    if _is_date(pa, kind):
+        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(zero_copy_only=False) / 1e6
+    is_whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if is_whole and not column.null_count:
+        return column.to_numpy(zero_copy_only=False)
+    if is_whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return column.cast(pa.string()).to_pylist()

@@ -1,0 +1,84 @@
+"""Finds out what kind of data a path holds, and reads it: a table of the kinds, their file endings and readers.
+
+Splits that the data have are kept: folders or files named train, val and test, or a column `split`.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from icecore.core.errors import DataError
+from icecore.user_data.archives import ARCHIVE_SUFFIXES
+from icecore.user_data.columns import ColumnType
+from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.image_decoding import IMAGE_SUFFIXES, is_image
+from icecore.user_data.notes import join_names
+from icecore.user_data.readers.arrays import ARRAY_SUFFIXES, read_array
+from icecore.user_data.readers.fasta import FASTA_ENDINGS, read_fasta
+from icecore.user_data.readers.image_folders import read_images
+from icecore.user_data.readers.series_tables import read_series
+from icecore.user_data.readers.source_files import ReadRequest, has_ending, is_data_file
+from icecore.user_data.readers.table_files import TABLE_SUFFIXES
+from icecore.user_data.readers.table_rows import read_table_rows
+from icecore.user_data.readers.text_lines import LINE_ENDINGS, read_lines
+from icecore.user_data.records import Records
+
+
+class Kind(NamedTuple):
+    """A kind of data: the endings of its file names, and its reader."""
+
+    endings: tuple[str, ...]
+    read: Callable[[ReadRequest], Records]
+
+
+KINDS: Mapping[str, Kind] = {
+    "images": Kind((*ARCHIVE_SUFFIXES, *IMAGE_SUFFIXES), read_images),
+    "table": Kind(TABLE_SUFFIXES, read_table_rows),
+    "array": Kind(ARRAY_SUFFIXES, read_array),
+    "fasta": Kind(FASTA_ENDINGS, read_fasta),
+    "strings": Kind(LINE_ENDINGS, read_lines),
+    "series": Kind((), read_series),
+}
+
+
+def read_path(
+    path: Path, settings: DataSettings, types: Mapping[str, ColumnType] | None = None, predicting: bool = False
+) -> tuple[str, Records]:
+    """Read what lies at `path`: its kind, and its rows. See `ReadRequest`. Raises DataError, ConfigError."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Check the path.")
+    kind = settings.kind
+    if kind == "auto" or (predicting and kind != "series"):
+        # a program that learned from an array or FASTA may be used on a table or on lines of text
+        kind = _find_kind(path, None if kind == "auto" else kind)
+    if kind == "table" and settings.series is not None:
+        kind = "series"
+    records = KINDS[kind].read(ReadRequest(path, settings, types or {}, predicting))
+    if not len(records):
+        raise DataError(f"{path} has no rows, but at least one is needed.")
+    return "images" if records.form == "images" else kind, records
+
+
+def _find_kind(path: Path, default: str | None) -> str:
+    """The kind that the file name's ending belongs to, or `default`; for a folder, the kind of most of its files."""
+    if path.is_file():
+        kind = next((name for name, kind in KINDS.items() if has_ending(path.name, kind.endings)), default)
+        if kind is None:
+            known = ", ".join(ending for row in KINDS.values() for ending in row.endings)
+            raise DataError(
+                f"{path}: the ending of the file name does not show what kind of data this is. "
+                f"Rename it to end in one of {known}; or set --kind."
+            )
+        return kind
+    names = [file.name for file in path.rglob("*") if file.is_file() and is_data_file(file.name)]
+    if not names:
+        raise DataError(
+            f"{path} is empty. It should hold one folder of images per class, or tables, arrays, texts or FASTA files."
+        )
+    if any(is_image(name) for name in names):
+        return "images"
+    counts = {name: sum(has_ending(file, kind.endings) for file in names) for name, kind in KINDS.items()}
+    most_frequent = max(counts, key=lambda name: counts[name])
+    if not counts[most_frequent]:
+        raise DataError(f"{path} has only files of unknown kinds: {join_names(names, 3)}. Set --kind to read them.")
+    return most_frequent

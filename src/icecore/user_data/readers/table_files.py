@@ -1,0 +1,42 @@
+"""Reads tables of any size, one file or several, in one pass over each; neither file nor rows need fit in memory."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from icecore.core.errors import DataError
+from icecore.user_data.column_builder import ColumnBuilder, ColumnTable, TableChunk, TableOptions
+from icecore.user_data.notes import join_names
+from icecore.user_data.readers.csv_files import read_csv
+from icecore.user_data.readers.parquet_files import read_parquet
+from icecore.user_data.readers.text_files import COMPRESSED_SUFFIX
+
+TABLE_FORMATS: Mapping[str, Callable[[Path, ColumnBuilder], Iterator[TableChunk]]] = {
+    **dict.fromkeys((".csv", ".tsv", ".tab"), read_csv),
+    **dict.fromkeys((".parquet", ".pq"), read_parquet),
+}
+TABLE_SUFFIXES = tuple(TABLE_FORMATS)
+
+
+def read_table(paths: Sequence[Path], options: TableOptions | None = None) -> tuple[ColumnTable, np.ndarray]:
+    """Read the rows of all files as one table; also the index (N,) in `paths` of each row's file.
+
+    The first file decides the columns; cells of a column that a later file lacks are missing. Raises DataError for
+    files that are no tables, have no rows, or have columns that the first one lacks.
+    """
+    builder = ColumnBuilder(options or TableOptions())
+    for file_index, path in enumerate(paths):
+        read_chunks = TABLE_FORMATS.get(_suffix(path))
+        if read_chunks is None:
+            raise DataError(f"{path} is not a table: the file name must end in {', '.join(TABLE_SUFFIXES)}.")
+        rows = 0
+        for chunk in read_chunks(path, builder):
+            builder.add(chunk, file_index, path)
+            rows = int(chunk.row_numbers[-1]) + 1
+        builder.end_file(rows)
+    return builder.build(join_names([str(path) for path in paths], 3))
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(COMPRESSED_SUFFIX)).suffix
