@@ -32,25 +32,25 @@ def test_lists_multiply(tmp_path: Path) -> None:
         """,
     )
     assert len(cells) == 2 * 2 * 2 + 2 * 2
-    assert {cell.spot.study for cell in cells} == {"mine"}
-    assert {cell.spot.column for cell in cells} == {"bit-xor n=3", "bit-xor n=5", "mnist"}
-    assert {cell.spot.row for cell in cells} == {
+    assert {cell.key.study for cell in cells} == {"mine"}
+    assert {cell.key.column for cell in cells} == {"bit-xor n=3", "bit-xor n=5", "mnist"}
+    assert {cell.key.row for cell in cells} == {
         f"weights={weights}, layers={n}" for weights in ("pretrained", "random") for n in (1, 2)
     }
-    assert {cell.sweep.config.steps for cell in cells if cell.spot.column == "mnist"} == {70}
-    assert {cell.sweep.config.steps for cell in cells if cell.spot.column != "mnist"} == {50}
+    assert {cell.sweep.config.steps for cell in cells if cell.key.column == "mnist"} == {70}
+    assert {cell.sweep.config.steps for cell in cells if cell.key.column != "mnist"} == {50}
     for cell in cells:
         assert (tuple(cell.sweep.lrs), tuple(cell.sweep.seeds), len(cell.sweep)) == ((1e-3, 3e-3), (0, 1, 2), 6)
-        assert f"layers={cell.sweep.config.layers}" in cell.spot.row
-        assert cell.spot.column.endswith(str(cell.sweep.config.task_options.get("n", "mnist")))
+        assert f"layers={cell.sweep.config.layers}" in cell.key.row
+        assert cell.key.column.endswith(str(cell.sweep.config.task_options.get("n", "mnist")))
         assert cell.command == "icecore grid mine.toml"
     assert len({cell.sweep.config.run_id for cell in cells}) == len(cells)
 
 
 def test_one_value_of_everything_is_one_cell(tmp_path: Path) -> None:
     (cell,) = read(tmp_path, 'task = "bit-xor"\nname = "one"\nlr = 0.5\nweights = "random"')
-    assert cell.spot.study == "one"
-    assert cell.spot.row == "minilm, random"
+    assert cell.key.study == "one"
+    assert cell.key.row == "minilm, random"
     assert (list(cell.sweep.lrs), list(cell.sweep.seeds), cell.sweep.staged) == ([0.5], [0], False)
 
 
@@ -76,7 +76,7 @@ def test_fields_that_are_lists_themselves(tmp_path: Path, written: str, roles: l
 def test_hidden_widths(tmp_path: Path) -> None:
     cells = read(tmp_path, 'task = "bit-xor"\ninput_hidden = [[], 64, [64, 32]]')
     assert [cell.sweep.config.input_hidden for cell in cells] == [(), (64,), (64, 32)]
-    assert [cell.spot.row for cell in cells] == ["input_hidden=none", "input_hidden=64", "input_hidden=64+32"]
+    assert [cell.key.row for cell in cells] == ["input_hidden=none", "input_hidden=64", "input_hidden=64+32"]
 
 
 @pytest.mark.parametrize(

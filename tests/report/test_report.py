@@ -1,4 +1,4 @@
-"""Reports: numbers against hand-made ones, marks, what is missing or mixed, and files that stand alone."""
+"""Reports: numbers equal those computed by hand, gaps and mixtures are noted, and the page needs no other file."""
 
 import hashlib
 import json
@@ -16,33 +16,35 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from icecore import report
 from icecore.core.errors import UserError
-from icecore.experiments.results import CellKey, RunRecord, append, read
+from icecore.experiments.results import CellKey, RunRecord, append_records, read_records
 from icecore.experiments.sweep import summarize_runs
-from icecore.paper.tables import STUDIES
-from icecore.report import plots
-from icecore.report.cells import MEASURES, Estimate, TableCell, Value, build, converged
-from icecore.report.tables import ResultTable, tabulate
-from icecore.report.text import cell_text, published_text, render_markdown
+from icecore.report import plots, write_report
+from icecore.report.cell_text import cell_text, published_text
+from icecore.report.cells import CellNumber, MeanWithError, TableCell, build_cell
+from icecore.report.markdown import render_markdown
+from icecore.report.quantities import QUANTITIES, convergence_step
+from icecore.report.result_tables import ResultTable, build_tables
 from icecore.tasks import TASKS
+from icecore.training.run_summary import RunSummary
 
 VERSIONS = {"icecore": "0.1.0", "python": "3.11.7", "torch": "2.13.0+cpu", "transformers": "5.23.0"}
+MNIST = CellKey("table2", "pretrained", "mnist", "cpu", "minilm")
 
 
 def run(
-    spot: CellKey,
+    key: CellKey,
     lr: float = 1e-3,
     seed: int = 0,
     val: float | None = 0.5,
     test: float | None = 0.5,
     curve: Sequence[tuple[int, float]] = (),
     extra: dict[str, Any] | None = None,
-    **summary: Any,
+    **changes: Any,
 ) -> RunRecord:
-    """The record of a run that was never made."""
-    task = spot.column.partition(" ")[0]
-    own = {
+    """The record of an invented run."""
+    task = key.column.partition(" ")[0]
+    summary = {
         "task": task,
         "task_options": dict(TASKS[task].options) if task in TASKS else {},
         "backbone": "minilm",
@@ -66,79 +68,65 @@ def run(
         "device": "CPU, 2 threads, AVX512",
         "versions": VERSIONS,
         "data": {"format": "idx", "counts": {"train": 8000, "val": 400, "test": 10000}, "sha256": "29abe478d272"},
-        **summary,
+        **changes,
     }
-    own["run_id"] = hashlib.sha256(f"{spot} {json.dumps(own, sort_keys=True)}".encode()).hexdigest()[:12]
-    command = f"icecore paper {spot.study} --budget {spot.budget} --only {task} --rows {spot.row}"
-    config = {"lr": lr, "seed": seed, "task": task, "precision": own["precision"], "steps": own["steps"]}
-    return RunRecord(spot, command, "2026-11-22", own, config, tuple(curve), (), extra or {})
+    summary["run_id"] = hashlib.sha256(f"{key} {json.dumps(summary, sort_keys=True)}".encode()).hexdigest()[:12]
+    command = f"icecore paper {key.study} --budget {key.budget} --only {task} --rows {key.row}"
+    config = {"lr": lr, "seed": seed, "task": task, "precision": summary["precision"], "steps": summary["steps"]}
+    return RunRecord(key, command, "2026-11-22", RunSummary(**summary), config, tuple(curve), (), extra or {})
 
 
 def sweep(
-    spot: CellKey, level: float, seeds: int = 3, lrs: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2)
+    key: CellKey, level: float, seeds: int = 3, lrs: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2)
 ) -> list[RunRecord]:
-    """A staged sweep that ends near `level`, best at the third learning rate."""
-    draw = random.Random(f"{spot}")
-    found = []
-    for place, lr in enumerate(lrs):
-        best = place == min(2, len(lrs) - 1)
-        for seed in range(seeds if best else 1):
-            end = level - 0.08 * abs(place - 2) * level + draw.gauss(0, 0.004)
+    """A staged sweep with accuracies near `level`, best at the third learning rate."""
+    generator = random.Random(f"{key}")
+    records = []
+    for index, lr in enumerate(lrs):
+        is_best = index == min(2, len(lrs) - 1)
+        for seed in range(seeds if is_best else 1):
+            end = level - 0.08 * abs(index - 2) * level + generator.gauss(0, 0.004)
             end = min(1.0, max(0.0, end))
-            rise = draw.uniform(15, 70)
-            curve = [(s, min(1.0, end * (1 - 2.718 ** (-s / rise)) + draw.gauss(0, 0.004))) for s in range(10, 201, 10)]
-            found.append(run(spot, lr, seed, end, min(1, max(0, end + draw.gauss(0, 0.005))), curve))
-    return found
+            rise = generator.uniform(15, 70)
+            steps = range(10, 201, 10)
+            curve = [(s, min(1.0, end * (1 - math.exp(-s / rise)) + generator.gauss(0, 0.004))) for s in steps]
+            test = min(1, max(0, end + generator.gauss(0, 0.005)))
+            records.append(run(key, lr, seed, end, test, curve))
+    return records
 
 
-def study_records(name: str, budget: str = "cpu", body: str = "minilm", skip: Sequence[str] = ()) -> list[RunRecord]:
-    """Records of a study near its published numbers, without the rows in `skip`."""
-    study, found = STUDIES[name], []
-    for row in study.rows:
-        for column in study.columns:
-            pair = study.published.get(row, {}).get(column, 60)
-            level = (pair[0] if isinstance(pair, list) else pair) / 100 if study.measure == "test" else 0.7
-            if row not in skip:
-                found += sweep(CellKey(name, row, column, budget, body), level)
-    return found
-
-
-MNIST = CellKey("table2", "pretrained", "mnist", "cpu", "minilm")
-TEST = MEASURES["test"]
-
-
-def of(table: ResultTable, row: str, column: str) -> TableCell:
+def cell_of(table: ResultTable, row: str, column: str) -> TableCell:
     return next(r for r in table.rows if r.key == row).cells[column]
 
 
-def notes(table: ResultTable, cell: TableCell) -> str:
+def notes_of(table: ResultTable, cell: TableCell) -> str:
     return "; ".join(table.notes[mark - 1] for mark in table.marks(cell))
 
 
-def at(line: Line2D, axis: str) -> list[float]:
+def coordinates(line: Line2D, axis: str) -> list[float]:
     return np.asarray(line.get_xdata() if axis == "x" else line.get_ydata()).tolist()
 
 
-def only(records: Sequence[RunRecord]) -> ResultTable:
-    (table,) = tabulate(records)
+def only_table(records: Sequence[RunRecord]) -> ResultTable:
+    (table,) = build_tables(records)
     return table
 
 
-def test_a_cell_is_mean_and_standard_error_at_the_rate_that_validation_chose() -> None:
+def test_a_cell_has_mean_and_standard_error_at_the_rate_that_validation_chose() -> None:
     tests = (0.90, 0.93, 0.96)
     runs = [run(MNIST, 1e-3, 0, 0.80, 0.99), run(MNIST, 1e-2, 0, 0.7, 0.99)]
     runs += [run(MNIST, 3e-3, seed, 0.9, test) for seed, test in enumerate(tests)]
-    table = only(runs)
-    cell = of(table, "pretrained", "mnist")
-    group = summarize_runs([each.summary for each in runs])
-    (value,) = cell.values
+    table = only_table(runs)
+    cell = cell_of(table, "pretrained", "mnist")
+    (number,) = cell.numbers
+    group = summarize_runs([each.summary.to_json() for each in runs])
     assert cell.lr == group["chosen_lr"] == 3e-3
-    assert value.ours is not None
-    assert (value.ours.mean, value.ours.n) == (pytest.approx(93.0), 3)
-    assert value.ours.sem == pytest.approx(100 * group["test_sem"])
-    assert value.ours.sem == pytest.approx(statistics.stdev((90, 93, 96)) / math.sqrt(3))
-    assert value.published == Estimate(98.0)
-    assert value.differs  # 5 away, 2 x 1.73
+    assert number.ours is not None
+    assert (number.ours.mean, number.ours.n) == (pytest.approx(93.0), 3)
+    assert number.ours.sem == pytest.approx(100 * group["test_sem"])
+    assert number.ours.sem == pytest.approx(statistics.stdev((90, 93, 96)) / math.sqrt(3))
+    assert number.published == MeanWithError(98.0)
+    assert number.differs  # 5 points away, and two standard errors are 3.5
     assert cell_text(cell, "%") == "93.0 ± 1.7 ≠"
     assert published_text(cell, "%") == "98.0"
     assert table.name == "Table 2"
@@ -148,90 +136,94 @@ def test_a_cell_is_mean_and_standard_error_at_the_rate_that_validation_chose() -
 @pytest.mark.parametrize(
     ("ours", "published", "bound", "differs"),
     [
-        (Estimate(90, 1, 3), Estimate(92.5), False, True),
-        (Estimate(90, 1, 3), Estimate(91.5), False, False),
-        (Estimate(90, 1, 3), Estimate(92.5, 1), False, False),
-        (Estimate(90, None, 1), Estimate(50), False, False),
-        (Estimate(98.04, 0, 3), Estimate(98.0), False, False),
-        (Estimate(90, 1, 3), None, False, False),
-        (None, Estimate(90), False, False),
-        (Estimate(90, 1, 3), Estimate(99), True, False),
-        (Estimate(90, 1, 3), Estimate(80), True, True),
+        (MeanWithError(90, 1, 3), MeanWithError(92.5), False, True),
+        (MeanWithError(90, 1, 3), MeanWithError(91.5), False, False),
+        (MeanWithError(90, 1, 3), MeanWithError(92.5, 1), False, False),
+        (MeanWithError(90, None, 1), MeanWithError(50), False, False),
+        (MeanWithError(98.04, 0, 3), MeanWithError(98.0), False, False),
+        (MeanWithError(90, 1, 3), None, False, False),
+        (None, MeanWithError(90), False, False),
+        (MeanWithError(90, 1, 3), MeanWithError(99), True, False),
+        (MeanWithError(90, 1, 3), MeanWithError(80), True, True),
     ],
 )
 def test_a_difference_is_marked_beyond_two_combined_standard_errors(
-    ours: Estimate | None, published: Estimate | None, bound: bool, differs: bool
+    ours: MeanWithError | None, published: MeanWithError | None, bound: bool, differs: bool
 ) -> None:
-    assert Value("test", ours, published, bound).differs is differs
+    assert CellNumber("test", ours, published, bound).differs is differs
 
 
 def test_convergence_is_the_first_step_within_a_point_of_the_best() -> None:
-    assert converged([(10, 0.5), (20, 0.895), (30, 0.9), (40, 0.7)]) == (20, False)
-    assert converged([(10, 0.5), (20, 0.895), (30, 0.9)]) == (20, True)  # it may rise further
-    assert converged([(10, 0.5), (20, 0.99), (30, 1.0)]) == (20, False)  # it cannot
-    assert converged([]) is None
-    rising = build([run(MNIST, curve=[(10, 0.5), (20, 0.9)])], MEASURES["steps"], {"steps": Estimate(5e3)})
+    assert convergence_step([(10, 0.5), (20, 0.895), (30, 0.9), (40, 0.7)]) == (20, False)
+    assert convergence_step([(10, 0.5), (20, 0.895), (30, 0.9)]) == (20, True)  # the curve may rise further
+    assert convergence_step([(10, 0.5), (20, 0.99), (30, 1.0)]) == (20, False)  # the curve cannot rise further
+    assert convergence_step([]) is None
+    rising = build_cell([run(MNIST, curve=[(10, 0.5), (20, 0.9)])], QUANTITIES["steps"], {"steps": MeanWithError(5e3)})
     assert cell_text(rising, "steps") == "≥ 20"
     assert published_text(rising, "steps") == "5,000"
 
 
-def test_what_was_not_run_is_empty_and_what_cannot_be_says_why() -> None:
-    spot = CellKey("table2", "vision", "mnist", "cpu", "minilm")
-    table = only([run(MNIST), RunRecord(spot, "icecore paper", "2026-11-22", missing="no weights: get vit-base")])
-    assert cell_text(of(table, "random", "mnist"), "%") == ""
-    assert published_text(of(table, "random", "mnist"), "%") == "91.7"
-    gone = of(table, "vision", "mnist")
-    assert cell_text(gone, "%") == "missing"
-    assert notes(table, gone) == "no weights: get vit-base"
+def test_cells_that_were_not_run_are_empty_and_missing_ones_have_a_reason() -> None:
+    key = CellKey("table2", "vision", "mnist", "cpu", "minilm")
+    table = only_table([run(MNIST), RunRecord(key, "icecore paper", "2026-11-22", missing="no weights: get vit-base")])
+    assert cell_text(cell_of(table, "random", "mnist"), "%") == ""
+    assert published_text(cell_of(table, "random", "mnist"), "%") == "91.7"
+    missing = cell_of(table, "vision", "mnist")
+    assert cell_text(missing, "%") == "missing"
+    assert notes_of(table, missing) == "no weights: get vit-base"
     assert {cell.state for cell in table.cells} == {"", "missing", "not run"}
     assert len(table.columns) == 7
 
 
-def test_the_edge_of_a_sweep_is_noted() -> None:
-    low = only([run(MNIST, 1e-3, 0, 0.9), run(MNIST, 3e-3, 0, 0.8)])
-    assert "smallest learning rate tried was chosen" in low.notes[0]
-    assert not only([run(MNIST, lr, 0, val) for lr, val in ((1e-3, 0.1), (3e-3, 0.2), (1e-2, 0.1))]).notes
-    assert not only([run(MNIST)]).notes
+def test_a_chosen_rate_at_the_edge_of_the_sweep_is_noted() -> None:
+    low = only_table([run(MNIST, 1e-3, 0, 0.9), run(MNIST, 3e-3, 0, 0.8)])
+    assert "The chosen learning rate is the smallest of the sweep" in low.notes[0]
+    assert not only_table([run(MNIST, lr, 0, val) for lr, val in ((1e-3, 0.1), (3e-3, 0.2), (1e-2, 0.1))]).notes
+    assert not only_table([run(MNIST)]).notes
     equal = [run(MNIST, lr, 0, 0.9) for lr in (1e-3, 3e-3, 1e-2)]
-    assert not only(equal).notes  # one between the ends does as well
+    assert not only_table(equal).notes  # a rate between the ends is as good
     better = [*equal, run(MNIST, 1e-3, 1, 0.8), run(MNIST, 3e-3, 1, 0.7)]
-    assert "smallest learning rate tried was chosen" in only(better).notes[0]
+    assert "The chosen learning rate is the smallest of the sweep" in only_table(better).notes[0]
 
 
-def test_a_body_in_place_of_the_papers_is_named_in_its_row() -> None:
-    spots = [CellKey("table8", f"{size}-pretrained", "cifar10", "cpu", "minilm") for size in ("base", "medium")]
+def test_a_row_names_the_body_that_replaces_the_papers() -> None:
+    keys = [CellKey("table8", f"{size}-pretrained", "cifar10", "cpu", "minilm") for size in ("base", "medium")]
     bodies = ("minilm", "smollm2-135m")
-    table = only([run(spot, backbone=body) for spot, body in zip(spots, bodies, strict=True)])
+    table = only_table([run(key, backbone=body) for key, body in zip(keys, bodies, strict=True)])
     assert [row.label for row in table.rows][:3:2] == ["base, pretrained", "medium, pretrained (smollm2-135m)"]
 
 
-def test_the_line_over_rates_is_of_the_seeds_that_tried_them_all() -> None:
+def test_the_line_over_rates_has_only_seeds_that_tried_all_rates() -> None:
     tried = [run(MNIST, lr, 0, val) for lr, val in ((1e-3, 0.5), (3e-3, 0.6), (1e-2, 0.55))]
-    figure = plots.rates(only([*tried, run(MNIST, 3e-3, 1, 0.3)]))
+    figure = plots.draw_rates(only_table([*tried, run(MNIST, 3e-3, 1, 0.3)]))
     assert figure is not None
     line, ring = (drawn[0] for drawn in figure.axes[0].containers)
-    assert at(line, "y") == pytest.approx([50, 60, 55])
-    assert (at(ring, "x"), at(ring, "y")) == ([3e-3], pytest.approx([45]))
+    assert coordinates(line, "y") == pytest.approx([50, 60, 55])
+    assert (coordinates(ring, "x"), coordinates(ring, "y")) == ([3e-3], pytest.approx([45]))
 
 
-def test_a_run_that_stopped_early_keeps_its_place_in_the_curve() -> None:
+def test_a_run_that_stopped_early_keeps_its_last_accuracy_in_the_curve() -> None:
     early, late = [(10, 0.5), (20, 1.0)], [(10, 0.4), (20, 0.6), (30, 1.0), (40, 1.0)]
-    figure = plots.curves(only([run(MNIST, seed=seed, curve=curve) for seed, curve in enumerate((early, late))]))
+    figure = plots.draw_curves(
+        only_table([run(MNIST, seed=seed, curve=curve) for seed, curve in enumerate((early, late))])
+    )
     assert figure is not None
     mean, marker = figure.axes[0].lines
-    assert at(mean, "x") == [10, 20, 30, 40]
-    assert at(mean, "y") == pytest.approx([45, 80, 100, 100])
-    assert (at(marker, "x"), marker.get_markerfacecolor() == "white") == ([30], False)
+    assert coordinates(mean, "x") == [10, 20, 30, 40]
+    assert coordinates(mean, "y") == pytest.approx([45, 80, 100, 100])
+    assert (coordinates(marker, "x"), marker.get_markerfacecolor() == "white") == ([30], False)
 
 
-def test_divergence_is_said() -> None:
-    lost = only([run(MNIST, 1e-2, 0, None, None)])
-    assert cell_text(of(lost, "pretrained", "mnist"), "%") == "diverged"
-    assert lost.notes == ["diverged at every learning rate tried (1e-2)"]
-    part = only([run(MNIST, 1e-3), run(MNIST, 3e-3, 0, 0.4), run(MNIST, 1e-2, 0, None, None)])
-    assert "diverged at learning rate 1e-2" in part.notes
-    best = only([run(MNIST, status="diverged"), run(MNIST, seed=1)])
-    assert best.notes == ["diverged at learning rate 1e-3; 1 of 2 seeds of this number: the best state before counts"]
+def test_divergence_is_noted() -> None:
+    diverged = only_table([run(MNIST, 1e-2, 0, None, None)])
+    assert cell_text(cell_of(diverged, "pretrained", "mnist"), "%") == "diverged"
+    assert diverged.notes == ["Runs diverged at every learning rate (1e-2)."]
+    part = only_table([run(MNIST, 1e-3), run(MNIST, 3e-3, 0, 0.4), run(MNIST, 1e-2, 0, None, None)])
+    assert "Runs diverged at learning rate 1e-2." in part.notes
+    best = only_table([run(MNIST, status="diverged"), run(MNIST, seed=1)])
+    assert best.notes == [
+        "Runs diverged at learning rate 1e-3. 1 of 2 seeds of this number diverged and counts with its best state."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +233,7 @@ def test_divergence_is_said() -> None:
         ({"versions": {**VERSIONS, "icecore": "0.0.9"}}, "icecore: 0.0.9; most of this table: 0.1.0"),
         ({"precision": "bf16"}, "precision: bf16; most of this table: fp32"),
         ({"device": "NVIDIA H100"}, "device: NVIDIA H100; most of this table: CPU, AVX512"),
-        ({"task_options": {"val": 400, "size": 8}}, "task options: size=8; most of column mnist: the usual ones"),
+        ({"task_options": {"val": 400, "size": 8}}, "task options: size=8; most of column mnist: the defaults"),
         (
             {"data": {"format": "idx", "counts": {"test": 10000}, "sha256": "ffff"}},
             "data: idx (test 10,000); sha256 ffff; most of column mnist: idx",
@@ -249,67 +241,67 @@ def test_divergence_is_said() -> None:
         ({"test_examples": 10000}, "scored on: 10,000 test examples; most of column mnist: 1,000 of 10,000"),
     ],
 )
-def test_what_is_mixed_is_marked(changed: dict[str, Any], note: str) -> None:
+def test_runs_that_differ_are_noted(changed: dict[str, Any], note: str) -> None:
     rows = ("pretrained", "random", "statistics")
     runs = [
         run(CellKey("table2", row, "mnist", "cpu", "minilm"), **(changed if row == "random" else {})) for row in rows
     ]
-    table = only(runs)
-    assert note in notes(table, of(table, "random", "mnist"))
-    assert not of(table, "pretrained", "mnist").notes
+    table = only_table(runs)
+    assert note in notes_of(table, cell_of(table, "random", "mnist"))
+    assert not cell_of(table, "pretrained", "mnist").notes
     assert len(table.warnings) == 1
-    assert not only(runs[::2]).warnings
+    assert not only_table(runs[::2]).warnings
 
 
-def test_threads_alone_do_not_mix_a_table() -> None:
+def test_runs_may_differ_in_threads() -> None:
     random_ = CellKey("table2", "random", "mnist", "cpu", "minilm")
-    assert not only([run(MNIST), run(random_, device="CPU, 4 threads, AVX512")]).warnings
+    assert not only_table([run(MNIST), run(random_, device="CPU, 4 threads, AVX512")]).warnings
 
 
 def test_runs_of_another_configuration_are_not_averaged_in() -> None:
     runs = [run(MNIST, test=0.2, precision="bf16"), run(MNIST, test=0.8), run(MNIST, seed=1, test=0.8)]
-    table = only(runs)
-    assert cell_text(of(table, "pretrained", "mnist"), "%") == "80.0 ± 0.0 ≠"
-    assert table.notes == ["1 run of another configuration left out (precision bf16, not fp32)"]
+    table = only_table(runs)
+    assert cell_text(cell_of(table, "pretrained", "mnist"), "%") == "80.0 ± 0.0 ≠"
+    assert table.notes == ["Left out: 1 run of another configuration (precision bf16, not fp32)."]
 
 
-def test_a_record_without_its_numbers_is_left_out_and_named() -> None:
-    table = only([RunRecord(MNIST, "", "", {"run_id": "abc"})])
-    assert cell_text(of(table, "pretrained", "mnist"), "%") == "missing"
-    assert "1 run left out: no lr" in table.notes[0]
+def test_a_record_without_numbers_is_left_out_and_noted() -> None:
+    table = only_table([RunRecord(MNIST, "", "", RunSummary(run_id="abc"))])
+    assert cell_text(cell_of(table, "pretrained", "mnist"), "%") == "missing"
+    assert "Left out: 1 run without a learning rate or metrics" in table.notes[0]
 
 
-def test_smaller_tasks_and_parts_of_the_test_set_stand_under_the_column() -> None:
-    spot = CellKey("table2", "random", "listops", "cpu", "minilm")
-    table = only([run(spot, task_options={"train": 9, "shortest": 50, "longest": 200}), run(MNIST)])
+def test_columns_name_smaller_tasks_and_parts_of_the_test_set() -> None:
+    key = CellKey("table2", "random", "listops", "cpu", "minilm")
+    table = only_table([run(key, task_options={"train": 9, "shortest": 50, "longest": 200}), run(MNIST)])
     heads = {column.name: column.remarks for column in table.columns}
     assert heads["listops"] == ("shortest=50 longest=200", "1,000 of 10,000 test examples")
     assert heads["bit-xor"] == ()
     assert "200 steps of 8 examples" in next(c.facts for c in table.columns if c.name == "mnist")
 
 
-def test_train_and_test_stand_together_with_their_published_numbers() -> None:
-    spot = CellKey("table7", "pretrained", "cifar10-lra", "cpu", "minilm")
-    cell = of(only([run(spot, val=0.4, test=0.39)]), "pretrained", "cifar10-lra")
+def test_a_cell_can_have_train_and_test_accuracy() -> None:
+    key = CellKey("table7", "pretrained", "cifar10-lra", "cpu", "minilm")
+    cell = cell_of(only_table([run(key, val=0.4, test=0.39)]), "pretrained", "cifar10-lra")
     assert cell_text(cell, "%") == "40.0 / 39.0"
     assert published_text(cell, "%") == "38.5 / 38.6"
 
 
-def test_attention_is_read_where_it_was_measured() -> None:
-    spot = CellKey("attention", "random", "bit-xor n=20", "cpu", "minilm")
+def test_attention_is_read_from_the_runs_that_have_it() -> None:
+    key = CellKey("attention", "random", "bit-xor n=20", "cpu", "minilm")
     runs = [
-        run(spot, extra={"attention": {"n": 20, "best": 0.5, "first_bit_best": 0.3, "uniform": 0.05}}),
-        run(spot, seed=1),
+        run(key, extra={"attention": {"n": 20, "best": 0.5, "first_bit_best": 0.3, "uniform": 0.05}}),
+        run(key, seed=1),
     ]
-    table = only(runs)
-    assert cell_text(of(table, "random", "bit-xor n=20"), "%") == "50.0 / 30.0 / 5.0"
+    table = only_table(runs)
+    assert cell_text(cell_of(table, "random", "bit-xor n=20"), "%") == "50.0 / 30.0 / 5.0"
     assert table.columns[1].remarks == ("1,000 of 10,000 test examples",)
 
 
-def test_tables_are_in_the_papers_order_then_own_grids_as_they_come() -> None:
-    own = [run(CellKey("my grid", row, task)) for row in ("wide", "deep") for task in ("mnist", "bit-xor")]
+def test_tables_of_the_paper_come_before_grids() -> None:
+    grid = [run(CellKey("my grid", row, task)) for row in ("wide", "deep") for task in ("mnist", "bit-xor")]
     other = run(CellKey("table2", "random", "mnist", "full", "gpt2"))
-    tables = tabulate([*own, run(CellKey("table3", "lstm", "mnist", "cpu", "minilm")), run(MNIST), other])
+    tables = build_tables([*grid, run(CellKey("table3", "lstm", "mnist", "cpu", "minilm")), run(MNIST), other])
     assert [table.slug for table in tables] == [
         "table2-cpu-minilm",
         "table2-full-gpt2",
@@ -319,18 +311,18 @@ def test_tables_are_in_the_papers_order_then_own_grids_as_they_come() -> None:
     grid_table = tables[-1]
     assert [row.key for row in grid_table.rows] == ["wide", "deep"]
     assert [column.name for column in grid_table.columns] == ["mnist", "bit-xor"]
-    assert published_text(of(grid_table, "wide", "mnist"), "%") == ""
+    assert published_text(cell_of(grid_table, "wide", "mnist"), "%") == ""
 
 
-def test_runs_without_a_place_have_a_table_of_their_own() -> None:
-    table = only([run(CellKey(), task="mnist")])
+def test_runs_without_a_cell_have_a_table_of_their_own() -> None:
+    table = only_table([run(CellKey(), task="mnist")])
     assert (table.rows[0].key, table.columns[0].name) == ("minilm, pretrained", "mnist")
 
 
-def test_markdown_tables_are_rectangular_and_harmless() -> None:
+def test_markdown_tables_are_rectangular_and_escape_names() -> None:
     runs = [run(CellKey("my | grid", "<b>& | `x`", task)) for task in ("mnist", "bit-xor")]
-    text = render_markdown(tabulate([*runs, run(MNIST)]), ["table2.jsonl, line 3: left out"], {})
-    assert "table2.jsonl, line 3: left out" in text
+    text = render_markdown(build_tables([*runs, run(MNIST)]), ["table2.jsonl, line 3 was skipped"], {})
+    assert "table2.jsonl, line 3 was skipped" in text
     assert "&lt;b&gt;&amp; \\| \\`x\\`" in text
     blocks = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
     assert len(blocks) == 2
@@ -342,7 +334,7 @@ def test_markdown_tables_are_rectangular_and_harmless() -> None:
 
 
 class Page(HTMLParser):
-    """Collects ids, references and text, and that every element is closed."""
+    """Collects ids, references and text, and checks that every element is closed."""
 
     VOID = frozenset({"meta", "img", "br", "path", "use", "link"})
 
@@ -382,27 +374,27 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of a table with all plots, an own grid with a name that is markup, and a broken line."""
+    """A report of a table with all plots, a grid with HTML in its name, and an incomplete line."""
     root = tmp_path_factory.mktemp("results")
     records = []
     for row in ("pretrained", "random"):
         for column, n in (("bit-xor n=5", 5), ("bit-xor n=20", 20)):
             runs = sweep(CellKey("attention", row, column, "cpu", "minilm"), 0.8, seeds=1)
             extra = {"attention": {"n": n, "best": 0.5, "uniform": 1 / n}, "picture": "attention/map.png"}
-            records += [*runs[:2], run(runs[2].spot, 3e-3, 0, 0.8, 0.8, runs[2].validation, extra)]
+            records += [*runs[:2], run(runs[2].key, 3e-3, 0, 0.8, 0.8, runs[2].validation, extra)]
     records += sweep(MNIST, 0.9, seeds=2)
     records += [run(CellKey("<b>& own", "<i>row", "mnist"))]
-    append(root / "all.jsonl", records)
+    append_records(root / "all.jsonl", records)
     with (root / "all.jsonl").open("a") as file:
         file.write('{"study": "table2", "ro')
     (root / "attention").mkdir()
     (root / "attention" / "map.png").write_bytes(b"\x89PNG\r\n")
-    found, faults = read(root)
-    report.write(found, faults, root / "report", root)
+    found, faults = read_records(root)
+    write_report(found, faults, root / "report", root)
     return root
 
 
-def test_the_page_stands_alone_and_is_well_formed(folder: Path) -> None:
+def test_the_page_is_well_formed_and_needs_no_other_file(folder: Path) -> None:
     page = Page((folder / "report" / "index.html").read_text())
     assert not page.open
     assert len(page.ids) == len(set(page.ids))
@@ -421,7 +413,7 @@ def test_the_page_stands_alone_and_is_well_formed(folder: Path) -> None:
     assert "44,938 trained" in page.text
 
 
-def test_pictures_are_in_the_page_and_beside_it(folder: Path) -> None:
+def test_pictures_are_in_the_page_and_in_files(folder: Path) -> None:
     files = {path.name for path in (folder / "report" / "plots").iterdir()}
     attention = {
         f"attention-cpu-minilm-{kind}.{end}" for kind in ("rates", "curves", "attention") for end in ("svg", "png")
@@ -441,21 +433,23 @@ def test_a_picture_outside_the_results_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"x")
     (tmp_path / "results").mkdir()
     records = [run(MNIST, extra={"picture": "../secret.png"})]
-    paths = report.write(records, [], tmp_path / "out", tmp_path / "results")
+    paths = write_report(records, [], tmp_path / "out", tmp_path / "results")
     assert not [path for path in paths if "map" in path.name]
 
 
-def test_writing_twice_gives_the_same_bytes(folder: Path) -> None:
+def test_equal_records_give_equal_bytes(folder: Path) -> None:
     before = {path: path.read_bytes() for path in (folder / "report").rglob("*.*") if path.is_file()}
-    records, faults = read(folder / "all.jsonl")
-    again = report.write(records, faults, folder / "again", folder)
+    records, faults = read_records(folder / "all.jsonl")
+    again = write_report(records, faults, folder / "again", folder)
     assert {path.relative_to(folder / "again") for path in again} == {p.relative_to(folder / "report") for p in before}
     for path, content in before.items():
         assert (folder / "again" / path.relative_to(folder / "report")).read_bytes() == content, path
 
 
 @pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
-def test_the_extra_is_named_where_it_is_missing(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_library_the_error_says_what_to_install(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"{module}: pip install 'icecore\[report\]'"):
-        report.write([run(MNIST)], [], tmp_path, tmp_path)
+    with pytest.raises(UserError, match=rf"{module}. Install it with: pip install 'icecore\[report\]'"):
+        write_report([run(MNIST)], [], tmp_path, tmp_path)

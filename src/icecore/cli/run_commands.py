@@ -128,15 +128,15 @@ def attend(
 ) -> None:
     """Draw the attention maps of a trained program, averaged over examples."""
     from icecore.experiments import sweep
-    from icecore.paper import attention_analysis
+    from icecore.paper import attention_analysis, attention_plot
     from icecore.tasks.bits import BitXor
 
     path = out or run / "attention.png"
-    attention_analysis.picture_kind(path)  # refuses a wrong name before the work begins
+    attention_plot.picture_format(path)  # refuses a wrong name before the work begins
     model, task = sweep.open_run(run, data_dir, device)
     maps = attention_analysis.attention_maps(model, task, examples=examples)
     info = model.backbone.info
-    attention_analysis.draw(maps, path, f"{task.name} on {info.name} ({info.weights})", task)
+    attention_plot.draw_attention(maps, path, f"{task.name} on {info.name} ({info.weights})", task)
     print_text(f"Wrote {path}.")
     if isinstance(task, BitXor):
         shares = attention_analysis.xor_attention(maps, task).summary()

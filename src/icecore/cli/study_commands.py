@@ -71,18 +71,18 @@ def paper(
 ) -> None:
     """Reproduce tables of the paper, beside the published numbers. Finished runs are not trained again."""
     from icecore.experiments.sweep import Place
-    from icecore.paper import tables as paper_tables
+    from icecore.paper import planning
 
     if show_list or not tables:
         _list_tables()
         return
-    names = paper_tables.names(tables)
-    request = paper_tables.TableRequest(
+    names = planning.select_studies(tables)
+    request = planning.TableRequest(
         budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device
     )
-    plans = {name: paper_tables.plan(name, request, out) for name in names}
+    plans = {name: planning.plan_table(name, request, out) for name in names}
     place = Place(out / "runs", data_dir, device, resume=resume)
-    _run_plans(plans, out, place, _ray_nodes(ray, cpus, gpus), dry_run, quiet)
+    _run_plans(plans, out, place, _ray_options(ray, cpus, gpus), dry_run, quiet)
 
 
 def grid(
@@ -105,7 +105,7 @@ def grid(
 
     cells = read_grid(file, device)
     place = Place(out / "runs", data_dir, device, resume=resume)
-    _run_plans({cells[0].spot.study: cells}, out, place, _ray_nodes(ray, cpus, gpus), dry_run, quiet)
+    _run_plans({cells[0].key.study: cells}, out, place, _ray_options(ray, cpus, gpus), dry_run, quiet)
 
 
 def report(
@@ -117,25 +117,25 @@ def report(
     ] = None,
 ) -> None:
     """Write tables, plots and one HTML page that needs no network from results."""
-    from icecore.experiments.results import read
-    from icecore.report import write
+    from icecore.experiments.results import read_records
+    from icecore.report import write_report
 
-    records, problems = read(results)
+    records, problems = read_records(results)
     for problem in problems:
         typer.echo(problem, err=True)
     folder = results if results.is_dir() else results.parent
-    for path in write(records, problems, out or folder / "report", folder):
+    for path in write_report(records, problems, out or folder / "report", folder):
         typer.echo(path)
 
 
 def _list_tables() -> None:
     """Print the tables, then the budgets."""
     from icecore.paper.budgets import BUDGETS
-    from icecore.paper.tables import STUDIES
+    from icecore.paper.paper_tables import STUDIES
 
     table = new_table("table", "what it shows", "rows x columns")
     for name, study in STUDIES.items():
-        table.add_row(name, escape(f"{study.title}. {study.shows}"), f"{len(study.rows)} x {len(study.columns)}")
+        table.add_row(name, escape(f"{study.title}. {study.question}"), f"{len(study.rows)} x {len(study.columns)}")
     stdout().print(table)
     table = new_table("budget", "what it is", "body", "learning rates", "seeds")
     for name, budget in BUDGETS.items():
@@ -144,20 +144,18 @@ def _list_tables() -> None:
     stdout().print(table)
 
 
-def _ray_nodes(address: str | None, cpus: int, gpus: float | None) -> Any:
+def _ray_options(address: str | None, cpus: int, gpus: float | None) -> Any:
     """The Ray cluster to train on; None to train in this process. Raises ConfigError."""
     if address is not None:
-        from icecore.experiments.ray_executor import Nodes
+        from icecore.experiments.ray_executor import RayOptions
 
-        return Nodes(address, cpus, gpus)
+        return RayOptions(address, cpus, gpus)
     if cpus != 1 or gpus is not None:
         raise ConfigError("--cpus and --gpus say what each pack gets on a Ray cluster. Add --ray to use one.")
     return None
 
 
-def _run_plans(
-    plans: Mapping[str, Sequence[Any]], out: Path, place: Any, nodes: Any, dry_run: bool, quiet: bool
-) -> None:
+def _run_plans(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, ray: Any, dry_run: bool, quiet: bool) -> None:
     """Print what each plan still needs. Unless `dry_run`, train it and print its tables."""
     from icecore.experiments import study
 
@@ -167,15 +165,15 @@ def _run_plans(
             if not cells:
                 print_text(f"{name}: No cell of this table matches the requested tasks and rows.")
                 continue
-            unfinished = study.unfinished(cells, out, place.device, place.resume)
+            unfinished = study.unfinished_cells(cells, out, place.device, place.resume)
             print_text(_describe_plan(name, cells, unfinished))
             if dry_run:
                 if unfinished:
-                    durations = {cell.spot: approximate_duration(seconds) for cell, seconds in unfinished}
+                    durations = {cell.key: approximate_duration(seconds) for cell, seconds in unfinished}
                     stdout().print(_plan_table(cells, durations))
                 continue
             if unfinished and executor is None:
-                executor = stack.enter_context(_executor(place, nodes, quiet))
+                executor = stack.enter_context(_executor(place, ray, quiet))
             _print_tables(study.run_study(cells, out / f"{name}.jsonl", place, typer.echo, executor))
     if not dry_run:
         print_text(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
@@ -183,7 +181,7 @@ def _run_plans(
 
 def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -> str:
     """One line: how many cells a plan has, and what is left to train."""
-    budget = cells[0].spot.budget
+    budget = cells[0].key.budget
     size = f"{name}{budget and f', budget {budget}'}: {pluralize(len(cells), 'cell')}"
     if not unfinished:
         return f"{size}, all finished"
@@ -194,10 +192,10 @@ def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -
 
 
 @contextlib.contextmanager
-def _executor(place: Any, nodes: Any, quiet: bool) -> Iterator[Any]:
+def _executor(place: Any, ray: Any, quiet: bool) -> Iterator[Any]:
     """What trains the packs: this process, with a display, or a cluster, with a line for each pack."""
-    if nodes is None:
-        from icecore.experiments.study import LocalExecutor
+    if ray is None:
+        from icecore.experiments.executor import LocalExecutor
 
         with training_displays(place.out, quiet) as displays:
             yield LocalExecutor(replace(place, watchers=displays))
@@ -205,16 +203,16 @@ def _executor(place: Any, nodes: Any, quiet: bool) -> Iterator[Any]:
         from icecore.experiments.ray_executor import ray_executor
 
         log: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(typer.echo, err=True)
-        with ray_executor(place, nodes, log) as executor:
+        with ray_executor(place, ray, log) as executor:
             yield executor
 
 
 def _plan_table(cells: Sequence[Any], durations: Mapping[Any, str]) -> Any:
     """A table of how long each cell takes, or that it is finished."""
-    columns = list(dict.fromkeys(cell.spot.column for cell in cells))
+    columns = list(dict.fromkeys(cell.key.column for cell in cells))
     table = new_table("to train", *map(escape, columns))
-    for row in dict.fromkeys(cell.spot.row for cell in cells):
-        keys = {cell.spot.column: cell.spot for cell in cells if cell.spot.row == row}
+    for row in dict.fromkeys(cell.key.row for cell in cells):
+        keys = {cell.key.column: cell.key for cell in cells if cell.key.row == row}
         entries = (durations.get(keys[column], "finished") if column in keys else "" for column in columns)
         table.add_row(escape(row), *entries)
     return table
@@ -222,14 +220,14 @@ def _plan_table(cells: Sequence[Any], durations: Mapping[Any, str]) -> Any:
 
 def _print_tables(records: Sequence[Any]) -> None:
     """Print the tables of results, the published numbers below ours."""
-    from icecore.report.tables import tabulate
-    from icecore.report.text import cell_text, count_text, marks_text, published_text
+    from icecore.report.cell_text import cell_text, count_text, marks_text, published_text
+    from icecore.report.result_tables import build_tables
 
-    for result in tabulate(records):
-        unit = result.measure.unit
+    for result in build_tables(records):
+        unit = result.quantity.unit
         columns = [column for column in result.columns if _has_run(result, column.name)]
         names = (escape(column.name) for column in columns)
-        table = new_table(escape(result.measure.caption), "trained", "frozen", *names)
+        table = new_table(escape(result.quantity.caption), "trained", "frozen", *names)
         for row in result.rows:
             entries = []
             for cell in (row.cells[column.name] for column in columns):
@@ -238,7 +236,7 @@ def _print_tables(records: Sequence[Any]) -> None:
                 entries.append(entry + (f"\n[dim]({escape(published)})[/]" if published else ""))
             table.add_row(escape(row.label), count_text(row.trained), count_text(row.frozen), *entries)
         stdout().print(table)
-        if any(cell.values[0].published for cell in result.cells):
+        if any(cell.numbers[0].published for cell in result.cells):
             print_text("Published numbers are in parentheses.")
         for warning in result.warnings:
             print_text(f"Mixed: {warning}")

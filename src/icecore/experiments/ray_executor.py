@@ -1,7 +1,7 @@
-"""Many machines: the packs of a study as tasks of a Ray cluster. All that knows Ray is here.
+"""Many machines: the packs of a study as tasks of a Ray cluster. Only this module imports Ray.
 
-A node that shares the results folder trains in it, so that a pack goes on from its last state after its node was
-lost; any other trains in a scratch folder of its own and hands the finished run folders over.
+A node that shares the results folder trains in it, so that a pack resumes from its last state if its node is
+lost. Any other node trains in a temporary folder and returns the files of the finished runs.
 """
 
 import contextlib
@@ -24,21 +24,23 @@ from icecore.core.errors import ConfigError, UserError
 from icecore.core.storage import storage_errors, write_atomic
 from icecore.core.text import pluralize
 from icecore.experiments import sweep
+from icecore.experiments.executor import Completion
 from icecore.training.checkpoint import CONFIG, EVENTS, PROGRAM, SUMMARY, RunFolder
+from icecore.training.run_summary import RunSummary
 
-#: times that a pack is trained again after its node or process was lost; what Ray kills for memory is not counted
-RETRIES = 3
-#: Ray binds to loopback where this is 0, as it does by default on macOS and Windows
-LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+#: how often a pack is retried after its node or process was lost; Ray does not count what it kills for memory
+MAX_RETRIES = 3
+#: Ray binds to loopback if this variable is 0, which is its default on macOS and Windows
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @dataclass(frozen=True)
-class Nodes:
-    """Which cluster, and what of it each pack is given.
+class RayOptions:
+    """The cluster to use, and the resources of each pack.
 
-    address  "local", "auto", "host:port" or "ray://host:port"; empty: what RAY_ADDRESS names or runs here, else local
+    address  "local", "auto", "host:port" or "ray://host:port"; empty: RAY_ADDRESS or a running cluster, else local
     cpus     processors, and as many threads
-    gpus     GPUs, or a share of one; None: one where the device asked for is, or can be, a GPU
+    gpus     GPUs, or a share of one; None: one if the device is, or may be, a GPU
     """
 
     address: str = ""
@@ -48,19 +50,18 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Job:
-    """A pack for a node.
+    """A pack of runs for a node to train.
 
-    place   that of the driver, its paths absolute
-    home    the driver's working directory, which paths in configurations are relative to
-    marker  a file in `place.out`: whoever sees it shares that folder
-    files   references to the content of files that the runs name, for who does not share `home`
-    threads and
-    gpus    of the node that are the pack's; other packs may have the rest, and as much of the memory
+    context            that of the driver, with absolute paths
+    working_directory  that of the driver; paths in configurations are relative to it
+    marker             name of a file in `context.out`; a node that sees the file shares this folder
+    files              Ray references to the files that the runs name, for nodes without that working directory
+    threads, gpus      the pack's share of the node; other packs may use the rest, and its share of the memory
     """
 
     configs: Sequence[RunConfig]
-    place: sweep.Place
-    home: Path
+    context: sweep.Place
+    working_directory: Path
     marker: str
     files: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
@@ -69,60 +70,62 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of an order.
+    """The result of a job.
 
-    outcome  the summaries, or what a user can mend
-    folders  files by name of each run folder that the driver does not have yet
+    outcome  the summaries of its runs, or the error that the user can fix
+    folders  content by file name of each run folder, by run id; empty if the node shares the driver's folder
     """
 
-    outcome: Sequence[Mapping[str, Any]] | UserError
+    outcome: Sequence[RunSummary] | UserError
     folders: Mapping[str, Mapping[str, bytes]]
     node: str
     seconds: float
 
 
-def run_job(order: Job) -> JobResult:
-    """Train a pack, on the node that this is called on."""
-    begun, place = time.perf_counter(), order.place
-    torch.set_num_threads(order.threads)
-    share = order.gpus or order.threads / (os.cpu_count() or 1)
+def run_job(job: Job) -> JobResult:
+    """Train a pack on the node that calls this function."""
+    start, context = time.perf_counter(), job.context
+    torch.set_num_threads(job.threads)
+    share = job.gpus or job.threads / (os.cpu_count() or 1)
     os.environ[MEMORY_SHARE_VARIABLE] = str(min(1.0, share))
-    shared = (place.out / order.marker).exists()
+    is_shared = (context.out / job.marker).exists()
+    outcome: Sequence[RunSummary] | UserError
     folders: dict[str, dict[str, bytes]] = {}
-    with tempfile.TemporaryDirectory(prefix="icecore-") as scratch:
-        home = order.home
-        if not (shared and place.out.is_relative_to(home)):
-            home = _unpack(order.files, Path(scratch) / "home")
-        if not shared:
-            place = replace(place, out=Path(scratch) / "runs")
+    with tempfile.TemporaryDirectory(prefix="icecore-") as temporary:
+        directory = job.working_directory
+        if not (is_shared and context.out.is_relative_to(directory)):
+            directory = _write_files(job.files, Path(temporary) / "files")
+        if not is_shared:
+            context = replace(context, out=Path(temporary) / "runs")
         try:
-            with contextlib.chdir(home):
-                outcome = sweep.train_runs(order.configs, place)
-            if not shared:
-                folders = {config.run_id: _packed(RunFolder(place.out, config)) for config in order.configs}
+            with contextlib.chdir(directory):
+                outcome = [RunSummary.from_json(summary) for summary in sweep.train_runs(job.configs, context)]
+            if not is_shared:
+                folders = {config.run_id: _read_files(RunFolder(context.out, config)) for config in job.configs}
         except UserError as error:
             outcome = error
-    return JobResult(outcome, folders, platform.node(), time.perf_counter() - begun)
+    return JobResult(outcome, folders, platform.node(), time.perf_counter() - start)
 
 
-def _unpack(files: Mapping[str, Any], home: Path) -> Path:
-    home.mkdir()
+def _write_files(files: Mapping[str, Any], directory: Path) -> Path:
+    """Write the files of a job below a new directory. Returns it."""
+    directory.mkdir()
     for name, reference in files.items():
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).write_bytes(_ray().get(reference))
-    return home
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(_ray().get(reference))
+    return directory
 
 
-def _packed(folder: RunFolder) -> dict[str, bytes]:
-    """The files of a finished run, its summary last."""
+def _read_files(folder: RunFolder) -> dict[str, bytes]:
+    """The files of a finished run. The summary is last, because it marks the run as finished."""
     paths = (folder.path / name for name in (CONFIG, EVENTS, PROGRAM, SUMMARY))
     return {path.name: path.read_bytes() for path in paths if path.exists()}
 
 
-def spread(packs: Sequence[Sequence[RunConfig]], slots: int) -> list[list[Sequence[RunConfig]]]:
-    """Each pack cut into parts that are as even as can be, so that all packs have `slots` parts where runs are enough.
+def split_packs(packs: Sequence[Sequence[RunConfig]], slots: int) -> list[list[Sequence[RunConfig]]]:
+    """Each pack in parts of nearly equal size, so that there are `slots` parts in all if there are enough runs.
 
-    >>> spread(["abcdef", "gh"], 4)
+    >>> split_packs(["abcdef", "gh"], 4)
     [['ad', 'be', 'cf'], ['gh']]
     """
     parts = [1] * len(packs)
@@ -134,87 +137,103 @@ def spread(packs: Sequence[Sequence[RunConfig]], slots: int) -> list[list[Sequen
     return [[pack[first::count] for first in range(count)] for pack, count in zip(packs, parts, strict=True)]
 
 
+@dataclass(frozen=True)
+class _Submission:
+    """Runs that a study submitted together, and what messages call them."""
+
+    configs: Sequence[RunConfig]
+    title: str
+    wait: bool
+
+
 class RayExecutor:
-    """Trains on the nodes of a cluster, all packs at once; the `Crew` of a study. Made by `executor`."""
+    """Trains on the nodes of a cluster, all packs at once; an `Executor`. `ray_executor` opens and closes it."""
 
     #: any number of runs may be submitted
-    free = True
+    has_capacity = True
 
-    def __init__(self, place: sweep.Place, nodes: Nodes, marker: str, say: Callable[[str], object]) -> None:
-        self.ray, self.say = _ray(), say
-        gpus = _gpus(nodes, place.device, self.ray.cluster_resources().get("GPU", 0))
-        self.slots = _slots(self.ray.nodes(), nodes.cpus, gpus)
-        device = "cuda" if gpus else "cpu" if place.device == "auto" else place.device
-        data_dir = None if place.data_dir is None else str(Path(place.data_dir).absolute())
-        place = replace(place, out=place.out.absolute(), data_dir=data_dir, device=device, watchers=())
-        self.order = Job((), place, Path.cwd(), marker, threads=nodes.cpus, gpus=gpus)
-        options = {"num_cpus": nodes.cpus, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
-        self.task = self.ray.remote(**options)(run_job)
-        self.asked: list[tuple[Sequence[RunConfig], str, bool]] = []
-        self.finished_before: list[tuple[RunConfig, dict[str, Any]]] = []
-        self.running: dict[Any, tuple[Sequence[RunConfig], str]] = {}
-        self.sent = 0
+    def __init__(self, context: sweep.Place, options: RayOptions, marker: str, log: Callable[[str], object]) -> None:
+        self.ray, self.log = _ray(), log
+        gpus = _gpus_per_pack(options, context.device, self.ray.cluster_resources().get("GPU", 0))
+        self.slots = _count_slots(self.ray.nodes(), options.cpus, gpus)
+        device = "cuda" if gpus else "cpu" if context.device == "auto" else context.device
+        data_dir = None if context.data_dir is None else str(Path(context.data_dir).absolute())
+        context = replace(context, out=context.out.absolute(), data_dir=data_dir, device=device, watchers=())
+        #: what all jobs have in common
+        self.template = Job((), context, Path.cwd(), marker, threads=options.cpus, gpus=gpus)
+        resources = {"num_cpus": options.cpus, "num_gpus": gpus}
+        remote = self.ray.remote(**resources, max_retries=MAX_RETRIES, scheduling_strategy="SPREAD")
+        self.remote_run_job = remote(run_job)
+        self.submissions: list[_Submission] = []
+        self.already_finished: list[tuple[RunConfig, RunSummary]] = []
+        self.running: dict[Any, _Submission] = {}
+        self.started = 0
         self.files: dict[str, Any] = {}
 
     def submit(self, configs: Sequence[RunConfig], title: str, wait: bool) -> None:
-        """Train runs that can be trained together; they are sent when `finished` is called, with all others."""
+        """Remember runs of one task; `next_result` sends them to the cluster, together with all others."""
         missing = []
         for config in configs:
-            summary = RunFolder(self.order.place.out, config).summary() if self.order.place.resume else None
+            summary = RunFolder(self.template.context.out, config).summary() if self.template.context.resume else None
             if summary is None:
                 missing.append(config)
             else:
-                self.finished_before.append((config, summary))
-        self.asked.append((missing, title, wait))
+                self.already_finished.append((config, RunSummary.from_json(summary)))
+        self.submissions.append(_Submission(missing, title, wait))
 
-    def finished(self) -> tuple[Sequence[RunConfig], Sequence[Mapping[str, Any]] | UserError]:
-        """Wait for a pack. One that was lost too often, or cannot be trained, is an error of its own runs only."""
-        self._send()
-        if self.finished_before:
-            pairs, self.finished_before = self.finished_before, []
+    def next_result(self) -> Completion:
+        """Wait for a pack. If it was lost too often, or cannot be trained, only its own runs get the error."""
+        self._start_submitted()
+        if self.already_finished:
+            pairs, self.already_finished = self.already_finished, []
             return [config for config, _ in pairs], [summary for _, summary in pairs]
         (task,), _ = self.ray.wait(list(self.running), num_returns=1)
-        configs, title = self.running.pop(task)
-        count = f"pack {self.sent - len(self.running)} of {self.sent}: {title}, {pluralize(len(configs), 'run')}"
+        pack = self.running.pop(task)
+        runs = pluralize(len(pack.configs), "run")
+        label = f"pack {self.started - len(self.running)} of {self.started}: {pack.title}, {runs}"
         try:
-            delivery = self.ray.get(task)
-        except self.ray.exceptions.RayTaskError:  # a fault of ours, with the traceback of the node
+            result: JobResult = self.ray.get(task)
+        except self.ray.exceptions.RayTaskError:  # an error in icecore itself, with the traceback of the node
             raise
         except self.ray.exceptions.RayError as error:
-            self.say(f"{count}, lost")
+            self.log(f"{label}, lost")
             reason = str(error).strip().partition("\n")[0]
-            return configs, UserError(f"lost {RETRIES + 1} times ({reason}); give the command again to go on")
-        for run_id, files in delivery.folders.items():
+            message = f"The pack was lost {MAX_RETRIES + 1} times ({reason}). Give the command again to continue it."
+            return pack.configs, UserError(message)
+        for run_id, files in result.folders.items():
             for name, content in files.items():
-                path = self.order.place.out / run_id / name
+                path = self.template.context.out / run_id / name
                 write_atomic(path, lambda temporary, content=content: temporary.write_bytes(content))
-        state = "not trained" if isinstance(delivery.outcome, UserError) else f"{delivery.seconds:.0f} s"
-        self.say(f"{count}, {state} on {delivery.node}")
-        return configs, delivery.outcome
+        state = "not trained" if isinstance(result.outcome, UserError) else f"{result.seconds:.0f} s"
+        self.log(f"{label}, {state} on {result.node}")
+        return pack.configs, result.outcome
 
     def close(self) -> None:
-        """Stop what is under way."""
+        """Cancel the packs that are running."""
         for task in self.running:
             self.ray.cancel(task, force=True)
 
-    def _send(self) -> None:
-        """Make tasks of what was submitted; packs that had not begun are cut up where there are slots to spare."""
-        begun, fresh = [], []
-        for configs, title, wait in self.asked:
-            states = {config.run_id: RunFolder(self.order.place.out, config).pack() for config in configs}
-            for pack in sweep.packs(configs, list(states.values())):
-                started = any(states[config.run_id] for config in pack)
-                (begun if started else fresh).append((pack, title, wait))
-        self.asked = []
-        parts = spread([pack for pack, _, _ in fresh], self.slots - len(self.running) - len(begun))
-        begun += [(part, *rest) for cut, (_, *rest) in zip(parts, fresh, strict=True) for part in cut]
-        for pack, title, wait in begun:
-            place, files = replace(self.order.place, wait=wait), self._files(pack)
-            self.running[self.task.remote(replace(self.order, configs=pack, place=place, files=files))] = pack, title
-        self.sent += len(begun)
+    def _start_submitted(self) -> None:
+        """Start tasks for all submitted runs. New packs are split if there are free slots."""
+        resumed: list[_Submission] = []
+        new: list[_Submission] = []
+        for submission in self.submissions:
+            configs = submission.configs
+            last_packs = {config.run_id: RunFolder(self.template.context.out, config).pack() for config in configs}
+            for pack in sweep.packs(configs, list(last_packs.values())):
+                has_started = any(last_packs[config.run_id] for config in pack)
+                (resumed if has_started else new).append(replace(submission, configs=pack))
+        self.submissions = []
+        parts = split_packs([pack.configs for pack in new], self.slots - len(self.running) - len(resumed))
+        packs = resumed + [replace(pack, configs=p) for ps, pack in zip(parts, new, strict=True) for p in ps]
+        for pack in packs:
+            context, files = replace(self.template.context, wait=pack.wait), self._references(pack.configs)
+            job = replace(self.template, configs=pack.configs, context=context, files=files)
+            self.running[self.remote_run_job.remote(job)] = pack
+        self.started += len(packs)
 
-    def _files(self, configs: Sequence[RunConfig]) -> dict[str, Any]:
-        """References to the files below the working directory that runs name, each kept by Ray once."""
+    def _references(self, configs: Sequence[RunConfig]) -> dict[str, Any]:
+        """References to the files below the working directory that the runs name. Ray stores each file once."""
         names = {name for config in configs for name in (config.weights, config.start) if name is not None}
         names = {n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts and Path(n).is_file()}
         for name in names - self.files.keys():
@@ -223,32 +242,32 @@ class RayExecutor:
 
 
 @contextlib.contextmanager
-def ray_executor(place: sweep.Place, nodes: Nodes, say: Callable[[str], object]) -> Iterator[RayExecutor]:
-    """Connect to a cluster, or start one on this machine; at the end, however it comes, stop what is under way.
+def ray_executor(context: sweep.Place, options: RayOptions, log: Callable[[str], object]) -> Iterator[RayExecutor]:
+    """Connect to a cluster, or start one on this machine. On exit, running packs are cancelled.
 
-    say  is told of each finished pack
+    log  is called with a message for each finished pack
 
-    Raises UserError where Ray is not installed, there is no such cluster, or no node has what a pack is to be given.
+    Raises UserError if Ray is not installed, there is no such cluster, or no node has the resources of a pack.
     """
-    if nodes.address == "local" or not (nodes.address or os.environ.get("RAY_ADDRESS")):
-        os.environ.setdefault(LOOPBACK, "0")  # read when Ray is imported
+    if options.address == "local" or not (options.address or os.environ.get("RAY_ADDRESS")):
+        os.environ.setdefault(LOOPBACK_VARIABLE, "0")  # read when Ray is imported
     ray = _ray()
-    ours = not ray.is_initialized()
+    is_own_connection = not ray.is_initialized()
     marker = f".cluster-{secrets.token_hex(8)}"
     try:
-        if ours:
-            _connect(nodes.address)
-        with storage_errors(place.out):
-            place.out.mkdir(parents=True, exist_ok=True)
-            (place.out / marker).touch()
-        made = RayExecutor(place, nodes, marker, say)
+        if is_own_connection:
+            _connect(options.address)
+        with storage_errors(context.out):
+            context.out.mkdir(parents=True, exist_ok=True)
+            (context.out / marker).touch()
+        executor = RayExecutor(context, options, marker, log)
         try:
-            yield made
+            yield executor
         finally:
-            made.close()
+            executor.close()
     finally:
-        (place.out / marker).unlink(missing_ok=True)
-        if ours:
+        (context.out / marker).unlink(missing_ok=True)
+        if is_own_connection:
             ray.shutdown()
 
 
@@ -256,36 +275,38 @@ def _connect(address: str) -> None:
     try:
         _ray().init(address or None, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError) as error:
-        where = address or os.environ.get("RAY_ADDRESS")
-        raise UserError(f"--ray {where}: no cluster there ({error}); --ray local starts one on this machine") from error
+        name = address or os.environ.get("RAY_ADDRESS")
+        raise UserError(
+            f"--ray {name}: There is no cluster at this address ({error}). --ray local starts one on this machine."
+        ) from error
 
 
 def _ray() -> Any:
-    """The library. Raises UserError where it is not installed."""
+    """The Ray library. Raises UserError if it is not installed."""
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise UserError("--ray needs Ray: pip install 'icecore[ray]'") from error
+        raise UserError("--ray needs the library Ray. Install it with: pip install 'icecore[ray]'") from error
 
 
-def _gpus(nodes: Nodes, device: str, there: float) -> float:
-    """GPUs of a pack, on a cluster that has so many."""
-    if nodes.gpus is not None:
-        return nodes.gpus
-    return float(device.startswith("cuda") or (device == "auto" and there > 0))
+def _gpus_per_pack(options: RayOptions, device: str, cluster_gpus: float) -> float:
+    if options.gpus is not None:
+        return options.gpus
+    return float(device.startswith("cuda") or (device == "auto" and cluster_gpus > 0))
 
 
-def _slots(nodes: Sequence[Mapping[str, Any]], cpus: int, gpus: float) -> int:
-    """Packs that the cluster trains at once. Raises ConfigError where it is none."""
+def _count_slots(nodes: Sequence[Mapping[str, Any]], cpus: int, gpus: float) -> int:
+    """How many packs the cluster trains at once. Raises ConfigError if no node has enough for one."""
     slots, largest = 0, (0.0, 0.0)
     for node in nodes:
-        held = (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) if node["Alive"] else (0.0, 0.0)
-        fits = [int(has / wants + 1e-6) for has, wants in zip(held, (cpus, gpus), strict=True) if wants]
-        slots, largest = slots + min(fits), max(largest, held)
+        resources = node["Resources"] if node["Alive"] else {}
+        available = (resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+        fits = [int(has / needs + 1e-6) for has, needs in zip(available, (cpus, gpus), strict=True) if needs]
+        slots, largest = slots + min(fits), max(largest, available)
     if not slots:
-        wanted = f"--cpus {cpus}" + (f" --gpus {gpus:g}" if gpus else "")
+        request = f"--cpus {cpus}" + (f" --gpus {gpus:g}" if gpus else "")
         raise ConfigError(
-            f"{wanted}: no node of the cluster has that for a pack; the largest has {largest[0]:g} CPUs "
-            f"and {largest[1]:g} GPUs"
+            f"{request}: No node of the cluster has this much for a pack. The largest has {largest[0]:g} CPUs "
+            f"and {largest[1]:g} GPUs."
         )
     return slots

@@ -1,7 +1,7 @@
-"""Results: one JSON line a run, with its place in a table, its curves and the command that made it.
+"""Results files: one JSON line for each run, with its cell in a table, its curves and the command that trained it.
 
-Lines are only ever appended, by one process at a time, and a later line of the same run replaces an
-earlier one, so a kill costs nothing but the line being written. What cannot be read is reported, the rest used.
+Lines are only appended, and a later line of the same run replaces an earlier one, so a killed process loses at
+most the line that it was writing. A line that cannot be read is reported, and the others are used.
 """
 
 import datetime
@@ -14,13 +14,14 @@ from typing import Any
 from icecore.core.errors import ConfigError, DataError, UserError
 from icecore.core.storage import file_lock, storage_errors
 from icecore.training.checkpoint import CONFIG, RunFolder, read_config
+from icecore.training.run_summary import RunSummary
 
 Curve = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class CellKey:
-    """Where in the results a run belongs: table, row, column, and the budget and body it was made with."""
+    """Which cell of which table a run belongs to, and the budget and body that the table was trained with."""
 
     study: str = ""
     row: str = ""
@@ -31,19 +32,19 @@ class CellKey:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run in its place, or a place where none can be made and why (`missing`).
+    """A finished run of a cell, or the reason why a cell has no runs (`missing`).
 
-    summary     the run's summary.json (keys: shared/design.md); empty where `missing`
-    config      the run's whole configuration
+    summary     what the run's summary.json says; empty if `missing`
+    config      the whole configuration of the run
     validation  (step, metric) of every validation
-    training    (step, mean loss since the last one)
-    extra       what a study measured besides, say the attention on needed bits
+    training    (step, mean loss since the previous point)
+    extra       what the study measured on the trained model, for example attention on the needed bits
     """
 
-    spot: CellKey
+    key: CellKey
     command: str
     date: str
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: RunSummary = field(default_factory=RunSummary)
     config: Mapping[str, Any] = field(default_factory=dict)
     validation: Curve = ()
     training: Curve = ()
@@ -52,94 +53,105 @@ class RunRecord:
 
     @property
     def run_id(self) -> str:
-        """The run's id; empty where `missing`."""
-        return self.summary.get("run_id", "")
+        """The run's id; empty if `missing`."""
+        return self.summary.run_id
 
     def to_json(self) -> str:
-        """One line of JSON, flat: the spot's keys, the summary's, and the rest."""
+        """The record as one line of flat JSON: the keys of the cell, those of the summary, then the rest."""
+        summary = self.summary.to_json() if self.run_id else {}
         rest = {"command": self.command, "date": self.date, "config": self.config, "extra": self.extra}
         curves = {"validation": self.validation, "training": self.training}
-        known = {name: value for name, value in {**rest, **curves, "missing": self.missing}.items() if value}
-        return json.dumps({**vars(self.spot), **self.summary, **known})
+        not_empty = {name: value for name, value in {**rest, **curves, "missing": self.missing}.items() if value}
+        return json.dumps({**vars(self.key), **summary, **not_empty})
 
     @classmethod
     def from_json(cls, text: str) -> "RunRecord":
-        """The inverse of `to_json`. Raises DataError for text that is no record."""
+        """The inverse of `to_json`. Raises DataError if `text` is not a record."""
         try:
             values = json.loads(text)
-            spot = CellKey(**{name: values.pop(name) for name in CellKey.__dataclass_fields__ if name in values})
-            own = {name: values.pop(name) for name in cls.__dataclass_fields__ if name in values}
+            key = CellKey(**{name: values.pop(name) for name in CellKey.__dataclass_fields__ if name in values})
+            names = ("command", "date", "config", "validation", "training", "extra", "missing")
+            fields: dict[str, Any] = {"command": "", "date": ""} | {
+                name: values.pop(name) for name in names if name in values
+            }
             for name in ("validation", "training"):
-                own[name] = tuple((int(step), float(value)) for step, value in own.get(name, ()))
-            if not values.get("run_id") and not own.get("missing"):
-                raise DataError("no run_id")
-            return cls(spot, own.pop("command", ""), own.pop("date", ""), values, **own)
+                fields[name] = tuple((int(step), float(value)) for step, value in fields.get(name, ()))
+            if not values.get("run_id") and not fields.get("missing"):
+                raise DataError("the record has no run_id")
+            return cls(key, summary=RunSummary.from_json(values), **fields)
         except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"not a record of a run: {error}") from error
+            raise DataError(f"not the record of a run ({error})") from error
+
+    @classmethod
+    def from_folder(
+        cls, folder: RunFolder, key: CellKey, command: str, extra: Mapping[str, Any] | None = None
+    ) -> "RunRecord":
+        """The record of a finished run. Raises ConfigError if the run is not finished."""
+        summary = folder.summary()
+        if summary is None:
+            raise ConfigError(f"The run in {folder.path} is not finished. Give its command again to continue it.")
+        events = folder.events()
+        validation = tuple((e["step"], e["metric"]) for e in events if e["event"] == "validation")
+        training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e["loss"] is not None)
+        changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
+        config = json.loads(folder.config.to_json())
+        run = RunSummary.from_json(summary)
+        return cls(key, command, f"{changed:%Y-%m-%d}", run, config, validation, training, extra or {})
 
 
-def record_of(folder: RunFolder, spot: CellKey, command: str, extra: Mapping[str, Any] | None = None) -> RunRecord:
-    """The record of a finished run. Raises ConfigError where it is not finished."""
-    summary = folder.summary()
-    if summary is None:
-        raise ConfigError(f"{folder.path}: the run is not finished; give its command again")
-    events = folder.events()
-    validation = tuple((e["step"], e["metric"]) for e in events if e["event"] == "validation")
-    training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e["loss"] is not None)
-    changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
-    config = json.loads(folder.config.to_json())
-    return RunRecord(spot, command, f"{changed:%Y-%m-%d}", summary, config, validation, training, extra or {})
+def append_records(path: Path, records: Iterable[RunRecord]) -> None:
+    """Append records to a results file under a lock, so that several processes may write it. Raises StorageError.
 
-
-def append(path: Path, records: Iterable[RunRecord]) -> None:
-    """Add records to a results file, whole, whoever else writes there meanwhile. Raises StorageError.
-
-    A kill or a full disk leaves at most one line cut short, which the next `append` ends.
+    A killed process or a full disk leaves at most one incomplete line, which the next call terminates.
     """
     text = "".join(record.to_json() + "\n" for record in records).encode()
     lock = path.with_name(f".{path.name}.lock")
     with file_lock(lock), storage_errors(path), path.open("a+b", buffering=0) as file:
-        # a line that was cut short must not swallow the next one
+        # an incomplete last line must not swallow the next one
         if text and file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":
             text = b"\n" + text
-        while text:  # the system may take a part at a time
+        while text:  # the system may write only a part at a time
             text = text[file.write(text) :]
 
 
-def read(place: Path) -> tuple[list[RunRecord], list[str]]:
-    """Records below `place`, the last one of each run and spot, and what could not be read, in words.
+def read_records(path: Path) -> tuple[list[RunRecord], list[str]]:
+    """The last record of each run of each cell, and a message for each line or folder that cannot be read.
 
-    place  a results file, or a folder of them; a folder of run folders counts as a study of its name
-    Raises DataError where there is nothing to read.
+    path  a results file, or a folder of them; the run folders in a folder count as a study of its name
+    Raises DataError if there is no record at all.
     """
-    if not place.exists():
-        raise DataError(f"{place}: no such file or folder; name a results file, or a folder that holds some")
-    files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
-    found: dict[tuple[CellKey, str], RunRecord] = {}
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Name a results file, or a folder with results files.")
+    records: dict[tuple[CellKey, str], RunRecord] = {}
     faults: list[str] = []
-    for file in files:
+    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
         for number, line in enumerate(file.read_bytes().splitlines(), start=1):
             try:
                 record = RunRecord.from_json(line.decode())
             except (DataError, UnicodeDecodeError) as error:
-                faults.append(f"{file.name}, line {number}: left out ({error})")
+                faults.append(f"{file.name}, line {number} was skipped: {error}")
                 continue
-            # where a run has been made since, nothing is missing; the place of a line is that of its last version
-            found.pop((record.spot, ""), None)
-            found.pop((record.spot, record.run_id), None)
-            found[record.spot, record.run_id] = record
-    if place.is_dir():
-        for path in sorted(place.glob(f"*/{CONFIG}")):
-            try:
-                config = read_config(path.parent)
-                folder = RunFolder(place, config)
-                if folder.summary() is not None:
-                    row = f"{config.backbone}, {config.weights}"
-                    spot = CellKey(place.resolve().name, row, config.task, body=config.backbone)
-                    found.setdefault((spot, config.run_id), record_of(folder, spot, ""))
-            except UserError as error:
-                faults.append(str(error))
-    if not found:
+            # a finished run replaces the note that its cell is missing; the order is that of the last versions
+            records.pop((record.key, ""), None)
+            records.pop((record.key, record.run_id), None)
+            records[record.key, record.run_id] = record
+    if path.is_dir():
+        _add_run_folders(path, records, faults)
+    if not records:
         detail = f" ({faults[0]})" if faults else ""
-        raise DataError(f"{place}: no results here{detail}; `icecore paper` and `icecore grid` write some")
-    return list(found.values()), faults
+        raise DataError(f"{path} has no results{detail}. The commands `icecore paper` and `icecore grid` write them.")
+    return list(records.values()), faults
+
+
+def _add_run_folders(path: Path, records: dict[tuple[CellKey, str], RunRecord], faults: list[str]) -> None:
+    """Add the finished runs whose folders lie in `path`."""
+    for config_path in sorted(path.glob(f"*/{CONFIG}")):
+        try:
+            config = read_config(config_path.parent)
+            folder = RunFolder(path, config)
+            if folder.summary() is not None:
+                row = f"{config.backbone}, {config.weights}"
+                key = CellKey(path.resolve().name, row, config.task, body=config.backbone)
+                records.setdefault((key, config.run_id), RunRecord.from_folder(folder, key, ""))
+        except UserError as error:
+            faults.append(str(error))

@@ -1,7 +1,7 @@
-"""Budgets: how much computing a table of the paper may cost, as data.
+"""Budgets: how much computation a table of the paper may take, as data.
 
-A budget says which bodies stand for the paper's, which learning rates and seeds are swept, and how long and
-on which size of each task a run trains. Whatever is smaller than the paper's is named in a table's header.
+A budget names the bodies in place of the paper's, the learning rates and seeds of the sweeps, and the steps and
+size of each task. The report names everything that is smaller than in the paper.
 """
 
 from collections.abc import Mapping
@@ -10,20 +10,21 @@ from typing import Any
 
 from icecore.tasks import TASKS
 
-#: spread over the rebuttal's range; a frozen body wants higher rates than one that is trained
+#: cover the rebuttal's range; a frozen body needs higher learning rates than a trained one
 FROZEN_LRS = (3e-4, 1e-3, 3e-3, 1e-2)
 TRAINED_LRS = (1e-4, 3e-4, 1e-3)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What runs may cost.
+    """How much computation the runs of a table may take.
 
-    bodies       the body that a placeholder of paper.py stands for, say {"body": "gpt2"}
-    lrs          learning rates swept where the body is frozen, `trained_lrs` where it is trained
-    seeds        the first one sweeps, the others train at the rate that validation chose
-    settings     of every run, under those of `tasks`: by task, or by column of a study
-    pretraining  of the run that teaches a random body bit-memory, all of its weights trained
+    bodies       backbone by placeholder of a `StudyRow`, for example {"body": "gpt2"}
+    lrs          learning rates of a sweep with a frozen body; `trained_lrs` with a trained one
+    seeds        the first one tries all learning rates, the others the one that validation chose
+    settings     of every run
+    tasks        settings by task, or by column of a study, in place of the common ones
+    pretraining  settings of the run that trains all weights of a random body on bit-memory
     """
 
     summary: str
@@ -35,8 +36,8 @@ class Budget:
     tasks: Mapping[str, Mapping[str, Any]]
     pretraining: Mapping[str, Any] = field(default_factory=dict)
 
-    def of_column(self, column: str) -> dict[str, Any]:
-        """Settings of runs in a column: those of all, of its task, and of the column itself."""
+    def settings_for(self, column: str) -> dict[str, Any]:
+        """Settings of the runs in a column: the common ones, those of its task, and those of the column itself."""
         return {**self.settings, **self.tasks.get(column.split()[0], {}), **self.tasks.get(column, {})}
 
 
@@ -47,14 +48,14 @@ BODIES = {
     "vision": "vit-base",
 }
 
-_LONG_STRINGS = {"batch_size": 8, "eval_every": 100, "eval_examples": 50, "test_examples": 200, "stop_at": 0.9999}
-_IMAGES = {"val": 300}
+_LONG_XOR_STRINGS = {"batch_size": 8, "eval_every": 100, "eval_examples": 50, "test_examples": 200, "stop_at": 0.9999}
+_FEW_VALIDATION_IMAGES = {"val": 300}
 _SMALL_MEMORY = {"strings": 5, "bits": 100, "width": 50}
-_TREES = {"train": 20_000, "val": 300, "test": 1000, "shortest": 30, "longest": 120}
+_SMALL_LISTOPS = {"train": 20_000, "val": 300, "test": 1000, "shortest": 30, "longest": 120}
 
 BUDGETS: Mapping[str, Budget] = {
     "smoke": Budget(
-        summary="a few steps of everything: shows that it runs, its numbers mean nothing",
+        summary="a few steps of everything, to check that it runs; the numbers mean nothing",
         bodies={**BODIES, "body": "minilm", "medium": "smollm2-135m"},
         lrs=(1e-3, 3e-3),
         trained_lrs=(3e-4,),
@@ -71,15 +72,15 @@ BUDGETS: Mapping[str, Budget] = {
         pretraining={"steps": 4, "batch_size": 2, "lr": 3e-4},
     ),
     "cpu": Budget(
-        summary="MiniLM, some 1,600 examples a run, shorter strings, ListOps and LRA: trends, in hours on two cores",
-        # no body for "large" and "vision": rows of theirs stay empty
+        summary="MiniLM, about 1,600 examples a run, shorter sequences; shows trends, in hours on two cores",
+        # rows with the bodies "large" and "vision" stay empty
         bodies={"body": "minilm", "medium": "smollm2-135m"},
         lrs=FROZEN_LRS,
         trained_lrs=TRAINED_LRS,
         seeds=(0, 1, 2),
         settings={"steps": 200, "batch_size": 8, "eval_every": 50, "eval_examples": 150, "test_examples": 500},
         tasks={
-            # at the paper's 1,000 bits the pretrained body is at 75 % after 200 steps of 8: no difference would show
+            # with the paper's 1,000 bits the pretrained body reaches only 75 % in 200 steps, too little to compare
             "bit-memory": {
                 "task_options": _SMALL_MEMORY,
                 "batch_size": 16,
@@ -90,13 +91,14 @@ BUDGETS: Mapping[str, Budget] = {
             },
             "bit-xor": {"batch_size": 16, "steps": 300, "eval_every": 30, "eval_examples": 256, "stop_at": 1.0},
             **{
-                f"bit-xor n={n}": {**_LONG_STRINGS, "steps": steps} for n, steps in ((20, 600), (64, 2000), (256, 2000))
+                f"bit-xor n={n}": {**_LONG_XOR_STRINGS, "steps": steps}
+                for n, steps in ((20, 600), (64, 2000), (256, 2000))
             },
-            "listops": {"task_options": _TREES},
-            "mnist": {"task_options": _IMAGES},
-            "cifar10": {"task_options": _IMAGES},
+            "listops": {"task_options": _SMALL_LISTOPS},
+            "mnist": {"task_options": _FEW_VALIDATION_IMAGES},
+            "cifar10": {"task_options": _FEW_VALIDATION_IMAGES},
             "cifar10-lra": {
-                "task_options": {**_IMAGES, "side": 16},
+                "task_options": {**_FEW_VALIDATION_IMAGES, "side": 16},
                 "steps": 120,
                 "eval_every": 40,
                 "eval_examples": 100,
@@ -104,7 +106,7 @@ BUDGETS: Mapping[str, Budget] = {
             },
             "remote-homology": {"task_options": {"length": 128}, "eval_examples": 100, "test_examples": 200},
         },
-        # at 1e-3 all of MiniLM learns the small memory in some 600 steps, at 3e-4 in a thousand
+        # at 1e-3 all of MiniLM learns the small memory in about 600 steps, at 3e-4 in 1,000
         pretraining={
             "task_options": _SMALL_MEMORY,
             "steps": 800,
@@ -115,7 +117,7 @@ BUDGETS: Mapping[str, Budget] = {
         },
     ),
     "full": Budget(
-        summary="the paper's bodies, steps and whole test sets: for GPUs",
+        summary="the paper's bodies, steps and whole test sets; for GPUs",
         bodies=BODIES,
         lrs=(1e-4, *FROZEN_LRS),
         trained_lrs=(1e-5, 3e-5, *TRAINED_LRS),
@@ -129,7 +131,7 @@ BUDGETS: Mapping[str, Budget] = {
             }
             for name, entry in TASKS.items()
         }
-        | {f"bit-xor n={n}": {**_LONG_STRINGS, "steps": 20_000} for n in (20, 64, 256)},
+        | {f"bit-xor n={n}": {**_LONG_XOR_STRINGS, "steps": 20_000} for n in (20, 64, 256)},
         pretraining={"steps": TASKS["bit-memory"].paper.steps, "batch_size": 16, "lr": 3e-4},
     ),
 }

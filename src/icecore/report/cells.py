@@ -1,54 +1,37 @@
-"""Cells: the runs of one place of a table as numbers, beside the published one.
+"""Cells: the runs of one cell of a table as numbers, beside the published ones.
 
-The learning rate is the one that validation chose (`grid.summarize`); a number is the mean over the seeds
-there, with its standard error. What a reader must know of a cell is in its notes, in words.
+Validation chooses the learning rate (`sweep.summarize_runs`). A number is the mean over the seeds at this rate,
+with its standard error. Notes say in words what a reader must know about a cell.
 """
 
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from icecore.core.text import pluralize
 from icecore.experiments import sweep
-from icecore.experiments.results import Curve, RunRecord
+from icecore.experiments.results import RunRecord
+from icecore.report.quantities import Quantity
+from icecore.training.run_summary import RunSummary
 
-#: a run has converged at its first validation within one percentage point of its best one
-POINT = 0.01
-#: published percentages are rounded to tenths: nearer than half of one is equal
+#: published percentages are rounded to tenths; a difference of less than half a tenth does not count
 ROUNDING = 0.05
-#: what a run's summary must hold to be counted
-REQUIRED = frozenset({"lr", "seed", "val_metric", "test_metric", "seconds_share"})
-
-#: a run's value, and whether it is only known to be at least that; None where the run has none
-Reading = tuple[float, bool] | None
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What the cells of a table show.
-
-    parts  name of each number of a cell to what reads it off a run, in `unit` ("%" or "steps")
-    """
-
-    caption: str
-    unit: str
-    parts: Mapping[str, Callable[[RunRecord], Reading]]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its standard error, None where it is unknown, over n seeds (0: a published number)."""
+class MeanWithError:
+    """A mean over n seeds with its standard error, None if unknown. n is 0 for a published number."""
 
     mean: float
     sem: float | None = None
     n: int = 0
 
     @classmethod
-    def over(cls, values: Sequence[float]) -> "Estimate | None":
-        """Mean and standard error of the mean; None of no values."""
+    def of(cls, values: Sequence[float]) -> "MeanWithError | None":
+        """Mean and standard error of the mean of values; None if there are no values."""
         if not values:
             return None
         sem = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -56,38 +39,38 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Value:
+class CellNumber:
     """One number of a cell, ours and the published one.
 
-    bound  ours is only known to be at least that (a run that had not converged)
+    bound  ours is only a lower bound, because a run had not converged
     """
 
     name: str
-    ours: Estimate | None = None
-    published: Estimate | None = None
+    ours: MeanWithError | None = None
+    published: MeanWithError | None = None
     bound: bool = False
 
     @property
     def differs(self) -> bool:
-        """Whether both exist, ours over two seeds or more, further apart than two combined standard errors."""
+        """Whether ours, over at least two seeds, differs from the published number by over two combined errors."""
         if self.ours is None or self.published is None or self.ours.sem is None:
             return False
         gap = self.ours.mean - self.published.mean
-        if self.bound and gap < 0:  # what is at least less may still be equal
+        if self.bound and gap < 0:  # a lower bound below the published number does not contradict it
             return False
         return abs(gap) > max(2 * math.hypot(self.ours.sem, self.published.sem or 0.0), ROUNDING)
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """A place of a table: its numbers and the runs behind them.
+    """A cell of a table: its numbers and the runs behind them.
 
-    runs    all runs of the sweep; `chosen` those at the learning rate `lr` that validation chose
-    state   "" of a number, else "not run", "missing" (weights or data) or "diverged"
-    notes   what a reader must know, in words
+    runs    all runs of the sweep; `chosen` are those at the learning rate `lr` that validation chose
+    state   empty if the cell has a number, else "not run", "missing" (weights or data) or "diverged"
+    notes   what a reader must know
     """
 
-    values: tuple[Value, ...]
+    numbers: tuple[CellNumber, ...]
     runs: tuple[RunRecord, ...] = ()
     chosen: tuple[RunRecord, ...] = ()
     lr: float | None = None
@@ -96,155 +79,123 @@ class TableCell:
 
     @property
     def commands(self) -> list[str]:
-        """The commands that made the runs."""
+        """The commands that trained the runs."""
         return list(dict.fromkeys(run.command for run in self.runs if run.command))
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates tried, lowest first."""
-        return sorted({run.summary["lr"] for run in self.runs})
+        """All learning rates of the sweep, lowest first."""
+        return sorted({run.summary.lr for run in self.runs})
 
     @property
-    def train(self) -> Estimate | None:
-        """Metric on training examples in %, as far as the runs measured it."""
-        return Estimate.over(_known(run.summary.get("train_metric") for run in self.chosen))
+    def train(self) -> MeanWithError | None:
+        """Metric on training examples in %, over the runs that have it."""
+        return MeanWithError.of(_percentages(run.summary.train_metric for run in self.chosen))
 
     @property
-    def splits(self) -> dict[str, Estimate]:
-        """Metric of every test split in %, where there are several (remote homology's three hold-outs)."""
-        names = dict.fromkeys(name for run in self.chosen for name in run.summary.get("test_metrics", {}))
-        found = {n: Estimate.over(_known(r.summary["test_metrics"].get(n) for r in self.chosen)) for n in names}
-        return {name: value for name, value in found.items() if value} if len(names) > 1 else {}
+    def splits(self) -> dict[str, MeanWithError]:
+        """Metric of every test split in %, if there are several, such as the three of remote homology."""
+        names = dict.fromkeys(name for run in self.chosen for name in run.summary.test_metrics)
+        metrics = {n: MeanWithError.of(_percentages(r.summary.test_metrics.get(n) for r in self.chosen)) for n in names}
+        return {name: metric for name, metric in metrics.items() if metric} if len(names) > 1 else {}
 
 
-def converged(curve: Curve) -> Reading:
-    """First step within a point of a curve's best metric, a bound where the best is the last and can still rise."""
-    if not curve:
-        return None
-    best = max(metric for _, metric in curve)
-    step = next(step for step, metric in curve if metric >= best - POINT)
-    rising = next(step for step, metric in curve if metric == best) == curve[-1][0] and best < 1
-    return float(step), rising
-
-
-def build(records: Sequence[RunRecord], measure: Measure, published: Mapping[str, Estimate]) -> TableCell:
-    """The cell of the records of one place; `published` by part."""
-    made = [record for record in records if not record.missing]
-    whole = [run for run in made if run.summary.keys() >= REQUIRED]
-    runs, notes = _one_configuration(whole)
-    if len(whole) < len(made):
-        notes.append(
-            f"{pluralize(len(made) - len(whole), 'run')} left out: no {', '.join(sorted(REQUIRED))} in the record"
-        )
+def build_cell(records: Sequence[RunRecord], quantity: Quantity, published: Mapping[str, MeanWithError]) -> TableCell:
+    """The cell of the records with one key. `published` are the published numbers by part of the quantity."""
+    finished = [record for record in records if not record.missing]
+    complete = [run for run in finished if _is_complete(run.summary)]
+    runs, notes = _same_configuration(complete)
+    if len(complete) < len(finished):
+        count = pluralize(len(finished) - len(complete), "run")
+        notes.append(f"Left out: {count} without a learning rate or metrics in the record.")
     if not runs:
-        missing = tuple(dict.fromkeys([*(record.missing for record in records if record.missing), *notes]))
-        blank = tuple(Value(name, None, published.get(name)) for name in measure.parts)
-        return TableCell(blank, state="missing" if missing else "not run", notes=missing)
-    lr = sweep.summarize_runs([run.summary for run in runs])["chosen_lr"]
-    chosen = [run for run in runs if run.summary["lr"] == lr and run.summary["val_metric"] is not None]
-    values = []
-    for name, read in measure.parts.items():
+        reasons = tuple(dict.fromkeys([*(record.missing for record in records if record.missing), *notes]))
+        blank = tuple(CellNumber(name, None, published.get(name)) for name in quantity.parts)
+        return TableCell(blank, state="missing" if reasons else "not run", notes=reasons)
+    lr = sweep.summarize_runs([run.summary.to_json() for run in runs])["chosen_lr"]
+    chosen = [run for run in runs if run.summary.lr == lr and run.summary.val_metric is not None]
+    numbers = []
+    for name, read in quantity.parts.items():
         readings = [reading for reading in map(read, chosen) if reading is not None]
-        ours = Estimate.over([value for value, _ in readings])
-        values.append(Value(name, ours, published.get(name), any(bound for _, bound in readings)))
-    notes += [*_diverged(runs, chosen), *_edge(lr, runs)]
+        ours = MeanWithError.of([value for value, _ in readings])
+        numbers.append(CellNumber(name, ours, published.get(name), any(bound for _, bound in readings)))
+    notes += [*_divergence_notes(runs, chosen), *_edge_notes(lr, runs)]
     state = "" if chosen else "diverged"
-    return TableCell(tuple(values), tuple(runs), tuple(chosen), lr, state, tuple(notes))
+    return TableCell(tuple(numbers), tuple(runs), tuple(chosen), lr, state, tuple(notes))
 
 
-def _one_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """The runs that differ from the last one in learning rate and seed only, and a note on the others."""
+def _is_complete(summary: RunSummary) -> bool:
+    """Whether a summary has a learning rate, and metrics unless the run diverged."""
+    has_metrics = summary.val_metric is not None and summary.test_metric is not None
+    return summary.lr > 0 and (has_metrics or summary.status == "diverged")
 
-    def rest(run: RunRecord) -> dict[str, Any]:
+
+def _same_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """The runs that differ from the last one only in learning rate and seed, and a note on the others."""
+
+    def settings(run: RunRecord) -> dict[str, Any]:
         return {name: value for name, value in run.config.items() if name not in ("lr", "seed")}
 
-    kept = [run for run in runs if rest(run) == rest(runs[-1])]
-    others = [run for run in runs if rest(run) != rest(runs[-1])]
+    same = [run for run in runs if settings(run) == settings(runs[-1])]
+    others = [run for run in runs if settings(run) != settings(runs[-1])]
     if not others:
-        return kept, []
-    last = rest(kept[-1])
-    ways = {
-        f"{name} {_plain(rest(run).get(name))}, not {_plain(last.get(name))}"
+        return same, []
+    last = settings(same[-1])
+    differences = {
+        f"{name} {_value_text(settings(run).get(name))}, not {_value_text(last.get(name))}"
         for run in others
-        for name in {**last, **rest(run)}
-        if rest(run).get(name) != last.get(name)
+        for name in {**last, **settings(run)}
+        if settings(run).get(name) != last.get(name)
     }
-    return kept, [f"{pluralize(len(others), 'run')} of another configuration left out ({'; '.join(sorted(ways))})"]
+    count = pluralize(len(others), "run")
+    return same, [f"Left out: {count} of another configuration ({'; '.join(sorted(differences))})."]
 
 
-def _diverged(runs: Sequence[RunRecord], chosen: Sequence[RunRecord]) -> list[str]:
-    lost = sorted({run.summary["lr"] for run in runs if run.summary.get("status") == "diverged"})
-    if not lost:
+def _divergence_notes(runs: Sequence[RunRecord], chosen: Sequence[RunRecord]) -> list[str]:
+    """A note on the learning rates at which runs diverged, if there are any."""
+    diverged = sorted({run.summary.lr for run in runs if run.summary.status == "diverged"})
+    if not diverged:
         return []
-    rates = ", ".join(rate_text(lr) for lr in lost)
+    rates = ", ".join(rate_text(lr) for lr in diverged)
     if not chosen:
-        return [f"diverged at every learning rate tried ({rates})"]
-    here = sum(run.summary.get("status") == "diverged" for run in chosen)
-    scored = (
-        f"; {here} of {pluralize(len(chosen), 'seed')} of this number: the best state before counts" if here else ""
-    )
-    return [f"diverged at learning rate {rates}{scored}"]
+        return [f"Runs diverged at every learning rate ({rates})."]
+    count = sum(run.summary.status == "diverged" for run in chosen)
+    note = f"Runs diverged at learning rate {rates}."
+    if count:
+        note += f" {count} of {pluralize(len(chosen), 'seed')} of this number diverged and counts with its best state."
+    return [note]
 
 
-def _edge(lr: float | None, runs: Sequence[RunRecord]) -> list[str]:
-    rates = sorted({run.summary["lr"] for run in runs})
+def _edge_notes(lr: float | None, runs: Sequence[RunRecord]) -> list[str]:
+    """A note if the chosen learning rate is the smallest or largest one and none between them is as good."""
+    rates = sorted({run.summary.lr for run in runs})
     if lr is None or len(rates) < 2 or lr not in (rates[0], rates[-1]):
         return []
-    by_rate: dict[float, dict[int, float]] = {rate: {} for rate in rates}
+    metrics: dict[float, dict[int, float]] = {rate: {} for rate in rates}
     for run in runs:
-        by_rate[run.summary["lr"]][run.summary["seed"]] = -1.0 if (v := run.summary["val_metric"]) is None else v
+        metric = run.summary.val_metric
+        metrics[run.summary.lr][run.summary.seed] = -1.0 if metric is None else metric
     for rate in rates[1:-1]:
-        shared = by_rate[rate].keys() & by_rate[lr].keys()
-        if shared and all(by_rate[rate][seed] >= by_rate[lr][seed] for seed in shared):
-            return []  # one between the ends does as well: the sweep was wide enough
-    end = "smallest" if lr == rates[0] else "largest"
-    return [f"at the edge of the sweep: the {end} learning rate tried was chosen, a better one may lie beyond"]
+        shared_seeds = metrics[rate].keys() & metrics[lr].keys()
+        if shared_seeds and all(metrics[rate][seed] >= metrics[lr][seed] for seed in shared_seeds):
+            return []  # a rate between the ends is as good, so the sweep was wide enough
+    end, beyond = ("smallest", "smaller") if lr == rates[0] else ("largest", "larger")
+    return [f"The chosen learning rate is the {end} of the sweep, so a {beyond} one may be better."]
 
 
-def _known(values: Any) -> list[float]:
+def _percentages(values: Iterable[float | None]) -> list[float]:
     return [100 * value for value in values if value is not None]
 
 
-def _plain(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def rate_text(lr: float) -> str:
-    """A learning rate as it is given on the command line.
+    """A learning rate as users type it.
 
     >>> rate_text(0.0003), rate_text(0.01), rate_text(0.00123)
     ('3e-4', '1e-2', '1.23e-3')
     """
     digits, _, exponent = f"{lr:e}".partition("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def _metric(key: str) -> Callable[[RunRecord], Reading]:
-    def read(record: RunRecord) -> Reading:
-        value = record.summary.get(key)
-        return None if value is None else (100 * value, False)
-
-    return read
-
-
-def _attention(key: str) -> Callable[[RunRecord], Reading]:
-    def read(record: RunRecord) -> Reading:
-        value = record.extra.get("attention", {}).get(key)
-        return None if value is None else (100 * value, False)
-
-    return read
-
-
-MEASURES: Mapping[str, Measure] = {
-    "test": Measure("test accuracy in %", "%", {"test": _metric("test_metric")}),
-    "steps": Measure("steps to converge", "steps", {"steps": lambda record: converged(record.validation)}),
-    "fit": Measure(
-        "train / test accuracy in %", "%", {"train": _metric("train_metric"), "test": _metric("test_metric")}
-    ),
-    "attention": Measure(
-        # most bodies look at their own position untrained; what tells is the bit of the first string
-        "share of attention on needed bits in %: best head on both / on the first string's alone / uniform on both",
-        "%",
-        {"both": _attention("best"), "first": _attention("first_bit_best"), "uniform": _attention("uniform")},
-    ),
-}

@@ -1,0 +1,311 @@
+"""The tables and figures of the paper as values: rows, columns, the question of each, and the published numbers.
+
+Tables 1 to 21 are of Lu et al. 2021 (arXiv 2103.05247), `rebuttal` is of Rothermel et al. 2021 (arXiv 2107.12460).
+`icecore paper TABLE` trains a table at a budget. The published numbers are in published.toml.
+"""
+
+import functools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from icecore.core.config import FPT_ROLES, INPUT, OUTPUT, ROLES, SINGLE_ROLES
+from icecore.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A row of a table: its label, and the settings of its runs.
+
+    A backbone in braces, "{body}", stands for the budget's body of that name. The weights "bit-memory" are those of
+    the body after all of it was trained on bit-memory from a random start.
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+
+    def body_name(self, bodies: Mapping[str, str]) -> str | None:
+        """The backbone's name with its placeholder filled from `bodies`; None if they have no such body."""
+        try:
+            return str(self.settings["backbone"]).format(**bodies)
+        except KeyError:
+            return None
+
+    @property
+    def trains_body(self) -> bool:
+        """Whether attention or feed-forward weights are trained, which need other learning rates."""
+        return bool(SINGLE_ROLES & set(self.settings.get("train_roles", FPT_ROLES)))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or figure of the paper.
+
+    question         what the table is meant to answer
+    columns          tasks; what follows the first space distinguishes columns of one task
+    quantity         what a cell shows: "test" metric, "steps" to converge, "fit" (train and test), or "attention"
+    settings         of all runs, in place of the budget's
+    column_settings  the same for the runs of a column
+    lrs, seeds       in place of the budget's
+    """
+
+    name: str
+    title: str
+    question: str
+    columns: Sequence[str]
+    rows: Mapping[str, StudyRow]
+    quantity: str = "test"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    column_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lrs: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    def task_of(self, column: str) -> str:
+        """The task of a column: its name up to the first space."""
+        return column.split()[0]
+
+    @property
+    def published(self) -> Mapping[str, Mapping[str, Any]]:
+        """Published numbers by row and column: a number, or [mean, standard error]."""
+        return published_numbers().get(self.name, {}).get("rows", {})
+
+    @property
+    def source(self) -> str:
+        """The publication of these numbers; empty if there are none."""
+        numbers = published_numbers()
+        return numbers["source"].get(numbers.get(self.name, {}).get("source", ""), "")
+
+
+@functools.cache
+def published_numbers() -> Mapping[str, Any]:
+    """The content of published.toml."""
+    return tomllib.loads((resources.files("icecore.paper") / "published.toml").read_text())
+
+
+ALL_TASKS = tuple(TASKS)
+PRETRAINED_BODY: Mapping[str, Any] = {"backbone": "{body}", "weights": "pretrained"}
+RANDOM_BODY: Mapping[str, Any] = {"backbone": "{body}", "weights": "random"}
+
+PRETRAINED = StudyRow("pretrained on language", PRETRAINED_BODY)
+RANDOM = StudyRow("random", RANDOM_BODY)
+STATISTICS = StudyRow("random, with pretrained means and deviations", {"backbone": "{body}", "weights": "statistics"})
+BIT_MEMORY = StudyRow("pretrained on bit-memory", {"backbone": "{body}", "weights": "bit-memory"})
+VISION = StudyRow("pretrained on images (ViT)", {"backbone": "{vision}", "weights": "pretrained"})
+NO_BODY = StudyRow("no body: linear probe", {"backbone": "none", "weights": "random"})
+LSTM = StudyRow("LSTM, 3 layers", {"backbone": "lstm", "weights": "random"})
+LSTM_STAR = StudyRow("LSTM*, 12 layers, residual, positions", {"backbone": "lstm-star", "weights": "random"})
+MATCHED = StudyRow("LSTM, matched in both counts", {"backbone": "lstm-matched:{body}", "weights": "random"})
+
+WITH_FEEDFORWARD = (*FPT_ROLES, "feedforward")
+WITH_ATTENTION = (*FPT_ROLES, "attention")
+WITH_BOTH = (*FPT_ROLES, "attention", "feedforward")
+
+
+def _trained_row(label: str, base: Mapping[str, Any], roles: Sequence[str] = ROLES) -> StudyRow:
+    """A row in which parameters of these roles are trained."""
+    return StudyRow(label, {**base, "train_roles": tuple(roles)})
+
+
+def _depth_rows(roles: Sequence[str] = FPT_ROLES) -> dict[str, StudyRow]:
+    """Tables 11 and 12: bodies of one, two and six layers."""
+    return {
+        f"layers-{n}-{name}": StudyRow(
+            f"{n} layer{'s' * (n > 1)}, {name}", {**base, "layers": n, "train_roles": tuple(roles)}
+        )
+        for n in (1, 2, 6)
+        for name, base in (("pretrained", PRETRAINED_BODY), ("random", RANDOM_BODY))
+    }
+
+
+def _set_rows(base: Mapping[str, Any]) -> dict[str, StudyRow]:
+    """Tables 15 and 21: the trained set grows by one role in each row."""
+    sets = {
+        "output": (OUTPUT,),
+        "norms": (OUTPUT, "norm"),
+        "input": (OUTPUT, "norm", INPUT),
+        "positions": FPT_ROLES,
+    }
+    labels = ("output layer only", "+ norms", "+ input layer", "+ positions")
+    return {name: _trained_row(label, base, roles) for label, (name, roles) in zip(labels, sets.items(), strict=True)}
+
+
+def _unfreezing_rows(base: Mapping[str, Any]) -> dict[str, StudyRow]:
+    """Tables 13 and 14: more of the body is trained."""
+    return {
+        "frozen": StudyRow("frozen", base),
+        "feedforward": _trained_row("+ feed-forward", base, WITH_FEEDFORWARD),
+        "attention": _trained_row("+ attention", base, WITH_ATTENTION),
+        "both": _trained_row("+ both", base, WITH_BOTH),
+    }
+
+
+_STUDIES = (
+    Study(
+        "table1",
+        "Frozen transformer, trained transformer, trained LSTM",
+        "Does a frozen language model keep up with models that are trained completely? (The published numbers are of "
+        "GPT-2 large for CIFAR-10, and of other depths elsewhere.)",
+        ALL_TASKS,
+        {
+            "frozen": StudyRow("frozen, pretrained on language", PRETRAINED_BODY),
+            "full": _trained_row("transformer, all trained from random", RANDOM_BODY),
+            "lstm": _trained_row("LSTM, all trained from random", LSTM.settings),
+        },
+    ),
+    Study(
+        "table2",
+        "What the body was pretrained on",
+        "Does it matter that the body was pretrained on language? The paper's rows are compared with the statistics of "
+        "the weights alone, no body, and a matched LSTM.",
+        ALL_TASKS,
+        {
+            "pretrained": PRETRAINED,
+            "random": RANDOM,
+            "bit-memory": BIT_MEMORY,
+            "vision": VISION,
+            "statistics": STATISTICS,
+            "none": NO_BODY,
+            "lstm-matched": MATCHED,
+        },
+    ),
+    Study(
+        "table3",
+        "Random bodies",
+        "Does it matter that the body is a transformer? All bodies are random and frozen. The matched LSTM has as many "
+        "frozen and trained parameters as the transformer.",
+        ALL_TASKS,
+        {"random": RANDOM, "lstm": LSTM, "lstm-star": LSTM_STAR, "lstm-matched": MATCHED},
+    ),
+    Study(
+        "table6",
+        "Steps to converge",
+        "Does pretraining save steps? A run has converged at its first validation within one point of its best. A run "
+        "that learns nothing converges at once, so compare the accuracies of Table 2.",
+        ALL_TASKS,
+        {"pretrained": PRETRAINED, "random": RANDOM},
+        quantity="steps",
+    ),
+    Study(
+        "table7",
+        "Underfitting: train and test accuracy on CIFAR-10 LRA",
+        "Does a frozen body underfit, so that test and training accuracy are equal? (icecore has no Linformer.)",
+        ("cifar10-lra",),
+        {
+            "pretrained": PRETRAINED,
+            "full-3-layers": _trained_row("3 layers, all trained from random", {**RANDOM_BODY, "layers": 3}),
+            "linformer": StudyRow("Linformer, 3 layers", {}),
+        },
+        quantity="fit",
+    ),
+    Study(
+        "table8",
+        "Size of the body",
+        "Do larger frozen bodies compute better?",
+        ("cifar10",),
+        {
+            f"{size}-{name}": StudyRow(f"{size}, {name}", {"backbone": f"{{{body}}}", "weights": name})
+            for size, body in (("base", "body"), ("medium", "medium"), ("large", "large"))
+            for name in ("pretrained", "random")
+        },
+    ),
+    Study(
+        "table9",
+        "Statistics of the weights alone",
+        "Does the content of the pretrained weights matter, or only their scale?",
+        ALL_TASKS,
+        {"pretrained": PRETRAINED, "statistics": STATISTICS, "random": RANDOM},
+    ),
+    Study(
+        "table10",
+        "Output layer only, on cached features",
+        "How accurate is a fixed feature extractor? The body runs only once for each example.",
+        ("listops", "cifar10-lra"),
+        {"output": _trained_row("output layer only", PRETRAINED_BODY, (OUTPUT,)), "pretrained": PRETRAINED},
+    ),
+    Study("table11", "Depth", "How many layers are needed?", ALL_TASKS, _depth_rows()),
+    Study(
+        "table12",
+        "Depth, norms and output layer trained",
+        "How many layers are needed if neither the input layer nor positions are trained?",
+        ("listops",),
+        _depth_rows((OUTPUT, "norm")),
+    ),
+    Study(
+        "table13",
+        "Unfreezing more",
+        "Does training more of the body help?",
+        ("cifar10", "listops"),
+        _unfreezing_rows(PRETRAINED_BODY),
+    ),
+    Study(
+        "table14",
+        "Unfreezing more of a random body",
+        "Does training more of the body help without pretraining?",
+        ("cifar10", "listops"),
+        _unfreezing_rows(RANDOM_BODY),
+    ),
+    Study(
+        "table15",
+        "Trained sets, added one by one",
+        "Which parameters must be trained?",
+        ALL_TASKS,
+        _set_rows(PRETRAINED_BODY),
+    ),
+    Study(
+        "table21",
+        "Trained sets of a random body",
+        "Which parameters must be trained without pretraining?",
+        ALL_TASKS,
+        _set_rows(RANDOM_BODY),
+    ),
+    Study(
+        "table16",
+        "Norms trained or not",
+        "How much do the gains and biases of the norms contribute?",
+        ("cifar10",),
+        {
+            f"{name}-{state}": _trained_row(f"{name}, norms {state}", base, roles)
+            for name, base in (("pretrained", PRETRAINED_BODY), ("random", RANDOM_BODY))
+            for state, roles in (("fixed", (INPUT, OUTPUT, "position")), ("tuned", FPT_ROLES))
+        },
+    ),
+    Study(
+        "table17",
+        "Other language models",
+        "Does this work with GPT-2 only, or with any language model?",
+        ("cifar10", "listops"),
+        {
+            name: StudyRow(name, {"backbone": name, "weights": "pretrained"})
+            for name in ("gpt2", "bert-base", "t5-base", "longformer-base", "minilm", "smollm2-135m")
+        },
+    ),
+    Study(
+        "attention",
+        "Attention on the bits that an output needs (Section 3.5)",
+        "On bit XOR, does output i attend to bit i of both strings? The cells show the best head's share of attention "
+        "on these bits, and the share under uniform attention.",
+        ("bit-xor n=5", "bit-xor n=20", "bit-xor n=64", "bit-xor n=256"),
+        {"pretrained": PRETRAINED, "random": RANDOM},
+        quantity="attention",
+        # long strings are learned only if positions have a much higher learning rate than the rest
+        settings={"lr_factors": {"position": 10.0, "output": 0.3}, "schedule": "constant"},
+        column_settings={f"bit-xor n={n}": {"task_options": {"n": n}} for n in (5, 20, 64, 256)},
+        lrs=(1e-3,),
+        seeds=(0,),
+    ),
+    Study(
+        "rebuttal",
+        "Frozen or trained, pretrained or random, each at its own learning rate",
+        "Which claims of the paper hold if the learning rate is swept?",
+        ("listops", "mnist", "cifar10", "cifar10-lra"),
+        {
+            "frozen-random": StudyRow("frozen, random", RANDOM_BODY),
+            "frozen-pretrained": StudyRow("frozen, pretrained", PRETRAINED_BODY),
+            "unfrozen-random": _trained_row("trained, random", RANDOM_BODY),
+            "unfrozen-pretrained": _trained_row("trained, pretrained", PRETRAINED_BODY),
+        },
+    ),
+)
+STUDIES: Mapping[str, Study] = {study.name: study for study in _STUDIES}

@@ -1,0 +1,80 @@
+"""The tables of a report as one Markdown file."""
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from icecore.report.cell_text import LEGEND, cell_text, count_text, marks_text, origin_text, published_text
+from icecore.report.result_tables import ResultTable, TableRow
+
+#: (file, caption) of each picture of a table, by its slug
+PlotLinks = Mapping[str, Sequence[tuple[str, str]]]
+
+
+def render_markdown(tables: Sequence[ResultTable], faults: Sequence[str], plots: PlotLinks) -> str:
+    """All tables as Markdown. `faults` are messages about results that could not be read."""
+    parts = ["# icecore: results", "How to read a table:\n\n" + _list(f"{mark}: {meaning}" for mark, meaning in LEGEND)]
+    if faults:
+        parts.append("**Results that could not be read:**\n\n" + _list(faults))
+    parts += [_table_markdown(table, plots.get(table.slug, ())) for table in tables]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table_markdown(table: ResultTable, plots: Sequence[tuple[str, str]]) -> str:
+    budget = ", ".join(filter(None, (table.budget, table.body)))
+    parts = [_escape(f"## {table.name}: {table.title}" + (f" ({budget})" if budget else ""))]
+    parts += [_escape(table.question)] if table.question else []
+    parts.append(_list(f"{name}: {text}" for name, text in table.facts))
+    parts += ["**These runs differ:**\n\n" + _list(table.warnings)] if table.warnings else []
+    parts.append(_grid(table))
+    parts += ["\n".join(f"{n}. {_escape(note)}" for n, note in enumerate(table.notes, 1))] if table.notes else []
+    parts += [f"![{_escape(caption)}]({file})" for file, caption in plots]
+    columns = [f"{column.name}: {column.facts}" for column in table.columns if column.facts]
+    parts += ["Trained and tested on:\n\n" + _list(columns)] if columns else []
+    commands = [
+        f"- {_escape(f'{row.label}, {column.name}')}: {', '.join(map(_code, cell.commands))}: "
+        f"{_escape(origin_text(cell))}"
+        for row in table.rows
+        for column in table.columns
+        if (cell := row.cells[column.name]).runs
+    ]
+    parts += ["Commands and runs:\n\n" + "\n".join(commands)] if commands else []
+    return "\n\n".join(parts)
+
+
+def _grid(table: ResultTable) -> str:
+    """The table itself: parameter counts, and our numbers above the published ones."""
+    heads = ["<br>".join([f"**{_escape(column.name)}**", *map(_escape, column.remarks)]) for column in table.columns]
+    lines = [[_escape(table.quantity.caption), "trained", "frozen", *heads]]
+    lines += [_row_cells(table, row) for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in (lines[0], rule)]
+    padded += [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _row_cells(table: ResultTable, row: TableRow) -> list[str]:
+    unit, cells = table.quantity.unit, []
+    for column in table.columns:
+        cell = row.cells[column.name]
+        ours = cell_text(cell, unit)
+        published = published_text(cell, unit)
+        lines = [f"**{ours}**{marks_text(table.marks(cell))}" if ours else ""]
+        cells.append("<br>".join(filter(None, [*lines, f"published {published}" if published else ""])))
+    return [_escape(row.label), count_text(row.trained), count_text(row.frozen), *cells]
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {_escape(line)}" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Text without Markdown or HTML syntax and without line breaks."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _code(command: str) -> str:
+    """A command as inline code; double backticks if it contains backticks itself."""
+    fence = "``" if "`" in command else "`"
+    return f"{fence}{' '.join(command.split())}{fence}"

@@ -1,0 +1,46 @@
+"""The report: writes the tables and plots of results as report.md, index.html and picture files.
+
+Nothing here trains or downloads anything.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from icecore.core.errors import UserError
+from icecore.core.storage import write_atomic
+from icecore.experiments.results import RunRecord
+from icecore.report.markdown import render_markdown
+from icecore.report.result_tables import build_tables
+
+
+def write_report(records: Sequence[RunRecord], faults: Sequence[str], out: Path, root: Path) -> list[Path]:
+    """Write report.md, index.html and plots/ into `out`. Returns their paths. Equal records give equal bytes.
+
+    faults  messages about results that could not be read
+    root    the folder of the results; paths of pictures in records are relative to it
+    Raises UserError without the extra `report`, and StorageError.
+    """
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"A report needs {error.name}. Install it with: pip install 'icecore[report]'") from error
+    from icecore.report.page import render_page
+    from icecore.report.plots import draw_plots
+
+    tables = build_tables(records)
+    plots = {table.slug: draw_plots(table, root) for table in tables}
+    files: dict[Path, bytes] = {}
+    for plot in (plot for plots_of_table in plots.values() for plot in plots_of_table):
+        files[out / "plots" / f"{plot.name}.png"] = plot.png
+        if plot.svg:
+            files[out / "plots" / f"{plot.name}.svg"] = plot.svg.encode()
+    links = {
+        slug: [(f"plots/{plot.name}.{'svg' if plot.svg else 'png'}", plot.caption) for plot in plots_of_table]
+        for slug, plots_of_table in plots.items()
+    }
+    files[out / "report.md"] = render_markdown(tables, faults, links).encode()
+    files[out / "index.html"] = render_page(tables, faults, plots).encode()
+    for path, content in files.items():
+        write_atomic(path, lambda temporary, content=content: temporary.write_bytes(content))
+    return list(files)

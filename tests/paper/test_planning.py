@@ -1,0 +1,126 @@
+"""Planning: every table can be planned at every budget, and each cell gets the settings of its row and column."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icecore.backbones import BACKBONES
+from icecore.core.config import FPT_ROLES, ROLES, RunConfig
+from icecore.core.errors import ConfigError
+from icecore.experiments import sweep
+from icecore.experiments.study import run_study
+from icecore.paper.budgets import BUDGETS
+from icecore.paper.paper_tables import STUDIES
+from icecore.paper.planning import TableRequest, plan_table, select_studies
+from icecore.tasks import TASKS
+
+OUT = Path("results")
+
+
+def configs(name: str, **settings: Any) -> dict[tuple[str, str], RunConfig]:
+    request = TableRequest(**{"budget": "cpu", "precision": "fp32", "device": "cpu", **settings})
+    return {(cell.key.row, cell.key.column): cell.sweep.config for cell in plan_table(name, request, OUT)}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("protocol", ["fair", "paper"])
+def test_every_table_can_be_planned(name: str, budget: str, protocol: str) -> None:
+    cells = plan_table(name, TableRequest(budget, protocol, precision="fp32", device="cpu"), OUT)
+    assert cells
+    for cell in cells:
+        config, settings = cell.sweep.config, BUDGETS[budget]
+        assert config.protocol == protocol
+        assert cell.key.study == name
+        assert config.task == cell.key.column.split()[0]
+        assert config.backbone.partition(":")[0] in BACKBONES
+        assert "{" not in config.backbone
+        seeds = STUDIES[name].seeds or settings.seeds
+        if cell.pretraining is None:
+            assert list(cell.sweep.seeds) == list(seeds)
+        else:
+            # the same seed would draw the input layer that the body was pretrained with
+            assert cell.pretraining.seed not in cell.sweep.seeds
+            assert len(cell.sweep.seeds) == len(seeds)
+        if protocol == "paper":
+            assert len(cell.sweep.lrs) == 1
+        elif not STUDIES[name].lrs:
+            trained = {"attention", "feedforward", "other"} & set(config.train_roles)
+            assert list(cell.sweep.lrs) == list(settings.trained_lrs if trained else settings.lrs)
+    # cells of one column follow each other, so that their data are read once
+    columns = [cell.key.column for cell in cells]
+    assert columns == sorted(columns, key=columns.index)
+
+
+def test_configurations_match_their_rows_and_columns() -> None:
+    table = configs("table2")
+    assert {row for row, _ in table} == {"pretrained", "random", "bit-memory", "statistics", "none", "lstm-matched"}
+    assert {column for _, column in table} == set(TASKS)
+    assert table["statistics", "mnist"].weights == "statistics"
+    assert table["lstm-matched", "mnist"].backbone == "lstm-matched:minilm"
+    sets = configs("table15")
+    assert sets["output", "mnist"].train_roles == ("output",)
+    assert sets["positions", "mnist"] == table["pretrained", "mnist"]
+    assert configs("table1")["full", "mnist"].train_roles == tuple(sorted(ROLES))
+    assert configs("table12")["layers-2-random", "listops"].layers == 2
+    assert configs("table12")["layers-2-random", "listops"].train_roles == ("norm", "output")
+    assert configs("rebuttal")["frozen-pretrained", "mnist"].train_roles == tuple(sorted(FPT_ROLES))
+    assert configs("attention")["pretrained", "bit-xor n=64"].task_options == {"n": 64}
+    # the cpu budget has no body of this size
+    assert ("large-random", "cifar10") not in configs("table8")
+    assert configs("table8", budget="full")["large-random", "cifar10"].backbone == "gpt2-large"
+
+
+def test_the_full_budget_has_the_papers_settings() -> None:
+    config = configs("table2", budget="full", protocol="paper")["pretrained", "mnist"]
+    assert (config.backbone, config.steps, config.lr) == ("gpt2", 5000, 1e-3)
+    assert config.test_examples is None
+    assert config.faults
+
+
+def test_columns_rows_and_the_body_can_be_selected(bodies: Mapping[str, str]) -> None:
+    request = TableRequest("smoke", only=("mnist", "bit-xor"), rows=("random",), body=bodies["bert"])
+    cells = plan_table("table2", request, OUT)
+    assert {cell.key.column for cell in cells} == {"mnist", "bit-xor"}
+    assert {cell.sweep.config.backbone for cell in cells} == {bodies["bert"]}
+    assert {cell.key.body for cell in cells} == {bodies["bert"]}
+    command = f"icecore paper table2 --budget smoke --only bit-xor --rows random --body {bodies['bert']}"
+    assert command in [cell.command for cell in cells]
+    assert [cell.key.column for cell in plan_table("attention", TableRequest(only=("bit-xor n=20",)), OUT)] == [
+        "bit-xor n=20"
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": "cpus"}, "unknown budget 'cpus'; did you mean 'cpu'"),
+        ({"protocol": "unfair"}, "unknown protocol 'unfair'"),
+        ({"only": ("mnits",)}, "unknown task 'mnits'; did you mean 'mnist'"),
+        ({"rows": ("radnom",)}, "unknown row of table2 'radnom'; did you mean 'random'"),
+    ],
+)
+def test_unknown_names_get_suggestions(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_table("table2", TableRequest(**settings), OUT)
+
+
+def test_studies_are_selected_by_name() -> None:
+    with pytest.raises(ConfigError, match="unknown table 'tabel2'; did you mean 'table2'"):
+        select_studies(["table2", "tabel2"])
+    assert select_studies(["table3", "table2", "table3"]) == ["table3", "table2"]
+    assert select_studies(["all"]) == list(STUDIES)
+
+
+def test_the_bit_memory_row_is_trained_on_a_pretrained_body(bodies: Mapping[str, str], tmp_path: Path) -> None:
+    request = TableRequest("smoke", only=("bit-xor",), rows=("bit-memory", "random"), body=bodies["bert"], device="cpu")
+    cells = plan_table("table2", request, tmp_path)
+    context = sweep.Place(tmp_path / "runs", device="cpu")
+    records = run_study(cells, tmp_path / "table2.jsonl", context, print)
+    assert {record.key.row for record in records} == {"bit-memory", "random"}
+    assert not any(record.missing for record in records)
+    weights = {record.summary.weights for record in records if record.key.row == "bit-memory"}
+    assert all(Path(path).is_file() for path in weights)
+    assert weights == {cell.sweep.config.weights for cell in cells if cell.key.row == "bit-memory"}
