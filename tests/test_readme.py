@@ -1,123 +1,191 @@
-"""Every command and every code block of the README and the guides runs, on fewer steps where it trains."""
+"""Every command and every code block of the README and the guides runs, on fewer steps where it trains.
 
+Commands run in this process, and each finds the files that it needs whatever ran before it.
+"""
+
+import ast
 import contextlib
-import json
-import os
+import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.distributed.run import parse_args as parse_torchrun
 
+import icecore
+from icecore import api
+from icecore.backbones.huggingface import FAMILIES
 from icecore.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "icecore"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: what makes a training command short without changing what it shows
-SHORT = ["--steps", "2", "--eval-every", "1", "--eval-examples", "8", "--test-examples", "8", "--batch-size", "2"]
-#: processes of this machine meet on loopback, with a thread each
-ALONE = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-#: commands that install, push or fetch; `make` targets are checked apart
-NOT_RUN = ("pip install", "hf download", "icecore data get")
+#: what makes a training short without changing what it shows
+FEW: dict[str, Any] = {"steps": 2, "eval_every": 1, "eval_examples": 8, "test_examples": 8, "batch_size": 2}
+#: the same for fitting
+FEW_FITS: dict[str, Any] = {"steps": 4, "layers": 1, "lrs": (3e-3,)}
+#: commands that install or download
+NOT_RUN = ("pip install", "icecore data get")
+#: tasks of which the files must be there
+WITH_FILES = {"mnist", "cifar10", "cifar10-lra", "remote-homology"}
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
-    """(place, text) of every fenced block of `language`."""
-    found = []
-    for page in PAGES:
-        for number, match in enumerate(re.finditer(rf"```{language}\n(.*?)```", page.read_text(), re.S)):
-            found.append((f"{page.name}-{number}", match[1]))
-    return found
+def blocks(page: Path, language: str) -> list[str]:
+    """The text of every fenced block of `language` in `page`."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
 
 
 def commands() -> list[str]:
-    lines = [line.partition("#")[0].strip() for _, text in blocks("sh") for line in text.splitlines()]
+    """The distinct command lines of all pages."""
+    lines = [
+        line.partition("#")[0].strip() for page in PAGES for text in blocks(page, "sh") for line in text.splitlines()
+    ]
     return list(dict.fromkeys(line for line in lines if line))
 
 
-def files() -> dict[str, str]:
-    """Files that the pages show, by the name in their first line."""
-    return {text.splitlines()[0].removeprefix("# "): text for _, text in blocks("toml")}
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all commands, with the configuration files and results that the pages show."""
+    folder = tmp_path_factory.mktemp("readme")
+    for text in (text for page in PAGES for text in blocks(page, "toml")):
+        name = text.splitlines()[0].removeprefix("# ")
+        (folder / name).write_text(text)
+    (folder / "results").mkdir()
+    shutil.copy(ROOT / "results" / "rebuttal.jsonl", folder / "results")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all commands, so that later ones find the runs of earlier ones."""
-    return tmp_path_factory.mktemp("readme")
+def trained_run(folder: Path) -> str:
+    """The path of a short run of bit XOR, for `runs/RUN`."""
+    summary = icecore.train("bit-xor", weights="random", layers=1, out=folder / "runs", **FEW)
+    return f"runs/{summary['runs'][0]['run_id']}"
 
 
 @pytest.fixture(scope="module")
-def own_data(place: Path) -> None:
-    """The files that the guide to one's own data makes first."""
-    (_, text), *_ = [block for block in blocks("python") if block[0].startswith("your_own_data")]
-    with contextlib.chdir(place):
-        exec(compile(text, "your_own_data", "exec"), {})
+def user_data(folder: Path) -> None:
+    """The files that the guide to your own data makes first, and a program fitted to one of them."""
+    with contextlib.chdir(folder):
+        run_code("your_own_data.md", blocks(ROOT / "docs" / "your_own_data.md", "python")[0], {})
+        icecore.fit("wine.csv", out="wine.safetensors", **FEW_FITS)
+        Path("shared").mkdir()
+        for copy in ("wine2.safetensors", "program.safetensors", "shared/program.safetensors"):
+            shutil.copy("wine.safetensors", copy)
+
+
+def run_code(name: str, text: str, scope: dict[str, object]) -> None:
+    """Run a block of Python in `scope`."""
+    exec(compile(text, name, "exec"), scope)
+
+
+def torchrun_to_icecore(words: list[str]) -> list[str]:
+    """The icecore command that torchrun starts; sharding is left out, for it needs several processes."""
+    arguments = parse_torchrun(words[1:])
+    assert (arguments.module, arguments.training_script) == (True, "icecore")
+    return ["icecore", *(word for word in arguments.training_script_args if word != "--shard")]
+
+
+def sbatch_to_icecore(words: list[str]) -> list[str]:
+    """The help of the icecore command that a Slurm script starts: its options are checked, and nothing runs."""
+    script = next(word for word in words if word.endswith(".sbatch"))
+    subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
+    options = words[words.index(script) + 1 :]
+    return ["icecore", *(options if options[0] in ("grid", "paper") else ["train", *options]), "--help"]
+
+
+def shorten(words: list[str]) -> list[str]:
+    """An icecore command with options that keep it short, and the example data in place of the user's."""
+    words = [{"DATA": "wine.csv", "NEW_DATA": "wine.csv"}.get(word, word) for word in words]
+    match words[1:]:
+        case ["train", *_]:
+            options = [word for name, value in FEW.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+            layers = [] if {"--layers", "none"} & {*words} or "lstm" in " ".join(words) else ["--layers", "1"]
+            return [*words, *options, *layers, "--quiet"]
+        case ["fit", *_]:
+            return [*words, "--steps", "4", "--layers", "1", "--lr", "3e-3", "--quiet"]
+        case ["paper", "table2", *_]:
+            return [*words, "--budget", "smoke", "--only", "bit-xor", "--rows", "random,none", "--quiet"]
+        case ["grid", *_]:
+            return [*words, "--dry-run"]
+        case _:
+            return words
 
 
 @pytest.mark.parametrize("line", commands())
-def test_command(line: str, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if line.startswith(NOT_RUN):
         pytest.skip("needs the network")
     words = shlex.split(line)
-    if "../shared/data" in words:
-        words[words.index("../shared/data")] = str(request.getfixturevalue("real_data"))
     if words[0] == "make":
         subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
         return
-    if words[0] == "python":
-        subprocess.run([sys.executable, *words[1:], "--quick"], cwd=ROOT, check=True, capture_output=True)
+    if words[0] == "python":  # test_benchmarks.py runs the script itself
+        monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+        with pytest.raises(SystemExit, match="0"):
+            importlib.import_module(Path(words[1]).stem).main([*words[2:], "--help"])
         return
-    if words[0] == "sbatch":
-        script = next(word for word in words if word.endswith(".sbatch"))
-        subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
-        words = ["icecore", *words[words.index(script) + 1 :], "--help"]
-        words = words if words[1] in ("grid", "paper") else ["icecore", "train", *words[1:]]
-    if words[0] == "torchrun":
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:], *SHORT, "--quiet"]
-        subprocess.run(command, cwd=place, env=ALONE, check=True, capture_output=True)
-        return
-    assert Path(words[0]).name == "icecore", f"what is {line!r}?"
-    if words[1] == "train":
-        words += [*SHORT, "--quiet"]
-    if words[1:3] == ["paper", "table2"]:
-        words += ["--budget", "smoke", "--only", "bit-xor", "--rows", "random,none", "--quiet"]
-    own = {"DATA": "wine.csv", "NEW_DATA": "wine.csv"}
-    words = [own.get(word, word) for word in words]
-    if words[1] == "fit":
-        words += ["--steps", "4", "--layers", "1", "--quiet"]
-    if words[1] in ("fit", "predict", "info", "push", "pull") and "runs/RUN" not in words:
-        request.getfixturevalue("own_data")
-    if words[1] == "grid":
-        words.append("--dry-run")
-        (place / words[2]).write_text(files()[words[2]])
-    monkeypatch.chdir(place)
-    if "runs/RUN" in words:
-        summaries = [json.loads(path.read_text()) for path in place.glob("runs/*/summary.json")]
-        small = min((s["frozen_parameters"], s["run_id"]) for s in summaries if s["backbone"] == "minilm")
-        words[words.index("runs/RUN")] = f"runs/{small[1]}"
-    monkeypatch.setattr(sys, "argv", ["icecore", *words[1:]])
+    if words[0] in ("torchrun", "sbatch"):
+        words = {"torchrun": torchrun_to_icecore, "sbatch": sbatch_to_icecore}[words[0]](words)
+    assert words[0] == "icecore", f"{line!r} is neither an icecore command nor one that this test knows"
+    if "--help" not in words:
+        words = shorten(words)
+        if WITH_FILES.intersection(words):
+            monkeypatch.setenv("ICECORE_DATA", str(request.getfixturevalue("real_data")))
+        if words[1] in ("fit", "predict", "info", "push", "pull"):
+            request.getfixturevalue("user_data")
+        if "runs/RUN" in words:
+            words[words.index("runs/RUN")] = request.getfixturevalue("trained_run")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
 
 
-@pytest.mark.parametrize(("where", "text"), blocks("python"))
-def test_code(where: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def families() -> Iterator[None]:
+    """The families of transformers bodies, without those that a page adds."""
+    before = dict(FAMILIES)
+    yield
+    assert isinstance(FAMILIES, dict)
+    for added in FAMILIES.keys() - before.keys():
+        del FAMILIES[added]
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a page trains takes few steps."""
+    make_config, settings = api.make_config, api.FitSettings
+    monkeypatch.setattr(api, "make_config", lambda task, **options: make_config(task, **{**options, **FEW}))
+    monkeypatch.setattr(api, "FitSettings", lambda **options: settings(**{**options, **FEW_FITS}))
+
+
+@pytest.mark.usefixtures("families", "few_steps")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page run in order, in one scope."""
     monkeypatch.chdir(tmp_path)
-    # a guide's blocks belong together: those before this one come first
-    page, _, number = where.rpartition("-")
-    pages = [(w.rpartition("-"), t) for w, t in blocks("python")]
-    earlier = [t for (p, _, n), t in pages if p == page != "README.md" and int(n) < int(number)]
     scope: dict[str, object] = {}
-    for block in (*earlier, text):
-        exec(compile(block, where, "exec"), scope)
+    for text in blocks(page, "python"):
+        run_code(page.name, text, scope)
 
 
-def test_the_tree_in_the_readme_is_the_tree():
-    shown = re.search(r"```\n(icecore/\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+def first_sentence(path: Path) -> str:
+    """The first sentence of the docstring of a module, in one line and without its full stop."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return re.split(r"\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
+
+
+def test_the_readme_lists_the_folders_of_the_package() -> None:
+    """Whole paths, each with the first sentence of the docstring of its `__init__.py`."""
+    shown = re.search(r"```\nsrc/icecore/\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert shown is not None
-    named = set(re.findall(r"(\w+\.py)", shown[1]))
-    there = {path.name for path in (ROOT / "icecore").rglob("*.py")} - {"__init__.py", "__main__.py"}
-    assert named == there
+    lines = dict(line.split(maxsplit=1) for line in shown[1].splitlines())
+    folders = {f"{path.parent.relative_to(PACKAGE)}/": first_sentence(path) for path in PACKAGE.rglob("*/__init__.py")}
+    assert lines == folders | {"api.py": first_sentence(PACKAGE / "api.py")}
