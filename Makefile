@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check docs bench clean
 
 setup: $(VENV)/installed
 
@@ -26,6 +26,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# the guides and the API reference as pages that need no network; a broken link or an unknown name is an error
+docs: setup
+	$(BIN)/mkdocs build --quiet
+
 # one after another, each alone on the machine; results go to benchmarks/results
 BENCHMARKS := training_speed packed_runs long_sequences time_to_accuracy inference feature_cache scaling serving data_parallel
 
@@ -33,4 +37,4 @@ bench: setup
 	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --write || exit 1; done
 
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) demo runs site
