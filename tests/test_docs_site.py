@@ -78,10 +78,11 @@ def test_documented_names_exist() -> None:
 
 
 def test_the_reference_has_the_whole_public_api() -> None:
-    missing = {f"icecore.{name}" for name in icecore.__all__} - set(identifiers())
+    names = set(icecore.__all__) - {"__version__"}
+    missing = {f"icecore.{name}" for name in names} - set(identifiers())
     assert not missing, f"docs/api does not document {missing}"
     overview = (DOCS / "api" / "index.md").read_text()
-    unlisted = {name for name in icecore.__all__ if f"| [`icecore.{name}`][icecore.{name}] |" not in overview}
+    unlisted = {name for name in names if f"| [`icecore.{name}`][icecore.{name}] |" not in overview}
     assert not unlisted, f"docs/api/index.md does not list {unlisted}"
 
 

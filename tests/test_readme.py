@@ -11,7 +11,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
 import icecore
-from icecore import api
 from icecore.backbones.huggingface import FAMILIES
 from icecore.cli import main as cli
 
@@ -160,10 +160,14 @@ def families() -> Iterator[None]:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a page trains takes few steps."""
-    make_config, settings = api.make_config, api.FitSettings
-    monkeypatch.setattr(api, "make_config", lambda task, **options: make_config(task, **{**options, **FEW}))
-    monkeypatch.setattr(api, "FitSettings", lambda **options: settings(**{**options, **FEW_FITS}))
+    """What a page trains through the public API takes few steps."""
+    for name, few in (("train", FEW), ("sweep", FEW), ("fit", FEW_FITS)):
+        function = getattr(icecore, name)
+        monkeypatch.setattr(icecore, name, partial(_call, function, few))
+
+
+def _call(function: Callable[..., Any], few: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+    return function(*arguments, **{**options, **few})
 
 
 @pytest.mark.usefixtures("families", "few_steps")
