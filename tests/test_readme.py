@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = text.splitlines()[0].removeprefix("# ")
         (folder / name).write_text(text)
     (folder / "results").mkdir()
-    shutil.copy(ROOT / "results" / "rebuttal.jsonl", folder / "results")
+    shutil.copy(ROOT / "results" / "attention.jsonl", folder / "results")
     return folder
 
 
@@ -108,7 +108,9 @@ def shorten(words: list[str]) -> list[str]:
             layers = [] if {"--layers", "none"} & {*words} or "lstm" in " ".join(words) else ["--layers", "1"]
             return [*words, *options, *layers, "--quiet"]
         case ["fit", *_]:
-            return [*words, "--steps", "4", "--layers", "1", "--lr", "3e-3", "--quiet"]
+            # controls need ten test rows for a verdict
+            held_out = [] if "--controls" in words else ["--val", "0.05", "--test", "0.05"]
+            return [*words, "--steps", "4", "--layers", "1", "--lr", "3e-3", "--quiet", *held_out]
         case ["paper", "table2", *_]:
             return [*words, "--budget", "smoke", "--only", "bit-xor", "--rows", "random,none", "--quiet"]
         case ["grid", *_]:
