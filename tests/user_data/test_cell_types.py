@@ -48,7 +48,7 @@ def test_numbers_become_labels_without_needless_decimals():
         column_from_values("y", np.array([1j]))
 
 
-@pytest.mark.parametrize("words", [("+", "-"), ("none", "mild", "severe"), ("?", "NA"), ("ROWS/A", "None", "yes")])
+@pytest.mark.parametrize("words", [("+", "-"), ("none", "mild", "severe"), ("?", "NA"), ("N/A", "None", "yes")])
 def test_words_for_missing_values_can_be_classes_of_a_text_target(tmp_path: Path, words: tuple[str, ...]) -> None:
     data_plan = plan(write_columns(tmp_path / "t.csv", x=random_column(), y=words))
     arrays = from_arrays(np.array(random_column())[:, None], [words[i % len(words)] for i in range(ROWS)])
@@ -111,7 +111,7 @@ def test_codes_are_classes_and_categories(tmp_path: Path) -> None:
     assert data_plan.encoder.target.classes == (("01", "1", "10"),)
     assert data_plan.encoder.inputs.columns[0].levels == ("01069", "50667", "89073")  # type: ignore[attr-defined]
     assert "codes: zip, y: read as text because of leading zeros, as in '01069'" in describe(data_plan)
-    # new rows are read alike, though none of them has a leading zero
+    # new rows are read in the same way, even if none of them has a leading zero
     new = write_columns(tmp_path / "new.csv", zip=("89073", "50667"), x=random_column(), y=("1", "10"))
     rows = encode(DataEncoder.from_json(data_plan.encoder.to_json()), new, score=True)
     assert rows.targets is not None
@@ -131,11 +131,11 @@ def test_columns_that_were_numeric_in_training_stay_numeric(tmp_path: Path) -> N
     path = write_columns(tmp_path / "t.csv", a=("1", "2", "3"), x=random_column(), y=("1", "2"))
     old = plan(path)
     new = write_columns(tmp_path / "new.csv", a=("01", "02", "03"), x=random_column(), y=("01", "02"))
-    ours, theirs = (encode(old.encoder, each, score=True) for each in (path, new))
-    assert ours.inputs.equal(theirs.inputs)
-    assert ours.targets is not None
-    assert theirs.targets is not None
-    assert ours.targets.equal(theirs.targets)
+    plain, with_zeros = (encode(old.encoder, each, score=True) for each in (path, new))
+    assert plain.inputs.equal(with_zeros.inputs)
+    assert plain.targets is not None
+    assert with_zeros.targets is not None
+    assert plain.targets.equal(with_zeros.targets)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_text_columns_that_look_numeric_are_reported(tmp_path: Path, odd: Sequen
     ):
         plan(path, DataSettings(strict=True))
     strict = plan(path, DataSettings(strict=True, drop=("lab",)))
-    # to predict with, what was learned of the column is asked, and that is no doubt
+    # for prediction the column is known to be text, so there is nothing to report
     assert len(encode(data_plan.encoder, path, strict=True)) == len(encode(strict.encoder, path, strict=True)) == ROWS
 
 

@@ -68,21 +68,21 @@ def test_images_of_any_mode_become_upright_pixels_on_white():
     file = io.BytesIO()
     Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(file, "png")
     assert (to_pixels(file.getvalue(), 8, 1) == 1000 >> 8).all()
-    turned = Image.new("RGB", (8, 4))
-    turned.putpixel((0, 0), (255, 255, 255))
+    rotated = Image.new("RGB", (8, 4))
+    rotated.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
-    exif[0x0112] = 6  # a camera files upright: to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # taken with the camera upright: must be rotated by 90 degrees clockwise
     file = io.BytesIO()
-    turned.save(file, "png", exif=exif)
+    rotated.save(file, "png", exif=exif)
     assert to_pixels(file.getvalue(), 8, 3)[0, -1].min() == 255
 
 
 @pytest.mark.parametrize(("side", "expected"), [(8, 8), (9, 16), (28, 32), (200, 64)])
 def test_the_side_is_chosen_by_the_size_of_the_images(tmp_path: Path, side: int, expected: int):
     files = {f"{c}/{i}.png": encode_image("L", (side, side + 2), 40 * i) for c in "ab" for i in range(4)}
-    code = plan(write_files(tmp_path, files), DataSettings(val=0.25, test=0)).encoder.inputs
-    assert isinstance(code, ImageEncoder)
-    assert (code.side, code.channels, code.length) == (expected, 1, 64)
+    encoder = plan(write_files(tmp_path, files), DataSettings(val=0.25, test=0)).encoder.inputs
+    assert isinstance(encoder, ImageEncoder)
+    assert (encoder.side, encoder.channels, encoder.length) == (expected, 1, 64)
 
 
 def test_damaged_images_are_skipped_counted_and_named(tmp_path: Path):
@@ -94,7 +94,7 @@ def test_damaged_images_are_skipped_counted_and_named(tmp_path: Path):
     assert sum(len(part) for part in data_plan.splits.values()) == len(files) - 2
     assert "2 unreadable images:" in describe(data_plan)
     assert "梨/bad.png" in describe(data_plan)
-    # whatever was skipped, inputs and targets belong together: the bright class has more red
+    # inputs and targets still belong together after rows were skipped: the bright class has more red
     for part in data_plan.splits.values():
         assert torch.equal(part.inputs[:, 0, 0, 0] > 100, part.targets[:, 0, 0] == 1)
     with pytest.raises(DataError, match=r"is not a readable image .* leave out --strict"):

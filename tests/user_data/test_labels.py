@@ -13,54 +13,56 @@ Image = pytest.importorskip("PIL.Image")
 N = 40
 
 
-def images(folder: Path) -> Path:
-    """`folder` with N grey images: those of odd numbers are bright."""
+def write_images(folder: Path) -> Path:
+    """Write N grey images into `folder`; those with odd numbers are bright."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(N):
         Image.new("L", (8, 8), 50 + i + 100 * (i % 2)).save(folder / f"{i} ä.png")
     return folder
 
 
-def labels(path: Path, prefix: str = "", more: str = "") -> Path:
+def write_labels(path: Path, prefix: str = "", more: str = "") -> Path:
+    """Write a table that names these images with a class and their brightness."""
     rows = [f"{prefix}{i} ä.png,{['dark', 'bright'][i % 2]},{50 + i + 100 * (i % 2)}" for i in range(N)]
     path.write_text("\n".join(["file,label,mean", *rows]) + f"\n{more}", encoding="utf-8")
     return path
 
 
 def test_a_table_names_images_in_its_folder_or_one_inside_it(tmp_path: Path):
-    images(tmp_path / "b" / "pictures")
-    here = labels(images(tmp_path / "a") / "labels.csv")
-    below = labels(tmp_path / "b" / "labels.csv")
-    full = labels(tmp_path / "full.csv", f"{tmp_path / 'a'}/")
-    data_plan = [plan(path) for path in (here, here.parent, below, below.parent, tmp_path / "b" / "pictures", full)]
-    assert len({each.sha256() for each in data_plan}) == 1
-    assert data_plan[0].encoder.form == data_plan[0].encoder.settings.kind == "images"
-    assert data_plan[0].encoder.target.classes == (("bright", "dark"),)
-    assert "left out: mean: the inputs are the images" in describe(data_plan[0])
+    write_images(tmp_path / "b" / "pictures")
+    inside = write_labels(write_images(tmp_path / "a") / "labels.csv")
+    above = write_labels(tmp_path / "b" / "labels.csv")
+    full = write_labels(tmp_path / "full.csv", f"{tmp_path / 'a'}/")
+    plans = [plan(path) for path in (inside, inside.parent, above, above.parent, tmp_path / "b" / "pictures", full)]
+    assert len({each.sha256() for each in plans}) == 1
+    first = plans[0]
+    assert first.encoder.form == first.encoder.settings.kind == "images"
+    assert first.encoder.target.classes == (("bright", "dark"),)
+    assert "left out: mean: the inputs are the images" in describe(first)
     for i in range(N):
-        place = tmp_path / "classes" / ["dark", "bright"][i % 2] / f"{i} ä.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes((tmp_path / "a" / place.name).read_bytes())
-    # a program of images in folders by class reads the table too
+        path = tmp_path / "classes" / ["dark", "bright"][i % 2] / f"{i} ä.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((tmp_path / "a" / path.name).read_bytes())
+    # a program that learned from folders of images by class reads the table too
     by_class = plan(tmp_path / "classes")
-    assert by_class.encoder.target.classes == data_plan[0].encoder.target.classes
-    assert encode(by_class.encoder, here).names == [f"{i} ä.png" for i in range(N)]
-    rows = encode(data_plan[0].encoder, here.parent, score=True)
+    assert by_class.encoder.target.classes == first.encoder.target.classes
+    assert encode(by_class.encoder, inside).names == [f"{i} ä.png" for i in range(N)]
+    rows = encode(first.encoder, inside.parent, score=True)
     assert rows.names == [f"{i} ä.png" for i in range(N)]
     assert rows.targets is not None
     assert rows.targets[:, 0, 0].tolist() == [1 - i % 2 for i in range(N)]
     assert rows.inputs[:, 0, 0, 0].tolist() == [50 + i + 100 * (i % 2) for i in range(N)]
 
 
-def test_numbers_can_be_predicted_from_images(tmp_path: Path):
-    data_plan = plan(labels(images(tmp_path) / "t.csv"), DataSettings(target=("mean",)))
+def test_numbers_can_be_predicted_from_write_images(tmp_path: Path):
+    data_plan = plan(write_labels(write_images(tmp_path) / "t.csv"), DataSettings(target=("mean",)))
     assert data_plan.encoder.target.task == "regression"
     rows = encode(data_plan.encoder, tmp_path / "3 ä.png")
     assert (rows.targets, len(rows)) == (None, 1)
 
 
 def test_images_may_be_named_twice_be_missing_or_unnamed(tmp_path: Path):
-    path = labels(images(tmp_path) / "t.csv", more="0 ä.png,dark,50\nnone.png,dark,1\n,dark,1\n")
+    path = write_labels(write_images(tmp_path) / "t.csv", more="0 ä.png,dark,50\nnone.png,dark,1\n,dark,1\n")
     data_plan = plan(path)
     assert sum(map(len, data_plan.splits.values())) == N + 1
     assert "skipped: 2 unreadable images" in describe(data_plan)
@@ -73,7 +75,7 @@ def test_images_may_be_named_twice_be_missing_or_unnamed(tmp_path: Path):
 
 
 def test_images_that_are_not_beside_their_table(tmp_path: Path):
-    path = labels(tmp_path / "t.csv")
+    path = write_labels(tmp_path / "t.csv")
     with pytest.raises(DataError, match=r"column 'file' names images such as 0 ä\.png, .*--drop 'file'"):
         plan(path)
     for settings in (DataSettings(drop=("file",)), DataSettings(kind="table")):

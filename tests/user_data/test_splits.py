@@ -101,11 +101,11 @@ def test_without_a_test_split_none_is_drawn() -> None:
 def test_classes_that_a_split_lacks_are_noted(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(ROWS, 2))
     y = np.array(["neg"] * (ROWS - 2) + ["pos"] * 2)
-    lacking = dict(from_arrays(x, y).notes)
-    assert lacking["test"] == "no rows of: pos"
+    notes = dict(from_arrays(x, y).notes)
+    assert notes["test"] == "no rows of: pos"
     np.savez(tmp_path / "d.npz", x_train=x, y_train=np.tile(["a", "b"], ROWS // 2), x_test=x[:9], y_test=["a"] * 9)
-    given = dict(plan(tmp_path / "d.npz").notes)
-    assert (given.get("val"), given["test"]) == (None, "no rows of: b")
+    notes = dict(plan(tmp_path / "d.npz").notes)
+    assert (notes.get("val"), notes["test"]) == (None, "no rows of: b")
     several = np.stack([np.arange(ROWS) % 2, np.arange(ROWS) == 0], 1).astype(int)
     assert dict(from_arrays(x, several, CLASSIFICATION).notes)["test"] == "no rows of: y1 1"
 

@@ -28,10 +28,10 @@ def test_parts_of_a_date_agree_with_datetime():
 
 def test_each_type_of_column_is_encoded_or_dropped_with_a_reason(tmp_path: Path):
     data_plan = plan(write_csv(tmp_path / "people.csv", people()))
-    code = data_plan.encoder.inputs
-    assert isinstance(code, TableEncoder)
-    assert [(c.name, c.type) for c in code.columns] == [("height", "number"), ("town", "text"), ("born", "date")]
-    assert code.columns[1].levels == ("Köln", "Ulm", "北京")
+    encoder = data_plan.encoder.inputs
+    assert isinstance(encoder, TableEncoder)
+    assert [(c.name, c.type) for c in encoder.columns] == [("height", "number"), ("town", "text"), ("born", "date")]
+    assert encoder.columns[1].levels == ("Köln", "Ulm", "北京")
     text = describe(data_plan)
     assert "dropped: id: a different number in every row, so it is an id" in text
     assert "dropped: remark: 42 different texts, too many for categories" in text
@@ -49,11 +49,11 @@ def test_tokens_hold_each_column_in_slots_of_its_own():
     rows = data_plan.splits["train"].inputs
     assert batch.tokens.shape == (len(rows), 5, 6)  # one column has a flag
     slots = [[0], [1], [2, 3], [4], [5]]
-    for token, own in enumerate(slots):
-        others = [slot for slot in range(6) if slot not in own]
+    for token, slots_of_column in enumerate(slots):
+        others = [slot for slot in range(6) if slot not in slots_of_column]
         assert not batch.tokens[:, token, others].any()
         expected = rows[:, token].nan_to_num(0)
-        torch.testing.assert_close(batch.tokens[:, token, own[0]], expected)
+        torch.testing.assert_close(batch.tokens[:, token, slots_of_column[0]], expected)
     assert torch.equal(batch.tokens[:, 2, 3], rows[:, 2].isnan().float())
     assert rows[:, 0].mean().abs() < 1e-6
     assert rows[:, 0].std(correction=0) == pytest.approx(1, rel=1e-5)

@@ -126,15 +126,15 @@ def test_the_size_of_chunks_does_not_matter(tmp_path: Path, monkeypatch: pytest.
 def test_a_sample_depends_on_row_numbers_and_seed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_csv(tmp_path / "t.csv", [["a"], *[[i] for i in range(1000)]])
     table, _ = read_table([path], TableOptions(max_rows=100))
-    kept = table.columns["a"].values
-    assert len(kept) == 100
-    assert (np.diff(kept) > 0).all()
-    np.testing.assert_array_equal(kept, table.row_numbers)
-    assert abs(kept.mean() - 499.5) < 90  # 3 standard errors
+    sample = table.columns["a"].values
+    assert len(sample) == 100
+    assert (np.diff(sample) > 0).all()
+    np.testing.assert_array_equal(sample, table.row_numbers)
+    assert abs(sample.mean() - 499.5) < 90  # 3 standard errors
     assert ("sampled", "100 of 1,000 rows (--max-rows)") in table.notes
     monkeypatch.setattr(csv_files, "ROWS_PER_CHUNK", 33)
-    np.testing.assert_array_equal(read_table([path], TableOptions(max_rows=100))[0].columns["a"].values, kept)
-    assert set(read_table([path], TableOptions(max_rows=100, seed=1))[0].columns["a"].values) != set(kept)
+    np.testing.assert_array_equal(read_table([path], TableOptions(max_rows=100))[0].columns["a"].values, sample)
+    assert set(read_table([path], TableOptions(max_rows=100, seed=1))[0].columns["a"].values) != set(sample)
 
 
 def test_parquet_gives_what_csv_gives(tmp_path: Path):

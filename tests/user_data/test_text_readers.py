@@ -20,10 +20,10 @@ DNA = [("ACGT" * (2 + i % 3) + "A" * (i % 4), "ab"[i % 2]) for i in range(40)]
 
 def test_lines_fasta_and_lists_are_the_same(tmp_path: Path):
     (tmp_path / "a.txt").write_text("".join(f"{label}\t{text}\n" for text, label in DNA), encoding="utf-8")
-    stated = "".join(f">s{i} label={label}\n{text[:5]}\n{text[5:]}\n" for i, (text, label) in enumerate(DNA))
-    (tmp_path / "b.fasta").write_text(stated)
-    barred = "".join(f">s{i}|{label}\n{text}*\n\n" for i, (text, label) in enumerate(DNA))
-    (tmp_path / "c.fa").write_text(barred)
+    in_header = "".join(f">s{i} label={label}\n{text[:5]}\n{text[5:]}\n" for i, (text, label) in enumerate(DNA))
+    (tmp_path / "b.fasta").write_text(in_header)
+    after_bar = "".join(f">s{i}|{label}\n{text}*\n\n" for i, (text, label) in enumerate(DNA))
+    (tmp_path / "c.fa").write_text(after_bar)
     beside = tmp_path / "d"
     write_files(beside, {"d.fasta": "".join(f">s{i} x y\n{text}\n" for i, (text, _) in enumerate(DNA)).encode()})
     (beside / "d.labels.csv").write_text("id,label\n" + "".join(f"s{i},{label}\n" for i, (_, label) in enumerate(DNA)))
@@ -37,16 +37,16 @@ def test_lines_fasta_and_lists_are_the_same(tmp_path: Path):
 def test_texts_in_any_script_can_be_decoded_from_their_tokens():
     texts = ["añ😀", "", "漢字a", "zz"] * 10
     data_plan = from_arrays(texts, ["x", "y"] * 20, DataSettings(val=0.1, test=0.1))
-    code = data_plan.encoder.inputs
-    assert isinstance(code, TextEncoder)
+    encoder = data_plan.encoder.inputs
+    assert isinstance(encoder, TextEncoder)
     rows = encode(data_plan.encoder, [*texts[:4], "a?", "x" * 50])
     assert rows.lengths is not None
-    back = [
-        "".join(code.characters[token - 3] if token > 2 else {UNKNOWN: "?", END: "$"}[token] for token in row[:n])
+    decoded = [
+        "".join(encoder.characters[token - 3] if token > 2 else {UNKNOWN: "?", END: "$"}[token] for token in row[:n])
         for row, n in zip(rows.inputs.tolist(), rows.lengths.tolist(), strict=True)
     ]
-    assert back == ["añ😀$", "$", "漢字a$", "zz$", "a?$", "???$"]
-    assert (code.length, data_plan.encoder.spec.size) == (4, 3 + 6)
+    assert decoded == ["añ😀$", "$", "漢字a$", "zz$", "a?$", "???$"]
+    assert (encoder.length, data_plan.encoder.spec.size) == (4, 3 + 6)
     assert ("unknown", "4 characters that no training text has") in rows.notes
     assert ("cut", "1 text after the first 3 characters (--length)") in rows.notes
 
@@ -79,11 +79,11 @@ def test_real_proteins_as_fasta(real_data: Path, tmp_path: Path):
     rows = [line.split("\t") for line in lines[1:]]
     name, fold, sequence = at("id"), at("fold"), at("sequence")
     common = [common_fold for common_fold, _ in Counter(r[fold] for r in rows).most_common(3)]
-    kept = [r for r in rows if r[fold] in common][::4]
-    (tmp_path / "p.fasta").write_text("".join(f">{r[name]} label=f{r[fold]}\n{r[sequence]}\n" for r in kept))
+    chosen = [r for r in rows if r[fold] in common][::4]
+    (tmp_path / "p.fasta").write_text("".join(f">{r[name]} label=f{r[fold]}\n{r[sequence]}\n" for r in chosen))
     data_plan = plan(tmp_path / "p.fasta", DataSettings(length=200))
-    code: Any = data_plan.encoder.inputs
-    assert set(code.characters) <= set("ABCDEFGHIKLMNOPQRSTUVWXYZ")
+    encoder: Any = data_plan.encoder.inputs
+    assert set(encoder.characters) <= set("ABCDEFGHIKLMNOPQRSTUVWXYZ")
     assert data_plan.encoder.spec.length == 201
     assert len(data_plan.encoder.target.classes[0]) == 3
 

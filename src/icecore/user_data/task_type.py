@@ -14,7 +14,7 @@ from icecore.user_data.notes import join_names
 TaskType = Literal["classification", "regression"]
 #: a target with at most so many distinct values can be classes even if it has few rows
 FEW_DISTINCT_VALUES = 20
-#: numbers that count from 0 or 1 are classes, however many, if there are so many rows of each on average
+#: whole numbers that count from 0 or 1 are classes, however many, if each has so many rows on average
 MIN_ROWS_PER_CLASS = 10
 
 

@@ -71,8 +71,9 @@ class SequenceEncoder:
         sequences = records.sequences
         V = len(self.mean)
         if sequences.points.shape[1] != V:
-            found = sequences.points.shape[1]
-            raise DataError(f"The sequences must have {V} values per point, as in training, but have {found}.")
+            raise DataError(
+                f"The sequences must have {V} values per point, as in training, but have {sequences.points.shape[1]}."
+            )
         lengths = np.minimum(sequences.lengths, self.points)
         notes: list[Note] = []
         if cut := int((sequences.lengths > self.points).sum()):

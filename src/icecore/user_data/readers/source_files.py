@@ -1,4 +1,4 @@
-"""Which files of a folder hold the data, and what every reader is told about them."""
+"""The files of a folder that hold the data, and the request that every reader gets."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from icecore.user_data.splits import SPLIT_NAMES
 
 
 class ReadRequest(NamedTuple):
-    """What a reader is told.
+    """What a reader gets.
 
     types       column types of the training data, by name; empty when the training data themselves are read
     predicting  the rows are for prediction, so they need no targets
