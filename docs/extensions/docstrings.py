@@ -3,6 +3,8 @@
 Aligned blocks of `name  description` become lists, and examples become code.
 """
 
+import dataclasses
+import importlib
 import re
 from collections.abc import Iterator
 
@@ -10,6 +12,9 @@ import griffe
 
 #: the first line of a field: one name or several, at least two spaces, and the description
 FIELD = re.compile(r"(\*?[\w*]+(?:, \*?[\w*]+)*) {2,}\S.*")
+
+#: dataclasses whose fields are made by `icecore.core.settings.setting`
+SETTINGS = ("icecore.core.config.RunConfig", "icecore.autofit.fit_settings.FitSettings")
 
 
 def to_markdown(text: str) -> str:
@@ -51,3 +56,29 @@ class PlainDocstrings(griffe.Extension):
         """Called once for each module, class, function and attribute."""
         if obj.docstring is not None and obj.docstring.value.strip():
             obj.docstring.value = to_markdown(obj.docstring.value)
+
+
+class Settings(griffe.Extension):
+    """Dataclasses of settings keep the help text in the fields: it becomes part of the docstring.
+
+    The values of such fields are calls, in place of which the signature shows the default.
+    """
+
+    def on_class_members(self, *, cls: griffe.Class, **kwargs: object) -> None:
+        """Called for each class once its attributes are known."""
+        if cls.path not in SETTINGS:
+            return
+        module = importlib.import_module(cls.module.path)
+        lines = []
+        for field in dataclasses.fields(getattr(module, cls.name)):
+            attribute = cls.attributes[field.name]
+            value = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                value = field.default_factory()
+            attribute.value = None if value is dataclasses.MISSING else repr(value)
+            default = "required" if attribute.value is None else f"default: `{attribute.value}`"
+            if note := field.metadata.get("default_note"):
+                default = f"default: {note}"
+            lines.append(f"- **{field.name}** (`{attribute.annotation}`, {default}): {field.metadata.get('help', '')}")
+        if cls.docstring is not None:
+            cls.docstring.value += "\n\n" + "\n".join(lines)
