@@ -372,7 +372,7 @@ def test_an_interrupted_grid_continues_from_its_last_state(
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does, to all processes started in it
     _, shown = started.communicate(timeout=60)
     assert started.returncode == 130, shown
-    assert "interrupted; the same command goes on from the last state" in shown
+    assert "Interrupted. The same command continues from the last saved state." in shown
     assert "Traceback" not in shown
     assert not list(runs.glob(".cluster-*"))
     (done,) = runs.glob("*/summary.json")
