@@ -1,1 +1,1 @@
-""""""
+"""Share program files: the Hugging Face hub, folders, and model cards."""

@@ -1,7 +1,7 @@
-"""Programs to and from the Hugging Face hub, or a folder that stands for a repository.
+"""Push programs to the Hugging Face hub or to a folder, and pull them.
 
-A repository holds one program and its card. What is pulled is checked before it is put in place, and
-every refusal of the network says what to do about it, after ten seconds at most.
+A repository holds one program and its card. A program is checked before it replaces anything, and every error of the
+network says what to do about it, after at most ten seconds.
 """
 
 import contextlib
@@ -16,26 +16,29 @@ from urllib.parse import urlsplit
 from icecore.core.errors import ConfigError, DataError, StorageError, UserError
 from icecore.core.storage import write_atomic
 from icecore.model.program import Program
+from icecore.sharing.markdown import join_items
 from icecore.sharing.model_card import card
 from icecore.training.checkpoint import PROGRAM
 
-CARD = "README.md"
-#: limit of the first question to the hub, in seconds; the client's own requests have none
-REQUEST_TIMEOUT = 10.0
-LOG_IN = "log in with `hf auth login` or set HF_TOKEN to a token"
-#: what to do about an answer of the hub, by status
-REMEDIES = {
-    401: f"not logged in, or the token is not valid; {LOG_IN} that may write to it",
-    402: "the account has no room for it; see its settings on the hub",
-    403: f"this account or token may not; {LOG_IN} with the right to write to it",
-    404: "no such repository, or a private one; check its name (owner/name), and for a private one " + LOG_IN,
-    413: "the program is too large for the hub",
-    429: "too many requests; wait some minutes and try again",
+CARD_FILE = "README.md"
+#: number of files of a repository that a message lists
+MAX_LISTED_FILES = 5
+#: seconds that the hub has for its first answer; later requests of the client have no limit
+HUB_TIMEOUT_SECONDS = 10.0
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token"
+#: the cause of an HTTP status and what to do about it
+STATUS_REMEDIES = {
+    401: f"You are not logged in, or the token is not valid: {LOG_IN} that may write to the repository.",
+    402: "The account has no space left. See its settings on the hub.",
+    403: f"This account or token may not do that: {LOG_IN} that may write to the repository.",
+    404: f"The repository does not exist or is private. Check its name (owner/name); if it is private, {LOG_IN}.",
+    413: "The program is too large for the hub.",
+    429: "There were too many requests. Wait some minutes and try again.",
 }
 
 
 class HubError(UserError):
-    """The hub refuses or cannot be reached; the message names the repository and the remedy."""
+    """The hub refuses a request or cannot be reached. The message names the repository and the remedy."""
 
 
 def push(
@@ -47,32 +50,37 @@ def push(
     message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Share the program file, or the program of the run folder, `program` with its card in one commit.
+    """Share a program with its card, in one commit.
 
-    repo      `owner/name` on the hub, made if it is not there; or a folder (a path or `file://` address)
-    private   whether a repository that is made is private
-    revision  branch, made if it is not there
-    Returns the address of the commit, or the folder. A card that is there already is replaced.
-    Raises DataError for a file that is no whole program, HubError, StorageError, ConfigError.
+    Parameters:
+        program: a program file, or a run folder, whose program is shared
+        repo: `owner/name` on the hub, which is created if it does not exist; or a folder (path or `file://` address)
+        private: whether a new repository is private
+        revision: branch, which is created if it does not exist
+        message: commit message
+        token: access token of the hub; by default that of the login or of HF_TOKEN
+
+    Returns the address of the commit, or the folder. An existing card is replaced. Raises DataError if the file is
+    not a complete program, ConfigError for a wrong `repo`, and HubError or StorageError if it cannot be written.
     """
     file = program / PROGRAM if program.is_dir() else program
-    folder = _folder(repo)
-    held = Program.load(file)
+    folder = _local_folder(repo)
+    content = Program.load(file)
     if folder is not None:
         if private or revision:
-            raise ConfigError(f"{repo}: a folder has neither revisions nor privacy; name a repository of the hub")
-        text = card(held, folder.name)
+            raise ConfigError(f"{repo} is a folder, so it cannot be private or have revisions. Name a hub repository.")
+        text = card(content, folder.name)
         write_atomic(folder / PROGRAM, lambda temporary: shutil.copyfile(file, temporary))
-        write_atomic(folder / CARD, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_atomic(folder / CARD_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return str(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     api = HfApi(token=token, library_name="icecore")
-    additions = {PROGRAM: file, CARD: card(held, repo).encode()}
-    with _refusals(repo, api.endpoint):
+    additions = {PROGRAM: file, CARD_FILE: card(content, repo).encode()}
+    with _hub_errors(repo, api.endpoint):
         try:
-            api.model_info(repo, timeout=REQUEST_TIMEOUT)
+            api.model_info(repo, timeout=HUB_TIMEOUT_SECONDS)
         except RepositoryNotFoundError:
             api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
@@ -80,56 +88,63 @@ def push(
         return api.create_commit(
             repo,
             [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in additions.items()],
-            commit_message=message or f"icecore program {held.config.task} {held.config.run_id}",
+            commit_message=message or f"icecore program {content.config.task} {content.config.run_id}",
             revision=revision,
         ).commit_url
 
 
 def pull(repo: str, dest: Path | None = None, *, revision: str | None = None, token: str | None = None) -> Path:
-    """Fetch the program of `repo` (as for `push`) and put it in place once it has proved whole.
+    """Fetch a program, check it, and write it to a file.
 
-    dest      a file or a folder; by default `name.safetensors` in the working folder
-    revision  branch, tag or commit
-    Returns the file. One that is there with other content is left alone (StorageError).
-    Raises DataError for what is damaged or no program this version reads, HubError, StorageError, ConfigError.
+    Parameters:
+        repo: as for `push`
+        dest: a file or a folder; by default `name.safetensors` in the working directory
+        revision: branch, tag or commit
+        token: access token of the hub; by default that of the login or of HF_TOKEN
+
+    Returns the file. An existing file with other content is not changed (StorageError). Raises DataError if the program
+    is damaged or this version cannot read it, ConfigError for a wrong `repo`, and HubError or StorageError.
     """
-    folder = _folder(repo)
+    folder = _local_folder(repo)
     if folder is not None and revision:
-        raise ConfigError(f"{repo}: a folder has no revisions; leave --revision away")
+        raise ConfigError(f"{repo} is a folder, which has no revisions. Omit --revision.")
     name = (folder.name if folder is not None else repo.rpartition("/")[2]) + ".safetensors"
     target = dest or Path(name)
     target = target / name if target.is_dir() else target
-    with tempfile.TemporaryDirectory() as temporary:
-        source = folder / PROGRAM if folder is not None else _download(repo, Path(temporary), revision, token)
+    with tempfile.TemporaryDirectory() as downloads:
+        source = folder / PROGRAM if folder is not None else _download(repo, Path(downloads), revision, token)
         try:
             Program.load(source)
         except UserError as error:
             raise DataError(str(error).replace(str(source), f"{repo}: {PROGRAM}")) from error
         if target.exists() and not filecmp.cmp(source, target, shallow=False):
-            raise StorageError(f"{target}: is there already, and {repo} holds another; move it or name another file")
-        write_atomic(target, lambda beside: shutil.copyfile(source, beside))
+            raise StorageError(f"{target} exists and differs from the program in {repo}. Move it or name another file.")
+        write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
     return target
 
 
 def _download(repo: str, folder: Path, revision: str | None, token: str | None) -> Path:
-    """Fetch the program of a hub repository into `folder`, past the cache: a damaged file must not stay there."""
+    """Fetch the program of a hub repository into `folder`, not into the cache, where a damaged file would stay."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token, library_name="icecore")
-    with _refusals(repo, api.endpoint):
-        info = api.model_info(repo, revision=revision, timeout=REQUEST_TIMEOUT)
+    with _hub_errors(repo, api.endpoint):
+        info = api.model_info(repo, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
         files = [sibling.rfilename for sibling in info.siblings or ()]
         if PROGRAM not in files:
-            raise DataError(f"{repo}: no icecore program, which would be called {PROGRAM}; it holds {_begin(files)}")
+            shown = join_items(files, MAX_LISTED_FILES) or "no files"
+            raise DataError(f"{repo} contains no icecore program, that is, no file {PROGRAM}. It contains {shown}.")
         return Path(api.hf_hub_download(repo, PROGRAM, revision=info.sha, local_dir=folder))
 
 
-def _folder(repo: str) -> Path | None:
-    """The folder that `repo` names; None for a repository of the hub, which must be `owner/name`."""
+def _local_folder(repo: str) -> Path | None:
+    """The folder that `repo` names; None if it names a repository on the hub (`owner/name`). Raises ConfigError."""
     if repo.startswith("file:"):
         address = urlsplit(repo)
         if address.netloc not in ("", "localhost") or not address.path:
-            raise ConfigError(f"{repo}: not the address of a folder here; write file:///the/folder, or its path")
+            raise ConfigError(
+                f"{repo} is not the address of a local folder. Write file:///path/to/folder, or its path."
+            )
         return Path(urllib.request.url2pathname(address.path)).resolve()
     path = Path(repo).expanduser()
     if path.is_dir() or path.is_absolute() or repo.startswith((".", "~")):
@@ -140,43 +155,40 @@ def _folder(repo: str) -> Path | None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise ConfigError(f"{repo}: neither a folder nor a name on the hub ({error}); write owner/name") from error
+        raise ConfigError(f"{repo} is neither a folder nor a name on the hub ({error}). Write owner/name.") from error
     if "/" not in repo:
-        raise ConfigError(f"{repo}: neither a folder nor a name on the hub; write owner/{repo}, or ./{repo}")
+        raise ConfigError(f"{repo} is neither a folder nor a name on the hub. Write owner/{repo}, or ./{repo}.")
     return None
 
 
 @contextlib.contextmanager
-def _refusals(repo: str, endpoint: str) -> Iterator[None]:
-    """Turn what the hub's client raises into a HubError with the remedy."""
+def _hub_errors(repo: str, endpoint: str) -> Iterator[None]:
+    """Turn the exceptions of the hub's client into a HubError with a remedy."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError
 
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # the client raises kinds of its own, of its HTTP library and of Xet, in one another
-        chain = list(_causes(error))
-        refusal = next((e for e in chain if isinstance(e, (HfHubHTTPError, OfflineModeIsEnabled))), None)
-        why = next(iter(str(chain[-1]).strip().splitlines()), type(chain[-1]).__name__)
+    except Exception as error:  # the client raises nested exceptions of its own, of its HTTP library and of Xet
+        causes = list(_causes(error))
+        refusal = next((e for e in causes if isinstance(e, HfHubHTTPError | OfflineModeIsEnabled)), None)
+        reason = next(iter(str(causes[-1]).strip().splitlines()), type(causes[-1]).__name__)
         if isinstance(refusal, RevisionNotFoundError):
-            text = f"no such revision; name a branch, tag or commit of {endpoint}/{repo}"
+            text = f"The revision does not exist. Name a branch, tag or commit of {endpoint}/{repo}."
         elif isinstance(refusal, HfHubHTTPError):
             status = refusal.response.status_code
-            text = f"{endpoint} answers {status}: {REMEDIES.get(status, f'{why}; try again later')}"
+            remedy = STATUS_REMEDIES.get(status, f"{reason}. Try again later.")
+            text = f"{endpoint} answered with status {status}. {remedy}"
         elif refusal is not None:
-            text = "HF_HUB_OFFLINE forbids the network; unset it, or name a folder"
+            text = "HF_HUB_OFFLINE is set, so the network is not used. Unset it, or name a folder."
         else:
-            text = f"{endpoint} cannot be reached or breaks off ({why}); check the network, a proxy and HF_ENDPOINT"
+            text = f"{endpoint} cannot be reached ({reason}). Check the network, the proxy and HF_ENDPOINT."
         raise HubError(f"{repo}: {text}") from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was raised from, and so on."""
+    """An error, the error that caused it, and so on."""
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _begin(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"
