@@ -1,10 +1,10 @@
-"""The pages of the documentation fit together: links, anchors, paths of files, and the public API.
-
-`make docs` builds the site and is stricter; these tests need no generator and take a second.
-"""
+"""The pages of the documentation fit together: links, anchors, paths of files, the public API, and the built site."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +91,30 @@ def test_every_page_is_in_the_navigation() -> None:
     pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
     assert set(navigation) == pages | ADDED
     assert len(navigation) == len(set(navigation))
+
+
+@pytest.mark.slow
+def test_the_site_needs_no_network(tmp_path: Path) -> None:
+    """The command of `make docs`, which fails for a broken link or an unknown name."""
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    loaded = r"<(?:script|img|iframe)[^>]+src=[\"']?(?:https?:)?//|<link[^>]+rel=[\"']?stylesheet[^>]+//"
+    assert not [name for name, text in pages.items() if re.search(loaded, text)]
+    reference = "".join(text for name, text in pages.items() if name.startswith("api/"))
+    assert not [name for name in icecore.__all__ if name != "__version__" and f'id="icecore.{name}"' not in reference]
+    # the aligned fields of docstrings are lists, and the examples are code
+    assert "<strong>target</strong>" in pages["api/user_data.html"]
+    assert "&gt;&gt;&gt;" not in re.sub(r"<pre.*?</pre>", "", reference, flags=re.S)
 
 
 def test_the_documents_have_the_version_of_the_package() -> None:
