@@ -1,1 +1,1 @@
-"""Turn rows into tokens: one encoder for each form of input."""
+"""Rows of your own data as tokens."""

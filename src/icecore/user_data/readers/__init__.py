@@ -1,1 +1,1 @@
-"""Read files and arrays of every supported kind as records."""
+"""Files of your own data as records."""

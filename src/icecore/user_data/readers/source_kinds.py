@@ -24,20 +24,20 @@ from icecore.user_data.readers.text_lines import LINE_ENDINGS, read_lines
 from icecore.user_data.records import Records
 
 
-class Kind(NamedTuple):
-    """A kind of data: the endings of its file names, and its reader."""
+class SourceReader(NamedTuple):
+    """How data of one kind are recognised and read: the endings of their file names, and a function."""
 
     endings: tuple[str, ...]
     read: Callable[[ReadRequest], Records]
 
 
-KINDS: Mapping[str, Kind] = {
-    "images": Kind((*ARCHIVE_SUFFIXES, *IMAGE_SUFFIXES), read_images),
-    "table": Kind(TABLE_SUFFIXES, read_table_rows),
-    "array": Kind(ARRAY_SUFFIXES, read_array),
-    "fasta": Kind(FASTA_ENDINGS, read_fasta),
-    "strings": Kind(LINE_ENDINGS, read_lines),
-    "series": Kind((), read_series),
+READERS: Mapping[str, SourceReader] = {
+    "images": SourceReader((*ARCHIVE_SUFFIXES, *IMAGE_SUFFIXES), read_images),
+    "table": SourceReader(TABLE_SUFFIXES, read_table_rows),
+    "array": SourceReader(ARRAY_SUFFIXES, read_array),
+    "fasta": SourceReader(FASTA_ENDINGS, read_fasta),
+    "strings": SourceReader(LINE_ENDINGS, read_lines),
+    "series": SourceReader((), read_series),
 }
 
 
@@ -53,7 +53,7 @@ def read_path(
         kind = _find_kind(path, None if kind == "auto" else kind)
     if kind == "table" and settings.series is not None:
         kind = "series"
-    records = KINDS[kind].read(ReadRequest(path, settings, types or {}, predicting))
+    records = READERS[kind].read(ReadRequest(path, settings, types or {}, predicting))
     if not len(records):
         raise DataError(f"{path} has no rows, but at least one is needed.")
     return "images" if records.form == "images" else kind, records
@@ -62,9 +62,9 @@ def read_path(
 def _find_kind(path: Path, default: str | None) -> str:
     """The kind that the file name's ending belongs to, or `default`; for a folder, the kind of most of its files."""
     if path.is_file():
-        kind = next((name for name, kind in KINDS.items() if has_ending(path.name, kind.endings)), default)
+        kind = next((name for name, reader in READERS.items() if has_ending(path.name, reader.endings)), default)
         if kind is None:
-            known = ", ".join(ending for row in KINDS.values() for ending in row.endings)
+            known = ", ".join(ending for reader in READERS.values() for ending in reader.endings)
             raise DataError(
                 f"{path}: the ending of the file name does not show what kind of data this is. "
                 f"Rename it to end in one of {known}; or set --kind."
@@ -77,7 +77,7 @@ def _find_kind(path: Path, default: str | None) -> str:
         )
     if any(is_image(name) for name in names):
         return "images"
-    counts = {name: sum(has_ending(file, kind.endings) for file in names) for name, kind in KINDS.items()}
+    counts = {name: sum(has_ending(file, reader.endings) for file in names) for name, reader in READERS.items()}
     most_frequent = max(counts, key=lambda name: counts[name])
     if not counts[most_frequent]:
         raise DataError(f"{path} has only files of unknown kinds: {join_names(names, 3)}. Set --kind to read them.")
