@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.config import RunConfig
+from icecore.core.random_streams import random_stream
 from icecore.inference.engine import Engine
 from icecore.model.fpt import FPT
 from icecore.model.program import Program, load_programs
-from icecore.tasks.task import Batch, random_stream
+from icecore.tasks.task import Batch
 from icecore.training.evaluation import examples_per_pass
 from icecore.training.micro_batches import split_by_length
 from measure import Bench, agree, in_turn, options

@@ -15,7 +15,8 @@ from torch import Tensor
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
-from icecore.tasks.task import Examples, StoredTask, Task, TaskSpec
+from icecore.tasks.stored_task import Examples, StoredTask
+from icecore.tasks.task import Task, TaskSpec
 from icecore.training.execution import Execution
 from icecore.training.loop import Pack
 from plain import PlainFPT, PlainLoop

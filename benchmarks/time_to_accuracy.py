@@ -21,7 +21,7 @@ from icecore.core.config import RunConfig
 from icecore.experiments import sweep
 from icecore.model.fpt import FPT
 from icecore.tasks import build_task
-from icecore.tasks.task import TaskRequest
+from icecore.tasks.entry import TaskRequest
 from measure import Bench, agree, options
 from watching import Reached, watch
 

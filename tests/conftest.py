@@ -14,7 +14,8 @@ from commandline import Ended, Run
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.cli import main as cli
 from icecore.core.config import RunConfig
-from icecore.tasks.task import Examples, StoredTask, TaskSpec
+from icecore.tasks.stored_task import Examples, StoredTask
+from icecore.tasks.task import TaskSpec
 
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

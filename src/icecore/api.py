@@ -18,7 +18,8 @@ from icecore.core.settings import from_values
 from icecore.experiments.sweep import Place, expand_sweep, make_config, open_run, run_sweep
 from icecore.model.fpt import FPT
 from icecore.tasks import build_task
-from icecore.tasks.task import Task, TaskRequest
+from icecore.tasks.entry import TaskRequest
+from icecore.tasks.task import Task
 from icecore.training.distributed import join_processes
 from icecore.user_data import DataSettings, Plan, from_arrays
 from icecore.user_data import plan as plan_files

@@ -15,7 +15,8 @@ from icecore.core.config import FPT_ROLES, ROLES, SINGLE_ROLES
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT, ModelSettings
 from icecore.tasks.bits import BitXor
-from icecore.tasks.task import Batch, StoredTask, Task, TaskSpec
+from icecore.tasks.stored_task import StoredTask
+from icecore.tasks.task import Batch, Task, TaskSpec
 
 Body = Callable[..., Backbone]
 SEEDS = [3, 1, 7]

@@ -16,7 +16,8 @@ from icecore.model.fpt import FPT
 from icecore.paper import attention_analysis
 from icecore.paper.attention_analysis import AttentionMaps, XorAttention, attention_maps, xor_attention
 from icecore.tasks.bits import BitXor
-from icecore.tasks.task import Batch, Examples, StoredTask, TaskSpec
+from icecore.tasks.stored_task import Examples, StoredTask
+from icecore.tasks.task import Batch, TaskSpec
 
 
 class Words(StoredTask):

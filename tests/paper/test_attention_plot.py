@@ -16,7 +16,8 @@ from icecore.paper import attention_plot
 from icecore.paper.attention_analysis import AttentionMaps
 from icecore.paper.attention_plot import draw_attention, measure_and_draw
 from icecore.tasks.bits import BitXor
-from icecore.tasks.task import Examples, StoredTask, TaskSpec
+from icecore.tasks.stored_task import Examples, StoredTask
+from icecore.tasks.task import TaskSpec
 
 
 class Words(StoredTask):

@@ -5,7 +5,8 @@ import torch
 
 from icecore.core.errors import ConfigError
 from icecore.tasks.bits import BitMemory, BitTask, BitXor, build_bit_memory, build_bit_xor
-from icecore.tasks.task import Batch, TaskRequest
+from icecore.tasks.entry import TaskRequest
+from icecore.tasks.task import Batch
 
 SMALL = [BitMemory(strings=3, bits=12, width=4), BitXor(n=3), BitXor(n=9)]
 small_tasks = pytest.mark.parametrize("task", SMALL, ids=["memory", "xor-3", "xor-9"])
@@ -137,7 +138,11 @@ def test_a_packed_batch_has_the_dtypes_of_the_contract():
         (build_bit_xor, {"n": 0}, "option n of bit-xor: expected at least 1, found 0"),
         (build_bit_xor, {"n": "five"}, "option n of bit-xor: expected int, found 'five'"),
         (build_bit_memory, {"strings": 0}, "option strings of bit-memory: expected at least 1"),
-        (build_bit_memory, {"width": 300}, "1000 bits do not fill tokens of width 300; give a multiple of it"),
+        (
+            build_bit_memory,
+            {"width": 300},
+            "1000 bits cannot be divided into tokens of 300 bits. Choose bits as a multiple of width",
+        ),
     ],
 )
 def test_refused_options(build, options, message):

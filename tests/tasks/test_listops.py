@@ -1,4 +1,4 @@
-"""The ListOps task: whose expressions it takes, its cache, splits, tokens and options."""
+"""The ListOps task: the source of its expressions, its cache, splits, tokens and options."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,11 @@ import torch
 
 from icecore.core.errors import ConfigError, DataError, StorageError
 from icecore.tasks import listops
-from icecore.tasks.expressions import CLOSE, VOCABULARY, Expressions, evaluate, generate, to_text, write_tsv
+from icecore.tasks.entry import TaskRequest
 from icecore.tasks.listops import ListOps, build_listops, load_generated
-from icecore.tasks.task import TaskRequest
+from icecore.tasks.listops_expressions import CLOSE, VOCABULARY, Expressions, evaluate, to_text
+from icecore.tasks.listops_files import write_tsv
+from icecore.tasks.listops_generator import generate
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +30,13 @@ def cache(tmp_path, monkeypatch) -> Path:
 # --- files and cache ---
 
 
-def test_long_range_arenas_files_are_preferred(drawn, cache, tmp_path):
+def test_long_range_arenas_files_come_first(drawn, cache, tmp_path):
     folder = tmp_path / "data" / "lra_release" / "listops-1000"
     folder.mkdir(parents=True)
     request = TaskRequest({"train": 5}, data_dir=str(tmp_path / "data"))
     for i, split in enumerate(["train", "val"]):
         write_tsv(folder / f"basic_{split}.tsv", drawn.part(10 * i, 10 * i + 10))
-    with pytest.raises(DataError, match=r"found basic_train.tsv but not basic_test.tsv; put all three there"):
+    with pytest.raises(DataError, match=r"found basic_train.tsv but not basic_test.tsv\. Put all three files there"):
         build_listops(request)
     write_tsv(folder / "basic_test.tsv", drawn.part(20, 30))
     task = build_listops(request)
@@ -44,15 +46,15 @@ def test_long_range_arenas_files_are_preferred(drawn, cache, tmp_path):
     assert not cache.exists()
 
 
-def test_cache_holds_what_was_drawn(drawn, cache, monkeypatch):
+def test_the_cache_holds_the_generated_expressions(drawn, cache, monkeypatch):
     assert load_generated(20) == drawn.part(0, 20)
     assert [path.suffix for path in cache.iterdir()] == [".npz"]
-    monkeypatch.setattr(listops, "generate", None)  # a second call must not draw
+    monkeypatch.setattr(listops, "generate", None)  # a second call must not generate
     assert load_generated(20) == drawn.part(0, 20)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
-def test_a_damaged_cache_is_drawn_again(drawn, cache, damage):
+def test_a_damaged_cache_is_generated_again(drawn, cache, damage):
     load_generated(20)
     (path,) = cache.iterdir()
     whole = path.read_bytes()
@@ -78,7 +80,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 # --- the task ---
 
 
-def test_task_gives_back_the_expressions(cache):
+def test_the_batches_hold_the_expressions(cache):
     task = build_listops(TaskRequest({"train": "12", "val": 6, "test": 8}))
     assert (task.spec.kind, task.spec.length, task.spec.size, task.spec.outputs) == ("discrete", 2000, 16, 10)
     seen = set()
@@ -151,7 +153,7 @@ def test_other_bounds_are_another_task(drawn, cache, tmp_path):
     assert [path.name for path in cache.iterdir()] == ["basic-v1-50-200-seed0-20.npz"]
 
 
-def test_the_usual_bounds_are_the_usual_task(drawn, cache):
+def test_the_default_bounds_are_the_default_task(drawn, cache):
     sizes = {"train": 12, "val": 4, "test": 4}
     plain, named = (build_listops(TaskRequest(sizes | bounds)) for bounds in ({}, {"shortest": 500, "longest": 2000}))
     assert plain.data == named.data
@@ -169,9 +171,12 @@ def test_the_usual_bounds_are_the_usual_task(drawn, cache):
         ({"length": "long"}, "option length of listops: expected int, found 'long'"),
         ({"shortest": 0}, "option shortest of listops: expected at least 1, found 0"),
         ({"longest": "x"}, "option longest of listops: expected int, found 'x'"),
-        ({"shortest": 2000}, r"longest at least shortest \+ 2, found shortest=2000 longest=2000"),
-        ({"shortest": 50, "longest": 51}, r"longest at least shortest \+ 2, found shortest=50 longest=51"),
-        ({"shortest": 1, "longest": 5}, "more than 1 and less than 5 tokens are too rare: 400 of 100000 found"),
+        ({"shortest": 2000}, r"found shortest=2000 and longest=2000\. .* longest must be at least shortest \+ 2"),
+        (
+            {"shortest": 50, "longest": 51},
+            r"found shortest=50 and longest=51\. .* must be at least shortest \+ 2",
+        ),
+        ({"shortest": 1, "longest": 5}, "more than 1 and less than 5 tokens are too rare: 400 of 100000 were found"),
     ],
 )
 def test_refused_options(cache, options, message):

@@ -7,7 +7,7 @@ import pytest
 
 from icecore.experiments import sweep
 from icecore.tasks import TASKS, build_task
-from icecore.tasks.task import TaskRequest
+from icecore.tasks.entry import TaskRequest
 
 GENERATED = {"bit-memory": {}, "bit-xor": {}, "listops": {"train": 60, "val": 10, "test": 10}}
 

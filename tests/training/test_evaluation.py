@@ -8,7 +8,8 @@ import torch
 from icecore.backbones import Backbone
 from icecore.model.fpt import FPT
 from icecore.tasks.bits import BitXor
-from icecore.tasks.task import Batch, StoredTask, Task
+from icecore.tasks.stored_task import StoredTask
+from icecore.tasks.task import Batch, Task
 from icecore.training import evaluation
 from icecore.training import micro_batches as passes
 from icecore.training.evaluation import evaluate, predict

@@ -17,7 +17,8 @@ from icecore.core.errors import StorageError
 from icecore.model.fpt import FPT
 from icecore.model.program import Program, model_settings
 from icecore.tasks.bits import BitXor
-from icecore.tasks.task import Examples, StoredTask, Task, TaskSpec
+from icecore.tasks.stored_task import Examples, StoredTask
+from icecore.tasks.task import Task, TaskSpec
 from icecore.training import feature_cache as features
 from icecore.training import loop as train
 from icecore.training.checkpoint import RunFolder

@@ -28,7 +28,8 @@ from icecore.experiments.sweep import Place, load_task, run_sweep
 from icecore.model.fpt import FPT
 from icecore.model.program import Program, load_programs, model_settings
 from icecore.tasks.bits import BitXor
-from icecore.tasks.task import Batch, StoredTask, Task
+from icecore.tasks.stored_task import StoredTask
+from icecore.tasks.task import Batch, Task
 from icecore.training import loop as train
 from icecore.training.checkpoint import RunFolder, common_step
 from icecore.training.evaluation import evaluate

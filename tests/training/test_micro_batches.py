@@ -18,7 +18,8 @@ from icecore.core.device import Runtime, select_runtime
 from icecore.model.fpt import FPT, ModelSettings
 from icecore.model.program import Program
 from icecore.tasks.bits import BitXor
-from icecore.tasks.task import Batch, StoredTask
+from icecore.tasks.stored_task import StoredTask
+from icecore.tasks.task import Batch
 from icecore.training import micro_batches as passes
 from icecore.training.execution import Execution
 from icecore.training.loop import Pack, train_pack

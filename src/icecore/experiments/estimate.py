@@ -13,7 +13,7 @@ from icecore.backbones.weights import sizes_of
 from icecore.core.config import SINGLE_ROLES, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import UserError
-from icecore.tasks.proteins import FOLDS
+from icecore.tasks.remote_homology import FOLDS
 
 #: seconds that a training takes besides its passes: loading the body, compiling, writing
 FIXED_SECONDS = 4.0

@@ -22,7 +22,8 @@ from icecore.core.storage import write_json
 from icecore.model.fpt import FPT
 from icecore.model.program import Program, load_programs, model_settings
 from icecore.tasks import TASKS, build_task
-from icecore.tasks.task import Task, TaskRequest, read_options
+from icecore.tasks.entry import TaskRequest, read_options
+from icecore.tasks.task import Task
 from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config
 from icecore.training.distributed import ALONE, World
 from icecore.training.execution import Callback, Execution, pays_to_compile

@@ -19,7 +19,8 @@ from icecore.backbones.modules import int8
 from icecore.core.config import FPT_ROLES, INPUT, OUTPUT, SINGLE_ROLES
 from icecore.core.device import to_device
 from icecore.core.errors import ConfigError
-from icecore.tasks.task import INIT, Batch, TaskSpec, random_stream
+from icecore.core.random_streams import INIT, random_stream
+from icecore.tasks.task import Batch, TaskSpec
 
 
 @dataclass(frozen=True)

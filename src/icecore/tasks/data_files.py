@@ -1,6 +1,6 @@
-"""Finding, checking and caching data files. No network here: `icecore data get` is in download.py.
+"""Finding and reading data files. Nothing here uses the network; `icecore data get` is in download.py.
 
-Roots are searched in this order: `--data-dir`, the environment variable ICECORE_DATA, the cache.
+Folders are searched in this order: `--data-dir`, the environment variable ICECORE_DATA, the cache.
 """
 
 import gzip
@@ -11,15 +11,18 @@ from pathlib import Path
 from icecore.core.errors import DataError
 from icecore.core.storage import cache_dir
 
+#: the advice for a damaged file
+FETCH_AGAIN = "Fetch or copy it again."
+
 
 def data_roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
-    """Folders to search, most specific first."""
-    named = [data_dir, os.environ.get("ICECORE_DATA")]
-    return [Path(root).expanduser() for root in named if root] + [cache_dir()]
+    """The folders to search for data, most specific first."""
+    folders = [data_dir, os.environ.get("ICECORE_DATA")]
+    return [Path(folder).expanduser() for folder in folders if folder] + [cache_dir()]
 
 
 def find_first(roots: Iterable[Path], candidates: Sequence[str]) -> Path | None:
-    """The first existing `root / candidate`; candidates are tried in order within each root."""
+    """The first `root / candidate` that exists; all candidates are tried in one root before the next root."""
     for root in roots:
         for candidate in candidates:
             path = root / candidate
@@ -28,25 +31,22 @@ def find_first(roots: Iterable[Path], candidates: Sequence[str]) -> Path | None:
     return None
 
 
-def missing_data_error(
-    dataset: str, roots: Iterable[Path], would_do: Sequence[str], fetchable: bool = True
-) -> DataError:
-    """The error for absent data: the command that fetches it, and the files that would also do."""
-    fetch = f"fetch it with `icecore data get {dataset}`, or put" if fetchable else "put"
-    places = "\n".join(f"  {root}" for root in roots)
-    files = "\n".join(f"  {name}" for name in would_do)
+def missing_data_error(dataset: str, roots: Iterable[Path], choices: Sequence[str]) -> DataError:
+    """The error for missing data: it names the command that fetches them, and the files that would do as well."""
+    folders = "\n".join(f"  {root}" for root in roots)
+    files = "\n".join(f"  {name}" for name in choices)
     return DataError(
-        f"no data for {dataset}: {fetch} one of these\n{files}\nunder one of these folders "
-        f"(or name another with --data-dir or ICECORE_DATA)\n{places}"
+        f"no data for {dataset}. Fetch them with `icecore data get {dataset}`, or put one of these\n{files}\n"
+        f"into one of these folders (or name another folder with --data-dir or ICECORE_DATA)\n{folders}"
     )
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes, gunzipped if it is gzip (by its magic number, whatever its name says)."""
+    """The bytes of a file, decompressed if it is gzip according to its first bytes. Raises DataError."""
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (OSError, EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: cannot be read ({error}); it may be cut short: fetch or copy it again") from error
+        raise DataError(f"{path}: cannot be read ({error}). It may be cut short. {FETCH_AGAIN}") from error
     except Exception as error:  # zlib.error has no public base class
-        raise DataError(f"{path}: damaged gzip data ({error}); fetch or copy it again") from error
+        raise DataError(f"{path}: the gzip data are damaged ({error}). {FETCH_AGAIN}") from error

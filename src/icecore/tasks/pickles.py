@@ -1,7 +1,7 @@
-"""Reading pickled data files without running code: containers, strings, numbers and numpy values only.
+"""Reading pickled data files without running code: only containers, strings, numbers and NumPy values are built.
 
-Public data sets (CIFAR-10's Python batches, TAPE's LMDB) are pickles; an ordinary unpickler would run
-whatever a file asks for.
+Some public data sets are pickles (CIFAR-10's Python batches, TAPE's LMDB). Python's own unpickler would run any code
+that a file names.
 """
 
 import pickle
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
+from icecore.tasks.data_files import FETCH_AGAIN
 
 
 def _dtype(code: bytes | str, align: int = 0, copy: int = 0) -> np.dtype:
-    # Python 2 pickled the flags as integers, which numpy no longer takes
+    # Python 2 pickled the flags as integers, which NumPy no longer accepts.
     return np.dtype(code.decode() if isinstance(code, bytes) else code, bool(align), bool(copy))
 
 
@@ -23,9 +24,9 @@ def _latin1(text: str, _encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
-# The only globals a pickle may name. numpy's constructors come from its own reductions, because the
-# modules that hold them are named differently in numpy 1 and 2.
-_PLAIN: Mapping[tuple[str, str], Any] = {
+# The only globals that a pickle may name. NumPy's constructors are taken from its own pickles of plain values, because
+# their modules have different names in NumPy 1 and 2.
+_ALLOWED_GLOBALS: Mapping[tuple[str, str], Any] = {
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("_codecs", "encode"): _latin1,
@@ -38,22 +39,22 @@ _PLAIN: Mapping[tuple[str, str], Any] = {
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Refuses every global that is not plain data, hence all code."""
+    """An unpickler that refuses every global that is not plain data, and so all code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The object a pickle asks for by name, if it is one that holds data. Raises UnpicklingError."""
+        """The object that a pickle names, if it holds plain data. Raises UnpicklingError for others."""
         key = (module.replace("numpy._core", "numpy.core"), name)
-        if key not in _PLAIN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not plain data")
-        return _PLAIN[key]
+        if key not in _ALLOWED_GLOBALS:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not plain data")
+        return _ALLOWED_GLOBALS[key]
 
 
-def unpickle(data: bytes, place: str, encoding: str = "ASCII") -> Any:
-    """The plain data in a pickle; anything that could run code is refused. Raises DataError naming `place`.
+def unpickle(data: bytes, location: str, encoding: str = "ASCII") -> Any:
+    """The plain data in a pickle. Raises DataError naming `location` for damaged data and for anything like code.
 
-    `encoding` is that of Python 2's strings; "bytes" leaves them as they are.
+    encoding  of strings from Python 2; "bytes" keeps them as bytes
     """
     try:
         return _PlainUnpickler(BytesIO(data), encoding=encoding).load()
     except Exception as error:  # damaged pickles raise nearly anything
-        raise DataError(f"{place}: not a pickle of plain data ({error}); fetch or copy it again") from error
+        raise DataError(f"{location}: not a pickle of plain data ({error}). {FETCH_AGAIN}") from error

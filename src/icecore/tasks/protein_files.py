@@ -1,7 +1,7 @@
 """Readers of remote homology files: TSV, FASTA with labels, and TAPE's own JSON and LMDB.
 
-All four give the same records, so one task serves whatever form a user has. LMDB values are pickles
-from the network: they are opened by an unpickler that can build plain data and nothing else.
+All four give the same records, so the task does not depend on the format. LMDB values are pickles from the network, so
+they are read by an unpickler that builds plain data only.
 """
 
 import csv
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.tasks.data_files import find_first, missing_data_error, read_bytes
+from icecore.tasks.data_files import FETCH_AGAIN, find_first, missing_data_error, read_bytes
 from icecore.tasks.pickles import unpickle
 
-#: file stems of each split, ours first, then TAPE's
+#: file names of each split without their endings, ours first, then TAPE's
 STEMS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("valid", "val"),
@@ -28,22 +28,22 @@ FOLDERS = ("homology", "remote_homology", "remote_homology_json", ".")
 
 
 class ProteinRecord(NamedTuple):
-    """One protein domain; `place` is where it was read (file and line or record), for messages."""
+    """One protein domain; `location` is where it was read (file and line or record), for messages."""
 
-    place: str
+    location: str
     id: str
     sequence: str
     fold: str
 
 
 class Format(NamedTuple):
-    """File names, with `{}` for a split's stem, and the reader that turns one file into records."""
+    """File names, with `{}` for the stem of a split, and the reader of the records of one file."""
 
     patterns: tuple[str, ...]
     read: Callable[[Path], Iterator[ProteinRecord]]
 
     def names(self, split: str) -> list[str]:
-        """File names that would hold `split`."""
+        """The names that a file of `split` may have."""
         return [pattern.format(stem) for stem in STEMS[split] for pattern in self.patterns]
 
 
@@ -55,7 +55,7 @@ def _text(path: Path) -> str:
 
 
 def _table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, list[str]]]:
-    """(place, values of `columns`) of each row of a TSV or CSV; `columns` maps a column to its accepted names."""
+    """(location, values of `columns`) of each row of a TSV or CSV; `columns` maps a column to its accepted names."""
     csv_file = ".csv" in path.suffixes
     rows = csv.reader(
         _text(path).splitlines(),
@@ -63,47 +63,47 @@ def _table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[s
         quoting=csv.QUOTE_MINIMAL if csv_file else csv.QUOTE_NONE,
     )
     header = [name.strip().lower() for name in next(rows, [])]
-    at = [next((header.index(name) for name in names if name in header), None) for names in columns.values()]
-    if None in at:
+    indices = [next((header.index(name) for name in names if name in header), None) for names in columns.values()]
+    if None in indices:
         raise DataError(
             f"{path}: expected a header with the columns {', '.join(columns)}, found {', '.join(header) or 'nothing'}"
         )
     for row in rows:
         if not row:
             continue
-        place = f"{path} line {rows.line_num}"
+        location = f"{path} line {rows.line_num}"
         if len(row) != len(header):
-            raise DataError(f"{place}: expected {len(header)} columns, found {len(row)}")
-        yield place, [row[i].strip() for i in at if i is not None]
+            raise DataError(f"{location}: expected {len(header)} columns, found {len(row)}")
+        yield location, [row[i].strip() for i in indices if i is not None]
 
 
 def read_tsv(path: Path) -> Iterator[ProteinRecord]:
-    """Records of a TSV with a header naming id, fold and sequence; other columns are ignored."""
+    """Records of a TSV whose header names id, fold and sequence. Other columns are ignored."""
     columns = {"id": ("id",), "fold": ("fold", "fold_label"), "sequence": ("sequence", "primary")}
-    for place, (name, fold, sequence) in _table(path, columns):
-        yield ProteinRecord(place, name, sequence, fold)
+    for location, (name, fold, sequence) in _table(path, columns):
+        yield ProteinRecord(location, name, sequence, fold)
 
 
 def read_fasta(path: Path) -> Iterator[ProteinRecord]:
-    """Records of `<split>.fasta` (or .fa), folds from a table beside it that has a header naming id and fold.
+    """Records of `<split>.fasta` (or .fa), with folds from a table beside it whose header names id and fold.
 
-    The table is `<split>.labels.tsv` or .csv, or one `labels.tsv` or .csv for all splits: its rows come in
-    any order and those without a sequence are ignored. A record's id is the first word after `>`.
+    The table is `<split>.labels.tsv` or .csv, or one `labels.tsv` or .csv for all splits. Its rows may have any order,
+    and rows without a sequence are ignored. The id of a record is the first word after `>`.
     """
     stem = path.name.split(".")[0]
     choices = [f"{stem}.labels.tsv", f"{stem}.labels.csv", "labels.tsv", "labels.csv"]
     label_file = find_first([path.parent], choices)
     if label_file is None:
         raise DataError(
-            f"{path}: its fold labels are missing; expected {' or '.join(choices)} with columns id, fold beside it"
+            f"{path}: its fold labels are missing. Put {' or '.join(choices)} with the columns id and fold beside it."
         )
     columns = {"id": ("id",), "fold": ("fold", "fold_label")}
     folds: dict[str, str] = {}
-    for place, (name, fold) in _table(label_file, columns):
+    for location, (name, fold) in _table(label_file, columns):
         if folds.setdefault(name, fold) != fold:
-            raise DataError(f"{place}: {name!r} has the folds {folds[name]} and {fold}; keep one")
+            raise DataError(f"{location}: {name!r} has two folds, {folds[name]} and {fold}. Keep one of them.")
 
-    name, place, parts = None, "", []
+    name, location, parts = None, "", []
     for number, line in enumerate([*_text(path).splitlines(), ">"], 1):
         if not line.startswith(">"):
             if name is None and line.strip():
@@ -112,22 +112,22 @@ def read_fasta(path: Path) -> Iterator[ProteinRecord]:
             continue
         if name is not None:
             if name not in folds:
-                raise DataError(f"{place}: no fold for {name!r} in {label_file.name}; add a row for it")
-            yield ProteinRecord(place, name, "".join(parts).rstrip("*"), folds[name])
-        name, place, parts = (line[1:].split() or [""])[0], f"{path} line {number}", []
+                raise DataError(f"{location}: no fold for {name!r} in {label_file.name}. Add a row for it.")
+            yield ProteinRecord(location, name, "".join(parts).rstrip("*"), folds[name])
+        name, location, parts = (line[1:].split() or [""])[0], f"{path} line {number}", []
 
 
-def _tape_record(place: str, index: int, item: Any) -> ProteinRecord:
+def _tape_record(location: str, index: int, item: Any) -> ProteinRecord:
     """The record of one TAPE item: a dict with `primary`, `fold_label` and perhaps `id`."""
     if not isinstance(item, dict) or not {"primary", "fold_label"} <= item.keys():
         found = ", ".join(map(str, item)) if isinstance(item, dict) else type(item).__name__
-        raise DataError(f"{place}: expected a record with the fields primary and fold_label, found {found}")
+        raise DataError(f"{location}: expected a record with the fields primary and fold_label, found {found}")
     primary, fold, name = item["primary"], np.asarray(item["fold_label"]), item.get("id", index)
     if not isinstance(primary, str):
-        raise DataError(f"{place}: expected a string as primary, found {type(primary).__name__}")
+        raise DataError(f"{location}: expected a string as primary, found {type(primary).__name__}")
     if fold.size != 1 or not np.issubdtype(fold.dtype, np.integer) or fold.item() < 0:
-        raise DataError(f"{place}: expected one integer from 0 up as fold_label, found {item['fold_label']!r}")
-    return ProteinRecord(place, name.decode() if isinstance(name, bytes) else str(name), primary, str(fold.item()))
+        raise DataError(f"{location}: expected an integer of at least 0 as fold_label, found {item['fold_label']!r}")
+    return ProteinRecord(location, name.decode() if isinstance(name, bytes) else str(name), primary, str(fold.item()))
 
 
 def read_json(path: Path) -> Iterator[ProteinRecord]:
@@ -135,7 +135,9 @@ def read_json(path: Path) -> Iterator[ProteinRecord]:
     try:
         items = json.loads(_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} line {error.lineno}: not JSON ({error.msg}); it may be cut short") from error
+        raise DataError(
+            f"{path} line {error.lineno}: not JSON ({error.msg}). The file may be cut short. {FETCH_AGAIN}"
+        ) from error
     if not isinstance(items, list):
         raise DataError(f"{path}: expected a list of records, found {type(items).__name__}")
     for index, item in enumerate(items):
@@ -148,8 +150,8 @@ def read_lmdb(path: Path) -> Iterator[ProteinRecord]:
         import lmdb
     except ImportError as error:
         raise DataError(
-            f"{path}: reading LMDB needs a package: pip install icecore[lmdb] "
-            "(or `icecore data get remote-homology-json`, the same data without it)"
+            f"{path}: reading LMDB files needs another package. Install it with `pip install icecore[lmdb]`, or fetch "
+            "the same data as JSON with `icecore data get remote-homology-json`."
         ) from error
     try:
         with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False) as store, store.begin() as view:
@@ -157,7 +159,7 @@ def read_lmdb(path: Path) -> Iterator[ProteinRecord]:
             def item(key: str) -> Any:
                 data = view.get(key.encode())
                 if data is None:
-                    raise DataError(f"{path}: expected a record {key!r}, found none; fetch or copy it again")
+                    raise DataError(f"{path}: expected a record {key!r}, found none. {FETCH_AGAIN}")
                 return unpickle(bytes(data), f"{path} record {key}")
 
             count = item("num_examples")
@@ -166,7 +168,7 @@ def read_lmdb(path: Path) -> Iterator[ProteinRecord]:
             for index in range(count):
                 yield _tape_record(f"{path} record {index}", index, item(str(index)))
     except lmdb.Error as error:
-        raise DataError(f"{path}: not a readable LMDB ({error}); fetch or copy it again") from error
+        raise DataError(f"{path}: not a readable LMDB ({error}). {FETCH_AGAIN}") from error
 
 
 FORMATS: Mapping[str, Format] = {
@@ -179,27 +181,28 @@ FORMATS: Mapping[str, Format] = {
 
 def locate(roots: Sequence[Path], splits: Iterable[str]) -> tuple[str, dict[str, Path]]:
     """The format and the files of `splits` in the first folder that has a train file. Raises DataError."""
-    for folder in (root / sub for root in roots for sub in FOLDERS):
+    for folder in (root / name for root in roots for name in FOLDERS):
         for name, form in FORMATS.items():
             if find_first([folder], form.names("train")) is None:
                 continue
             files = {split: find_first([folder], form.names(split)) for split in splits}
-            absent = [" or ".join(form.names(split)) for split, path in files.items() if path is None]
-            if absent:
+            missing = [" or ".join(form.names(split)) for split, path in files.items() if path is None]
+            if missing:
                 raise DataError(
-                    f"{folder}: found {form.names('train')[0]}, but not {', '.join(absent)}; put them beside it"
+                    f"{folder}: found {form.names('train')[0]}, but not {', '.join(missing)}. Put the missing files "
+                    "beside it."
                 )
             return name, {split: path for split, path in files.items() if path is not None}
-    would_do = [f"{FOLDERS[0]}/{form.names('train')[0]} (and the other splits)" for form in FORMATS.values()]
-    raise missing_data_error("remote-homology", roots, would_do)
+    choices = [f"{FOLDERS[0]}/{form.names('train')[0]} (and the other splits)" for form in FORMATS.values()]
+    raise missing_data_error("remote-homology", roots, choices)
 
 
 def read(form: str, path: Path) -> list[ProteinRecord]:
-    """All records of one file, in order, none of them empty. Raises DataError."""
+    """All records of one file, in order. Raises DataError if there are none, or if a sequence is empty."""
     records = list(FORMATS[form].read(path))
     if not records:
         raise DataError(f"{path}: expected at least one record, found none")
     for record in records:
         if not record.sequence:
-            raise DataError(f"{record.place}: {record.id!r} has an empty sequence; remove the record")
+            raise DataError(f"{record.location}: the sequence of {record.id!r} is empty. Remove the record.")
     return records

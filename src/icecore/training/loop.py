@@ -19,10 +19,11 @@ from torch import Tensor
 from icecore.backbones import Backbone
 from icecore.core.config import RunConfig
 from icecore.core.device import package_versions, to_device
+from icecore.core.random_streams import DROPOUT, random_stream
 from icecore.core.storage import write_json
 from icecore.model.fpt import FPT
 from icecore.model.program import Program, model_settings, start_from_program
-from icecore.tasks.task import DROPOUT, Task, random_stream
+from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder, common_step
 from icecore.training.evaluation import evaluate
 from icecore.training.execution import Execution, pays_to_compile

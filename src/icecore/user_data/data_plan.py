@@ -14,7 +14,7 @@ import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
-from icecore.tasks.task import Examples
+from icecore.tasks.stored_task import Examples
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_encoder import INPUT_ENCODERS, DataEncoder
 from icecore.user_data.data_settings import DataSettings

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
-from icecore.tasks.task import Examples
+from icecore.tasks.stored_task import Examples
 from icecore.user_data.data_encoder import DataEncoder
 from icecore.user_data.notes import Note
 from icecore.user_data.readers.arrays import array_records

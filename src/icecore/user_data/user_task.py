@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icecore.tasks.task import Examples, StoredTask, TaskDefaults
+from icecore.tasks.stored_task import Examples, StoredTask
+from icecore.tasks.task import TaskDefaults
 from icecore.user_data.data_encoder import DataEncoder
 
 

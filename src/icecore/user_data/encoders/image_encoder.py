@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
 from icecore.core.text import pluralize
-from icecore.tasks.images import channel_statistics, to_patches
+from icecore.tasks.image_operations import channel_statistics, to_patches
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.input_encoder import EncodedInputs

@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10: patches and augmentation by laws and scalar references, readers on small made-up files."""
+"""MNIST and CIFAR-10: patches and augmentation by laws and scalar references, readers on small invented files."""
 
 import gzip
 import hashlib
@@ -19,22 +19,15 @@ from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
 from icecore.experiments import sweep
-from icecore.tasks import image_files
-from icecore.tasks.image_files import CIFAR10_CLASSES, ImageSet, read_cifar10, read_idx, read_mnist
-from icecore.tasks.images import (
-    Cifar10,
-    Cifar10LRA,
-    Mnist,
-    build_cifar10,
-    build_cifar10_lra,
-    build_mnist,
-    channel_statistics,
-    shrink,
-    to_grey,
-    to_patches,
-    warp,
-)
-from icecore.tasks.task import Examples, TaskRequest, training_order
+from icecore.tasks import class_folders
+from icecore.tasks.cifar10_files import CIFAR10_CLASSES, read_cifar10
+from icecore.tasks.entry import TaskRequest
+from icecore.tasks.image_operations import channel_statistics, shrink, to_grey, to_patches, warp
+from icecore.tasks.image_set import ImageSet
+from icecore.tasks.image_tasks import Cifar10, Cifar10LRA, Mnist, build_cifar10, build_cifar10_lra, build_mnist
+from icecore.tasks.mnist_files import read_idx, read_mnist
+from icecore.tasks.sampling import training_order
+from icecore.tasks.stored_task import Examples
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -423,7 +416,7 @@ def test_mnist_is_found_under_its_usual_names(tmp_path: Path, folder: str, gz: b
     found = read_mnist([tmp_path / "empty", tmp_path])
     np.testing.assert_array_equal(found.train.images[..., 0], written["train"][0])
     np.testing.assert_array_equal(found.test.labels, written["test"][1])
-    assert found.source["files"][0] == f"train-images{joint}idx3-ubyte" + ".gz" * gz
+    assert found.origin["files"][0] == f"train-images{joint}idx3-ubyte" + ".gz" * gz
 
 
 def damage(change: Callable[[bytes], bytes], name: str) -> Callable[[Path], None]:
@@ -439,8 +432,14 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (damage(lambda b: b"\0\0\x0d\3" + b[4:], IMAGES), rf"{IMAGES}: expected .*magic 00000803.*starting 00000d03"),
-        (damage(lambda b: b"", LABELS), rf"{LABELS}: expected .*magic 00000801.*found 0 bytes"),
+        (
+            damage(lambda b: b"\0\0\x0d\3" + b[4:], IMAGES),
+            rf"{IMAGES}: expected .*number 00000803.*starting with 00000d03",
+        ),
+        (
+            damage(lambda b: b"", LABELS),
+            rf"{LABELS}: expected .*00000801.*found 0 bytes starting with nothing",
+        ),
         (damage(lambda b: b[:-1], IMAGES), rf"{IMAGES}: expected 31376 bytes for shape \(40, 28, 28\), found 31375"),
         (damage(lambda b: b + b"x", LABELS), rf"{LABELS}: expected 48 bytes for shape \(40,\), found 49"),
         (damage(lambda b: b[:-1] + b"\x0b", LABELS), rf"{LABELS}: expected labels 0 to 9, found 11"),
@@ -450,14 +449,14 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         ),
         (damage(lambda b: b[:11] + b"\x0e" + b[12:15] + b"\x38" + b[16:], IMAGES), r"of \(28, 28\), found \(14, 56\)"),
         (damage(gzip.compress, IMAGES), None),
-        (damage(lambda b: gzip.compress(b)[:-20], IMAGES), rf"{IMAGES}: .*fetch or copy it again"),
+        (damage(lambda b: gzip.compress(b)[:-20], IMAGES), rf"{IMAGES}: .*Fetch or copy it again"),
         (lambda root: (root / LABELS).unlink(), rf"found {IMAGES}, but not {LABELS} or {LABELS}\.gz"),
     ],
 )
 def test_damaged_idx_files_are_named(tmp_path: Path, spoil: Callable[[Path], None], message: str | None):
     write_mnist(tmp_path, gz=False)
     spoil(tmp_path)
-    if message is None:  # gzipped without saying so in its name is fine
+    if message is None:  # gzip without the ending .gz is fine
         read_mnist([tmp_path])
         return
     with pytest.raises(DataError, match=message):
@@ -475,8 +474,8 @@ def test_damaged_idx_files_are_named(tmp_path: Path, spoil: Callable[[Path], Non
         (build_cifar10_lra, ["icecore data get cifar10", "cifar10/train/<class>"]),
     ],
 )
-def test_absent_data_says_what_would_do(tmp_path: Path, cache: Path, build: Callable, names: list[str]):
-    (cache / "cifar10").mkdir()  # the cache's own folder is not taken for data
+def test_missing_data_say_which_files_are_needed(tmp_path: Path, cache: Path, build: Callable, names: list[str]):
+    (cache / "cifar10").mkdir()  # the folder of the cache does not count as data
     with pytest.raises(DataError) as caught:
         build(request(tmp_path))
     for name in (*names, str(tmp_path)):
@@ -498,7 +497,7 @@ def test_published_batches_are_read_from_folder_and_archive(tmp_path: Path, make
         root = tmp_path / "cifar10" if "under" in place else tmp_path
         pack(root / f"cifar-10-{form}.tar.gz", {f"{folder}/{name}": raw for name, raw in make(batches).items()})
     found = read_cifar10([tmp_path])
-    assert found.source["format"] == form
+    assert found.origin["format"] == form
     train = [batches[name] for name in BATCHES[:5]]
     np.testing.assert_array_equal(found.train.images, np.concatenate([x for x, _ in train]))
     np.testing.assert_array_equal(found.train.labels, np.concatenate([y for _, y in train]))
@@ -539,9 +538,9 @@ class Hostile:
         b"cnumpy\nload\n(S'x'\ntR.",
     ],
 )
-def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path, payload: bytes, capsys: pytest.CaptureFixture[str]):
+def test_a_pickle_that_names_code_is_refused(tmp_path: Path, payload: bytes, capsys: pytest.CaptureFixture[str]):
     put(tmp_path / "cifar-10-batches-py", python_2_files(cifar_batches()) | {"data_batch_2": payload})
-    with pytest.raises(DataError, match=r"data_batch_2: not a pickle of plain data \(it asks for [\w.]+, which"):
+    with pytest.raises(DataError, match=r"data_batch_2: not a pickle of plain data \(it names [\w.]+, which"):
         read_cifar10([tmp_path])
     assert "code ran" not in capsys.readouterr().out
 
@@ -561,7 +560,7 @@ def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path, payload: bytes, 
         ("test_batch", python_2_pickle(np.zeros((1, 3072), np.uint8), [10]), "labels 0 to 9, found 10"),
     ],
 )
-def test_a_python_batch_that_is_not_one_is_named(tmp_path: Path, name: str, raw: bytes, message: str):
+def test_a_damaged_python_batch_is_named(tmp_path: Path, name: str, raw: bytes, message: str):
     put(tmp_path / "cifar-10-batches-py", python_2_files(cifar_batches()) | {name: raw})
     with pytest.raises(DataError, match=message):
         read_cifar10([tmp_path])
@@ -589,7 +588,7 @@ def test_a_damaged_binary_batch_is_named(tmp_path: Path, change: Callable[[bytes
 def test_an_archive_cut_short_is_named(tmp_path: Path, name: str, keep: float):
     path = pack(tmp_path / name, binary_files(cifar_batches()))
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(DataError, match=rf"{name}: .*again"):
+    with pytest.raises(DataError, match=rf"{name}: .*Fetch or copy it again"):
         read_cifar10([tmp_path])
 
 
@@ -603,7 +602,7 @@ def test_images_by_class_are_read_from_any_container(tmp_path: Path, cache: Path
     (put if name == "cifar10" else pack)(tmp_path / name, files)
     found = read_cifar10([tmp_path])
     assert found.classes == CIFAR10_CLASSES
-    assert found.source == {"format": "images", "files": [name]}
+    assert found.origin == {"format": "images", "files": [name]}
     for s, part in enumerate((found.train, found.test)):
         assert part.images.shape == (20, 32, 32, 3)
         np.testing.assert_array_equal(part.images[:, 5, 7, 0], 20 * part.labels)
@@ -627,8 +626,8 @@ def test_decoded_images_come_from_the_cache_until_the_source_changes(
     put(tmp_path / "cifar10", files)
     first = read_cifar10([tmp_path])
     decoded: list[str] = []
-    decode = image_files._decode
-    monkeypatch.setattr(image_files, "_decode", lambda raw, place: decoded.append(place) or decode(raw, place))
+    decode = class_folders._decode
+    monkeypatch.setattr(class_folders, "_decode", lambda raw, name: decoded.append(name) or decode(raw, name))
     assert read_cifar10([tmp_path]).sha256() == first.sha256()
     assert not decoded
 
@@ -648,7 +647,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ICECORE_CACHE", str(tmp_path / "file"))
     pack(tmp_path / "cifar10.zip", class_files(1))
-    with pytest.warns(UserWarning, match="decoded images not cached"):
+    with pytest.warns(UserWarning, match="decoded images cannot be cached .* decoded again next time"):
         assert len(read_cifar10([tmp_path]).train.labels) == 10
 
 
@@ -711,9 +710,9 @@ def test_the_real_cifar10_as_jpeg(real_data: Path):
     if not path.is_file():
         pytest.skip("no cifar10-jpeg.tar.xz in the data folder")
     pytest.importorskip("PIL")
-    found = image_files.read_class_folders(path)
+    found = class_folders.read_class_folders(path)
     assert found.classes == CIFAR10_CLASSES
-    assert found.source["remark"] == "JPEG-recompressed"
+    assert found.origin["remark"] == "JPEG-recompressed"
     assert np.bincount(found.train.labels).tolist() == [5000] * 10
     assert np.bincount(found.test.labels).tolist() == [1000] * 10
     mean, std = channel_statistics(torch.from_numpy(found.train.images))

@@ -1,4 +1,4 @@
-"""Remote homology: every file form gives the same examples; hostile and broken files are refused by name."""
+"""Remote homology: every file format gives the same examples; hostile and broken files are refused and named."""
 
 import json
 import pickle
@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.tasks import proteins
+from icecore.tasks import remote_homology
+from icecore.tasks.entry import TaskRequest
 from icecore.tasks.pickles import unpickle
 from icecore.tasks.protein_files import STEMS
-from icecore.tasks.proteins import CLS, SEP, UNK, VOCABULARY, RemoteHomology, build_remote_homology, encode
-from icecore.tasks.task import TaskRequest
+from icecore.tasks.remote_homology import CLS, SEP, UNK, VOCABULARY, RemoteHomology, build_remote_homology, encode
 
 Rows = dict[str, list[tuple[str, str, str]]]
 
-# (id, fold, sequence); the names sort as a.1 < a.10 < b.2, TAPE's integers are their places
+# (id, fold, sequence); the names sort as a.1 < a.10 < b.2, and TAPE's integers are their ranks
 ROWS: Rows = {
     "train": [("d1", "b.2", "MKV"), ("d2", "a.1", "acdxj"), ("d3", "a.10", "GGGGGGGGGG"), ("d4", "a.1", "W" * 40)],
     "val": [("v1", "a.10", "LLK"), ("v2", "a.1", "Y" * 30)],
@@ -130,7 +130,7 @@ def test_encode_cuts_the_sequence_and_keeps_its_frame(residues: int):
 
 
 @pytest.mark.parametrize("write", [write_tsv, write_fasta, write_json, write_lmdb])
-def test_every_form_gives_the_same_examples(tmp_path: Path, write: Callable[[Path, Rows], None]):
+def test_every_format_gives_the_same_examples(tmp_path: Path, write: Callable[[Path, Rows], None]):
     write(tmp_path, ROWS)
     task = build(tmp_path)
     assert task.data["format"] == write.__name__.removeprefix("write_")
@@ -182,7 +182,7 @@ def test_spec_and_splits(tmp_path: Path):
     assert (task.spec.kind, task.spec.length, task.spec.size, task.spec.outputs) == ("discrete", 1024, 30, 1195)
     assert task.test_splits == ("test_fold", "test_superfamily", "test_family")
     assert task.data["share_of_tape"] == round(10 / 16292, 4)
-    assert sum(proteins.TAPE_COUNTS.values()) == 16292
+    assert sum(remote_homology.TAPE_COUNTS.values()) == 16292
 
 
 def test_published_protocol_drops_scales_and_scores_on_valid(tmp_path: Path):
@@ -220,8 +220,8 @@ class _Hostile:
         pickle.dumps(np.array([_Hostile()], dtype=object)),
     ],
 )
-def test_a_pickle_that_asks_for_code_is_refused(payload: bytes, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(DataError, match=r"x\.lmdb record 3: not a pickle of plain data \(it asks for .*fetch"):
+def test_a_pickle_that_names_code_is_refused(payload: bytes, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(DataError, match=r"x\.lmdb record 3: not a pickle of plain data \(it names .*Fetch"):
         unpickle(payload, "x.lmdb record 3")
     assert "code ran" not in capsys.readouterr().out
 
@@ -253,7 +253,7 @@ def replace(root: Path, file: str, old: str, new: str) -> None:
             "homology/valid.tsv",
             "a.10\t",
             "z.9\t",
-            r"valid\.tsv line 2: 'v1' has fold 'z\.9', which the train split",
+            r"valid\.tsv line 2: 'v1' has fold 'z\.9', which does not occur in the train split",
         ),
         (
             write_tsv,
@@ -263,7 +263,7 @@ def replace(root: Path, file: str, old: str, new: str) -> None:
             r"columns id, fold, sequence, found id, fould, superfamily",
         ),
         (write_tsv, "homology/train.tsv", "\tMKV", "", r"train\.tsv line 2: expected 4 columns, found 3"),
-        (write_tsv, "homology/train.tsv", "MKV", "", r"train\.tsv line 2: 'd1' has an empty sequence"),
+        (write_tsv, "homology/train.tsv", "MKV", "", r"train\.tsv line 2: the sequence of 'd1' is empty"),
         (write_fasta, "train.fasta", ">d1", "d1", r"train\.fasta line 1: expected a line starting with '>', found 'd1"),
         (write_fasta, "valid.labels.csv", "v2", "v3", r"valid\.fasta line 4: no fold for 'v2' in valid\.labels\.csv"),
         (
@@ -271,7 +271,7 @@ def replace(root: Path, file: str, old: str, new: str) -> None:
             "train.labels.csv",
             "d3,",
             "d2,",
-            r"train\.labels\.csv line 4: 'd2' has the folds a\.10 and a\.1",
+            r"train\.labels\.csv line 4: 'd2' has two folds, a\.10 and a\.1\.",
         ),
         (write_json, "remote_homology/remote_homology_train.json", "]", "", r"train\.json line 1: not JSON"),
         (
@@ -293,11 +293,11 @@ def replace(root: Path, file: str, old: str, new: str) -> None:
             "remote_homology/remote_homology_train.json",
             ": 2,",
             ": 2.5,",
-            r"integer from 0 up as fold_label, found 2\.5",
+            r"an integer of at least 0 as fold_label, found 2\.5",
         ),
     ],
 )
-def test_a_broken_file_is_named_with_its_place(
+def test_a_broken_file_is_named_with_the_line(
     tmp_path: Path, write: Callable[[Path, Rows], None], file: str, old: str, new: str, message: str
 ):
     write(tmp_path, ROWS)
@@ -306,7 +306,7 @@ def test_a_broken_file_is_named_with_its_place(
         build(tmp_path)
 
 
-def test_absent_data_says_how_to_get_it(tmp_path: Path):
+def test_missing_data_say_how_to_get_them(tmp_path: Path):
     with pytest.raises(DataError, match=r"icecore data get remote-homology") as caught:
         build(tmp_path)
     for name in (
@@ -318,13 +318,13 @@ def test_absent_data_says_how_to_get_it(tmp_path: Path):
         assert name in str(caught.value)
 
 
-def test_an_absent_split_is_named(tmp_path: Path):
+def test_a_missing_split_is_named(tmp_path: Path):
     write_tsv(tmp_path, {split: part for split, part in ROWS.items() if split != "test_family"})
     with pytest.raises(DataError, match=r"but not test_family\.tsv or "):
         build(tmp_path)
 
 
-def test_absent_labels_are_named(tmp_path: Path):
+def test_missing_labels_are_named(tmp_path: Path):
     write_fasta(tmp_path, ROWS)
     (tmp_path / "train.labels.csv").unlink()
     with pytest.raises(DataError, match=r"train\.fasta: its fold labels .* train\.labels\.tsv or train\.labels\.csv"):

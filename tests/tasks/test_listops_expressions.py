@@ -9,17 +9,9 @@ import numpy as np
 import pytest
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.tasks.expressions import (
-    CLOSE,
-    OPEN,
-    VOCABULARY,
-    Expressions,
-    evaluate,
-    generate,
-    read_tsv,
-    to_text,
-    write_tsv,
-)
+from icecore.tasks.listops_expressions import CLOSE, OPEN, VOCABULARY, Expressions, evaluate, to_text
+from icecore.tasks.listops_files import read_tsv, write_tsv
+from icecore.tasks.listops_generator import generate
 
 
 def encode(text: str) -> bytes:
@@ -176,14 +168,14 @@ def test_bounds_choose_among_the_same_trees():
     assert np.abs(below_ours - below_oracle).max() < bound
 
 
-def test_the_usual_bounds_change_nothing(drawn):
+def test_the_default_bounds_change_nothing(drawn):
     assert generate(40, shortest=500, longest=2000) == drawn.part(0, 40)
-    # the same on every machine, as are the usual ones
+    # The same on every machine, like the default ones.
     digest = "380fa6672a2f8eb044432ae97c2466bcf1b8cba3d571da6251ad076d28c5ed0b"
     assert generate(40, shortest=50, longest=200).digest() == digest
 
 
-def test_all_the_trees_there_are_can_be_drawn():
+def test_every_tree_of_a_length_can_be_drawn():
     # four tokens: an operator of two digits
     pairs = {encode(f"{opener} {a} {b} ]") for opener in VOCABULARY[10:14] for a in range(10) for b in range(10)}
     assert set(generate(400, shortest=1, longest=5).sources) == pairs
@@ -192,12 +184,17 @@ def test_all_the_trees_there_are_can_be_drawn():
 @pytest.mark.parametrize(
     ("count", "shortest", "longest", "message"),
     [
-        (401, 1, 5, "more than 1 and less than 5 tokens are too rare: 400 of 401 found"),
-        (1, 1, 4, "0 of 1 found, 0 of them among the last 819200 drawn; set shortest and longest further apart or ask"),
+        (401, 1, 5, "more than 1 and less than 5 tokens are too rare: 400 of 401 were found"),
+        (
+            1,
+            1,
+            4,
+            "0 of 1 were found, 0 of them among the last 819200 trees. Set shortest and longest further",
+        ),
         (1, 200, 50, "more than 200 and less than 50 tokens are too rare"),
     ],
 )
-def test_trees_that_do_not_come_are_not_awaited(count: int, shortest: int, longest: int, message: str):
+def test_generation_stops_if_trees_are_too_rare(count: int, shortest: int, longest: int, message: str):
     with pytest.raises(ConfigError, match=message):
         generate(count, shortest=shortest, longest=longest)
 
@@ -207,12 +204,12 @@ def test_trees_that_do_not_come_are_not_awaited(count: int, shortest: int, longe
 
 @pytest.mark.parametrize("text", ["", "[MIN ]", "1 2", "[MIN 1 2", "1 ]", "[MIN 1 2 ] ]"])
 def test_only_whole_expressions_are_evaluated(text):
-    with pytest.raises(DataError, match=r"expected (one whole|token ids of a) ListOps expression"):
+    with pytest.raises(DataError, match=r"expected (one complete|token ids of a) ListOps expression"):
         evaluate(encode(text))
 
 
 def test_padding_is_not_evaluated():
-    with pytest.raises(DataError, match="found 0 out of place"):
+    with pytest.raises(DataError, match="found 0 in a wrong position"):
         evaluate(encode("[MIN 1 2 ]") + b"\0")
 
 
@@ -249,10 +246,10 @@ def test_writing_and_reading_is_the_identity(drawn, tmp_path):
         ("Source\tTarget\n7\t7\n( ( ( [MIN 1 ) 2", r"line 3: expected a source, one tab and a target, found 1 field"),
         (
             "Source\tTarget\n[MIN 1 [MAX 2 3 ]\t1\n",
-            r"line 2: expected one whole expression, found 2 operators and 1 '\]'",
+            r"line 2: expected one complete expression, found 2 operators and 1 '\]'",
         ),
-        ("Source\tTarget\n1 2\t1\n", "line 2: expected one whole expression, found 0 operators"),
-        ("Source\tTarget\n\t1\n", "line 2: expected one whole expression"),
+        ("Source\tTarget\n1 2\t1\n", "line 2: expected one complete expression, found 0 operators"),
+        ("Source\tTarget\n\t1\n", "line 2: expected one complete expression"),
     ],
 )
 def test_bad_files_are_refused_by_line(tmp_path, content, message):

@@ -1,7 +1,7 @@
-"""Remote homology: which of 1,195 folds does a protein domain have? (paper section 2, TAPE's splits)
+"""Remote homology: which of 1,195 folds does a protein domain have? (Lu et al. 2021, section 2.1; TAPE's splits)
 
-Amino acids are discrete tokens in TAPE's IUPAC vocabulary. Scored on the three hold-outs (fold,
-superfamily, family); the published code's way of scoring it is the fault "homology-valid".
+Amino acids are discrete tokens of TAPE's IUPAC vocabulary. The test splits are TAPE's three hold-outs: fold,
+superfamily and family. The fault "homology-valid" scores as the published code does.
 """
 
 from collections.abc import Mapping
@@ -14,21 +14,25 @@ from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
 from icecore.tasks.data_files import data_roots
+from icecore.tasks.entry import TaskEntry, TaskRequest, paper_settings, read_options
 from icecore.tasks.protein_files import ProteinRecord, locate, read
-from icecore.tasks.task import Examples, StoredTask, TaskDefaults, TaskRequest, TaskSpec, read_options
+from icecore.tasks.stored_task import Examples, StoredTask
+from icecore.tasks.task import TaskDefaults, TaskSpec
 
-#: TAPE's IUPAC vocabulary; a token's id is its place
+#: TAPE's IUPAC vocabulary; the id of a token is its index
 VOCABULARY = ("<pad>", "<mask>", "<cls>", "<sep>", "<unk>", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
 PAD, CLS, SEP, UNK = (VOCABULARY.index(token) for token in ("<pad>", "<cls>", "<sep>", "<unk>"))
-#: token id of each byte of an upper or lower case sequence
+#: token id of each byte of a sequence, in upper or lower case
 LETTER_IDS = bytes(VOCABULARY.index(c) if (c := chr(code).upper()) in VOCABULARY else UNK for code in range(256))
 FOLDS = 1195
-#: examples of each split in TAPE's list
+#: number of examples in each of TAPE's splits
 TAPE_COUNTS = {"train": 12312, "val": 736, "test_fold": 718, "test_superfamily": 1254, "test_family": 1272}
 HOLD_OUTS = ("test_fold", "test_superfamily", "test_family")
 HOMOLOGY_OPTIONS: Mapping[str, Any] = {"length": 1024}
+#: mean number of amino acids of a domain
+MEAN_RESIDUES = 170
 
-#: the published code's outputs, and its correction for the sequences it drops (paper.md section 6, fault 4)
+#: the number of outputs in the published code, and its correction of the accuracy for the sequences that it drops
 PUBLISHED_OUTPUTS = 1200
 PUBLISHED_SCALE = 0.9739
 
@@ -36,8 +40,8 @@ PUBLISHED_SCALE = 0.9739
 class RemoteHomology(StoredTask):
     """Fold classification of protein domains.
 
-    With `published`, the single test split is "val", accuracy is multiplied by 0.9739 and there are
-    1,200 outputs, as in the published code.
+    published  as in the published code: the only test split is "val", the accuracy is multiplied by 0.9739, and there
+               are 1,200 outputs
     """
 
     name = "remote-homology"
@@ -48,61 +52,67 @@ class RemoteHomology(StoredTask):
         self, splits: Mapping[str, Examples], data: Mapping[str, Any], length: int, published: bool = False
     ) -> None:
         super().__init__(splits, data)
-        outputs = PUBLISHED_OUTPUTS if published else FOLDS
-        self.spec = TaskSpec("discrete", length, len(VOCABULARY), outputs)
+        self.spec = self.spec_of(length, PUBLISHED_OUTPUTS if published else FOLDS)
         self.metric_scale = PUBLISHED_SCALE if published else 1.0
         if published:
             self.test_splits = ("val",)
+
+    @staticmethod
+    def spec_of(length: int, outputs: int = FOLDS) -> TaskSpec:
+        """Sizes of the task for sequences of at most `length` tokens."""
+        return TaskSpec("discrete", length, len(VOCABULARY), outputs)
 
     def tokens(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         """Token ids (N, T) uint8 to (N, T) int64."""
         return inputs.long()
 
     def metric(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether the fold is right (N,), scaled if published. logits (N, 1, C), targets (N,)."""
+        """1 if the fold is right, else 0 (N,), multiplied by 0.9739 if `published`. logits (N, 1, C), targets (N,)."""
         return super().metric(logits, targets) * self.metric_scale
 
 
 def encode(sequence: str, length: int) -> bytes:
-    """Token ids of `<cls> sequence <sep>`, T <= `length` bytes: the sequence's end is cut, the frame stays.
+    """Token ids of `<cls> sequence <sep>`, at most `length` bytes; a longer sequence loses its end.
 
-    Case does not matter; a letter outside the vocabulary is `<unk>`.
+    Upper and lower case are the same, and a letter outside the vocabulary becomes `<unk>`.
     """
     letters = sequence[: length - 2].encode("ascii", "replace")
     return bytes([CLS, *letters.translate(LETTER_IDS), SEP])
 
 
 def fold_indices(train: list[ProteinRecord]) -> dict[str, int]:
-    """Class of each fold of the train split: the integers themselves where given, else the place by name.
+    """The class of each fold of the train split: the fold itself if all folds are integers, else its rank by name.
 
     Raises DataError if there are more classes than the task's 1,195.
     """
     names = sorted({record.fold for record in train})
-    given = all(name.isdecimal() for name in names)
-    index = {name: int(name) if given else place for place, name in enumerate(names)}
+    integers = all(name.isdecimal() for name in names)
+    index = {name: int(name) if integers else rank for rank, name in enumerate(names)}
     for record in train:
         if index[record.fold] >= FOLDS:
             raise DataError(
-                f"{record.place}: fold {record.fold!r} of {record.id!r} is class {index[record.fold]}; "
-                f"expected classes 0 to {FOLDS - 1}: bring other protein sets as data of your own"
+                f"{record.location}: fold {record.fold!r} of {record.id!r} is class {index[record.fold]}, but this "
+                f"task has the classes 0 to {FOLDS - 1}. Use `icecore fit` for other sets of proteins."
             )
     return index
 
 
 def _examples(records: list[ProteinRecord], index: Mapping[str, int], length: int) -> Examples:
-    """One split's tensors: inputs (N, T) uint8 padded with `<pad>`, targets (N,), lengths (N,).
+    """The tensors of one split: inputs (N, T) uint8 padded with `<pad>`, targets (N,), lengths (N,).
 
-    Files lie sorted by fold; shuffled, the first k examples are a fair sample.
+    Files are sorted by fold. After shuffling, the first k examples are a fair sample.
     """
     for record in records:
         if record.fold not in index:
             raise DataError(
-                f"{record.place}: {record.id!r} has fold {record.fold!r}, which the train split lacks; "
-                f"expected one of its {len(index)} folds, say {next(iter(index))!r}"
+                f"{record.location}: {record.id!r} has fold {record.fold!r}, which does not occur in the train split. "
+                f"Expected one of its {len(index)} folds, for example {next(iter(index))!r}."
             )
     if not records:
-        raise ConfigError(f"remote-homology: a split has no sequence of at most {length} tokens; raise option length")
-    records = [records[place] for place in np.random.default_rng(0).permutation(len(records))]
+        raise ConfigError(
+            f"remote-homology: a split has no sequence of at most {length} tokens. Increase option length."
+        )
+    records = [records[row] for row in np.random.default_rng(0).permutation(len(records))]
     rows = [encode(record.sequence, length) for record in records]
     lengths = np.array([len(row) for row in rows])
     inputs = np.full((len(rows), lengths.max()), PAD, np.uint8)
@@ -129,11 +139,11 @@ def _describe(
 
 
 def build_remote_homology(request: TaskRequest) -> RemoteHomology:
-    """The task from TSV, FASTA, TAPE's JSON or TAPE's LMDB, whichever is found (see protein_files.py).
+    """The task from TSV, FASTA, TAPE's JSON or TAPE's LMDB files, whichever are found first (see protein_files.py).
 
-    Option `length` (1024) is the longest token sequence, `<cls>` and `<sep>` included; longer ones are cut.
-    The fault "homology-valid" drops them instead, as the published code does (it drops whole batches),
-    and needs no hold-out files. Raises ConfigError and DataError.
+    Option `length` (1024) is the longest sequence in tokens, with `<cls>` and `<sep>`; longer sequences are cut. The
+    fault "homology-valid" drops them instead, as the published code does (it drops whole batches), and needs no files
+    of the hold-outs. Raises ConfigError and DataError.
     """
     length = read_options(request, "remote-homology", HOMOLOGY_OPTIONS)["length"]
     if length < 3:
@@ -151,3 +161,14 @@ def build_remote_homology(request: TaskRequest) -> RemoteHomology:
         data["remark"] = f"published protocol: longer sequences dropped, valid accuracy times {PUBLISHED_SCALE}"
     examples = {split: _examples(part, index, length) for split, part in records.items()}
     return RemoteHomology(examples, data, length, published)
+
+
+REMOTE_HOMOLOGY = TaskEntry(
+    RemoteHomology,
+    build_remote_homology,
+    lambda options: RemoteHomology.spec_of(**options),
+    "fold of a protein from its sequence (TAPE)",
+    paper_settings(100_000, 2, 1e-4),
+    HOMOLOGY_OPTIONS,
+    lambda options: min(options["length"], MEAN_RESIDUES),
+)
