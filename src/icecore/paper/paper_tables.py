@@ -85,11 +85,11 @@ def published_numbers() -> Mapping[str, Any]:
 
 
 ALL_TASKS = tuple(TASKS)
-PRETRAINED_BODY: Mapping[str, Any] = {"backbone": "{body}", "weights": "pretrained"}
-RANDOM_BODY: Mapping[str, Any] = {"backbone": "{body}", "weights": "random"}
+PRETRAINED_SETTINGS: Mapping[str, Any] = {"backbone": "{body}", "weights": "pretrained"}
+RANDOM_SETTINGS: Mapping[str, Any] = {"backbone": "{body}", "weights": "random"}
 
-PRETRAINED = StudyRow("pretrained on language", PRETRAINED_BODY)
-RANDOM = StudyRow("random", RANDOM_BODY)
+PRETRAINED = StudyRow("pretrained on language", PRETRAINED_SETTINGS)
+RANDOM = StudyRow("random", RANDOM_SETTINGS)
 STATISTICS = StudyRow("random, with pretrained means and deviations", {"backbone": "{body}", "weights": "statistics"})
 BIT_MEMORY = StudyRow("pretrained on bit-memory", {"backbone": "{body}", "weights": "bit-memory"})
 VISION = StudyRow("pretrained on images (ViT)", {"backbone": "{vision}", "weights": "pretrained"})
@@ -115,7 +115,7 @@ def _depth_rows(roles: Sequence[str] = FPT_ROLES) -> dict[str, StudyRow]:
             f"{n} layer{'s' * (n > 1)}, {name}", {**base, "layers": n, "train_roles": tuple(roles)}
         )
         for n in (1, 2, 6)
-        for name, base in (("pretrained", PRETRAINED_BODY), ("random", RANDOM_BODY))
+        for name, base in (("pretrained", PRETRAINED_SETTINGS), ("random", RANDOM_SETTINGS))
     }
 
 
@@ -149,8 +149,8 @@ _STUDIES = (
         "GPT-2 large for CIFAR-10, and of other depths elsewhere.)",
         ALL_TASKS,
         {
-            "frozen": StudyRow("frozen, pretrained on language", PRETRAINED_BODY),
-            "full": _trained_row("transformer, all trained from random", RANDOM_BODY),
+            "frozen": StudyRow("frozen, pretrained on language", PRETRAINED_SETTINGS),
+            "full": _trained_row("transformer, all trained from random", RANDOM_SETTINGS),
             "lstm": _trained_row("LSTM, all trained from random", LSTM.settings),
         },
     ),
@@ -194,7 +194,7 @@ _STUDIES = (
         ("cifar10-lra",),
         {
             "pretrained": PRETRAINED,
-            "full-3-layers": _trained_row("3 layers, all trained from random", {**RANDOM_BODY, "layers": 3}),
+            "full-3-layers": _trained_row("3 layers, all trained from random", {**RANDOM_SETTINGS, "layers": 3}),
             "linformer": StudyRow("Linformer, 3 layers", {}),
         },
         quantity="fit",
@@ -222,7 +222,7 @@ _STUDIES = (
         "Output layer only, on cached features",
         "How accurate is a fixed feature extractor? The body runs only once for each example.",
         ("listops", "cifar10-lra"),
-        {"output": _trained_row("output layer only", PRETRAINED_BODY, (OUTPUT,)), "pretrained": PRETRAINED},
+        {"output": _trained_row("output layer only", PRETRAINED_SETTINGS, (OUTPUT,)), "pretrained": PRETRAINED},
     ),
     Study("table11", "Depth", "How many layers are needed?", ALL_TASKS, _depth_rows()),
     Study(
@@ -237,28 +237,28 @@ _STUDIES = (
         "Unfreezing more",
         "Does training more of the body help?",
         ("cifar10", "listops"),
-        _unfreezing_rows(PRETRAINED_BODY),
+        _unfreezing_rows(PRETRAINED_SETTINGS),
     ),
     Study(
         "table14",
         "Unfreezing more of a random body",
         "Does training more of the body help without pretraining?",
         ("cifar10", "listops"),
-        _unfreezing_rows(RANDOM_BODY),
+        _unfreezing_rows(RANDOM_SETTINGS),
     ),
     Study(
         "table15",
         "Trained sets, added one by one",
         "Which parameters must be trained?",
         ALL_TASKS,
-        _set_rows(PRETRAINED_BODY),
+        _set_rows(PRETRAINED_SETTINGS),
     ),
     Study(
         "table21",
         "Trained sets of a random body",
         "Which parameters must be trained without pretraining?",
         ALL_TASKS,
-        _set_rows(RANDOM_BODY),
+        _set_rows(RANDOM_SETTINGS),
     ),
     Study(
         "table16",
@@ -267,7 +267,7 @@ _STUDIES = (
         ("cifar10",),
         {
             f"{name}-{state}": _trained_row(f"{name}, norms {state}", base, roles)
-            for name, base in (("pretrained", PRETRAINED_BODY), ("random", RANDOM_BODY))
+            for name, base in (("pretrained", PRETRAINED_SETTINGS), ("random", RANDOM_SETTINGS))
             for state, roles in (("fixed", (INPUT, OUTPUT, "position")), ("tuned", FPT_ROLES))
         },
     ),
@@ -301,10 +301,10 @@ _STUDIES = (
         "Which claims of the paper hold if the learning rate is swept?",
         ("listops", "mnist", "cifar10", "cifar10-lra"),
         {
-            "frozen-random": StudyRow("frozen, random", RANDOM_BODY),
-            "frozen-pretrained": StudyRow("frozen, pretrained", PRETRAINED_BODY),
-            "unfrozen-random": _trained_row("trained, random", RANDOM_BODY),
-            "unfrozen-pretrained": _trained_row("trained, pretrained", PRETRAINED_BODY),
+            "frozen-random": StudyRow("frozen, random", RANDOM_SETTINGS),
+            "frozen-pretrained": StudyRow("frozen, pretrained", PRETRAINED_SETTINGS),
+            "unfrozen-random": _trained_row("trained, random", RANDOM_SETTINGS),
+            "unfrozen-pretrained": _trained_row("trained, pretrained", PRETRAINED_SETTINGS),
         },
     ),
 )
