@@ -129,7 +129,7 @@ def test_errors_of_encoder_json(change: dict[str, Any], message: str):
 
 def test_error_of_new_rows_of_another_form():
     encoder = from_arrays(random_rows(), np.arange(100) % 2).encoder
-    with pytest.raises(DataError, match="the rows have the form 'strings', but the program expects 'table'"):
+    with pytest.raises(DataError, match="expects rows of a table, as in training, but the data are texts"):
         encode(encoder, ["text"])
 
 

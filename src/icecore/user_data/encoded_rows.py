@@ -17,7 +17,7 @@ from icecore.user_data.data_encoder import DataEncoder
 from icecore.user_data.notes import Note
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
-from icecore.user_data.records import Records
+from icecore.user_data.records import FORM_DESCRIPTIONS, Records
 from icecore.user_data.targets import TargetEncoder
 from icecore.user_data.user_task import UserTask
 
@@ -68,7 +68,8 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     else:
         records, source = array_records(data, y, settings), "The arrays"
     if records.form != encoder.form:
-        raise DataError(f"{source}: the rows have the form {records.form!r}, but the program expects {encoder.form!r}.")
+        expected, actual = FORM_DESCRIPTIONS[encoder.form], FORM_DESCRIPTIONS[records.form]
+        raise DataError(f"{source}: the program expects {expected}, as in training, but the data are {actual}.")
     encoded = encoder.inputs.encode(records, np.arange(len(records)))
     notes = [*records.notes, *encoded.notes]
     targets = None

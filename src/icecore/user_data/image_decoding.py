@@ -69,7 +69,7 @@ class ImageFiles:
         shorter_side = int(np.median([min(size) for size in sizes]))
         shapes = [f"{w} x {h}" for w, h in sorted(set(sizes), key=sizes.count, reverse=True)]
         colour = any(mode not in ("1", "L", "LA", "I", "F") and not mode.startswith("I;") for mode in modes)
-        description = f"{join_names(shapes, 2)} pixels, {join_names(sorted(set(modes)))}"
+        description = f"sizes in pixels {join_names(shapes, 2)}; modes {join_names(sorted(set(modes)))}"
         return ImageInspection(shorter_side, colour, description)
 
     def decode(self, order: np.ndarray, side: int, channels: int) -> tuple[torch.Tensor, np.ndarray]:

@@ -14,6 +14,14 @@ from icecore.user_data.image_decoding import ImageFiles
 from icecore.user_data.notes import Note
 from icecore.user_data.sequences import Sequences
 
+#: the forms of input in words, for messages
+FORM_DESCRIPTIONS: Mapping[str, str] = {
+    "images": "images",
+    "table": "rows of a table",
+    "sequences": "sequences of numbers",
+    "strings": "texts",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Records:

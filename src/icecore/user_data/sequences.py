@@ -35,10 +35,12 @@ class Sequences:
                 parts = [np.asarray(row, np.float32) for row in rows]
         except (TypeError, ValueError) as error:
             raise DataError(f"The sequences must hold numbers only ({error}).") from None
+        if not parts:
+            raise DataError("The inputs are empty. Provide at least one row.")
         parts = [part[:, None] if part.ndim == 1 else part for part in parts]
         shapes = {part.shape[1:] for part in parts}
         if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-            shown = join_names([str(part.shape) for part in parts], 4) or "none"
+            shown = join_names([str(part.shape) for part in parts], 4)
             raise DataError(
                 f"The sequences must be arrays (T,) or (T, V) with one V for all; their shapes are {shown}."
             )

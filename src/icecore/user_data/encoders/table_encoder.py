@@ -180,6 +180,6 @@ class TableEncoder:
     def describe(self) -> str:
         """Columns of each type, and columns per token."""
         counts = {kind: sum(c.type == kind for c in self.columns) for kind in ("number", "text", "date")}
-        words = {"number": "numeric", "text": "categorical", "date": "dates"}
+        words = {"number": "numeric", "text": "categorical", "date": "date"}
         kinds = ", ".join(f"{count} {words[kind]}" for kind, count in counts.items() if count)
         return f"{pluralize(len(self.columns), 'column')} ({kinds}), {self.patch} per token"
