@@ -233,7 +233,7 @@ def test_texts(classifier: Callable[..., FPTClassifier], tmp_path: Path):
     assert fitted.score(texts, y) > 0.8
     assert not hasattr(fitted, "n_features_in_")
     assert np.array_equal(fitted.predict(np.array(texts)), fitted.predict(texts))
-    with pytest.raises(ValueError, match="expected strings, as in training"):
+    with pytest.raises(ValueError, match="the program expects texts, as in training, but the data are rows of a table"):
         fitted.predict(np.zeros((2, 3)))
 
 
@@ -291,7 +291,7 @@ def test_settings_that_are_not_possible(
 
 def test_data_that_cannot_be_learned_from(classifier: Callable[..., FPTClassifier]):
     X, y = rows()
-    with pytest.raises(ValueError, match="one class, 'up'"):
+    with pytest.raises(ValueError, match="only the class 'up' in the training rows"):
         classifier().fit(X, np.full(len(X), "up"))
     with pytest.raises(
         ValueError,
@@ -300,7 +300,7 @@ def test_data_that_cannot_be_learned_from(classifier: Callable[..., FPTClassifie
         classifier().fit(X, np.where(y == "up", "up", ""))
     with pytest.raises(ValueError, match="One class label is 'NaN', which marks missing labels"):
         classifier().fit(X, np.where(y == "up", "up", "NaN"))
-    with pytest.raises(ValueError, match="no column is left"):
+    with pytest.raises(ValueError, match="No column is left"):
         classifier().fit(np.ones((len(X), 2)), y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         classifier().fit(waves()[0], y)

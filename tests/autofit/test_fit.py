@@ -270,11 +270,11 @@ def test_predict_refuses_where_asked(run: Run, table: Path, tmp_path: Path, sett
     new.write_text("a,b,c,d\n1,2,3,4\n1,x,3,4\n1,2\n")
     lenient = run("predict", out, new, "--device", "cpu")
     assert (lenient.code, len(lenient.out.splitlines())) == (0, 3)
-    assert "not numbers: 1 cell of 'b'" in lenient.err
-    assert "skipped: 1 damaged row: new.csv line 4 (expected 4 cells, found 2)" in lenient.err
+    assert "not numbers: 1 cell of column 'b'" in lenient.err
+    assert "skipped: 1 damaged row: new.csv line 4 (2 cells instead of 4)" in lenient.err
     for flag, message in (
-        ("--strict", "expected 4 cells, found 2"),
-        ("--score", "has no column kind"),
+        ("--strict", "the row has 2 cells instead of 4"),
+        ("--score", "there is no target column kind"),
     ):
         ended = run("predict", out, new, flag, "--device", "cpu")
         assert ended.code == 2
