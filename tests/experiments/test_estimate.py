@@ -52,7 +52,7 @@ def test_the_arithmetic_by_hand() -> None:
     assert estimate.seconds(config, 3, SPEED) == pytest.approx(expected)
 
 
-def test_a_body_that_is_not_here_is_guessed() -> None:
+def test_a_body_that_is_not_on_this_machine_counts_as_gpt2() -> None:
     assert seconds(backbone="someone/something") == seconds(backbone="gpt2")
 
 
@@ -71,5 +71,5 @@ def test_measured_speed() -> None:
         (1e6, "about 12 days"),
     ],
 )
-def test_in_words(given: float, words: str) -> None:
+def test_durations_in_words(given: float, words: str) -> None:
     assert approximate_duration(given) == words

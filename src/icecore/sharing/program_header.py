@@ -11,9 +11,6 @@ from typing import Any
 from icecore.model.program import Program
 from icecore.tasks import TASKS
 
-#: built-in tasks on images; for your own data, the program stores the kind
-IMAGE_TASKS = frozenset({"mnist", "cifar10", "cifar10-lra"})
-
 
 @dataclass(frozen=True)
 class ProgramHeader:
@@ -54,7 +51,7 @@ class ProgramHeader:
             classes = {"": [str(label) for label in data["classes"]]}
         controls, result = _mapping(extra.get("controls")), _mapping(extra.get("result"))
         return cls(
-            data_kind=_text(encoder.get("form")) or ("images" if task in IMAGE_TASKS else ""),
+            data_kind=_text(encoder.get("form")) or (TASKS[task].kind if task in TASKS else ""),
             target_kind=_text(target.get("task")) or ("classification" if classes else ""),
             summary=TASKS[task].summary if task in TASKS else "",
             metric_name=_text(extra.get("metric_name")),

@@ -33,11 +33,15 @@ def register_task(entry: TaskEntry) -> None:
     _ENTRIES[entry.name] = entry
 
 
+def find_task(name: str) -> TaskEntry:
+    """The entry of the task `name`. Raises ConfigError that suggests similar names if there is none."""
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    return TASKS[name]
+
+
 def build_task(name: str, request: TaskRequest) -> Task:
     """The task `name`, with its data on the CPU. Raises ConfigError for an unknown name, DataError for bad data."""
-    entry = TASKS.get(name)
-    if entry is None:
-        raise unknown_name("task", name, TASKS)
-    task = entry.build(request)
+    task = find_task(name).build(request)
     task.unmasked = "no-mask" in request.faults
     return task
