@@ -242,7 +242,7 @@ def test_nothing_is_written_over_what_is_read(run: Run, table: Path, tmp_path: P
     for words in (("fit", table, "--out", table), ("predict", tmp_path / "m.safetensors", table, "--out", table)):
         ended = run(*words)
         assert ended.code == 2
-        assert "is what is read, and would be lost" in ended.err
+        assert "is also an input file and would be overwritten" in ended.err
     assert table.read_bytes() == held
     ended = run("fit", table, "--out", tmp_path, "--quiet")
     assert ended.code == 2
@@ -258,7 +258,7 @@ def test_where_predictions_go(run: Run, table: Path, tmp_path: Path, settings: F
     twin.write_bytes(out.read_bytes())
     ended = run("predict", out, twin, table, "--out", tmp_path / "said", "--device", "cpu")
     assert ended.code == 2
-    assert "programs of one name would write one file" in ended.err
+    assert "their predictions would be written to the same file" in ended.err
     assert run("predict", out, table, "--out", tmp_path / "sub", "--device", "cpu").code == 0
     assert len((tmp_path / "sub" / "m.csv").read_text().splitlines()) == N + 1
 
@@ -284,7 +284,7 @@ def test_predict_refuses_where_asked(run: Run, table: Path, tmp_path: Path, sett
 def test_no_program_named(run: Run, table: Path) -> None:
     ended = run("predict", table)
     assert ended.code == 2
-    assert "name a program and the data" in ended.err
+    assert "Name a program and the data" in ended.err
 
 
 def test_a_program_of_another_body_cannot_be_the_start(
