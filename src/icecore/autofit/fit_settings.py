@@ -6,8 +6,8 @@ Type, default, help text and check of each option are here, and only here.
 import dataclasses
 from typing import Any
 
-from icecore.core.config import MAX_SEED, PRECISIONS, TRAINING, RunConfig
-from icecore.core.settings import at_least, check_settings, check_types, must, one_of, positive, setting
+from icecore.core.config import COMPUTATION, MAX_SEED, PRECISIONS, TRAINING, RunConfig
+from icecore.core.settings import at_least, check_settings, must, one_of, positive, setting
 
 #: half a decade apart, around the learning rates that suit most tasks
 DEFAULT_LRS = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -57,7 +57,7 @@ class FitSettings:
         "auto",
         help="Precision of the frozen matrix products: auto, fast, fp32, bf16 or int8.",
         check=one_of("precision", ("auto", "fast", *PRECISIONS)),
-        group=TRAINING,
+        group=COMPUTATION,
     )
     controls: bool = setting(
         False,
@@ -68,7 +68,6 @@ class FitSettings:
     def __post_init__(self) -> None:
         for name in ("lrs", "seeds"):  # one number or several
             value = getattr(self, name)
-            if isinstance(value, int | float | list):
-                object.__setattr__(self, name, tuple(value) if isinstance(value, list) else (value,))
-        check_types(FitSettings, vars(self))
+            if isinstance(value, int | float):
+                object.__setattr__(self, name, (value,))
         check_settings(self)

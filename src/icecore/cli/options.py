@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-# Headings; those of a run's settings are in icecore.core.config.
-COMPUTATION, FILES, RAY, SELECTION = "Computation", "Files and output", "Ray cluster", "Selection"
+from icecore.core.config import COMPUTATION
+
+# Headings beside those of the settings of a run.
+FILES, RAY, SELECTION = "Files and output", "Ray cluster", "Selection"
 
 Device = Annotated[
     str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTATION)

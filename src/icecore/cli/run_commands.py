@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from icecore.cli.console import new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_numbers
-from icecore.cli.options import COMPUTATION, FILES, DataDir, Device, Precision, Quiet, Resume, RunPath
+from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Resume, RunPath
 from icecore.cli.setting_options import with_settings
-from icecore.core.config import TRAINING, RunConfig
+from icecore.core.config import COMPUTATION, TRAINING, RunConfig
 from icecore.core.text import pluralize
 
 

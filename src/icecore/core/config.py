@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from icecore.core.errors import ConfigError
-from icecore.core.settings import at_least, check_settings, check_types, from_values, must, one_of, positive, setting
+from icecore.core.settings import at_least, check_settings, from_values, must, one_of, positive, setting
 
 INPUT, OUTPUT = "input", "output"
 BODY_ROLES = ("norm", "position", "attention", "feedforward", "embedding", "other")
@@ -64,6 +64,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 # Headings of the command line's help, and where defaults come from that RunConfig alone does not know.
 BODY, TRAINED, TRAINING, VALIDATION = "Body", "Trained parts", "Training", "Validation and stopping"
+COMPUTATION = "Computation"
 FROM_TASK, FROM_PROTOCOL = "from the task", "from the protocol"
 
 
@@ -155,7 +156,7 @@ class RunConfig:
         "fp32",
         help="Precision of the frozen matrix products: fp32, bf16 or int8.",
         check=one_of("precision", PRECISIONS),
-        group=TRAINING,
+        group=COMPUTATION,
     )
     schedule: str = setting(
         "cosine",
@@ -234,20 +235,15 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        check_types(RunConfig, vars(self))
-        # One canonical form: equal configurations have equal JSON and so equal ids (lr 1 and 1.0, lists and tuples).
+        check_settings(self)
+        # One canonical form: equal configurations have equal JSON and so equal ids.
         canonical: dict[str, Any] = {
             "train_roles": tuple(sorted(set(self.train_roles))),
-            "input_hidden": tuple(self.input_hidden),
-            "output_hidden": tuple(self.output_hidden),
-            "lr_factors": {role: float(factor) for role, factor in sorted(dict(self.lr_factors).items())},
-            "task_options": json.loads(json.dumps(dict(self.task_options))),
-            "stop_at": None if self.stop_at is None else float(self.stop_at),
-            **{name: float(getattr(self, name)) for name in ("lr", "warmup", "clip", "dropout")},
+            "lr_factors": dict(sorted(self.lr_factors.items())),
+            "task_options": json.loads(json.dumps(self.task_options)),
         }
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
-        check_settings(self)
 
     @property
     def run_id(self) -> str:

@@ -7,6 +7,7 @@ estimators, so they cannot disagree. The types are those of the annotations.
 import dataclasses
 import functools
 import math
+import numbers
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -75,7 +76,15 @@ def check_types(cls: type, values: Mapping[str, Any]) -> None:
 
 
 def check_settings(settings: Any) -> None:
-    """Apply the check of every setting of a dataclass instance. Raises ConfigError for the first one that fails."""
+    """Check the values of a settings instance and convert them to the types of their fields.
+
+    Lists become tuples, and numbers of other types, say of NumPy, become Python's. Raises ConfigError for the first
+    value that is not allowed.
+    """
+    cls = type(settings)
+    check_types(cls, vars(settings))
+    for name, hint in type_hints(cls).items():
+        object.__setattr__(settings, name, _convert(getattr(settings, name), hint))
     for field in dataclasses.fields(settings):
         check, value = field.metadata.get("check"), getattr(settings, field.name)
         if check is not None and value is not None:
@@ -136,9 +145,23 @@ def _is_instance(value: Any, hint: Any) -> bool:
         return is_list and all(_is_instance(item, arguments[0]) for item in value)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(_is_instance(entry, arguments[1]) for entry in value.values())
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, int | float if hint is float else hint)
+    if hint in (int, float):
+        return isinstance(value, numbers.Integral if hint is int else numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value`, which is of the annotated type in the wide sense of `_is_instance`, as exactly that type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType) and value is not None:
+        return _convert(value, next(argument for argument in arguments if _is_instance(value, argument)))
+    if origin is tuple:
+        return tuple(_convert(item, arguments[0]) for item in value)
+    if origin is Mapping:
+        return {key: _convert(entry, arguments[1]) for key, entry in value.items()}
+    if hint is int:
+        return int(value)
+    return float(value) if hint is float else value
 
 
 def describe_type(hint: Any, plural: bool = False) -> str:
