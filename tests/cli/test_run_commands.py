@@ -64,7 +64,8 @@ def test_train_then_eval_attend_info(run: Run, body: Path, tmp_path: Path):
     assert f"test bit accuracy: {group['runs'][0]['test_metric']:.4f} (16 examples)" in run("eval", folder).out
     assert "Attention of the outputs to the two bits that they need" in run("attend", folder, "--examples", 4).out
     assert (folder / "attention.png").read_bytes()[:4] == b"\x89PNG"
-    assert "att.xyz: a picture's name ends in .png, .svg" in run("attend", folder, "--out", tmp_path / "att.xyz").err
+    refused = run("attend", folder, "--out", tmp_path / "att.xyz")
+    assert "att.xyz: The name of a picture must end in one of .png, .svg" in refused.err
     shown = run("info", folder).out
     assert "fingerprint" in run("info", folder / "program.safetensors").out
     assert "test_metric" in shown

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from icecore.core.errors import ConfigError
@@ -74,6 +75,20 @@ def test_checks_name_the_setting(values: dict[str, Any], message: str) -> None:
 
 def test_a_check_is_skipped_if_there_is_no_value() -> None:
     check_settings(Example(name="beta", share=None))
+
+
+def test_values_become_the_types_of_their_fields() -> None:
+    values: Any = {"count": np.int64(5), "share": np.float32(0.5), "widths": [np.int32(1), 2], "table": {"a": 1}}
+    example = Example(name="beta", **values)
+    check_settings(example)
+    assert example == Example(name="beta", count=5, share=0.5, widths=(1, 2), table={"a": 1.0})
+    for value, kind in (
+        (example.count, int),
+        (example.share, float),
+        (example.widths[0], int),
+        (example.table["a"], float),
+    ):
+        assert type(value) is kind
 
 
 def test_settings_from_a_table_of_values() -> None:

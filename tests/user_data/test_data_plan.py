@@ -134,9 +134,9 @@ def test_error_of_new_rows_of_another_form():
 
 
 def test_errors_of_settings():
-    with pytest.raises(ConfigError, match=r"kind must be one of auto, images, .* but is 'smell'"):
+    with pytest.raises(ConfigError, match=r"kind: expected one of auto, images, .* found 'smell'"):
         DataSettings(kind="smell")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="patch must be at least 1, but is 0"):
+    with pytest.raises(ConfigError, match="patch: expected at least 1, found 0"):
         DataSettings(patch=0)
 
 

@@ -14,7 +14,7 @@ from icecore.cli.setting_options import with_settings
 from icecore.core.errors import ConfigError
 from icecore.core.settings import from_values
 from icecore.core.text import pluralize
-from icecore.user_data.records import DataSettings
+from icecore.user_data.data_settings import DataSettings
 
 if TYPE_CHECKING:
     from icecore.autofit.fit_result import FitResult, ModelResult

@@ -153,7 +153,9 @@ def _is_instance(value: Any, hint: Any) -> bool:
 def _convert(value: Any, hint: Any) -> Any:
     """`value`, which is of the annotated type in the wide sense of `_is_instance`, as exactly that type."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType) and value is not None:
+    if value is None:
+        return None
+    if origin in (Union, types.UnionType):
         return _convert(value, next(argument for argument in arguments if _is_instance(value, argument)))
     if origin is tuple:
         return tuple(_convert(item, arguments[0]) for item in value)
