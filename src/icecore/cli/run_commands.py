@@ -14,6 +14,47 @@ from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
 from icecore.core.text import pluralize
 
+LearningRates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Learning rate, or several from which validation chooses, for example 3e-4,1e-3,3e-3.",
+        show_default="from the task",
+        rich_help_panel=TRAINING,
+    ),
+]
+Seeds = Annotated[
+    str, typer.Option(metavar="LIST", help="Seed, or several, for example 0,1,2.", rich_help_panel=TRAINING)
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(
+        help="Rows of a run per pass. Smaller ones save memory; results are the same.",
+        show_default="the whole batch",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the body's kernels.",
+        show_default="if training is long",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+Shard = Annotated[
+    bool,
+    typer.Option(
+        "--shard",
+        help="Under torchrun: divide the body among the processes (FSDP2).",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.", rich_help_panel=FILES)
+]
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs and the picture.")] = Path("demo"),
@@ -29,53 +70,19 @@ def demo(
 @with_settings(RunConfig, "settings", omit=("task", "lr", "seed", "precision"))
 def train(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task. `icecore tasks` lists them.")],
-    lr: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="Learning rate, or several from which validation chooses, for example 3e-4,1e-3,3e-3.",
-            show_default="from the task",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    seeds: Annotated[
-        str, typer.Option(metavar="LIST", help="Seed, or several, for example 0,1,2.", rich_help_panel=TRAINING)
-    ] = "0",
+    lr: LearningRates = None,
+    seeds: Seeds = "0",
     *,
     settings: dict[str, Any],
     device: Device = "auto",
     precision: Precision = "auto",
-    micro_batch: Annotated[
-        int | None,
-        typer.Option(
-            help="Rows of a run per pass. Smaller ones save memory; results are the same.",
-            show_default="the whole batch",
-            rich_help_panel=COMPUTATION,
-        ),
-    ] = None,
-    compile: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Compile the body's kernels.",
-            show_default="if training is long",
-            rich_help_panel=COMPUTATION,
-        ),
-    ] = None,
-    shard: Annotated[
-        bool,
-        typer.Option(
-            "--shard",
-            help="Under torchrun: divide the body among the processes (FSDP2).",
-            rich_help_panel=COMPUTATION,
-        ),
-    ] = False,
+    micro_batch: MicroBatch = None,
+    compile: Compile = None,
+    shard: Shard = False,
     out: Annotated[Path, typer.Option(help="Parent folder of the run folders.", rich_help_panel=FILES)] = Path("runs"),
     data_dir: DataDir = None,
     resume: Resume = True,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.", rich_help_panel=FILES)
-    ] = False,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a task on a frozen body. Several learning rates and seeds are trained together, as one pack."""

@@ -28,36 +28,40 @@ from icecore.cli.options import (
 from icecore.core.errors import ConfigError
 from icecore.core.text import approximate_duration, pluralize
 
+TableNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TABLE", help="Tables or figures that --list names, or `all`."),
+]
+ShowList = Annotated[bool, typer.Option("--list", help="List the tables and budgets.", rich_help_panel=SELECTION)]
+BudgetName = Annotated[str, typer.Option(help="How much to compute: smoke, cpu or full.", rich_help_panel=SELECTION)]
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        help="How runs are trained and scored: fair, or paper (the published settings with their faults).",
+        rich_help_panel=SELECTION,
+    ),
+]
+OnlyTasks = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Only these tasks, for example mnist,bit-xor.", rich_help_panel=SELECTION),
+]
+OnlyRows = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Only these rows, for example pretrained,random.", rich_help_panel=SELECTION),
+]
+BodyName = Annotated[
+    str | None, typer.Option(help="A body to use in place of the budget's.", rich_help_panel=SELECTION)
+]
+
 
 def paper(
-    tables: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TABLE", help="Tables or figures that --list names, or `all`."),
-    ] = None,
-    show_list: Annotated[
-        bool, typer.Option("--list", help="List the tables and budgets.", rich_help_panel=SELECTION)
-    ] = False,
-    budget: Annotated[
-        str, typer.Option(help="How much to compute: smoke, cpu or full.", rich_help_panel=SELECTION)
-    ] = "smoke",
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="How runs are trained and scored: fair, or paper (the published settings with their faults).",
-            rich_help_panel=SELECTION,
-        ),
-    ] = "fair",
-    only: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Only these tasks, for example mnist,bit-xor.", rich_help_panel=SELECTION),
-    ] = None,
-    rows: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Only these rows, for example pretrained,random.", rich_help_panel=SELECTION),
-    ] = None,
-    body: Annotated[
-        str | None, typer.Option(help="A body to use in place of the budget's.", rich_help_panel=SELECTION)
-    ] = None,
+    tables: TableNames = None,
+    show_list: ShowList = False,
+    budget: BudgetName = "smoke",
+    protocol: ProtocolName = "fair",
+    only: OnlyTasks = None,
+    rows: OnlyRows = None,
+    body: BodyName = None,
     dry_run: DryRun = False,
     device: Device = "auto",
     precision: Precision = "auto",
