@@ -14,7 +14,11 @@ import griffe
 FIELD = re.compile(r"(\*?[\w*]+(?:, \*?[\w*]+)*) {2,}\S.*")
 
 #: dataclasses whose fields are made by `icecore.core.settings.setting`
-SETTINGS = ("icecore.core.config.RunConfig", "icecore.autofit.fit_settings.FitSettings")
+SETTINGS = (
+    "icecore.core.config.RunConfig",
+    "icecore.autofit.fit_settings.FitSettings",
+    "icecore.user_data.data_settings.DataSettings",
+)
 
 
 def to_markdown(text: str) -> str:

@@ -1,1 +1,1 @@
-""""""
+"""Inference: an engine that serves many programs on one body in one pass."""

@@ -1,1 +1,1 @@
-""""""
+"""Training: the one loop, optimizer, checkpoints, micro-batches, stored features, evaluation, and several processes."""
