@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from icecore.core.errors import ConfigError
-from icecore.core.settings import at_least, check_settings, check_types, must, setting
+from icecore.core.settings import at_least, check_settings, must, setting
 
 SourceKind = Literal["auto", "images", "table", "array", "series", "strings", "fasta"]
 TaskKind = Literal["auto", "classification", "regression"]
@@ -95,7 +95,6 @@ class DataSettings:
     drop: tuple[str, ...] = setting((), help="Columns to leave out.", group=CONTENT)
 
     def __post_init__(self) -> None:
-        check_types(DataSettings, vars(self))
         check_settings(self)
         if self.val + self.test >= 1:
             raise ConfigError(
