@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine: whole, continued, refused; no wrong byte under a final name."""
+"""Downloads from a server on this machine: complete, resumed, refused; no wrong byte gets a final name."""
 
 import hashlib
 import io
@@ -14,7 +14,9 @@ import pytest
 
 from icecore.core.errors import ConfigError, DataError, StorageError
 from icecore.tasks import download
-from icecore.tasks.download import DATASETS, RemoteFile, fetch, get, unpack
+from icecore.tasks.archives import unpack
+from icecore.tasks.datasets import DATASETS, Dataset, RemoteFile
+from icecore.tasks.download import fetch, get
 
 BODY = bytes(i * i % 251 for i in range(300_000))
 
@@ -113,7 +115,8 @@ def test_a_cut_connection_is_continued_within_a_call(site: Site, tmp_path: Path)
 def test_a_truncated_body_is_never_used_and_a_later_call_continues_it(site: Site, tmp_path: Path):
     site.cut_after = [123_456]
     with pytest.raises(
-        DataError, match=r"connection was cut: expected 300000 bytes, found 123456(?s:.*)data\.bin\.part"
+        DataError,
+        match=r"connection was cut: expected 300000 bytes, found 123456(?s:.*)\.part, and the next call resumes",
     ):
         bring(site, tmp_path)
     assert left_over(tmp_path) == ["data.bin.part", "data.bin.part.json"]
@@ -160,7 +163,9 @@ def test_a_file_that_changed_between_attempts_is_started_over(site: Site, tmp_pa
 
 def test_a_wrong_checksum_is_named_and_removed(site: Site, tmp_path: Path):
     wrong = "md5:" + "0" * 32
-    with pytest.raises(DataError, match=rf"data\.bin: could not(?s:.*)expected md5 0+, found {md5(BODY)[4:]}: removed"):
+    with pytest.raises(
+        DataError, match=rf"data\.bin: could not(?s:.*)md5 0+, found {md5(BODY)[4:]}, so it was removed"
+    ):
         bring(site, tmp_path, tries=3, checksum=wrong)
     assert left_over(tmp_path) == []
     assert len(site.asked) == 1
@@ -175,7 +180,7 @@ def test_a_wrong_size_is_refused_before_it_is_fetched(site: Site, tmp_path: Path
 def test_a_file_changed_on_disk_is_refused(site: Site, tmp_path: Path):
     target = bring(site, tmp_path)
     target.write_bytes(b"edited")
-    with pytest.raises(DataError, match=r"data\.bin: expected md5 \w+, found \w+; remove it and fetch it again"):
+    with pytest.raises(DataError, match=r"data\.bin: expected md5 \w+, found \w+\. Remove it and download it again"):
         bring(site, tmp_path)
     assert target.read_bytes() == b"edited"
 
@@ -293,7 +298,7 @@ def test_an_archive_that_leads_outside_is_refused(tmp_path: Path, members: dict[
     archive = tmp_path / "deep" / "a.tar.gz"
     archive.parent.mkdir()
     archive.write_bytes(tar(**{"wanted/fine.txt": b"y"}, **members))
-    with pytest.raises(DataError, match=r"a\.tar\.gz: unsafe archive refused"):
+    with pytest.raises(DataError, match=r"a\.tar\.gz: the archive is unsafe and was not unpacked"):
         unpack(archive, "wanted", archive.parent / "kept")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.tar.gz", "deep"]
 
@@ -324,7 +329,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_get_fills_the_cache_or_the_folder_named(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     files = tuple(RemoteFile((f"{site.url}/data.bin",), f"set/{name}", md5(BODY)) for name in "ab")
-    monkeypatch.setattr(download, "DATASETS", {"two": download.Dataset(files, "")})
+    monkeypatch.setattr(download, "DATASETS", {"two": Dataset(files, "")})
     monkeypatch.setenv("ICECORE_CACHE", str(tmp_path / "cache"))
     assert get("two") == [tmp_path / "cache/set/a", tmp_path / "cache/set/b"]
     assert get("two", tmp_path / "here") == [tmp_path / "here/set/a", tmp_path / "here/set/b"]

@@ -54,9 +54,9 @@ def data_get(
 
 def data_list() -> None:
     """List the data sets that can be downloaded."""
-    from icecore.tasks import download
+    from icecore.tasks.datasets import DATASETS
 
     table = new_table("data set", "description")
-    for name, dataset in download.DATASETS.items():
+    for name, dataset in DATASETS.items():
         table.add_row(name, escape(dataset.note))
     stdout().print(table)

@@ -1,0 +1,45 @@
+"""Unpacking one folder of a tar archive, safely and completely or not at all."""
+
+import gzip
+import os
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from icecore.core.errors import DataError
+from icecore.core.storage import storage_errors
+
+#: the advice if the disk refuses downloaded data
+CHOOSE_FOLDER = "Free space there, or name another folder with --dest or ICECORE_CACHE."
+
+
+def unpack(archive: Path, inside: str, target: Path) -> None:
+    """Unpack the regular files below the folder `inside` of a tar archive into the folder `target`.
+
+    Files go to a temporary folder, which is renamed when it is complete. A member that is a device, or whose path or
+    link leads outside the archive, makes the whole archive unsafe. Raises DataError and StorageError.
+    """
+    with (
+        storage_errors(target, CHOOSE_FOLDER),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as temporary,
+    ):
+        new = Path(temporary) / target.name
+        new.mkdir()
+        try:
+            with tarfile.open(archive) as members:
+                for member in members:
+                    tarfile.data_filter(member, os.fspath(new))
+                    parts = PurePosixPath(member.name).parts
+                    if member.isfile() and inside in parts[:-1]:
+                        name = "/".join(parts[parts.index(inside) + 1 :])
+                        members.extract(member.replace(name=name, deep=False), new, filter="data")
+        except tarfile.FilterError as error:
+            raise DataError(f"{archive}: the archive is unsafe and was not unpacked ({error})") from error
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"{archive}: expected a tar archive, found damaged data ({error}). Download it again."
+            ) from error
+        if not any(new.iterdir()):
+            raise DataError(f"{archive}: expected files in a folder {inside}, found none. Download it again.")
+        new.replace(target)
