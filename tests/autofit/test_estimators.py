@@ -203,7 +203,7 @@ def test_sequences_of_unequal_lengths(classifier: Callable[..., FPTClassifier]):
     )
     single = classifier(steps=3).fit([row[:, 0] for row in X], y)
     assert single.predict([row[:4, 0] for row in X]).shape == (60,)
-    with pytest.raises(ValueError, match="expected 2 values a point, found 3"):
+    with pytest.raises(ValueError, match="must have 2 values per point, as in training, but have 3"):
         fitted.predict(np.zeros((2, 5, 3)))
 
 
@@ -276,9 +276,9 @@ def test_every_validation_is_a_line_when_verbose(
     ("changes", "message"),
     [
         ({"kind": "table"}, "unknown kind 'table'.*array, auto, series"),
-        ({"validation_fraction": 0.0}, "val: 0 leaves nothing to choose by"),
-        ({"validation_fraction": 1.5}, "shares of at least 0"),
-        ({"patch": 0}, "patch: expected at least 1"),
+        ({"validation_fraction": 0.0}, "val is 0, but validation rows are needed"),
+        ({"validation_fraction": 1.5}, r"val: expected a share of the rows in \[0, 1\), found 1.5"),
+        ({"patch": 0}, "patch: expected at least 1, found 0"),
     ],
 )
 def test_settings_that_are_not_possible(

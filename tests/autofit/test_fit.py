@@ -81,6 +81,15 @@ def test_controls_get_the_same_budget(tmp_path: Path, settings: FitSettings) -> 
     assert fitted.verdict
 
 
+def test_controls_without_scikit_learn_are_refused_before_training(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "require_sklearn", lambda: (_ for _ in ()).throw(UserError("needs scikit-learn")))
+    with pytest.raises(UserError, match="needs scikit-learn"):
+        fit_arrays(tmp_path, replace(settings, controls=True))
+    assert not list(tmp_path.iterdir())
+
+
 def test_seeds_are_averaged_at_one_learning_rate_and_the_best_program_is_written(
     tmp_path: Path, settings: FitSettings
 ) -> None:
