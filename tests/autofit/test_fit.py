@@ -201,23 +201,23 @@ def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodie
     planned = run("fit", table, "--plan", *few)
     assert planned.code == 0
     assert "classes of kind" in planned.out
-    made = run("fit", table, "--out", out, "--controls", "--quiet", *few)
-    assert made.code == 0
+    trained = run("fit", table, "--out", out, "--controls", "--quiet", *few)
+    assert trained.code == 0
     for word in ("accuracy on", "no body", "the same body, random", "training of each, the pretrained body", "predict"):
-        assert word in made.out
-    assert "over seeds" not in made.out
-    said = run("predict", out, table, "--device", "cpu")
-    lines = said.out.splitlines()
+        assert word in trained.out
+    assert "over seeds" not in trained.out
+    predicted = run("predict", out, table, "--device", "cpu")
+    lines = predicted.out.splitlines()
     assert lines[0] == "row,kind,kind probability"
     assert len(lines) == N + 1
     assert {line.split(",")[1] for line in lines[1:]} <= {"x", "y"}
-    assert "accuracy" in said.err
+    assert "accuracy" in predicted.err
     other = tmp_path / "other.safetensors"
     other.write_bytes(out.read_bytes())
-    both = run("predict", out, other, table, "--out", tmp_path / "said", "--device", "cpu")
+    both = run("predict", out, other, table, "--out", tmp_path / "tables", "--device", "cpu")
     assert both.code == 0
     for name in ("mine", "other"):
-        rows = [line.split(",") for line in (tmp_path / "said" / f"{name}.csv").read_text().splitlines()]
+        rows = [line.split(",") for line in (tmp_path / "tables" / f"{name}.csv").read_text().splitlines()]
         assert [row[:2] for row in rows] == [line.split(",")[:2] for line in lines]
     assert "# mine" in run("info", out).out
     assert run("push", out, tmp_path / "shared").code == 0
@@ -227,12 +227,12 @@ def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodie
 
 def test_the_table_names_its_scores(run: Run, table: Path, tmp_path: Path, bodies: Mapping[str, str]) -> None:
     words = ("--backbone", bodies["bert"], "--steps", 5, "--lr", "1e-2,3e-2", "--seeds", "0,1", "--device", "cpu")
-    made = run("fit", table, "--out", tmp_path / "m.safetensors", "--controls", "--quiet", *words)
-    assert made.code == 0
-    assert "mean over seeds" in made.out
-    assert "of the best by validation" in made.out
+    trained = run("fit", table, "--out", tmp_path / "m.safetensors", "--controls", "--quiet", *words)
+    assert trained.code == 0
+    assert "mean over seeds" in trained.out
+    assert "of the best by validation" in trained.out
     trained = r"[\d.]+ ± [\d.]+%\s+[\d.]+% \(seed [01](, learning rate [\d.]+)?\)\s+0.0[13]\s+\d+"
-    assert len(re.findall(trained, made.out)) == 3
+    assert len(re.findall(trained, trained.out)) == 3
     assert "means over 2 seeds" in run("info", tmp_path / "m.safetensors").out
 
 
@@ -265,7 +265,7 @@ def test_where_predictions_go(run: Run, table: Path, tmp_path: Path, settings: F
     (tmp_path / "sub").mkdir()
     twin = tmp_path / "sub" / "m.safetensors"
     twin.write_bytes(out.read_bytes())
-    ended = run("predict", out, twin, table, "--out", tmp_path / "said", "--device", "cpu")
+    ended = run("predict", out, twin, table, "--out", tmp_path / "tables", "--device", "cpu")
     assert ended.code == 2
     assert "their predictions would be written to the same file" in ended.err
     assert run("predict", out, table, "--out", tmp_path / "sub", "--device", "cpu").code == 0
