@@ -227,12 +227,12 @@ def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodie
 
 def test_the_table_names_its_scores(run: Run, table: Path, tmp_path: Path, bodies: Mapping[str, str]) -> None:
     words = ("--backbone", bodies["bert"], "--steps", 5, "--lr", "1e-2,3e-2", "--seeds", "0,1", "--device", "cpu")
-    trained = run("fit", table, "--out", tmp_path / "m.safetensors", "--controls", "--quiet", *words)
-    assert trained.code == 0
-    assert "mean over seeds" in trained.out
-    assert "of the best by validation" in trained.out
+    shown = run("fit", table, "--out", tmp_path / "m.safetensors", "--controls", "--quiet", *words)
+    assert shown.code == 0
+    assert "mean over seeds" in shown.out
+    assert "of the best by validation" in shown.out
     trained = r"[\d.]+ ± [\d.]+%\s+[\d.]+% \(seed [01](, learning rate [\d.]+)?\)\s+0.0[13]\s+\d+"
-    assert len(re.findall(trained, trained.out)) == 3
+    assert len(re.findall(trained, shown.out)) == 3
     assert "means over 2 seeds" in run("info", tmp_path / "m.safetensors").out
 
 
