@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from icecore.experiments import sweep
+from icecore.training.context import ExecutionContext
 from measure import Bench, options
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -22,8 +23,8 @@ def train(task: str, precision: str, given: argparse.Namespace, **settings: Any)
     """Summaries of the seeds' runs, packed."""
     config = sweep.make_config(task, precision, given.device, backbone="minilm", weights=given.weights, **settings)
     with tempfile.TemporaryDirectory() as folder:
-        place = sweep.Place(Path(folder), given.data_dir, given.device)
-        return sweep.run_sweep(sweep.expand_sweep(config, seeds=SEEDS), place)["runs"]
+        place = ExecutionContext(Path(folder), given.data_dir, given.device)
+        return sweep.run_sweep(sweep.expand_sweep(config, seeds=SEEDS), place).runs
 
 
 def main(argv: Sequence[str] | None = None) -> None:

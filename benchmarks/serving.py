@@ -16,7 +16,8 @@ from icecore.core.config import RunConfig
 from icecore.core.random_streams import random_stream
 from icecore.inference.engine import Engine
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, load_programs
+from icecore.model.loading import load_programs
+from icecore.model.program import Program
 from icecore.tasks.task import Batch
 from icecore.training.evaluation import examples_per_pass
 from icecore.training.micro_batches import split_by_length

@@ -17,7 +17,7 @@ from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
 from icecore.tasks.stored_task import Examples, StoredTask
 from icecore.tasks.task import Task, TaskSpec
-from icecore.training.execution import Execution
+from icecore.training.context import ExecutionContext
 from icecore.training.loop import Pack
 from plain import PlainFPT, PlainLoop
 
@@ -83,12 +83,12 @@ def build_pack(
 ) -> Pack:
     """Runs with seeds 0, 1, ... on the body in folder `body`, all that is trained at one constant learning rate.
 
-    how  settings of the Execution
+    how  settings of the ExecutionContext
     """
     fixed: dict[str, Any] = {"steps": 10_000, "lr": 1e-3, "schedule": "constant", "warmup": 0.0}
     fixed |= {"backbone": body, "batch_size": batch_size, "precision": runtime.precision}
     configs = [RunConfig(task=task.name, seed=seed, **fixed | settings) for seed in range(runs)]
-    execution = Execution(out, runtime, **(how or {}))
+    execution = ExecutionContext(out, device="cpu", **(how or {}))
     return Pack(task.to(runtime.device), build_backbone(BodyRequest(body)), configs, execution)
 
 

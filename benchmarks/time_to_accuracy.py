@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from icecore.backbones import build_body_of
 from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.core.config import RunConfig
 from icecore.experiments import sweep
@@ -48,7 +49,7 @@ def ours_command(config: RunConfig, bench: Bench, out: Path) -> list[str]:
 
 def plain_command(config: RunConfig, bench: Bench, out: Path, factors: Mapping[str, float]) -> list[str]:
     """The plain script with the same settings, from the input and output layers that icecore starts from."""
-    body = sweep.load_body(config)
+    body = build_body_of(config)
     assert isinstance(body, HuggingFaceBackbone)
     place = body.config._name_or_path
     task = build_task(config.task, TaskRequest(config.task_options))

@@ -15,12 +15,14 @@ from icecore.autofit.predict import Predictions
 from icecore.autofit.predict import predict as predict_files
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.settings import from_values
-from icecore.experiments.sweep import Place, expand_sweep, make_config, open_run, run_sweep
+from icecore.experiments.sweep import expand_sweep, make_config, open_run, run_sweep
 from icecore.model.fpt import FPT
 from icecore.tasks import build_task
 from icecore.tasks.entry import TaskRequest
 from icecore.tasks.task import Task
+from icecore.training.context import ExecutionContext
 from icecore.training.distributed import join_processes
+from icecore.training.run_summary import SweepSummary
 from icecore.user_data import DataSettings, Plan, from_arrays
 from icecore.user_data import plan as plan_files
 
@@ -67,7 +69,7 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     **settings: Any,
-) -> dict[str, Any]:
+) -> SweepSummary:
     """Train a task on a frozen body. Several learning rates and seeds are one packed training.
 
     A run that `out` already holds is not trained again, and an interrupted one continues from its last state.
@@ -84,20 +86,20 @@ def train(
         settings: any other setting of a run (`icecore.core.config.RunConfig`), for example `backbone="gpt2"`,
             `weights="random"`, `steps=500` or `task_options={"n": 20}`
 
-    Returns the content of `out/summary.json`: the runs' summaries, the chosen learning rate, and the test metric's
-    mean and standard error over seeds. Raises ConfigError, DataError, WeightsError or StorageError.
+    Returns the runs' summaries, the chosen learning rate, and the test metric's mean and standard error over seeds,
+    which `out/summary.json` holds as well. Raises ConfigError, DataError, WeightsError or StorageError.
     """
     config = make_config(task, precision=precision, device=device, **settings)
     lrs = [lr] if isinstance(lr, int | float) else list(lr or ())
     configs = expand_sweep(config, lrs, [seeds] if isinstance(seeds, int) else list(seeds))
     folder = None if data_dir is None else str(data_dir)
     with join_processes() as world:
-        return run_sweep(configs, Place(Path(out), folder, world.device(device), world=world))
+        return run_sweep(configs, ExecutionContext(Path(out), folder, world.device(device), world=world))
 
 
 def sweep(
     task: str, lrs: Sequence[float] = (3e-4, 1e-3, 3e-3), seeds: Sequence[int] = (0, 1, 2), **settings: Any
-) -> dict[str, Any]:
+) -> SweepSummary:
     """Train every learning rate with every seed in one pack; validation chooses the rate. See `train`."""
     return train(task, lr=lrs, seeds=seeds, **settings)
 

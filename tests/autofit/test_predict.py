@@ -18,6 +18,7 @@ from icecore.autofit.predict import Predictions
 from icecore.core.config import RunConfig
 from icecore.core.errors import DataError
 from icecore.experiments import sweep
+from icecore.training.context import ExecutionContext
 from icecore.user_data import DataSettings
 
 
@@ -111,7 +112,7 @@ def test_a_program_of_a_built_in_task_cannot_read_your_own_data(
     tmp_path: Path, config: Callable[..., RunConfig]
 ) -> None:
     run = config()
-    sweep.train_runs([run], sweep.Place(tmp_path, device="cpu"))
+    sweep.train_runs([run], ExecutionContext(tmp_path, device="cpu"))
     path = tmp_path / run.run_id / "program.safetensors"
     with pytest.raises(DataError, match="is a program for the built-in task bit-xor, which cannot read your own data"):
         predict.predict([path], np.zeros((2, 4)))

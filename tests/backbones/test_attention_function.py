@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from icecore.backbones.modules.run_axis import RunAxis
 from torch import Tensor, nn
 
 from icecore.backbones.modules import attention
-from icecore.backbones.modules.run_axis import RunAxis
 
 N, H, T, D = 2, 4, 6, 8
 LENGTHS = torch.tensor([6, 3])

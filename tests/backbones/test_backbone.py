@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from icecore.backbones.modules.run_axis import RunNorm
 from test_parity import TINY, tiny_body
 from torch import Tensor, nn
 
@@ -12,7 +13,6 @@ from icecore.backbones import BACKBONES, Backbone, BodyRequest, Role, build_back
 from icecore.backbones.backbone import fingerprint
 from icecore.backbones.lstm import build_matched
 from icecore.backbones.modules.patching import norm_kind
-from icecore.backbones.modules.run_axis import RunNorm
 from icecore.core.errors import ConfigError, WeightsError
 
 WIDTH = {"width": "16"}

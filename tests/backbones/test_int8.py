@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from icecore.backbones.modules.run_axis import RunAxis
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hardware import needs_vnni
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.backbones.modules.int8 import Int8Linear, convert, linear_weight
-from icecore.backbones.modules.run_axis import RunAxis
 from icecore.core.errors import ConfigError
-from icecore.model.fpt import FPT, ModelSettings
+from icecore.model.fpt import FPT
+from icecore.model.settings import ModelSettings
 from icecore.tasks.bits import BitXor
 
 N, K, ROWS = 24, 40, 9

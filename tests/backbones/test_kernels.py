@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from icecore.backbones.modules.run_axis import ACTIVATIONS, Activation, NormKind, RunAxis, RunNorm
 from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.backbones.modules import kernels
-from icecore.backbones.modules.run_axis import ACTIVATIONS, Activation, NormKind, RunAxis, RunNorm
 
 R, K, D = 3, 5, 16
 CPU = torch.device("cpu")

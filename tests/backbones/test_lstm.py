@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from icecore.backbones.modules.run_axis import RunNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,6 @@ from icecore.backbones.lstm import (
     build_none,
     matched_hidden_sizes,
 )
-from icecore.backbones.modules.run_axis import RunNorm
 from icecore.backbones.recurrence import Recurrence
 from icecore.core.errors import ConfigError, WeightsError
 

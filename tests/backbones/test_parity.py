@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from icecore.backbones.modules.run_axis import Activation, hashed_uniform
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -16,7 +17,6 @@ from icecore.backbones.backbone import gather
 from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
 from icecore.backbones.modules import attention
 from icecore.backbones.modules import run_axis as fast
-from icecore.backbones.modules.run_axis import Activation, hashed_uniform
 
 D, T, N, R = 32, 16, 3, 3
 TABLE = 24

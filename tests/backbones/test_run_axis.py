@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from icecore.backbones.modules.run_axis import NormKind, RunAxis, RunDropout, RunNorm, element_counters, hashed_uniform
 from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.backbones.modules import run_axis as fast
-from icecore.backbones.modules.run_axis import NormKind, RunAxis, RunDropout, RunNorm, element_counters, hashed_uniform
 
 D, T, B, R = 6, 4, 2, 3
 EPS = 1e-3

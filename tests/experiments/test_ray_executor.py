@@ -30,6 +30,7 @@ from icecore.experiments.results import CellKey, read_records
 from icecore.experiments.study import CellPlan, run_study
 from icecore.model.program import Program
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
 
 Configure = Callable[..., RunConfig]
@@ -47,8 +48,8 @@ def cell(config: RunConfig, row: str, lrs: Sequence[float] = (1e-2, 3e-2), **sta
     )
 
 
-def context(folder: Path, **changes: Any) -> sweep.Place:
-    return sweep.Place(folder / "runs", device="cpu", **changes)
+def context(folder: Path, **changes: Any) -> ExecutionContext:
+    return ExecutionContext(folder / "runs", device="cpu", **changes)
 
 
 def comparable(summary: RunSummary) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def test_slots_and_device_follow_from_the_resources_of_a_pack(
     expected: tuple[int, float, str],
 ) -> None:
     ray = lossy(*nodes)
-    executor = RayExecutor(sweep.Place(tmp_path, device=device), options, ".marker", print)
+    executor = RayExecutor(ExecutionContext(tmp_path, device=device), options, ".marker", print)
     assert (executor.slots, ray.options["num_gpus"], executor.template.context.device) == expected
     assert ray.options["num_cpus"] == executor.template.threads == options.cpus
 

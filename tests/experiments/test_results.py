@@ -19,6 +19,7 @@ from icecore.core.errors import ConfigError, DataError, StorageError
 from icecore.experiments import sweep
 from icecore.experiments.results import CellKey, RunRecord, append_records, read_records
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
 
 KEY = CellKey("table2", "pretrained", "mnist", "cpu", "minilm")
@@ -60,12 +61,12 @@ def test_text_that_is_not_a_record_is_refused(text: str, message: str) -> None:
 
 def test_a_finished_run_becomes_a_record(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     chosen = config()
-    (summary,) = sweep.train_runs([chosen], sweep.Place(tmp_path, device="cpu"))
+    (summary,) = sweep.train_runs([chosen], ExecutionContext(tmp_path, device="cpu"))
     record = RunRecord.from_folder(RunFolder(tmp_path, chosen), KEY, "the command")
     assert record.summary.to_json() == summary
     assert RunConfig.from_json(json.dumps(record.config)) == chosen
     assert [step for step, _ in record.validation] == [4, 8, 12]
-    assert max(metric for _, metric in record.validation) == pytest.approx(summary["val_metric"])
+    assert max(metric for _, metric in record.validation) == pytest.approx(summary.val_metric)
     assert record.training[-1][0] == 12
     with pytest.raises(ConfigError, match="not finished"):
         RunRecord.from_folder(RunFolder(tmp_path, config(seed=9)), KEY, "")
@@ -109,9 +110,9 @@ def test_a_line_that_is_not_text_is_skipped(tmp_path: Path) -> None:
 
 def test_a_folder_of_runs_counts_as_a_study_of_its_name(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     out = tmp_path / "mine"
-    summaries = sweep.train_runs(sweep.expand_sweep(config(), [1e-2, 3e-2]), sweep.Place(out, device="cpu"))
+    summaries = sweep.train_runs(sweep.expand_sweep(config(), [1e-2, 3e-2]), ExecutionContext(out, device="cpu"))
     found, faults = read_records(out)
-    assert {r.run_id for r in found} == {s["run_id"] for s in summaries}
+    assert {r.run_id for r in found} == {s.run_id for s in summaries}
     assert {r.key.study for r in found} == {"mine"}
     assert {r.key.column for r in found} == {"bit-xor"}
     assert not faults

@@ -18,6 +18,7 @@ from icecore.model.fpt import FPT
 from icecore.model.program import Program
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 
 Configure = Callable[..., RunConfig]
 LRS, SEEDS = (1e-2, 3e-2, 1e-1), (0, 1)
@@ -42,8 +43,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     return seen
 
 
-def context(folder: Path, **changes: Any) -> sweep.Place:
-    return sweep.Place(folder / "runs", device="cpu", **changes)
+def context(folder: Path, **changes: Any) -> ExecutionContext:
+    return ExecutionContext(folder / "runs", device="cpu", **changes)
 
 
 def test_the_first_seed_tries_all_rates_and_the_others_the_chosen_one(
@@ -58,7 +59,7 @@ def test_the_first_seed_tries_all_rates_and_the_others_the_chosen_one(
     assert read_records(file)[0] == records
     assert {r.command for r in records} == {"the command of pretrained"}
     group = sweep.summarize_runs([r.summary.to_json() for r in records])
-    assert (group["chosen_lr"], group["n_seeds"]) == (chosen, 2)
+    assert (group.chosen_lr, group.n_seeds) == (chosen, 2)
 
 
 def test_finished_cells_are_not_trained_again(config: Configure, tmp_path: Path, trained: list[RunConfig]) -> None:
@@ -205,7 +206,7 @@ def test_the_chosen_run_is_analyzed_once(config: Configure, tmp_path: Path) -> N
 
     cells = [cell(config(), analysis=analysis)]
     records = run_study(cells, file, context(tmp_path), print)
-    chosen = sweep.summarize_runs([r.summary.to_json() for r in records])["chosen_lr"]
+    chosen = sweep.summarize_runs([r.summary.to_json() for r in records]).chosen_lr
     (analyzed,) = (record for record in records if record.extra)
     assert (analyzed.summary.lr, analyzed.summary.seed) == (chosen, 0)
     assert analyzed.extra == {"runs": 1, "task": "bit-xor", "folder": tmp_path.name}

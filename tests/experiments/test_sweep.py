@@ -1,5 +1,6 @@
 """Sweeps: lists become runs, runs become packs, packs become one summary; names and defaults are checked."""
 
+from icecore.training.context import ExecutionContext
 import json
 import math
 import os
@@ -16,7 +17,6 @@ from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.errors import ConfigError, StorageError
 from icecore.experiments import sweep
 from icecore.experiments.sweep import (
-    Place,
     expand_sweep,
     make_config,
     open_run,
@@ -32,7 +32,6 @@ from icecore.training import loop as train
 from icecore.training import micro_batches as passes
 from icecore.training.checkpoint import RunFolder
 from icecore.training.evaluation import evaluate, predict
-from icecore.training.execution import Execution
 
 Configure = Callable[..., RunConfig]
 
@@ -128,8 +127,8 @@ def test_a_new_seed_does_not_cost_an_interrupted_run_its_steps(
     with monkeypatch.context() as patch:
         patch.setattr(train.Pack, "finish", lambda pack: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run_sweep([old], Place(tmp_path))
-    run_sweep([old, new], Place(tmp_path))
+            run_sweep([old], ExecutionContext(tmp_path))
+    run_sweep([old, new], ExecutionContext(tmp_path))
     starts = [e["step"] for e in RunFolder(tmp_path, old).events() if e["event"] == "start"]
     assert starts == [0, 12]
 
@@ -141,7 +140,7 @@ def test_more_runs_than_memory_holds_are_cut_and_an_interrupted_sweep_is_cut_the
     monkeypatch.setattr(passes, "total_memory", lambda device: 2**16)  # so little that batches are cut too
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     configs = expand_sweep(config(), seeds=range(5))
-    run_sweep(configs, Place(tmp_path / "unbroken"))
+    run_sweep(configs, ExecutionContext(tmp_path / "unbroken"))
     save, calls = RunFolder.save_state, []
 
     def killed(*args: Any) -> None:
@@ -153,9 +152,9 @@ def test_more_runs_than_memory_holds_are_cut_and_an_interrupted_sweep_is_cut_the
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save_state", killed)
         with pytest.raises(KeyboardInterrupt):
-            run_sweep(configs, Place(tmp_path / "broken"))
+            run_sweep(configs, ExecutionContext(tmp_path / "broken"))
     assert [RunFolder(tmp_path / "broken", c).summary() is None for c in configs] == [False, False, True, True, True]
-    run_sweep(configs, Place(tmp_path / "broken"))
+    run_sweep(configs, ExecutionContext(tmp_path / "broken"))
     ids = [c.run_id for c in configs]
     expected = [ids[:2], ids[:2], ids[2:4], ids[2:4], ids[4:]]
     for place in ("unbroken", "broken"):
@@ -172,7 +171,7 @@ def test_a_pack_is_as_large_as_memory_holds_with_the_rows_asked_for(
     asked = []
     monkeypatch.setattr(sweep, "max_runs", lambda model, task, rows: asked.append((model.runs, rows)) or 3)
     configs = expand_sweep(config(batch_size=4), seeds=range(5))
-    execution = Execution(tmp_path, runtime.select_runtime("cpu", "fp32"), micro_batch)
+    execution = ExecutionContext(tmp_path, device="cpu".select_runtime("cpu", "fp32"), micro_batch)
     assert [sweep.pack_size(configs[:n], BitXor(2), execution) for n in (5, 2, 1)] == [3, 2, 1]
     assert asked == [(2, rows)] * 2  # a single run needs no trial
 
@@ -188,31 +187,31 @@ def test_validation_chooses_and_test_is_reported_over_seeds() -> None:
     # lr 0.1 has the best single run and the best test metric, but not the best mean on validation
     runs = [row(0.1, 0, 0.9, 1.0), row(0.1, 1, 0.3, 1.0), row(0.2, 0, 0.7, 0.5), row(0.2, 1, 0.8, 0.6)]
     group = summarize_runs(runs)
-    assert group["runs"] == runs
-    assert group["chosen_lr"] == 0.2
-    assert group["val_mean"] == pytest.approx(0.75)
-    assert group["test_mean"] == pytest.approx(0.55)
-    assert group["test_sem"] == pytest.approx(math.sqrt(0.005 / 2))  # sample variance over n
-    assert (group["n_seeds"], group["seconds"]) == (2, 6.0)
+    assert group.runs == runs
+    assert group.chosen_lr == 0.2
+    assert group.val_mean == pytest.approx(0.75)
+    assert group.test_mean == pytest.approx(0.55)
+    assert group.test_sem == pytest.approx(math.sqrt(0.005 / 2))  # sample variance over n
+    assert (group.n_seeds, group.seconds) == (2, 6.0)
 
 
 def test_of_equal_learning_rates_the_one_that_got_there_first_is_chosen() -> None:
     steps = {1e-3: (90, 70), 3e-3: (50, 60), 1e-2: (60, 50)}
     runs = [row(lr, seed, 1.0, 1.0) | {"best_step": at} for lr, both in steps.items() for seed, at in enumerate(both)]
-    assert summarize_runs(runs)["chosen_lr"] == 3e-3
+    assert summarize_runs(runs).chosen_lr == 3e-3
     assert (
-        summarize_runs([*runs, *(row(0.1, seed, 0.9, 0.9) | {"best_step": 1} for seed in (0, 1))])["chosen_lr"] == 3e-3
+        summarize_runs([*runs, *(row(0.1, seed, 0.9, 0.9) | {"best_step": 1} for seed in (0, 1))]).chosen_lr == 3e-3
     )
 
 
 def test_a_learning_rate_with_a_diverged_seed_is_not_chosen() -> None:
     group = summarize_runs([row(0.1, 0, 0.9, 0.9), row(0.1, 1, None), row(0.2, 0, 0.5, 0.4), row(0.2, 1, 0.5, 0.4)])
-    assert (group["chosen_lr"], group["n_seeds"]) == (0.2, 2)
+    assert (group.chosen_lr, group.n_seeds) == (0.2, 2)
 
 
 def test_where_every_learning_rate_lost_a_seed_the_rest_counts() -> None:
     group = summarize_runs([row(0.1, 0, 0.9, 0.8), row(0.1, 1, None)])
-    assert (group["chosen_lr"], group["test_mean"], group["test_sem"], group["n_seeds"]) == (0.1, 0.8, None, 1)
+    assert (group.chosen_lr, group.test_mean, group.test_sem, group.n_seeds) == (0.1, 0.8, None, 1)
 
 
 def test_nothing_but_diverged_runs() -> None:
@@ -230,7 +229,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, bodies: dict[str, str]) -
     settings = {"steps": 6, "batch_size": 4, "task_options": {"n": 2}}
     base = make_config("bit-xor", precision="fp32", backbone=bodies["gpt2"], **settings)
     configs = expand_sweep(base, [1e-2, 1e-3], [0, 1])
-    run_sweep(configs, Place(out))
+    run_sweep(configs, ExecutionContext(out))
     return out, configs
 
 
@@ -264,10 +263,10 @@ def test_an_opened_run_of_the_paper_protocol_is_scored_with_its_faults(bodies: d
     trees = {"train": 8, "val": 8, "test": 60, "shortest": 3, "longest": 40}
     small = {"steps": 2, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "task_options": trees}
     config = make_config("listops", protocol="paper", backbone=bodies["bert"], precision="fp32", **small)
-    (summary,) = run_sweep([config], Place(tmp_path, device="cpu"))["runs"]
+    (summary,) = run_sweep([config], ExecutionContext(tmp_path, device="cpu")).runs
     model, task = open_run(tmp_path / config.run_id, device="cpu")
     assert task.unmasked
-    assert float(evaluate(model, task, "test")[0]) == pytest.approx(summary["test_metric"])
+    assert float(evaluate(model, task, "test")[0]) == pytest.approx(summary.test_metric)
     seen = predict(model, task, "test")
     task.unmasked = False
     assert not torch.allclose(predict(model, task, "test")[0], seen[0])
@@ -275,25 +274,25 @@ def test_an_opened_run_of_the_paper_protocol_is_scored_with_its_faults(bodies: d
 
 def test_the_same_run_twice_in_one_request_is_one_run(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     _, configs = finished
-    group = run_sweep([configs[0], configs[0]], Place(tmp_path))
-    assert len(group["runs"]) == 1
+    group = run_sweep([configs[0], configs[0]], ExecutionContext(tmp_path))
+    assert len(group.runs) == 1
 
 
 def test_starting_over_runs_again(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     _, configs = finished
-    first = run_sweep(configs[:1], Place(tmp_path))["runs"][0]
+    first = run_sweep(configs[:1], ExecutionContext(tmp_path)).runs[0]
     path = RunFolder(tmp_path, configs[0]).summary_path
     path.write_text(json.dumps({**first, "test_metric": 7.0}))
-    assert run_sweep(configs[:1], Place(tmp_path))["runs"][0]["test_metric"] == 7.0
-    assert run_sweep(configs[:1], Place(tmp_path, resume=False))["runs"][0]["test_metric"] == first["test_metric"]
+    assert run_sweep(configs[:1], ExecutionContext(tmp_path)).runs[0].test_metric == 7.0
+    assert run_sweep(configs[:1], ExecutionContext(tmp_path, resume=False)).runs[0].test_metric == first.test_metric
 
 
 def test_a_sweep_with_a_diverged_seed_is_summed_up(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     _, configs = finished
-    group = run_sweep(expand_sweep(configs[0], [1e-2, 1e30], [0]), Place(tmp_path))
-    assert [s["status"] for s in group["runs"]] == ["completed", "diverged"]
-    assert group["chosen_lr"] == 1e-2
-    diverged = tmp_path / group["runs"][1]["run_id"]
+    group = run_sweep(expand_sweep(configs[0], [1e-2, 1e30], [0]), ExecutionContext(tmp_path))
+    assert [s.status for s in group.runs] == ["completed", "diverged"]
+    assert group.chosen_lr == 1e-2
+    diverged = tmp_path / group.runs[1].run_id
     with pytest.raises(ConfigError, match=r"no program here; the run is not finished .* or has diverged"):
         open_run(diverged)
 
@@ -311,7 +310,7 @@ def test_folders_that_are_no_runs(finished: tuple[Path, list[RunConfig]], tmp_pa
 def test_an_output_folder_that_cannot_be_made(config: Configure, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        run_sweep([config()], Place(tmp_path / "file"))
+        run_sweep([config()], ExecutionContext(tmp_path / "file"))
 
 
 def test_listops_trains_and_is_scored_on_the_whole_test_set(bodies: dict[str, str], tmp_path: Path) -> None:
@@ -325,6 +324,6 @@ def test_listops_trains_and_is_scored_on_the_whole_test_set(bodies: dict[str, st
         batch_size=2,
         task_options=options,
     )
-    group = run_sweep(expand_sweep(base, seeds=[0, 1]), Place(tmp_path))
-    assert all(s["test_metric"] * 7 == pytest.approx(round(s["test_metric"] * 7)) for s in group["runs"])
+    group = run_sweep(expand_sweep(base, seeds=[0, 1]), ExecutionContext(tmp_path))
+    assert all(s.test_metric * 7 == pytest.approx(round(s.test_metric * 7)) for s in group.runs)
     assert sweep.load_task(base, None).split_size("test") == 7

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, T5Config
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.config import FPT_ROLES, ROLES, SINGLE_ROLES
 from icecore.core.errors import ConfigError
-from icecore.model.fpt import FPT, ModelSettings
+from icecore.model.fpt import FPT
+from icecore.model.settings import ModelSettings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch, Task, TaskSpec

@@ -12,14 +12,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from icecore.backbones import Backbone
+from icecore.backbones import Backbone, build_body_of
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError, WeightsError
 from icecore.experiments import sweep
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, load_programs, model_settings, start_from_program
+from icecore.model.loading import load_programs, start_from_program
+from icecore.model.program import Program
+from icecore.model.settings import model_settings
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 
 Body = Callable[..., Backbone]
 TASK = BitXor(2)
@@ -197,10 +200,10 @@ def started(
 ) -> tuple[Program, FPT]:
     """A program of bit XOR over two bits, and a model of two runs of another task that began from it."""
     first = config()
-    sweep.train_runs([first], sweep.Place(tmp_path, device="cpu"))
+    sweep.train_runs([first], ExecutionContext(tmp_path, device="cpu"))
     path = RunFolder(tmp_path, first).program_path
     later = config(task=task, task_options=options, start=str(path), **changes)
-    model = FPT(sweep.load_task(later, None).spec, sweep.load_body(later), [0, 1], model_settings(later))
+    model = FPT(sweep.load_task(later, None).spec, build_body_of(later), [0, 1], model_settings(later))
     start_from_program(model, Program.load(path), later)
     return Program.load(path), model
 
@@ -210,18 +213,18 @@ def test_an_input_layer_is_taken_whole_or_not_at_all(
     config: Callable[..., RunConfig], tmp_path: Path, widths: tuple[int, ...]
 ) -> None:
     first = config(input_hidden=(9, 16))
-    sweep.train_runs([first], sweep.Place(tmp_path, device="cpu"))
+    sweep.train_runs([first], ExecutionContext(tmp_path, device="cpu"))
     program = Program.load(RunFolder(tmp_path, first).program_path)
     later = config(input_hidden=widths, start="a program")
-    model = FPT(sweep.load_task(later, None).spec, sweep.load_body(later), [0], model_settings(later))
+    model = FPT(sweep.load_task(later, None).spec, build_body_of(later), [0], model_settings(later))
     assert not [name for name in start_from_program(model, program, later) if name.startswith("input.")]
-    same = FPT(model.spec, sweep.load_body(first), [0], model_settings(first))
+    same = FPT(model.spec, build_body_of(first), [0], model_settings(first))
     assert len([name for name in start_from_program(same, program, first) if name.startswith("input.")]) == 6
 
 
 def test_what_fits_is_taken_and_the_output_layer_is_not(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     program, model = started(config, tmp_path, "bit-xor", {"n": 4})
-    fresh = FPT(model.spec, sweep.load_body(config()), [0, 1], model.settings).programs()
+    fresh = FPT(model.spec, build_body_of(config()), [0, 1], model.settings).programs()
     for own, new in zip(model.programs(), fresh, strict=True):
         for name, tensor in own.items():
             if name.startswith("output."):
@@ -235,7 +238,7 @@ def test_what_fits_is_taken_and_the_output_layer_is_not(config: Callable[..., Ru
 
 def test_an_input_layer_of_other_tokens_starts_afresh(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     program, model = started(config, tmp_path, "bit-memory", {"strings": 2, "bits": 4, "width": 2})
-    fresh = FPT(model.spec, sweep.load_body(config()), [0, 1], model.settings).programs()[0]
+    fresh = FPT(model.spec, build_body_of(config()), [0, 1], model.settings).programs()[0]
     own = model.programs()[0]
     assert torch.equal(own["input.layers.0.weight"], fresh["input.layers.0.weight"])
     norms = [name for name in own if name.startswith("body.")]
@@ -245,7 +248,7 @@ def test_an_input_layer_of_other_tokens_starts_afresh(config: Callable[..., RunC
 
 def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     first = config(steps=40)
-    sweep.train_runs([first], sweep.Place(tmp_path, device="cpu"))
+    sweep.train_runs([first], ExecutionContext(tmp_path, device="cpu"))
     path = str(RunFolder(tmp_path, first).program_path)
     assert config(start=path).run_id != config().run_id
     assert "start" not in config().to_json()
@@ -253,7 +256,7 @@ def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..
     still = [config(start=path, steps=1, lr=1e-12), config(steps=1, lr=1e-12)]
     tensors = []
     for each in still:
-        sweep.train_runs([each], sweep.Place(tmp_path, device="cpu"))
+        sweep.train_runs([each], ExecutionContext(tmp_path, device="cpu"))
         tensors.append(Program.load(RunFolder(tmp_path, each).program_path).tensors["positions"])
     learned = Program.load(Path(path)).tensors["positions"]
     torch.testing.assert_close(tensors[0], learned)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from icecore.backbones.modules.run_axis import RunAxis
 from torch import Tensor
 
 from icecore.backbones import BodyRequest, build_backbone
-from icecore.backbones.modules.run_axis import RunAxis
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
 from icecore.paper import attention_analysis

@@ -18,6 +18,7 @@ from icecore.paper.attention_plot import draw_attention, measure_and_draw
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import Examples, StoredTask
 from icecore.tasks.task import TaskSpec
+from icecore.training.context import ExecutionContext
 
 
 class Words(StoredTask):
@@ -84,7 +85,7 @@ def cell(config: RunConfig) -> CellPlan:
 
 
 def test_a_study_records_the_attention_of_the_chosen_run(config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    file, context = tmp_path / "t.jsonl", sweep.Place(tmp_path / "runs", device="cpu")
+    file, context = tmp_path / "t.jsonl", ExecutionContext(tmp_path / "runs", device="cpu")
     records = run_study([cell(config())], file, context, print)
     (record,) = (record for record in records if record.extra)
     shares = record.extra["attention"]
@@ -100,6 +101,6 @@ def test_a_study_of_another_task_says_that_attention_is_measured_on_bit_xor(
 ) -> None:
     small = {"strings": 2, "bits": 4, "width": 2}
     cells = [cell(config(task="bit-memory", task_options=small, eval_examples=8, test_examples=8))]
-    context = sweep.Place(tmp_path / "runs", device="cpu")
+    context = ExecutionContext(tmp_path / "runs", device="cpu")
     (record,) = run_study(cells, tmp_path / "t.jsonl", context, print)
     assert "can only be measured on bit-xor" in record.missing

@@ -9,12 +9,12 @@ import pytest
 from icecore.backbones import BACKBONES
 from icecore.core.config import FPT_ROLES, ROLES, RunConfig
 from icecore.core.errors import ConfigError
-from icecore.experiments import sweep
 from icecore.experiments.study import run_study
 from icecore.paper.budgets import BUDGETS
 from icecore.paper.paper_tables import STUDIES
 from icecore.paper.planning import TableRequest, plan_table, select_studies
 from icecore.tasks import TASKS
+from icecore.training.context import ExecutionContext
 
 OUT = Path("results")
 
@@ -117,7 +117,7 @@ def test_studies_are_selected_by_name() -> None:
 def test_the_bit_memory_row_is_trained_on_a_pretrained_body(bodies: Mapping[str, str], tmp_path: Path) -> None:
     request = TableRequest("smoke", only=("bit-xor",), rows=("bit-memory", "random"), body=bodies["bert"], device="cpu")
     cells = plan_table("table2", request, tmp_path)
-    context = sweep.Place(tmp_path / "runs", device="cpu")
+    context = ExecutionContext(tmp_path / "runs", device="cpu")
     records = run_study(cells, tmp_path / "table2.jsonl", context, print)
     assert {record.key.row for record in records} == {"bit-memory", "random"}
     assert not any(record.missing for record in records)

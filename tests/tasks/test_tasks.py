@@ -8,6 +8,7 @@ import pytest
 from icecore.experiments import sweep
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.entry import TaskRequest
+from icecore.training.context import ExecutionContext
 
 GENERATED = {"bit-memory": {}, "bit-xor": {}, "listops": {"train": 60, "val": 10, "test": 10}}
 
@@ -21,10 +22,10 @@ def go(task: str, place: Path, data_dir: Path | None, **settings: Any) -> dict[s
         "task_options": GENERATED.get(task, {}),
     }
     config = sweep.make_config(task, **(short | body | settings))
-    group = sweep.run_sweep([config], sweep.Place(place, None if data_dir is None else str(data_dir)))
+    group = sweep.run_sweep([config], ExecutionContext(place, None if data_dir is None else str(data_dir)))
     model, _ = sweep.open_run(place / config.run_id, None if data_dir is None else str(data_dir))
     assert model.runs == 1
-    return group["runs"][0]
+    return group.runs[0]
 
 
 def check(summary: dict[str, Any], task: str) -> None:

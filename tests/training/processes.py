@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
+from icecore.backbones import build_body_of
 from icecore.core.config import RunConfig
-from icecore.core.device import Runtime
 from icecore.experiments import sweep
 from icecore.model.fpt import FPT
+from icecore.training.context import ExecutionContext
 from icecore.training.distributed import join_processes
-from icecore.training.execution import Execution
 
 
 def main(jobs: Path) -> None:
@@ -22,18 +22,18 @@ def main(jobs: Path) -> None:
         for job in json.loads(jobs.read_text()):
             configs = [RunConfig.from_json(text) for text in job["configs"]]
             here = replace(world, shard=job["shard"])
-            place = sweep.Place(Path(job["out"]), device="cpu", micro_batch=job["micro_batch"], world=here)
+            place = ExecutionContext(Path(job["out"]), device="cpu", micro_batch=job["micro_batch"], world=here)
             summaries = sweep.train_runs(configs, place)
             if job["shard"]:
-                held = numbers_held(configs[0], Execution(place.out, Runtime(torch.device("cpu"), "fp32"), world=here))
+                held = numbers_held(configs[0], ExecutionContext(place.out, device="cpu", world=here))
                 (place.out / f"held_{world.rank}.json").write_text(json.dumps(held))
             (place.out / f"told_{world.rank}.json").write_text(json.dumps(summaries))
 
 
-def numbers_held(config: RunConfig, execution: Execution) -> int:
+def numbers_held(config: RunConfig, execution: ExecutionContext) -> int:
     """How many of the body's numbers lie in this process."""
     task = sweep.load_task(config, None)
-    model = execution.place(FPT(task.spec, sweep.load_body(config), [0]))
+    model = execution.place(FPT(task.spec, build_body_of(config), [0]))
     parts = [p.to_local() if isinstance(p, DTensor) else p for p in model.backbone.parameters()]
     return sum(part.numel() for part in parts)
 

@@ -23,10 +23,10 @@ from icecore.backbones import Backbone
 from icecore.core.config import ROLES, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.experiments import sweep
-from icecore.experiments.sweep import Place
 from icecore.model.program import Program
 from icecore.tasks.task import Batch
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 from icecore.training.distributed import World, agree_on_store_prefix
 from icecore.training.loop import Pack
 from interruption import Killed, interrupt
@@ -84,12 +84,14 @@ def outcomes(jobs: Mapping[str, Job], tmp_path_factory: pytest.TempPathFactory) 
     place = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         for name, job in jobs.items():
-            sweep.train_runs(job.configs, Place(place / "one" / name, device="cpu", micro_batch=job.micro_batch))
+            sweep.train_runs(
+                job.configs, ExecutionContext(place / "one" / name, device="cpu", micro_batch=job.micro_batch)
+            )
         interrupt(patch, Pack, "validate", 2)
         for name, job in jobs.items():
             if job.begun:
                 with pytest.raises(Killed):
-                    sweep.train_runs(job.configs, Place(place / "two" / name, device="cpu"))
+                    sweep.train_runs(job.configs, ExecutionContext(place / "two" / name, device="cpu"))
                 assert RunFolder(place / "two" / name, job.configs[0]).saved_steps() == [8]
     described = [
         {
@@ -262,7 +264,7 @@ def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_processes_than_examples(config: Configure, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="5 processes cannot share 4 examples a step: raise --batch-size"):
-        sweep.train_runs([config()], Place(tmp_path, device="cpu", world=World(0, 5)))
+        sweep.train_runs([config()], ExecutionContext(tmp_path, device="cpu", world=World(0, 5)))
 
 
 def test_a_body_is_not_divided_by_one(run: Run, tmp_path: Path, config: Configure) -> None:

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from icecore.training.execution import COMPILE_FROM, pays_to_compile
 from torch import nn
 
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.model.fpt import FPT
 from icecore.tasks.bits import BitXor
 from icecore.training import execution
-from icecore.training.execution import COMPILE_FROM, pays_to_compile
 
 
 @pytest.fixture

@@ -15,15 +15,16 @@ from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
 from icecore.core.errors import StorageError
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, model_settings
+from icecore.model.program import Program
+from icecore.model.settings import model_settings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import Examples, StoredTask
 from icecore.tasks.task import Task, TaskSpec
 from icecore.training import feature_cache as features
 from icecore.training import loop as train
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate
-from icecore.training.execution import Execution
 from icecore.training.feature_cache import FeatureCache, alone, plan_feature_cache
 from icecore.training.loop import Pack, train_pack
 from interruption import Killed, interrupt
@@ -122,16 +123,16 @@ def test_equals_training_through_the_body(
 ) -> None:
     configs = heads(protocol=protocol)[:runs]
     task.unmasked = protocol == "paper"
-    with_features = train_pack(task, body(), configs, Execution(tmp_path / "kept", CPU))
+    with_features = train_pack(task, body(), configs, ExecutionContext(tmp_path / "kept", device="cpu"))
     monkeypatch.setattr(train, "plan", no_plan)
-    without = train_pack(task, body(), configs, Execution(tmp_path / "fresh", CPU))
+    without = train_pack(task, body(), configs, ExecutionContext(tmp_path / "fresh", device="cpu"))
     for each, a, b in zip(configs, with_features, without, strict=True):
         assert events(tmp_path / "kept", each, "features")
         for kind, key in (("train", "loss"), ("validation", "metric")):
             kept, fresh = ([e[key] for e in events(tmp_path / out, each, kind)] for out in ("kept", "fresh"))
             assert kept == pytest.approx(fresh, rel=1e-4)
-        assert a["test_metrics"] == b["test_metrics"]
-        assert (a["train_metric"], a["val_metric"]) == (b["train_metric"], b["val_metric"])
+        assert a.test_metrics == b.test_metrics
+        assert (a.train_metric, a.val_metric) == (b.train_metric, b.val_metric)
         kept, fresh = tensors(tmp_path / "kept", each), tensors(tmp_path / "fresh", each)
         for name in fresh:
             torch.testing.assert_close(kept[name], fresh[name], rtol=1e-3, atol=1e-4)
@@ -142,7 +143,7 @@ def test_equals_a_plain_torch_loop(
 ) -> None:
     """An independent oracle: one example at a time through the body, torch's own linear layer, Adam, clipping."""
     each = heads(eval_every=20)[0]
-    train_pack(ragged, body(), [each], Execution(tmp_path, CPU))
+    train_pack(ragged, body(), [each], ExecutionContext(tmp_path, device="cpu"))
     model = FPT(ragged.spec, body(), [each.seed], model_settings(each))
     start = model.programs()[0]
     layer = torch.nn.Linear(16, 7)
@@ -230,7 +231,7 @@ def test_steps_and_validations_do_not_touch_the_body(
     task: StoredTask,
     memory: int | None,
 ) -> None:
-    pack = Pack(task, body(), heads(), Execution(tmp_path, CPU, feature_memory=memory))
+    pack = Pack(task, body(), heads(), ExecutionContext(tmp_path, device="cpu", feature_memory=memory))
     pack.train_step()
     monkeypatch.setattr(FPT, "read", None)
     pack.step = 1
@@ -269,12 +270,12 @@ def test_resumed_equals_unbroken(
         return [1.0 if m.config.seed == 1 and split == "val" else x for m, x in zip(pack.rows, metrics, strict=True)]
 
     monkeypatch.setattr(Pack, "_score", early)
-    train_pack(ragged, body(), configs, Execution(tmp_path / "unbroken", CPU))
+    train_pack(ragged, body(), configs, ExecutionContext(tmp_path / "unbroken", device="cpu"))
     with monkeypatch.context() as patch:
         interrupt(patch, owner, name, call)
         with pytest.raises(Killed):
-            train_pack(ragged, body(), configs, Execution(tmp_path / "broken", CPU))
-    train_pack(ragged, body(), configs, Execution(tmp_path / "broken", CPU))
+            train_pack(ragged, body(), configs, ExecutionContext(tmp_path / "broken", device="cpu"))
+    train_pack(ragged, body(), configs, ExecutionContext(tmp_path / "broken", device="cpu"))
     assert same(tmp_path / "unbroken", tmp_path / "broken", configs)
     if name == "train_step":
         assert [e["seeds"] for e in events(tmp_path / "broken", configs[0], "features")] == [2, 1]
@@ -310,7 +311,7 @@ def test_the_memory_budget_decides_where_not_what(
     runtime = Runtime(CPU.device, precision)
     size = (40 + 11) * 2 * 16 * (4 if precision == "fp32" else 2)
     for memory, where in ((size, "memory"), (size - 1, "file")):
-        train_pack(ragged, body(), configs, Execution(tmp_path / where, runtime, feature_memory=memory))
+        train_pack(ragged, body(), configs, ExecutionContext(tmp_path / where, device="cpu", feature_memory=memory))
         found = events(tmp_path / where, configs[2], "features")
         assert [(e["where"], e["bytes"], e["examples"], e["seeds"]) for e in found] == [(where, size, 51, 2)]
         assert len(files) == (where == "file")
@@ -333,10 +334,10 @@ def test_a_full_disk_is_one_clear_message(
     with pytest.raises(
         StorageError, match=r"No space left on device.*The features need 0 MiB there. Free the space, or name"
     ):
-        train_pack(ragged, body(), heads(), Execution(tmp_path, CPU, feature_memory=0))
+        train_pack(ragged, body(), heads(), ExecutionContext(tmp_path, device="cpu", feature_memory=0))
     monkeypatch.undo()
-    summaries = train_pack(ragged, body(), heads(), Execution(tmp_path, CPU))
-    assert [s["status"] for s in summaries] == ["completed"] * 3
+    summaries = train_pack(ragged, body(), heads(), ExecutionContext(tmp_path, device="cpu"))
+    assert [s.status for s in summaries] == ["completed"] * 3
 
 
 # --- when not ----------------------------------------------------------------------------------------
@@ -368,14 +369,16 @@ def test_not_where_features_change_or_do_not_pay(
     task_of: Callable[[], Task],
 ) -> None:
     task, configs = task_of(), heads(**changes)
-    pack = Pack(task, body(), configs, Execution(tmp_path, CPU))
+    pack = Pack(task, body(), configs, ExecutionContext(tmp_path, device="cpu"))
     assert pack.features is None
     pack.train_step()
 
 
 def test_not_without_a_body(heads: Callable[..., list[RunConfig]], tmp_path: Path) -> None:
     configs = heads(backbone="none", weights="random")
-    pack = Pack(Vectors(), build_backbone(BodyRequest("none", "random")), configs, Execution(tmp_path, CPU))
+    pack = Pack(
+        Vectors(), build_backbone(BodyRequest("none", "random")), configs, ExecutionContext(tmp_path, device="cpu")
+    )
     assert pack.features is None
 
 

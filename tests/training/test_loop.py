@@ -24,16 +24,18 @@ from icecore.core import storage
 from icecore.core.config import ROLES, RunConfig
 from icecore.core.device import Runtime
 from icecore.core.errors import BusyError, ConfigError, StorageError, UserError
-from icecore.experiments.sweep import Place, load_task, run_sweep
+from icecore.experiments.sweep import load_task, run_sweep
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, load_programs, model_settings
+from icecore.model.loading import load_programs
+from icecore.model.program import Program
+from icecore.model.settings import model_settings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch, Task
 from icecore.training import loop as train
 from icecore.training.checkpoint import RunFolder, common_step
+from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate
-from icecore.training.execution import Execution
 from icecore.training.loop import Pack, train_pack
 from interruption import Killed, interrupt
 
@@ -79,7 +81,7 @@ class Recorder:
 def trained(
     configs: list[RunConfig], out: Path, body: Backbone, task: Task | None = None, **how: Any
 ) -> list[dict[str, Any]]:
-    return train_pack(task or BitXor(2), body, configs, Execution(out, CPU, **how))
+    return train_pack(task or BitXor(2), body, configs, ExecutionContext(out, device="cpu", **how))
 
 
 def program(out: Path, config: RunConfig) -> Program:
@@ -184,7 +186,7 @@ def test_frozen_does_not_change_by_a_bit(
     config: Configure, body: Body, tmp_path: Path, roles: tuple[str, ...], precision: str
 ) -> None:
     each = config(train_roles=roles, precision=precision, steps=3)
-    pack = Pack(BitXor(2), body(), [each], Execution(tmp_path, Runtime(CPU.device, precision)))
+    pack = Pack(BitXor(2), body(), [each], ExecutionContext(tmp_path, Runtime(CPU.device, precision)))
     model = pack.model
     tensors = {**{f"body.{n}": p for n, p in model.backbone.named_parameters()}, **model.program()}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -310,7 +312,7 @@ def test_a_non_finite_loss_leaves_a_finite_state(
     config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     configs = sweep(config, eval_every=4)
-    loss, pack_of = BitXor.loss, Pack(BitXor(2), body(), configs, Execution(tmp_path, CPU))
+    loss, pack_of = BitXor.loss, Pack(BitXor(2), body(), configs, ExecutionContext(tmp_path, device="cpu"))
 
     def poisoned(task: BitXor, logits: Tensor, targets: Tensor) -> Tensor:
         values = loss(task, logits, targets)
@@ -329,10 +331,10 @@ def test_a_non_finite_loss_leaves_a_finite_state(
     pack_of.resume()
     pack_of.run()
     summaries = pack_of.finish()
-    assert [s["status"] for s in summaries] == ["completed", "diverged", "completed"]
+    assert [s.status for s in summaries] == ["completed", "diverged", "completed"]
     assert all(t.isfinite().all() for tensors, _ in states.values() for t in tensors.values())
     # what it had learned and validated before is not lost
-    assert summaries[1]["best_step"] == (0 if step == 2 else 4)
+    assert summaries[1].best_step == (0 if step == 2 else 4)
     assert RunFolder(tmp_path, configs[1]).program_path.exists() == (step == 6)
 
 
@@ -411,15 +413,15 @@ def test_resumed_equals_unbroken(
         if case == "stopping":
             scripted(monkeypatch, curves)
         unbroken[case] = tmp_path / "unbroken"
-        run_sweep(configs, Place(unbroken[case]))
+        run_sweep(configs, ExecutionContext(unbroken[case]))
         monkeypatch.undo()
     if case == "stopping":
         scripted(monkeypatch, curves)
     with monkeypatch.context() as patch:
         interrupt(patch, owner, name, call)
         with pytest.raises(Killed):
-            run_sweep(configs, Place(tmp_path / "broken"))
-    run_sweep(configs, Place(tmp_path / "broken"))
+            run_sweep(configs, ExecutionContext(tmp_path / "broken"))
+    run_sweep(configs, ExecutionContext(tmp_path / "broken"))
     assert_same_results(unbroken[case], tmp_path / "broken", configs)
     assert not [p for p in (tmp_path / "broken").rglob("*") if p.suffix == ".tmp" or p.parent.name == "checkpoint"]
 
@@ -449,7 +451,7 @@ def test_runs_killed_while_stopping_go_on_in_the_same_pack(
         interrupt(patch, RunFolder, "save_state", 5)
         with pytest.raises(Killed):
             trained(configs, tmp_path, body())
-    pack = Pack(BitXor(2), body(), configs, Execution(tmp_path, CPU))
+    pack = Pack(BitXor(2), body(), configs, ExecutionContext(tmp_path, device="cpu"))
     pack.resume()
     assert (pack.step, pack.adam.runs, len(pack.active)) == (4, 3, 3)
     assert common_step([m.folder for m in pack.members], [None] * 3) == 4
@@ -461,14 +463,13 @@ import json, sys, time, torch
 from pathlib import Path
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
-from icecore.experiments.sweep import Place, load_body, load_task
-from icecore.training.execution import Execution
+from icecore.experiments.sweep import load_body, load_task
 from icecore.training.loop import train_pack
 torch.set_num_threads(1)
 configs = [RunConfig.from_json(text) for text in json.loads(sys.argv[1])]
 runtime = Runtime(torch.device("cpu"), "fp32")
-execution = Execution(Path(sys.argv[2]), runtime, checkpoint_seconds=0.0)
-train_pack(load_task(configs[0], None), load_body(configs[0]), configs, execution)
+execution = ExecutionContext(Path(sys.argv[2]), device="cpu", checkpoint_seconds=0.0)
+train_pack(load_task(configs[0], None), build_body_of(configs[0]), configs, execution)
 """
 
 
@@ -495,7 +496,7 @@ def test_a_real_kill_changes_nothing(config: Configure, body: Body, tmp_path: Pa
     until = step + 5
     ends = []
     for out in ("broken", "unbroken"):
-        pack = Pack(BitXor(2), body(), configs, Execution(tmp_path / out, CPU))
+        pack = Pack(BitXor(2), body(), configs, ExecutionContext(tmp_path / out, device="cpu"))
         pack.resume()
         assert pack.step == (step if out == "broken" else 0)
         while pack.step < until:
@@ -510,12 +511,12 @@ def test_runs_of_another_process_are_waited_for(config: Configure, tmp_path: Pat
     configs = sweep(config)
     folder, recorder, summaries = RunFolder(tmp_path, configs[1]), Recorder(), []
     folder.open()
-    place = Place(tmp_path, watchers=[recorder])
+    place = ExecutionContext(tmp_path, callbacks=[recorder])
     waiting = threading.Thread(target=lambda: summaries.append(run_sweep(configs, place)))
     with folder.lock() as held:
         assert held
         with pytest.raises(BusyError, match=rf"{folder.path}: another process is training this run"):
-            run_sweep(configs, Place(tmp_path, wait=False))
+            run_sweep(configs, ExecutionContext(tmp_path, wait=False))
         waiting.start()
         while not recorder.calls:
             assert waiting.is_alive()
@@ -523,12 +524,12 @@ def test_runs_of_another_process_are_waited_for(config: Configure, tmp_path: Pat
         assert recorder.calls == [f"waiting {configs[1].run_id}"]
     waiting.join()
     assert recorder.calls[1:] == ["begin 0", "finished 3"]
-    assert summaries[0] == run_sweep(configs, Place(tmp_path, wait=False))
+    assert summaries[0] == run_sweep(configs, ExecutionContext(tmp_path, wait=False))
 
 
 def test_finished_runs_are_not_run_again(config: Configure, tmp_path: Path) -> None:
     configs = sweep(config)
-    first = run_sweep(configs, Place(tmp_path))
+    first = run_sweep(configs, ExecutionContext(tmp_path))
     held = {
         p: (p.stat().st_mtime_ns, p.read_bytes())
         for c in configs
@@ -536,7 +537,7 @@ def test_finished_runs_are_not_run_again(config: Configure, tmp_path: Path) -> N
         if p.is_file()
     }
     again = Recorder()
-    assert run_sweep(configs, Place(tmp_path, watchers=[again])) == first
+    assert run_sweep(configs, ExecutionContext(tmp_path, callbacks=[again])) == first
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in held} == held
     assert again.calls == []
 
@@ -564,7 +565,7 @@ def test_a_full_disk_ends_with_one_message_and_what_was_there(
     config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = sweep(config)
-    run_sweep(configs, Place(tmp_path / "unbroken"))
+    run_sweep(configs, ExecutionContext(tmp_path / "unbroken"))
     save, calls = storage.save_file, []
 
     def full(*args: Any) -> None:
@@ -576,9 +577,9 @@ def test_a_full_disk_ends_with_one_message_and_what_was_there(
     with monkeypatch.context() as patch:
         patch.setattr(storage, "save_file", full)
         with pytest.raises(StorageError, match=r"No space left on device.*The file that was there before is unchanged"):
-            run_sweep(configs, Place(tmp_path / "full"))
+            run_sweep(configs, ExecutionContext(tmp_path / "full"))
     assert all(RunFolder(tmp_path / "full", c).saved_steps()[0] == 4 for c in configs)
-    run_sweep(configs, Place(tmp_path / "full"))
+    run_sweep(configs, ExecutionContext(tmp_path / "full"))
     assert_same_results(tmp_path / "unbroken", tmp_path / "full", configs)
 
 

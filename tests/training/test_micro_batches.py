@@ -1,5 +1,6 @@
 """Passes: the cut changes no number, pads no more than it must, and keeps to the memory that a trial has measured."""
 
+from icecore.training.context import ExecutionContext
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,13 @@ from torch.utils._pytree import tree_leaves
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime, select_runtime
-from icecore.model.fpt import FPT, ModelSettings
+from icecore.model.fpt import FPT
+from icecore.model.settings import ModelSettings
 from icecore.model.program import Program
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch
 from icecore.training import micro_batches as passes
-from icecore.training.execution import Execution
 from icecore.training.loop import Pack, train_pack
 from icecore.training.micro_batches import kept_bytes, max_runs, row_bytes, split_by_length, tokens_per_pass
 
@@ -132,7 +133,7 @@ def test_packed_equals_alone_equals_unsorted(
 
     def programs(place: str, packs: list[list[RunConfig]]) -> list[Program]:
         for pack in packs:
-            train_pack(ragged, body(), pack, Execution(tmp_path / place, CPU))
+            train_pack(ragged, body(), pack, ExecutionContext(tmp_path / place, device="cpu"))
         return [Program.load(tmp_path / place / each.run_id / "program.safetensors") for each in configs]
 
     whole = programs("whole", [configs])
@@ -231,7 +232,7 @@ def test_memory_chooses_the_rows_of_a_pass_unless_they_are_given(
     configs = [config(seed=seed, batch_size=5) for seed in (0, 1)]
     row = row_bytes(FPT(BitXor(2).spec, body(), SEEDS[:2]), BitXor(2))
     monkeypatch.setattr(passes, "total_memory", lambda device: 2 * 5 * row)  # five rows for two runs
-    pack = Pack(BitXor(2), body(), configs, Execution(tmp_path, CPU, micro_batch))
+    pack = Pack(BitXor(2), body(), configs, ExecutionContext(tmp_path, device="cpu", micro_batch))
     sizes: list[int] = []
     pack.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0]) // 2))
     pack.train_step()
@@ -248,7 +249,7 @@ def test_a_training_step_never_waits_for_the_gpu(
     runtime = select_runtime("cuda")
     task = (ragged if name == "ragged" else BitXor(2)).to(runtime.device)
     configs = [config(seed=seed, task=name, task_options={}, dropout=dropout) for seed in SEEDS]
-    pack = Pack(task, body("gpt2"), configs, Execution(tmp_path, runtime))
+    pack = Pack(task, body("gpt2"), configs, ExecutionContext(tmp_path, device="cpu"))
     pack.train_step()  # what is set up once may wait
     torch.cuda.set_sync_debug_mode("error")
     try:

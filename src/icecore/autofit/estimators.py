@@ -29,6 +29,7 @@ from icecore.core.errors import DataError, UserError, unknown_name
 from icecore.core.settings import from_values
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
+from icecore.training.callbacks import Callback
 from icecore.training.progress import LineDisplay
 from icecore.user_data.cell_types import MISSING_CLASS_WORDS
 from icecore.user_data.data_settings import DataSettings, TaskKind
@@ -129,10 +130,10 @@ class _FPTEstimator(BaseEstimator):
         if hasattr(self, "feature_names_in_"):
             features["feature_names_in"] = self.feature_names_in_.tolist()
         extra = {"encoder": plan.encoder.to_json(), "estimator": features}
-        watchers = [LineDisplay()] if self.verbose else []
+        callbacks: list[Callback] = [LineDisplay()] if self.verbose else []
         with tempfile.TemporaryDirectory(prefix="icecore-") as folder:
             out = Path(folder) / "program.safetensors"
-            result = fitting.fit(plan.task(), from_values(FitSettings, options), out, extra, self.device, watchers)
+            result = fitting.fit(plan.task(), from_values(FitSettings, options), out, extra, self.device, callbacks)
         self._set_fitted(result.program, plan.encoder)
         return self
 

@@ -23,10 +23,13 @@ from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import StorageError, UserError
 from icecore.experiments import sweep
-from icecore.model.program import Program, load_programs
+from icecore.model.loading import load_programs
+from icecore.model.program import Program
+from icecore.training.callbacks import Callback
 from icecore.training.checkpoint import RunFolder
+from icecore.training.compilation import pays_to_compile
+from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import predict
-from icecore.training.execution import Callback, pays_to_compile
 from icecore.user_data import UserTask
 
 #: validations without improvement after which a run stops, but not while its learning rate is still high
@@ -39,7 +42,7 @@ def fit(
     out: Path,
     extra: dict[str, Any] | None = None,
     device: str = "auto",
-    watchers: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> FitResult:
     """Train programs for `task` and write the best one to `out`, with `extra` in its header.
 
@@ -53,11 +56,11 @@ def fit(
     runtime = select_runtime(device, settings.precision)
     task = task.to(runtime.device)
     folder = out.parent / f".{out.stem}.fit"
-    place = sweep.Place(folder, device=device, watchers=watchers)
+    context = ExecutionContext(folder, device=device, callbacks=callbacks)
     config = base_config(task, settings, runtime.precision)
-    config = replace(config, **plan_training(config, task, settings, folder, runtime))
-    program, result = _train_sweep(f"{settings.backbone}, {settings.weights}", config, task, settings, place)
-    controls = tuple(_train_controls(config, task, settings, place)) if settings.controls else ()
+    config = replace(config, **plan_training(config, task, settings, context))
+    program, result = _train_sweep(f"{settings.backbone}, {settings.weights}", config, task, settings, context)
+    controls = tuple(_train_controls(config, task, settings, context)) if settings.controls else ()
     split = "test" if task.test_splits[0] == "test" else "validation"
     sentences = verdict(result, controls, task.metric_name, split) if controls else ""
     header = {"result": result.summary(), "controls": {control.name: control.summary() for control in controls}}
@@ -93,7 +96,7 @@ def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunCon
 
 
 def _train_controls(
-    config: RunConfig, task: UserTask, settings: FitSettings, place: sweep.Place
+    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
 ) -> Iterator[ModelResult]:
     """The results of a random body (unless the body is random itself), of no body, and of scikit-learn."""
     changes: dict[str, dict[str, Any]] = {RANDOM_BODY: {}, "no body": {"backbone": "none", "layers": None}}
@@ -102,40 +105,40 @@ def _train_controls(
     for name, changed in changes.items():
         # a program to start from is part of what a control must do without
         control = replace(config, weights="random", start=None, **changed)
-        yield _train_sweep(name, control, task, settings, place)[1]
+        yield _train_sweep(name, control, task, settings, context)[1]
     baseline = fit_baseline(task, task.test_splits[0])
     scores = task.metric(baseline.logits, baseline.targets)
     yield ModelResult(baseline.name, scores, baseline.val_metric, baseline.seconds)
 
 
 def _train_sweep(
-    name: str, config: RunConfig, task: UserTask, settings: FitSettings, place: sweep.Place
+    name: str, config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
 ) -> tuple[Program, ModelResult]:
     """Train every learning rate with every seed. Returns the program with the best validation metric and its result."""
     start = time.perf_counter()
-    summaries = sweep.train_runs(sweep.expand_sweep(config, settings.lrs, settings.seeds), place, task)
-    finite = [summary for summary in summaries if summary["val_metric"] is not None]
+    summaries = sweep.train_runs(sweep.expand_sweep(config, settings.lrs, settings.seeds), context, task)
+    finite = [summary for summary in summaries if summary.val_metric is not None]
     if not finite:
         rates = ", ".join(f"{lr:g}" for lr in settings.lrs)
         raise UserError(f"{name}: training diverged at every learning rate ({rates}). Give lower ones with --lr.")
     # the same order as in `summarize_runs`: with one seed, the best run is the one at the chosen learning rate
-    best = min(finite, key=lambda summary: (-summary["val_metric"], summary["best_step"], summary["lr"]))
-    lr = sweep.summarize_runs(finite)["chosen_lr"]
-    at_lr = [summary for summary in finite if summary["lr"] == lr]
+    best = min(finite, key=lambda summary: (-(summary.val_metric or 0.0), summary.best_step, summary.lr))
+    lr = sweep.summarize_runs(finite).chosen_lr
+    at_lr = [summary for summary in finite if summary.lr == lr]
     seconds = time.perf_counter() - start
     scored = at_lr if best in at_lr else [*at_lr, best]
-    configs = [replace(config, lr=summary["lr"], seed=summary["seed"]) for summary in scored]
-    programs = [Program.load(RunFolder(place.out, each).program_path) for each in configs]
-    scores = _score_programs(programs, config, task, place)
+    configs = [replace(config, lr=summary.lr, seed=summary.seed) for summary in scored]
+    programs = [Program.load(RunFolder(context.out, each).program_path) for each in configs]
+    scores = _score_programs(programs, config, task, context)
     index, S = scored.index(best), len(at_lr)
     result = ModelResult(
         name,
         scores[index],
-        best["val_metric"],
+        best.val_metric or 0.0,
         seconds,
-        lr=best["lr"],
-        seed=best["seed"],
-        best_step=best["best_step"],
+        lr=best.lr,
+        seed=best.seed,
+        best_step=best.best_step,
         seed_scores=scores[:S],
         seeds=tuple(each.seed for each in configs[:S]),
         seeds_lr=lr,
@@ -143,11 +146,13 @@ def _train_sweep(
     return programs[index], result
 
 
-def _score_programs(programs: Sequence[Program], config: RunConfig, task: UserTask, place: sweep.Place) -> Tensor:
+def _score_programs(
+    programs: Sequence[Program], config: RunConfig, task: UserTask, context: ExecutionContext
+) -> Tensor:
     """The metric (R, N) of each of R programs for each row of the scored split."""
     split = task.test_splits[0]
-    runtime = select_runtime(place.device, config.precision)
-    model = load_programs(programs, sweep.load_body(config), runtime.precision).to(runtime.device)
-    model.backbone.axis.compiled = pays_to_compile(model, task.split_size(split), training=False)
+    runtime = context.runtime(config)
+    model = load_programs(programs, context.backbone(config), runtime.precision).to(runtime.device)
+    model.compiled = pays_to_compile(model, task.split_size(split), training=False)
     logits, targets = predict(model, task, split)
     return torch.stack([task.metric(run_logits, targets) for run_logits in logits])

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from icecore import user_data
+from icecore.backbones import build_body_of
 from icecore.core.device import select_runtime
 from icecore.core.errors import DataError
 from icecore.core.storage import write_atomic
-from icecore.experiments import sweep
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 
@@ -113,7 +113,7 @@ def _build_engine(programs: Sequence[Program], names: Sequence[str], device: str
     """An engine that holds programs of one body by name."""
     config = programs[0].config
     runtime = select_runtime(device, config.precision)
-    engine = Engine(sweep.load_body(config).to(runtime.device), runtime.precision)
+    engine = Engine(build_body_of(config).to(runtime.device), runtime.precision)
     for program, name in zip(programs, names, strict=True):
         engine.add(program, name)
     return engine

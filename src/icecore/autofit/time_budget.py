@@ -10,11 +10,10 @@ from typing import Any
 
 from icecore.autofit.fit_settings import FitSettings
 from icecore.core.config import RunConfig
-from icecore.core.device import Runtime
 from icecore.core.storage import write_json
 from icecore.experiments import sweep
+from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate
-from icecore.training.execution import Execution
 from icecore.training.loop import Pack
 from icecore.user_data import UserTask
 
@@ -30,19 +29,19 @@ FINAL_SCORE_SHARE = 0.15
 
 
 def plan_training(
-    config: RunConfig, task: UserTask, settings: FitSettings, folder: Path, runtime: Runtime
+    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
 ) -> dict[str, Any]:
     """The settings of `RunConfig` that say how long runs train and how many rows score them.
 
-    The plan is kept in `folder`, because a repeated measurement would differ: the same call continues the same runs.
+    The plan is kept in `context.out`, because a repeated measurement would differ: the same call continues the same runs.
     """
-    path = folder / "schedule.json"
+    path = context.out / "schedule.json"
     request = {"minutes": settings.minutes, "steps": settings.steps, "config": config.run_id}
     stored = _read_json(path)
     if stored.get("wanted") == request:
         return stored["schedule"]
     if settings.steps is None:
-        plan: dict[str, Any] = measure_affordable(config, task, settings, runtime)
+        plan: dict[str, Any] = measure_affordable(config, task, settings, context)
     else:
         plan = {"steps": settings.steps, "eval_examples": min(MAX_VALIDATION_ROWS, task.split_size("val"))}
     plan["eval_every"] = math.ceil(plan["steps"] / VALIDATIONS_PER_RUN)
@@ -51,7 +50,7 @@ def plan_training(
 
 
 def measure_affordable(
-    config: RunConfig, task: UserTask, settings: FitSettings, runtime: Runtime
+    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
 ) -> dict[str, int | None]:
     """Steps and scored rows with which the whole sweep takes `settings.minutes`, from the time of a few steps.
 
@@ -62,7 +61,7 @@ def measure_affordable(
     epochs = math.ceil(MAX_EPOCHS * task.split_size("train") / config.batch_size)
     max_steps = max(MIN_STEP_LIMIT, epochs)
     runs = sweep.expand_sweep(replace(config, steps=max_steps), settings.lrs, settings.seeds)
-    step_seconds, row_seconds = _measure_seconds(runs, task, runtime)
+    step_seconds, row_seconds = _measure_seconds(runs, task, context)
     seconds = settings.minutes * 60 * (1 - FINAL_SCORE_SHARE)
     # a small validation split is used whole, because its noise decides which learning rate is chosen
     affordable_rows = max(MIN_VALIDATION_ROWS, seconds / 3 / (VALIDATIONS_PER_RUN * row_seconds))
@@ -77,17 +76,17 @@ def measure_affordable(
     return {"steps": steps, "eval_examples": rows, "test_examples": rows if subsample else None}
 
 
-def _measure_seconds(runs: list[RunConfig], task: UserTask, runtime: Runtime) -> tuple[float, float]:
+def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionContext) -> tuple[float, float]:
     """Seconds that the pack of all runs takes for a training step, and for scoring one row."""
     with tempfile.TemporaryDirectory() as folder:
-        execution = Execution(Path(folder), runtime, compile=False)
-        pack = Pack(task, sweep.load_body(runs[0]), runs, execution)
+        trial = replace(context, out=Path(folder), compile=False, callbacks=())
+        pack = Pack(task, context.backbone(runs[0]), runs, trial)
         pack.train_step()  # the first step is slower than the others
         start = time.perf_counter()
         for step in (1, 2):
             pack.step = step
             pack.train_step()
-        runtime.synchronize()
+        pack.runtime.synchronize()
         step_seconds = (time.perf_counter() - start) / 2
         rows = min(64, task.split_size("val"))
         start = time.perf_counter()

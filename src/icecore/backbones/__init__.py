@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from icecore.backbones import lstm, weights
+from icecore.backbones import lstm, no_body, weights
 from icecore.backbones.backbone import Backbone, BodyRequest, Role
+from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, WeightsError, unknown_name
 
-__all__ = ["BACKBONES", "Backbone", "BodyRequest", "Role", "build_backbone"]
+__all__ = ["BACKBONES", "Backbone", "BodyRequest", "Role", "build_backbone", "build_body_of"]
 
 Builder = Callable[[BodyRequest], Backbone]
 
@@ -39,7 +40,7 @@ BACKBONES: Mapping[str, Builder] = {
     "lstm": lstm.build_lstm,
     "lstm-star": lstm.build_lstm_star,
     "lstm-matched": _matched,
-    "none": lstm.build_none,
+    "none": no_body.build_none,
 }
 
 
@@ -72,3 +73,8 @@ def build_backbone(request: BodyRequest) -> Backbone:
     weights.load(body, path)
     body.info = replace(body.info, weights="file", source=str(path))
     return body
+
+
+def build_body_of(config: RunConfig) -> Backbone:
+    """The body of a run's configuration. Raises what `build_backbone` raises."""
+    return build_backbone(BodyRequest(*config.body))

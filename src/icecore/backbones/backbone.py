@@ -5,14 +5,21 @@ freezing is a total function, never a substring match.
 """
 
 import hashlib
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from icecore.backbones.modules.run_axis import RunAxis, RunNorm
+from icecore.backbones.modules import int8
+from icecore.backbones.modules.body_pass import PLAIN_PASS, BodyPass, run_pass
+from icecore.backbones.modules.norm import RunNorm
+
+#: roles that programs may train on a shared body, so that fingerprints of its frozen part depend on them
+SHARED_ROLES = ("norm", "position")
 
 
 class Role(StrEnum):
@@ -39,61 +46,140 @@ class BackboneInfo:
     causal: bool
     weights: str
     source: str
-    #: the body mixes nothing (no body): the output layer then reads all positions at once
-    identity: bool = False
+
+
+@dataclass(frozen=True)
+class ReadOut:
+    """Where the hidden states of some rows of a pass are read.
+
+    rows       the rows, which lie beside each other
+    kind       "last": the last `positions` real positions; "mean": the mean over all real positions
+    positions  n, the number of positions read
+    length     the longest sequence of the rows' task
+    """
+
+    rows: slice
+    kind: Literal["last", "mean"]
+    positions: int
+    length: int
 
 
 class Backbone(nn.Module):
-    """A body and its description. Subclasses implement `forward` and `role_of`.
+    """A body and its description. Subclasses implement `run` and `role_of`.
 
-    The absolute position table is not part of the body: it is handed out as `position_table` (P, D),
-    or None where the family has none, and added by the model outside. Norms are `RunNorm`s with gains
-    (R, D). Dropout is `RunDropout`. All of these read `axis`, which the model sets before a pass.
+    The absolute position table is not part of the body: it is handed out as `position_table` (P, D), or None where
+    the family has none, and the model adds it outside. Norms are `RunNorm`s and dropouts `RunDropout`s: what differs
+    between the programs of a pass comes with the pass (`BodyPass`), so a body is never changed by being used.
 
-    A body is always in evaluation mode: dropout in training is steered by `axis.row_keys`.
+    A body is always in evaluation mode, since the pass steers its dropout.
     """
 
     #: whether learned absolute positions are added to the input (the paper's plain LSTM has none)
     takes_positions: bool = True
+    #: whether positions meet in the body; without, features are as large as the inputs and not worth keeping
+    mixes_positions: bool = True
+    #: whether `run` leaves out work on positions that are not read, and returns the read ones only
+    skips_unread_positions: bool = False
 
     def __init__(self, info: BackboneInfo) -> None:
         super().__init__()
         self.info = info
-        self.axis = RunAxis()
         self.position_table: Tensor | None = None
+        #: precision of the frozen weights: "fp32", or what `round_weights` made of them
+        self.precision = "fp32"
+        self._norms: dict[str, RunNorm] = {}
+        self._roles: dict[str, Role] = {}
+        self._sizes: dict[str, int] = {}
+        self._fingerprints: dict[tuple[object, ...], str] = {}
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hidden states (N, T, D) from inputs (N, T, D).
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        body_pass: BodyPass = PLAIN_PASS,
+    ) -> Tensor:
+        """Hidden states (N, T, D) from inputs x (N, T, D), or those at `positions` only (N, n, D).
 
-        mask (N, T) bool, True on real positions (padding is at the end), or None where all are real.
+        mask       (N, T) bool, True on real positions (padding is at the end), or None if all positions are real
+        positions  (N, n) int64
+        body_pass  the programs of the rows, and how the pass is computed
         """
+        skips = positions is not None and self.skips_unread_positions
+        with run_pass(body_pass, positions if skips else None):
+            hidden = self.run(x, mask)
+        return hidden if positions is None or skips else gather(hidden, positions)
+
+    def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The computation of `forward`; its modules look the pass up (`running_pass`)."""
         raise NotImplementedError
 
-    def hidden_at(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-        """Hidden states (N, n, D) at `positions` (N, n) only; bodies that can leave out work override this."""
-        return gather(self(x, mask), positions)
+    def read_out(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+        read_outs: Sequence[ReadOut],
+        body_pass: BodyPass = PLAIN_PASS,
+    ) -> list[Tensor]:
+        """What output layers read of inputs x (N, T, D): for each of `read_outs` its rows' features (rows, n, D).
+
+        The mean of a row is (1, D), summed in fp32. `lengths` (N,) are the real positions of each row, None if all
+        are. Raises what `forward` raises.
+        """
+        N, T, _ = x.shape
+        # padding is at the end, where no real position of a causal body looks
+        seen = None if self.info.causal else mask
+        ends = torch.full((N,), T, device=x.device) if lengths is None else lengths
+        if any(each.kind == "mean" for each in read_outs):
+            hidden, first, n = self(x, seen, body_pass=body_pass), torch.zeros_like(ends), T
+        else:
+            n = max(each.positions for each in read_outs)
+            first = ends - n
+            # rows may be shorter than what the rows of another task read
+            positions = (first[:, None] + torch.arange(n, device=x.device)).clamp(min=0)
+            hidden = self(x, seen, positions, body_pass)
+        features: list[Tensor] = []
+        for each in read_outs:
+            rows = hidden[each.rows]
+            if each.kind == "mean":
+                real = torch.ones(len(rows), T, device=x.device) if mask is None else mask[each.rows].float()
+                features.append((real[:, None] @ rows.float()) / real.sum(1)[:, None, None])
+            elif each.positions == n:
+                features.append(rows)
+            else:
+                start = (ends - first)[each.rows, None] - each.positions
+                features.append(gather(rows, start + torch.arange(each.positions, device=x.device)))
+        return features
+
+    def output_sizes(self, length: int, read_positions: int, outputs: int) -> tuple[int, int]:
+        """(inputs, outputs) of an output layer for a task of this length, which reads n positions of C outputs."""
+        return self.info.width, outputs
 
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
-        """Role of the parameters held by leaf `module`, given its ancestors from the root down; None: unknown."""
+        """Role of the parameters of leaf `module`, given its ancestors from the root down; None if it is unknown."""
         raise NotImplementedError
 
     def roles(self) -> dict[str, Role]:
         """Role of every parameter, by name. Raises TypeError naming a parameter without one."""
-        found: dict[str, Role] = {}
+        if self._roles:
+            return self._roles
+        roles: dict[str, Role] = {}
         for module_name, module in self.named_modules():
             prefix = f"{module_name}." if module_name else ""
-            own = [prefix + name for name, _ in module.named_parameters(recurse=False)]
-            if not own:
+            names = [prefix + name for name, _ in module.named_parameters(recurse=False)]
+            if not names:
                 continue
             is_norm = isinstance(module, RunNorm)
             role = Role.NORM if is_norm else self.role_of(module_name, module, self._path(module_name))
             if role is None:
                 raise TypeError(
-                    f"parameter {own[0]} of {self.info.name} ({type(module).__name__}) has no role; "
-                    f"teach the {self.info.family} adapter what it is for"
+                    f"Parameter {names[0]} of {self.info.name} ({type(module).__name__}) has no role. "
+                    f"Teach the {self.info.family} adapter what it is for."
                 )
-            found.update(dict.fromkeys(own, role))
-        return found
+            roles.update(dict.fromkeys(names, role))
+        self._roles = roles
+        return roles
 
     def _path(self, name: str) -> list[nn.Module]:
         """The ancestors of the module called `name`, from the root down; the root has none."""
@@ -101,35 +187,74 @@ class Backbone(nn.Module):
         return [self.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
 
     def transformer_blocks(self) -> Sequence[nn.Module]:
-        """The equal blocks that the body is a chain of, in order; none where it is no transformer."""
+        """The equal blocks that the body is a chain of, in order; none if it is not a transformer."""
         return ()
 
     def norms(self) -> dict[str, RunNorm]:
         """Every norm of the body, by module name, in order."""
-        return {name: module for name, module in self.named_modules() if isinstance(module, RunNorm)}
+        if not self._norms:
+            self._norms = {name: module for name, module in self.named_modules() if isinstance(module, RunNorm)}
+        return self._norms
+
+    def sizes(self) -> dict[str, int]:
+        """The number of elements of every parameter, by name, whatever their precision is by now."""
+        return self._sizes or {name: parameter.numel() for name, parameter in self.named_parameters()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the body by its plain name: norms without run axis, the table as `positions`."""
-        norms = {f"{name}.{kind}" for name in self.norms() for kind in ("weight", "bias")}
-        found = {name: p[0] if name in norms else p for name, p in self.named_parameters()}
+        """Every tensor of the body by its plain name, the position table as `positions`."""
+        tensors: dict[str, Tensor] = {name: parameter for name, parameter in self.named_parameters()}  # noqa: C416
         if self.position_table is not None:
-            found["positions"] = self.position_table
-        return {name: p.detach() for name, p in found.items()}
+            tensors["positions"] = self.position_table
+        return {name: tensor.detach() for name, tensor in tensors.items()}
 
     def fingerprint(self, trained: Collection[str]) -> str:
-        """sha256 of the tensors that stay as they are while the roles `trained` are trained."""
+        """sha256 of the tensors that stay as they are while the roles `trained` are trained.
+
+        It is computed once for tensors that have not changed, and is that of the weights in fp32 even after they
+        were rounded. Raises RuntimeError for roles of which it was not taken before the weights were rounded.
+        """
         roles = self.roles()
-        return fingerprint(
-            {name: t for name, t in self.tensors().items() if roles.get(name, "position") not in trained}
-        )
+        trained = frozenset(map(str, trained)) & {str(role) for role in (*roles.values(), Role.POSITION)}
+        if self.precision != "fp32":
+            if (trained,) not in self._fingerprints:
+                raise RuntimeError(f"{self.info.name} was rounded to {self.precision}: load it again to train its body")
+            return self._fingerprints[trained,]
+        frozen = {name: tensor for name, tensor in self.tensors().items() if roles.get(name, "position") not in trained}
+        key = (trained, tuple(tensor._version for tensor in frozen.values()))
+        if key not in self._fingerprints:
+            self._fingerprints[key] = fingerprint(frozen)
+        return self._fingerprints[key]
+
+    def round_weights(self, precision: str) -> None:
+        """Give all weights but the norms' the `precision` of their products, in place: "fp32", "bf16" or "int8".
+
+        Nothing changes if they have it already. Raises ValueError for weights of yet another precision.
+        """
+        if precision == self.precision:
+            return
+        if self.precision != "fp32":
+            raise ValueError(f"the weights are {self.precision} already and cannot become {precision}")
+        # once rounded, a body can no longer say what it was
+        for count in range(len(SHARED_ROLES) + 1):
+            for trained in itertools.combinations(SHARED_ROLES, count):
+                roles = frozenset(trained) & {str(role) for role in (*self.roles().values(), Role.POSITION)}
+                self._fingerprints[roles,] = self.fingerprint(trained)
+        self._sizes = self.sizes()
+        self.norms()
+        if precision == "int8":
+            int8.convert(self)
+        norms = {f"{name}.{kind}" for name, norm in self.norms().items() for kind, _ in norm.named_parameters()}
+        for name, parameter in self.named_parameters():
+            if name not in norms:
+                parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        self.precision = precision
 
     def counts(self) -> dict[Role, int]:
-        """Number of parameters of each role for one run; the position table counts whole."""
+        """Number of parameters of each role; the position table counts whole."""
         counts = dict.fromkeys(Role, 0)
         roles = self.roles()
-        for name, parameter in self.named_parameters():
-            share = parameter[0] if roles[name] is Role.NORM else parameter
-            counts[roles[name]] += share.numel()
+        for name, size in self.sizes().items():
+            counts[roles[name]] += size
         if self.position_table is not None:
             counts[Role.POSITION] += self.position_table.numel()
         return counts

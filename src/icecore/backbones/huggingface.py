@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from icecore.backbones.backbone import Backbone, BackboneInfo, Role, gather
 from icecore.backbones.modules import attention
+from icecore.backbones.modules.body_pass import running_pass
 from icecore.backbones.modules.patching import (
     ZeroPositions,
     parent_of,
@@ -74,57 +75,31 @@ class HuggingFaceBackbone(Backbone):
         for name in family.remove:
             parent, child = parent_of(model, name)
             setattr(parent, child, None)
-        replace_norms(model, self.axis)
-        replace_activations(model, self.axis)
-        salt = replace_dropouts(model, self.axis)
-        if not family.own_attention and attention.attach(model, self.axis, salt) < info.layers:
+        replace_norms(model)
+        replace_activations(model)
+        salt = replace_dropouts(model)
+        if not family.own_attention and attention.attach(model, salt) < info.layers:
             raise TypeError(f"{info.name}: fewer attention modules than its {info.layers} layers")
         self.model = model.eval().requires_grad_(False)
-        self._positions: Tensor | None = None
-        self._all: Tensor | None = None
+        self.skips_unread_positions = family.last_step is not None or family.pre_norm is not None
         self._hook_last_block(_blocks(model, info.layers)[-1])
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self.family.call(self, x, mask)
-
-    def hidden_at(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-        if self.family.last_step is None and self.family.pre_norm is None:
-            return super().hidden_at(x, mask, positions)
-        self._positions = positions
-        try:
-            return self(x, mask)
-        finally:
-            self._positions = self._all = None
 
     def transformer_blocks(self) -> Sequence[nn.Module]:
         return list(_blocks(self.model, self.info.layers))
 
     def _hook_last_block(self, block: nn.Module) -> None:
-        """In the last block, go on with the read-out positions only as soon as attention has seen all."""
+        """In the last block, continue with the read positions only as soon as attention has seen all positions."""
         if self.family.last_step is not None:
-            block.get_submodule(self.family.last_step).register_forward_pre_hook(self._keep_read)
+            block.get_submodule(self.family.last_step).register_forward_pre_hook(_gather_inputs)
         if self.family.pre_norm is not None:
             norm, attention = (block.get_submodule(name) for name in self.family.pre_norm)
-            # the residual is the block's input: gathered there, and whole again for norm and attention
-            block.register_forward_pre_hook(self._keep_residual)
-            norm.register_forward_pre_hook(lambda module, inputs: None if self._all is None else (self._all,))
-            attention.register_forward_hook(self._keep_output)
-
-    def _keep_read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return None if self._positions is None else tuple(gather(x, self._positions) for x in inputs)
-
-    def _keep_residual(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self._positions is None:
-            return None
-        self._all, *rest = inputs
-        return (gather(inputs[0], self._positions), *rest)
-
-    def _keep_output(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if self._positions is None:
-            return None
-        if isinstance(output, Tensor):
-            return gather(output, self._positions)
-        return (gather(output[0], self._positions), *output[1:])
+            # the residual is the block's input: it is gathered there, and is whole again for norm and attention
+            block.register_forward_pre_hook(_gather_residual)
+            norm.register_forward_pre_hook(_restore_residual)
+            attention.register_forward_hook(_gather_output)
 
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
         for ancestor in (module, *reversed(list(path))):
@@ -132,6 +107,33 @@ class HuggingFaceBackbone(Backbone):
             if role is not None:
                 return role
         return None
+
+
+def _gather_inputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    positions = running_pass().positions
+    return None if positions is None else tuple(gather(x, positions) for x in inputs)
+
+
+def _gather_residual(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    running = running_pass()
+    if running.positions is None:
+        return None
+    running.residual, *rest = inputs
+    return (gather(inputs[0], running.positions), *rest)
+
+
+def _restore_residual(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    residual = running_pass().residual
+    return None if residual is None else (residual,)
+
+
+def _gather_output(module: nn.Module, inputs: Any, output: Any) -> Any:
+    positions = running_pass().positions
+    if positions is None:
+        return None
+    if isinstance(output, Tensor):
+        return gather(output, positions)
+    return (gather(output[0], positions), *output[1:])
 
 
 def _standard_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:

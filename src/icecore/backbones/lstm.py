@@ -1,19 +1,19 @@
-"""Recurrent bodies and the empty body: the controls beside a frozen transformer.
+"""Recurrent bodies: controls beside a frozen transformer.
 
 `lstm` and `lstm-star` are the paper's LSTM and LSTM* with the faults of its cell mended,
-`lstm-matched` has a given transformer's frozen and trainable counts, `none` is a linear probe.
+`lstm-matched` has a given transformer's frozen and trainable counts.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from icecore.backbones.backbone import Backbone, BackboneInfo, BodyRequest, Role
-from icecore.backbones.modules.run_axis import NormKind, RunAxis, RunNorm
+from icecore.backbones.modules.body_pass import per_row, running_pass
+from icecore.backbones.modules.norm import NormKind, RunNorm
 from icecore.backbones.recurrence import EPS, Recurrence
 from icecore.core.errors import ConfigError, WeightsError, unknown_name
 
@@ -32,8 +32,8 @@ def _drawn(module: Module, bound: float, generator: torch.Generator) -> Module:
     return module
 
 
-def _norm(kind: NormKind, width: int, bias: bool, axis: RunAxis) -> RunNorm:
-    return RunNorm(kind, torch.ones(width), torch.zeros(width) if bias else None, EPS, axis)
+def _norm(kind: NormKind, width: int, bias: bool) -> RunNorm:
+    return RunNorm(kind, torch.ones(width), torch.zeros(width) if bias else None, EPS)
 
 
 class StepWeights(nn.Linear):
@@ -47,27 +47,27 @@ class LayerNormLSTM(nn.Module):
     biases at 0, and the initial states are zeros instead of fresh draws.
     """
 
-    def __init__(self, width: int, axis: RunAxis, generator: torch.Generator) -> None:
+    def __init__(self, width: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.axis = axis
         bound = 1 / math.sqrt(width)
         self.input = _drawn(nn.Linear(width, 4 * width, device="meta"), bound, generator)
         self.recurrent = _drawn(StepWeights(width, 4 * width, device="meta"), bound, generator)
-        self.input_norm = _norm("layer", 4 * width, True, axis)
-        self.recurrent_norm = _norm("layer", 4 * width, True, axis)
-        self.cell_norm = _norm("layer", width, True, axis)
+        self.input_norm = _norm("layer", 4 * width, True)
+        self.recurrent_norm = _norm("layer", 4 * width, True)
+        self.cell_norm = _norm("layer", width, True)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, T, D) -> hidden states (N, T, D) in x's dtype."""
-        recurrent, cell = self.recurrent_norm, self.cell_norm
+        recurrent, cell = self.recurrent_norm.pass_parameters(), self.cell_norm.pass_parameters()
         assert recurrent.bias is not None
         assert cell.bias is not None
+        run_of_row = running_pass().value.run_of_row
         drive = self.input_norm(self.input(x))
-        # the recurrent norm's bias meets every position alike: adding it here keeps it out of the loop
-        drive = drive + self.axis.spread(recurrent.bias, drive)
+        # the recurrent norm's bias is the same at every position: adding it here keeps it out of the loop
+        drive = drive + per_row(recurrent.bias, drive, run_of_row)
         rows = x[:, 0]
-        per_row = (self.axis.spread(values, rows) for values in (recurrent.weight, cell.weight, cell.bias))
-        return Recurrence.apply(drive, self.recurrent.weight, self.recurrent.bias, *per_row)
+        gains = (per_row(values, rows, run_of_row) for values in (recurrent.weight, cell.weight, cell.bias))
+        return Recurrence.apply(drive, self.recurrent.weight, self.recurrent.bias, *gains)
 
 
 class _RecurrentBody(Backbone):
@@ -103,10 +103,9 @@ class LSTMBody(_RecurrentBody):
         super().__init__(info, positions, generator)
         self.takes_positions = positions > 0
         self.residual = residual
-        self.layers = nn.ModuleList(LayerNormLSTM(info.width, self.axis, generator) for _ in range(info.layers))
+        self.layers = nn.ModuleList(LayerNormLSTM(info.width, generator) for _ in range(info.layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (N, T, D) -> (N, T, D); `mask` is not needed."""
+    def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         for layer in self.layers:
             x = x + layer(x) if self.residual else layer(x)
         return x
@@ -187,7 +186,7 @@ class MatchedLSTM(_RecurrentBody):
             raise ConfigError(f"{info.name} of {L} layers can have {2 * L} to {2 * L + 2} norms, asked for {norms}")
 
         def norm() -> RunNorm:
-            return _norm(norm_kind, D, norm_bias, self.axis)
+            return _norm(norm_kind, D, norm_bias)
 
         generator = torch.Generator().manual_seed(seed)
         super().__init__(info, positions, generator)
@@ -197,33 +196,18 @@ class MatchedLSTM(_RecurrentBody):
         )
         self.last = norm() if norms > 2 * L else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (N, T, D) -> (N, T, D); `mask` is not needed."""
+    def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.first(x)
         for block in self.blocks:
             x = block(x)
         return self.last(x)
 
 
-class NoBody(Backbone):
-    """The identity: what input and output layer do alone."""
-
-    takes_positions = False
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (N, T, D) as it is."""
-        return x
-
-    def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
-        """Never asked: there are no parameters."""
-        return None
-
-
 def _info(name: str, width: int, layers: int, source: str) -> BackboneInfo:
     return BackboneInfo(name, "lstm", width, layers, None, None, causal=True, weights="random", source=source)
 
 
-def _width(request: BodyRequest, default: int) -> int:
+def requested_width(request: BodyRequest, default: int) -> int:
     """The option "width", the only one of these bodies. Raises ConfigError."""
     for option in request.options:
         if option != "width":
@@ -252,7 +236,7 @@ def _random_lstm(request: BodyRequest, layers: int, residual: bool, positions: i
     layers = layers if request.layers is None else request.layers
     if layers < 1:
         raise ConfigError(f"{request.name} needs at least 1 layer, asked for {layers}")
-    info = _info(request.name, _width(request, 768), layers, f"random, seed {request.seed}")
+    info = _info(request.name, requested_width(request, 768), layers, f"random, seed {request.seed}")
     return LSTMBody(info, residual, positions, request.seed)
 
 
@@ -275,20 +259,6 @@ def build_lstm_star(request: BodyRequest) -> Backbone:
     Otherwise as `build_lstm`. The recurrence itself has no longest input, so `max_length` is None.
     """
     return _random_lstm(request, layers=12, residual=True, positions=1024)
-
-
-def build_none(request: BodyRequest) -> Backbone:
-    """No body: a linear probe of width 64 unless asked otherwise.
-
-    It has no weights, so any kind of them will do and is not looked at.
-
-    Raises:
-        ConfigError: for an unknown option, a width below 1, or any layers
-    """
-    if request.layers:
-        raise ConfigError(f"{request.name} has no layers, asked for {request.layers}; leave the number out")
-    info = _info(request.name, _width(request, 64), 0, "no weights")
-    return NoBody(replace(info, family="none", identity=True))
 
 
 def build_matched(

@@ -13,6 +13,8 @@ from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Resume
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
 from icecore.core.text import pluralize
+from icecore.training.context import ExecutionContext
+from icecore.training.run_summary import SweepSummary
 
 LearningRates = Annotated[
     str | None,
@@ -99,7 +101,7 @@ def train(
         device = world.device(device)
         with training_displays(out, quiet or not world.is_main, tensorboard and world.is_main) as displays:
             options = {"compile": compile, "watchers": displays, "world": world}
-            group = sweep.run_sweep(configs, sweep.Place(out, data_dir, device, micro_batch, resume, **options))
+            group = sweep.run_sweep(configs, ExecutionContext(out, data_dir, device, micro_batch, resume, **options))
     if world.is_main:
         _print_group(group, out)
 
@@ -176,31 +178,30 @@ def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder o
     stdout().print(table)
 
 
-def _print_group(group: dict[str, Any], out: Path) -> None:
+def _print_group(sweep: SweepSummary, out: Path) -> None:
     """Print one row for each run, then what validation chose."""
-    runs = group["runs"]
+    runs = sweep.runs
     table = new_table("run", "lr", "seed", "status", "best step", "train", "val", "test", "seconds")
     for run in runs:
-        metrics = (
-            "-" if run[key] is None else f"{run[key]:.2%}" for key in ("train_metric", "val_metric", "test_metric")
-        )
-        settings = (run["run_id"], f"{run['lr']:g}", str(run["seed"]), run["status"], f"{run['best_step']:,}")
-        table.add_row(*settings, *metrics, f"{run['seconds']:.0f}")
+        values = (run.train_metric, run.val_metric, run.test_metric)
+        metrics = ("-" if value is None else f"{value:.2%}" for value in values)
+        settings = (run.run_id, f"{run.lr:g}", str(run.seed), run.status, f"{run.best_step:,}")
+        table.add_row(*settings, *metrics, f"{run.seconds:.0f}")
     stdout().print(table)
-    scores = {split: value for split, value in runs[0]["test_metrics"].items() if value is not None}
+    scores = {split: value for split, value in runs[0].test_metrics.items() if value is not None}
     if len(scores) > 1:
         print_text("  ".join(f"{split} {value:.2%}" for split, value in scores.items()))
-    metric = f"Test {runs[0]['metric_name']}"
-    if group["test_mean"] is None:
+    metric = f"Test {runs[0].metric_name}"
+    if sweep.test_mean is None:
         print_text("No run ended with finite numbers. Choose a smaller --lr.")
     elif len(runs) > 1:
-        sem = "" if group["test_sem"] is None else f" ± {group['test_sem']:.2%}"
-        over = f" (mean and its standard error over {group['n_seeds']} seeds)" if sem else ""
-        print_text(f"Validation chose learning rate {group['chosen_lr']:g} (mean {group['val_mean']:.2%}).")
-        print_text(f"{metric} at this rate: {group['test_mean']:.2%}{sem}{over}")
+        sem = "" if sweep.test_sem is None else f" ± {sweep.test_sem:.2%}"
+        over = f" (mean and its standard error over {sweep.n_seeds} seeds)" if sem else ""
+        print_text(f"Validation chose learning rate {sweep.chosen_lr:g} (mean {sweep.val_mean:.2%}).")
+        print_text(f"{metric} at this rate: {sweep.test_mean:.2%}{sem}{over}")
     else:
-        print_text(f"{metric}: {group['test_mean']:.2%}")
+        print_text(f"{metric}: {sweep.test_mean:.2%}")
     print_text(
-        f"{runs[0]['trainable_parameters']:,} trained and {runs[0]['frozen_parameters']:,} frozen parameters. "
+        f"{runs[0].trainable_parameters:,} trained and {runs[0].frozen_parameters:,} frozen parameters. "
         f"The full result is in {out / 'summary.json'}."
     )

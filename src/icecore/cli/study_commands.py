@@ -27,6 +27,7 @@ from icecore.cli.options import (
 )
 from icecore.core.errors import ConfigError
 from icecore.core.text import approximate_duration, pluralize
+from icecore.training.context import ExecutionContext
 
 TableNames = Annotated[
     list[str] | None,
@@ -74,7 +75,6 @@ def paper(
     quiet: Quiet = False,
 ) -> None:
     """Reproduce tables of the paper, beside the published numbers. Finished runs are not trained again."""
-    from icecore.experiments.sweep import Place
     from icecore.paper import planning
 
     if show_list or not tables:
@@ -85,7 +85,7 @@ def paper(
         budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device
     )
     plans = {name: planning.plan_table(name, request, out) for name in names}
-    place = Place(out / "runs", data_dir, device, resume=resume)
+    place = ExecutionContext(out / "runs", data_dir, device, resume=resume)
     _run_plans(plans, out, place, _ray_options(ray, cpus, gpus), dry_run, quiet)
 
 
@@ -105,10 +105,9 @@ def grid(
 ) -> None:
     """Train every combination of the settings in a grid file. Finished runs are not trained again."""
     from icecore.experiments.grid_file import read_grid
-    from icecore.experiments.sweep import Place
 
     cells = read_grid(file, device)
-    place = Place(out / "runs", data_dir, device, resume=resume)
+    place = ExecutionContext(out / "runs", data_dir, device, resume=resume)
     _run_plans({cells[0].key.study: cells}, out, place, _ray_options(ray, cpus, gpus), dry_run, quiet)
 
 

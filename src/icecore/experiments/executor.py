@@ -9,6 +9,7 @@ from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, DataError, UserError, WeightsError
 from icecore.experiments import sweep
 from icecore.tasks.task import Task
+from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
 
 #: configurations that were submitted, and their summaries or the error for which they could not be trained
@@ -38,7 +39,7 @@ class Executor(Protocol):
 class LocalExecutor:
     """Trains in this process, one cell after another. Consecutive cells of one task share its data."""
 
-    def __init__(self, context: sweep.Place) -> None:
+    def __init__(self, context: ExecutionContext) -> None:
         self.context = context
         self.submitted: tuple[Sequence[RunConfig], bool] | None = None
         self.task: tuple[Any, Task] | None = None
@@ -60,7 +61,7 @@ class LocalExecutor:
             summaries = sweep.train_runs(configs, replace(self.context, wait=wait), self._task(configs[0]))
         except (BusyError, ConfigError, DataError, WeightsError) as error:
             return configs, error
-        return configs, [RunSummary.from_json(summary) for summary in summaries]
+        return configs, summaries
 
     def _task(self, config: RunConfig) -> Task:
         """The task of a configuration, on the device; the last one is kept for the next cell."""

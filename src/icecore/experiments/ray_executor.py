@@ -26,6 +26,7 @@ from icecore.core.text import pluralize
 from icecore.experiments import sweep
 from icecore.experiments.executor import Completion
 from icecore.training.checkpoint import CONFIG, EVENTS, PROGRAM, SUMMARY, RunFolder
+from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
 
 #: how often a pack is retried after its node or process was lost; Ray does not count what it kills for memory
@@ -60,7 +61,7 @@ class Job:
     """
 
     configs: Sequence[RunConfig]
-    context: sweep.Place
+    context: ExecutionContext
     working_directory: Path
     marker: str
     files: Mapping[str, Any] = field(default_factory=dict)
@@ -99,7 +100,7 @@ def run_job(job: Job) -> JobResult:
             context = replace(context, out=Path(temporary) / "runs")
         try:
             with contextlib.chdir(directory):
-                outcome = [RunSummary.from_json(summary) for summary in sweep.train_runs(job.configs, context)]
+                outcome = sweep.train_runs(job.configs, context)
             if not is_shared:
                 folders = {config.run_id: _read_files(RunFolder(context.out, config)) for config in job.configs}
         except UserError as error:
@@ -152,7 +153,9 @@ class RayExecutor:
     #: any number of runs may be submitted
     has_capacity = True
 
-    def __init__(self, context: sweep.Place, options: RayOptions, marker: str, log: Callable[[str], object]) -> None:
+    def __init__(
+        self, context: ExecutionContext, options: RayOptions, marker: str, log: Callable[[str], object]
+    ) -> None:
         self.ray, self.log = _ray(), log
         gpus = _gpus_per_pack(options, context.device, self.ray.cluster_resources().get("GPU", 0))
         self.slots = _count_slots(self.ray.nodes(), options.cpus, gpus)
@@ -178,7 +181,7 @@ class RayExecutor:
             if summary is None:
                 missing.append(config)
             else:
-                self.already_finished.append((config, RunSummary.from_json(summary)))
+                self.already_finished.append((config, summary))
         self.submissions.append(_Submission(missing, title, wait))
 
     def next_result(self) -> Completion:
@@ -242,7 +245,7 @@ class RayExecutor:
 
 
 @contextlib.contextmanager
-def ray_executor(context: sweep.Place, options: RayOptions, log: Callable[[str], object]) -> Iterator[RayExecutor]:
+def ray_executor(context: ExecutionContext, options: RayOptions, log: Callable[[str], object]) -> Iterator[RayExecutor]:
     """Connect to a cluster, or start one on this machine. On exit, running packs are cancelled.
 
     log  is called with a message for each finished pack

@@ -95,8 +95,7 @@ class RunRecord:
         training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e["loss"] is not None)
         changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
         config = json.loads(folder.config.to_json())
-        run = RunSummary.from_json(summary)
-        return cls(key, command, f"{changed:%Y-%m-%d}", run, config, validation, training, extra or {})
+        return cls(key, command, f"{changed:%Y-%m-%d}", summary, config, validation, training, extra or {})
 
 
 def append_records(path: Path, records: Iterable[RunRecord]) -> None:

@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from icecore.backbones import build_body_of
 from icecore.core.config import RunConfig
 from icecore.core.errors import BusyError, ConfigError, DataError, UserError, WeightsError
 from icecore.experiments import estimate, sweep
 from icecore.experiments.executor import Executor, LocalExecutor
 from icecore.experiments.results import CellKey, RunRecord, append_records, read_records
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, write_body
+from icecore.model.loading import write_body
+from icecore.model.program import Program
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
 
 #: measures a trained model on its task; may write files below the results folder. (model, task, folder, run id)
@@ -49,7 +52,7 @@ class CellPlan:
 def run_study(
     cells: Sequence[CellPlan],
     file: Path,
-    context: sweep.Place,
+    context: ExecutionContext,
     log: Callable[[str], object],
     executor: Executor | None = None,
 ) -> list[RunRecord]:
@@ -72,7 +75,7 @@ class _StudyRun:
         self,
         cells: Sequence[CellPlan],
         file: Path,
-        context: sweep.Place,
+        context: ExecutionContext,
         log: Callable[[str], object],
         executor: Executor,
     ) -> None:
@@ -149,7 +152,7 @@ class _StudyRun:
         if pretraining.run_id not in self.trained:  # a line in the results is not enough, the program is needed
             return [pretraining]
         program = Program.load(RunFolder(self.context.out, pretraining).program_path)
-        write_body(program, sweep.load_body(pretraining), body)
+        write_body(program, build_body_of(pretraining), body)
         return configs
 
     def _finished_records(self, cell: CellPlan) -> list[RunRecord]:
@@ -159,7 +162,7 @@ class _StudyRun:
         of_cell = {record.run_id: record for record in self.records if record.key == cell.key}
         of_all = {record.run_id: record for record in self.records}
         records = []
-        for config in cell.sweep.runs(_json(self.summaries)):
+        for config in cell.sweep.runs(self.summaries):
             record = of_cell.get(config.run_id)
             if record is None and config.run_id in of_all:
                 record = replace(of_all[config.run_id], key=cell.key)
@@ -170,7 +173,7 @@ class _StudyRun:
 
     def _analyzed(self, cell: CellPlan, records: list[RunRecord]) -> list[RunRecord]:
         """The records, the first one at the chosen learning rate with the results of the cell's analysis."""
-        chosen_lr = sweep.summarize_runs([record.summary.to_json() for record in records])["chosen_lr"]
+        chosen_lr = sweep.summarize_runs([record.summary for record in records]).chosen_lr
         index = next((i for i, record in enumerate(records) if record.summary.lr == chosen_lr), None)
         if cell.analysis is None or index is None or records[index].extra:
             return records
@@ -234,8 +237,4 @@ def _summaries(records: Sequence[RunRecord]) -> dict[str, RunSummary]:
 
 
 def _missing(cell: CellPlan, summaries: Mapping[str, RunSummary]) -> list[RunConfig]:
-    return cell.sweep.missing(_json(summaries))
-
-
-def _json(summaries: Mapping[str, RunSummary]) -> dict[str, Mapping[str, Any]]:
-    return {run_id: summary.to_json() for run_id, summary in summaries.items()}
+    return cell.sweep.missing(summaries)

@@ -8,46 +8,30 @@ import contextlib
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icecore.backbones import Backbone, BodyRequest, build_backbone
+from icecore.backbones import build_body_of
 from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
 from icecore.core.settings import check_names, check_types
 from icecore.core.storage import write_json
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, load_programs, model_settings
+from icecore.model.loading import load_programs
+from icecore.model.program import Program
+from icecore.model.settings import model_settings
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.entry import TaskRequest, read_options
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config
-from icecore.training.distributed import ALONE, World
-from icecore.training.execution import Callback, Execution, pays_to_compile
+from icecore.training.compilation import pays_to_compile
+from icecore.training.context import ExecutionContext
 from icecore.training.loop import train_pack
 from icecore.training.micro_batches import max_runs
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a group of runs computes and keeps its files; none of it changes results.
-
-    wait   for runs that another process is training
-    world  processes that train together, this one among them
-    """
-
-    out: Path = Path("runs")
-    data_dir: str | None = None
-    device: str = "auto"
-    micro_batch: int | None = None
-    resume: bool = True
-    wait: bool = True
-    compile: bool | None = None
-    watchers: Sequence[Callback] = ()
-    world: World = ALONE
+from icecore.training.run_summary import RunSummary, SweepSummary
 
 
 def make_config(task: str, precision: str = "auto", device: str = "auto", **settings: Any) -> RunConfig:
@@ -90,56 +74,56 @@ def expand_sweep(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[i
     return [replace(config, lr=lr, seed=seed) for lr, seed in pairs]
 
 
-def run_sweep(configs: Sequence[RunConfig], place: Place = Place()) -> dict[str, Any]:
-    """Train what is not finished yet and write the group's summary. Returns the content of `out/summary.json`."""
-    group = summarize_runs(train_runs(configs, place))
-    if place.world.is_main:
-        write_json(place.out / "summary.json", group)
-    return group
+def run_sweep(configs: Sequence[RunConfig], context: ExecutionContext | None = None) -> SweepSummary:
+    """Train what is not finished yet and write the sweep's summary to `out/summary.json`. Returns it."""
+    context = context or ExecutionContext()
+    summary = summarize_runs(train_runs(configs, context))
+    if context.world.is_main:
+        write_json(context.out / "summary.json", summary.to_json())
+    return summary
 
 
-def train_runs(configs: Sequence[RunConfig], place: Place, task: Task | None = None) -> list[dict[str, Any]]:
+def train_runs(configs: Sequence[RunConfig], context: ExecutionContext, task: Task | None = None) -> list[RunSummary]:
     """Train what is not finished yet, packed where runs share a body. Returns the runs' summaries, in order.
 
-    task  that of all of the configurations, on the device, where it has been read already
+    task  the task of all configurations, on the device, if it has been read already
 
-    Where another process trains one of them, waits for it, or raises BusyError where `place.wait` is false.
+    Waits for runs that another process is training, or raises BusyError if `context.wait` is false.
     """
     for config in configs:
-        place.world.check(config)
-    folders = {config.run_id: place.world.folder(place.out, config) for config in configs}
+        context.world.check(config)
+    folders = {config.run_id: context.world.folder(context.out, config) for config in configs}
     with contextlib.ExitStack() as locks:
         for run_id in sorted(folders):  # in one order, so that no two processes wait for each other
             folders[run_id].open()
             if not locks.enter_context(folders[run_id].lock(wait=False)):
-                if not place.wait:
-                    raise BusyError(f"{folders[run_id].path}: another process is training this run")
-                for watcher in place.watchers:
-                    watcher.waiting(run_id)
+                if not context.wait:
+                    raise BusyError(f"Another process is training the run {folders[run_id].path}.")
+                for callback in context.callbacks:
+                    callback.waiting(run_id)
                 locks.enter_context(folders[run_id].lock())
-            if not place.resume:
+            if not context.resume:
                 folders[run_id].reset()
-        _train_missing(folders.values(), place, task)
-    summaries = [folder.summary() for folder in folders.values()]
-    return place.world.broadcast([summary for summary in summaries if summary is not None])
+        finished = {run_id: summary for run_id, folder in folders.items() if (summary := folder.summary()) is not None}
+        unfinished = [(folder.config, folder.pack()) for run_id, folder in folders.items() if run_id not in finished]
+        trained = _train_unfinished(context.world.broadcast(unfinished), context, task)
+    summaries = context.world.broadcast({**finished, **{summary.run_id: summary for summary in trained}})
+    return [summaries[run_id] for run_id in folders]
 
 
-def _train_missing(folders: Iterable[RunFolder], place: Place, task: Task | None) -> None:
-    missing = place.world.broadcast([(folder.config, folder.pack()) for folder in folders if folder.summary() is None])
-    for group in packs([config for config, _ in missing], [begun for _, begun in missing]):
-        chosen = select_runtime(place.device, group[0].precision)
-        data = task or load_task(group[0], place.data_dir).to(chosen.device)
-        execution = Execution(
-            place.out,
-            chosen,
-            place.micro_batch,
-            compile=place.compile,
-            watchers=place.watchers,
-            world=place.world,
-        )
-        size = pack_size(group, data, execution)
+def _train_unfinished(
+    unfinished: Sequence[tuple[RunConfig, list[str]]], context: ExecutionContext, task: Task | None
+) -> list[RunSummary]:
+    """Train runs, each given with the ids of the pack that it was last in."""
+    summaries: list[RunSummary] = []
+    for group in packs([config for config, _ in unfinished], [pack for _, pack in unfinished]):
+        device = context.runtime(group[0]).device
+        data = task or load_task(group[0], context.data_dir).to(device)
+        size = pack_size(group, data, context)
         for first in range(0, len(group), size):
-            train_pack(data, load_body(group[first]), group[first : first + size], execution)
+            backbone = context.backbone(group[first])
+            summaries += train_pack(data, backbone, group[first : first + size], context)
+    return summaries
 
 
 @dataclass(frozen=True)
@@ -158,15 +142,15 @@ class Sweep:
         lrs, seeds = len(self.lrs), len(self.seeds)
         return lrs + seeds - 1 if self.staged else lrs * seeds
 
-    def runs(self, done: Mapping[str, Mapping[str, Any]]) -> list[RunConfig]:
+    def runs(self, done: Mapping[str, RunSummary]) -> list[RunConfig]:
         """The runs as far as they can be known from the summaries of those that are `done`, by run id."""
         first = expand_sweep(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
         if len(first) == len(self) or any(config.run_id not in done for config in first):
             return first
-        chosen = summarize_runs([done[config.run_id] for config in first])["chosen_lr"]
+        chosen = summarize_runs([done[config.run_id] for config in first]).chosen_lr
         return first if chosen is None else first + expand_sweep(self.config, [chosen], self.seeds[1:])
 
-    def missing(self, done: Mapping[str, Mapping[str, Any]]) -> list[RunConfig]:
+    def missing(self, done: Mapping[str, RunSummary]) -> list[RunConfig]:
         """The runs that are to be made next; none where all are done."""
         return [config for config in self.runs(done) if config.run_id not in done]
 
@@ -187,18 +171,19 @@ def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> 
     return list(groups.values())
 
 
-def pack_size(configs: Sequence[RunConfig], task: Task, execution: Execution) -> int:
-    """How many of the runs, which share a body, train at once: as many as memory holds (`most_runs`).
+def pack_size(configs: Sequence[RunConfig], task: Task, context: ExecutionContext) -> int:
+    """How many of the runs, which share a body, train at once: as many as memory holds (`max_runs`).
 
     A larger group is trained in packs of this size, in order. An interrupted one is cut at the same
     places: what is finished are whole packs, and what had begun is a group of its own (`packs`).
     """
     if len(configs) == 1:
         return 1
-    config, runtime = configs[0], execution.runtime
+    config = configs[0]
+    runtime, backbone = context.runtime(config), context.backbone(config)
     # two runs: a model of one may take a shorter way, and keep less
-    trial = execution.place(FPT(task.spec, load_body(config), [0, 1], model_settings(config), runtime.precision))
-    return min(len(configs), max_runs(trial, task, min(execution.micro_batch or 1, config.batch_size)))
+    trial = context.place(FPT(task.spec, backbone, [0, 1], model_settings(config), runtime.precision), runtime)
+    return min(len(configs), max_runs(trial, task, min(context.micro_batch or 1, config.batch_size)))
 
 
 def load_task(config: RunConfig, data_dir: str | None) -> Task:
@@ -206,36 +191,30 @@ def load_task(config: RunConfig, data_dir: str | None) -> Task:
     return build_task(config.task, TaskRequest(config.task_options, data_dir, config.faults))
 
 
-def summarize_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The group summary: the learning rate validation chose, and the metrics there over seeds.
+def summarize_runs(runs: Sequence[RunSummary]) -> SweepSummary:
+    """The summary of a sweep: the learning rate that validation chose, and the metrics there over seeds.
 
-    Of rates that validation finds equal the one whose best states came first is chosen, then the smallest.
-    `test_sem` is the standard error of the mean over `n_seeds` seeds, None for a single one; `seconds` is
-    the wall time, that of a pack counted once.
+    Of rates that validation finds equal, the one whose best states came first is chosen, then the smallest.
     """
-    group: dict[str, Any] = {"runs": list(runs)}
-    group |= {"chosen_lr": None, "val_mean": None, "test_mean": None, "test_sem": None, "n_seeds": 0}
-    group["seconds"] = round(sum(summary["seconds_share"] for summary in runs), 3)
-    by_lr: dict[float, list[Mapping[str, Any]]] = {}
-    for summary in runs:
-        if summary["val_metric"] is not None:
-            by_lr.setdefault(summary["lr"], []).append(summary)
+    seconds = round(sum(run.seconds_share for run in runs), 3)
+    by_lr: dict[float, list[RunSummary]] = {}
+    for run in runs:
+        if run.val_metric is not None:
+            by_lr.setdefault(run.lr, []).append(run)
     # a learning rate at which some seed diverged counts only if no other is left
     complete = max(map(len, by_lr.values()), default=0)
-    means = {lr: _mean(seeds, "val_metric") for lr, seeds in by_lr.items() if len(seeds) == complete}
-    if means:
-        first = {lr: statistics.fmean(summary.get("best_step", 0) for summary in by_lr[lr]) for lr in means}
-        chosen = min(means, key=lambda lr: (-means[lr], first[lr], lr))
-        tests = [summary["test_metric"] for summary in by_lr[chosen]]
-        group |= {"chosen_lr": chosen, "val_mean": means[chosen], "test_mean": _mean(by_lr[chosen], "test_metric")}
-        group["n_seeds"] = len(tests)
-        if len(tests) > 1:
-            group["test_sem"] = statistics.stdev(tests) / math.sqrt(len(tests))
-    return group
-
-
-def _mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
-    return statistics.fmean(summary[key] for summary in runs)
+    means = {
+        lr: statistics.fmean(run.val_metric or 0.0 for run in seeds)
+        for lr, seeds in by_lr.items()
+        if len(seeds) == complete
+    }
+    if not means:
+        return SweepSummary(tuple(runs), seconds=seconds)
+    first = {lr: statistics.fmean(run.best_step for run in by_lr[lr]) for lr in means}
+    chosen = min(means, key=lambda lr: (-means[lr], first[lr], lr))
+    tests = [run.test_metric for run in by_lr[chosen] if run.test_metric is not None]
+    sem = statistics.stdev(tests) / math.sqrt(len(tests)) if len(tests) > 1 else None
+    return SweepSummary(tuple(runs), chosen, means[chosen], statistics.fmean(tests), sem, len(tests), seconds)
 
 
 def read_run_config(path: Path) -> RunConfig:
@@ -263,15 +242,10 @@ def open_run(
     program = Program.load(held)
     chosen = select_runtime(device, config.precision)
     task = (task or load_task(config, data_dir)).to(chosen.device)
-    model = load_programs([program], load_body(config), chosen.precision).to(chosen.device)
+    model = load_programs([program], build_body_of(config), chosen.precision).to(chosen.device)
     rows = sum(task.split_size(split) for split in task.test_splits)
-    model.backbone.axis.compiled = pays_to_compile(model, rows, training=False)
+    model.compiled = pays_to_compile(model, rows, training=False)
     return model, task
-
-
-def load_body(config: RunConfig) -> Backbone:
-    """The body of a configuration, with its weights."""
-    return build_backbone(BodyRequest(*config.body))
 
 
 def describe_run(path: Path) -> dict[str, Any]:
@@ -291,4 +265,4 @@ def describe_run(path: Path) -> dict[str, Any]:
     folder = RunFolder(path.parent, config)
     summary = folder.summary()
     state = {"status": f"unfinished, last state at step {max(folder.saved_steps(), default=0)}"}
-    return {**vars(config), **(summary if summary is not None else state)}
+    return {**vars(config), **(summary.to_json() if summary is not None else state)}

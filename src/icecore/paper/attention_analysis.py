@@ -120,42 +120,38 @@ def attention_maps(
     limit = cells or (T if isinstance(task, BitXor) else MAX_CELLS)
     stride = -(-T // limit)
     sums, count = _WeightSums(-(-T // stride), stride), 0
-    body.axis.record = sums
-    try:
-        for batch in map(task.prepare_batch, task.batches(split, max(1, WEIGHTS_PER_PASS // T**2), examples)):
-            lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
-            sums.begin(lengths)
-            model(batch)
-            count += len(batch)
-    finally:
-        body.axis.record = None
-    if not sums:
+    for batch in map(task.prepare_batch, task.batches(split, max(1, WEIGHTS_PER_PASS // T**2), examples)):
+        lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+        sums.begin(lengths)
+        model.features(batch, record=sums.add)
+        count += len(batch)
+    if not sums.layers:
         raise ConfigError(f"{body.info.name}: This body has no attention maps to record.")
-    return AttentionMaps(normalize_rows(torch.stack(sums).cpu()), count, body.info.causal, stride)
+    return AttentionMaps(normalize_rows(torch.stack(sums.layers).cpu()), count, body.info.causal, stride)
 
 
-class _WeightSums(list[Tensor]):
-    """Sums of attention weights over examples, one (H, C, C) for each layer.
+class _WeightSums:
+    """Sums of attention weights over examples, one (H, C, C) for each of `layers`.
 
-    It replaces the list in which a body records its weights and adds the weights of each layer at once, so that no
-    more than one layer's weights are in memory.
+    The weights of each layer are added as soon as they are computed, so that no more than one layer's weights are in
+    memory.
     """
 
     def __init__(self, cells: int, stride: int) -> None:
-        super().__init__()
         self.cells, self.stride = cells, stride
+        self.layers: list[Tensor] = []
 
     def begin(self, lengths: Sequence[int]) -> None:
         """Prepare for a pass over rows of these lengths."""
         self.lengths, self.layer = lengths, 0
 
-    def append(self, weights: Tensor) -> None:
+    def add(self, weights: Tensor) -> None:
         """Add the weights (N, H, T, T) of the next layer, without those of padding."""
-        if self.layer == len(self):
-            super().append(weights.new_zeros(weights.shape[1], self.cells, self.cells))
+        if self.layer == len(self.layers):
+            self.layers.append(weights.new_zeros(weights.shape[1], self.cells, self.cells))
         for row, length in zip(weights, self.lengths, strict=True):
             pooled = pool(row[:, :length, :length], self.stride)
-            self[self.layer][:, : pooled.shape[-1], : pooled.shape[-1]] += pooled
+            self.layers[self.layer][:, : pooled.shape[-1], : pooled.shape[-1]] += pooled
         self.layer += 1
 
 

@@ -17,8 +17,9 @@ from icecore.paper.attention_analysis import attention_maps
 from icecore.paper.attention_plot import draw_attention
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 from icecore.training.progress import progress_display
-from icecore.training.run_summary import RunSummary, SweepSummary
+from icecore.training.run_summary import RunSummary
 
 DEMO_STEPS = 200
 DEMO_SETTINGS: dict[str, Any] = {
@@ -45,8 +46,8 @@ def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
     try:
         for weights in ("pretrained", "random"):
             config = sweep.make_config("bit-xor", device=device, backbone="minilm", weights=weights, **DEMO_SETTINGS)
-            group = sweep.run_sweep([config], sweep.Place(out / weights, device=device, watchers=watchers))
-            runs.append((config, SweepSummary.from_json(group).runs[0]))
+            group = sweep.run_sweep([config], ExecutionContext(out / weights, device=device, callbacks=watchers))
+            runs.append((config, group.runs[0]))
     finally:
         if display is not None:
             display.close()

@@ -112,7 +112,7 @@ def build_cell(records: Sequence[RunRecord], quantity: Quantity, published: Mapp
         reasons = tuple(dict.fromkeys([*(record.missing for record in records if record.missing), *notes]))
         blank = tuple(CellNumber(name, None, published.get(name)) for name in quantity.parts)
         return TableCell(blank, state="missing" if reasons else "not run", notes=reasons)
-    lr = sweep.summarize_runs([run.summary.to_json() for run in runs])["chosen_lr"]
+    lr = sweep.summarize_runs([run.summary for run in runs]).chosen_lr
     chosen = [run for run in runs if run.summary.lr == lr and run.summary.val_metric is not None]
     numbers = []
     for name, read in quantity.parts.items():

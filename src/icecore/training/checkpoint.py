@@ -18,6 +18,7 @@ from torch import Tensor
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
 from icecore.core.storage import file_lock, storage_errors, write_json, write_tensors
+from icecore.training.run_summary import RunSummary
 
 CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
 LOCK = ".lock"
@@ -70,12 +71,12 @@ class RunFolder:
                 with self.events_path.open("a") as file:
                     file.write("\n")  # a line cut short must not swallow the next one
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> RunSummary | None:
         """The finished run's summary, or None. Raises ConfigError where the file is damaged."""
         if not self.summary_path.exists():
             return None
         try:
-            return json.loads(self.summary_path.read_text())
+            return RunSummary.from_json(json.loads(self.summary_path.read_text()))
         except ValueError as error:
             raise ConfigError(f"{self.summary_path}: damaged ({error}); delete it and run again") from error
 

@@ -180,7 +180,7 @@ def plan_feature_cache(
     """
     config, seeds = configs[0], [c.seed for c in configs]
     examples = task.split_size("train")
-    constant = config.train_roles == (OUTPUT,) and not config.dropout and not model.backbone.info.identity
+    constant = config.train_roles == (OUTPUT,) and not config.dropout and model.backbone.mixes_positions
     stored = task.train_index(seeds, 0, config.batch_size) is not None
     pays = len(configs) * config.steps * config.batch_size >= len(set(seeds)) * examples
     if not (constant and stored and pays):

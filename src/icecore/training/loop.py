@@ -22,14 +22,18 @@ from icecore.core.device import package_versions, to_device
 from icecore.core.random_streams import DROPOUT, random_stream
 from icecore.core.storage import write_json
 from icecore.model.fpt import FPT
-from icecore.model.program import Program, model_settings, start_from_program
+from icecore.model.loading import start_from_program
+from icecore.model.program import Program
+from icecore.model.settings import model_settings
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder, common_step
+from icecore.training.compilation import pays_to_compile
+from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate
-from icecore.training.execution import Execution, pays_to_compile
 from icecore.training.feature_cache import FeatureCache, plan_feature_cache
 from icecore.training.micro_batches import split_by_length, tokens_per_pass
 from icecore.training.optimizer import PackedAdam
+from icecore.training.run_summary import RunSummary
 
 
 @dataclass
@@ -61,15 +65,15 @@ class PackedRun:
 
 
 def train_pack(
-    task: Task, backbone: Backbone, configs: Sequence[RunConfig], execution: Execution
-) -> list[dict[str, Any]]:
+    task: Task, backbone: Backbone, configs: Sequence[RunConfig], context: ExecutionContext
+) -> list[RunSummary]:
     """Train runs that differ in learning rate and seed only, together. Returns their summaries, in order.
 
     The task must be on the runtime's device. Interrupted packs go on from their last common state.
     Raises UserError for what the user can mend (disk, memory); states on disk stay intact.
     """
-    with execution.runtime.memory_advice(execution.micro_batch or configs[0].batch_size):
-        pack = Pack(task, backbone, configs, execution)
+    with context.runtime(configs[0]).memory_advice(context.micro_batch or configs[0].batch_size):
+        pack = Pack(task, backbone, configs, context)
         pack.resume()
         pack.run()
         return pack.finish()
@@ -78,14 +82,15 @@ def train_pack(
 class Pack:
     """The state of a pack and the steps of its life: resume, run, finish."""
 
-    def __init__(self, task: Task, backbone: Backbone, configs: Sequence[RunConfig], execution: Execution) -> None:
-        self.task, self.execution = task, execution
+    def __init__(self, task: Task, backbone: Backbone, configs: Sequence[RunConfig], context: ExecutionContext) -> None:
+        self.task, self.context = task, context
         self.config = configs[0]
-        runtime = execution.runtime
+        self.runtime = context.runtime(self.config)
         seeds = [config.seed for config in configs]
-        self.model = execution.place(FPT(task.spec, backbone, seeds, model_settings(self.config), runtime.precision))
-        self.world = execution.world
-        folders = [self.world.folder(execution.out, config) for config in configs]
+        model = FPT(task.spec, backbone, seeds, model_settings(self.config), self.runtime.precision)
+        self.model = context.place(model, self.runtime)
+        self.world = context.world
+        folders = [self.world.folder(context.out, config) for config in configs]
         for folder in folders:
             folder.open()
             folder.clean_up()
@@ -96,13 +101,13 @@ class Pack:
         self.active = list(self.members)
         #: the members that the model's R programs belong to, in order
         self.rows = list(self.members)
-        model, config, axis = self.model, self.config, backbone.axis
+        config = self.config
         passes = len(configs) * config.batch_size * config.steps
-        axis.compiled = pays_to_compile(model, passes) if execution.compile is None else execution.compile
+        model.compiled = pays_to_compile(model, passes) if context.compile is None else context.compile
         self.features = plan_feature_cache(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
         # by all runs at the start: a resumed pack must be cut as it would have been; not where no pass is cut by it
-        measured = self.features is None and not execution.micro_batch
+        measured = self.features is None and not context.micro_batch
         self.tokens_per_pass = tokens_per_pass(model, task) if measured else None
         self.adam = PackedAdam(model.trained(), len(configs), config.clip, model.has_run_axis, factors)
         self.step = 0
@@ -123,19 +128,19 @@ class Pack:
         if found is not None:
             self._restore(*found)
         trained, frozen = self.model.counts()
-        info = {"trained": trained, "frozen": frozen, "device": self.execution.runtime.describe()}
-        info["compiled"] = self.model.backbone.axis.compiled
+        info = {"trained": trained, "frozen": frozen, "device": self.runtime.describe()}
+        info["compiled"] = self.model.compiled
         pack = [m.config.run_id for m in self.members]
         self._log("start", pack=pack, origin=origin, **info)
-        for watcher in self.execution.watchers:
-            watcher.begin([m.config for m in self.members], self.step, info)
+        for callback in self.context.callbacks:
+            callback.begin([m.config for m in self.members], self.step, info)
 
     def run(self) -> None:
         """Train until every run has stopped or made its steps."""
         config = self.config
         log_every = max(1, config.eval_every // 10)
         loss_sum, since = torch.zeros(self.adam.runs, device=self.adam.values.device), 0
-        begun, compiling = time.perf_counter(), self.model.backbone.axis.compiled
+        begun, compiling = time.perf_counter(), self.model.compiled
         while self.active and self.step < config.steps:
             loss_sum += self.train_step()
             if compiling:
@@ -151,7 +156,7 @@ class Pack:
             if evaluating:
                 self.validate()
             stopping = [m for m in self.active if m.progress.stopped]
-            if evaluating or stopping or time.perf_counter() - self.saved > self.execution.checkpoint_seconds:
+            if evaluating or stopping or time.perf_counter() - self.saved > self.context.checkpoint_seconds:
                 self.save()
             if stopping:
                 self.active = [m for m in self.active if not m.progress.stopped]
@@ -169,7 +174,7 @@ class Pack:
         keys = self._dropout_keys()[mine] if config.dropout else None
         self.adam.zero_grad()
         losses = torch.zeros(R, device=self.adam.values.device)
-        passes = split_by_length(batch, R, self.execution.micro_batch, self.tokens_per_pass)
+        passes = split_by_length(batch, R, self.context.micro_batch, self.tokens_per_pass)
         for (part, rows), counts in self.world.in_step(passes):
             logits = model(part, row_keys=None if keys is None else to_device(keys[rows], losses.device))
             loss = self.task.loss(logits, part.targets).view(R, -1).sum(1) * (counts / B)
@@ -184,7 +189,7 @@ class Pack:
         """Mean losses (R,) on the cached features, with gradients of the output layers; no part of the body runs."""
         seeds = [m.config.seed for m in self.active]
         if features.kept is None:
-            self._log("features", **features.keep(seeds, self.execution.out, self.execution.feature_memory))
+            self._log("features", **features.keep(seeds, self.context.out, self.context.feature_memory))
         self.adam.zero_grad()
         losses = features.losses(seeds, self.step, self.config.batch_size)
         losses.sum().backward()
@@ -215,8 +220,8 @@ class Pack:
                 progress.stopped = "reached stop_at"
             elif config.patience is not None and progress.stale >= config.patience:
                 progress.stopped = "no improvement"
-        for watcher in self.execution.watchers:
-            watcher.validated(self.step, {m.config.run_id: x for m, x in zip(self.active, metrics, strict=True)})
+        for callback in self.context.callbacks:
+            callback.validated(self.step, {m.config.run_id: x for m, x in zip(self.active, metrics, strict=True)})
 
     def save(self) -> None:
         """Write a state of every active run; the states before go once all have the new one."""
@@ -230,16 +235,16 @@ class Pack:
             member.folder.drop_states(keep=self.step)
         self.saved = time.perf_counter()
 
-    def finish(self) -> list[dict[str, Any]]:
+    def finish(self) -> list[RunSummary]:
         """Score every run's best state once on the whole splits and write programs and summaries."""
         if any(m.progress.final is None for m in self.members):
             self._score_final()
         summaries = self.world.broadcast(self._write() if self.world.is_main else [])
-        for watcher in self.execution.watchers:
-            watcher.finished(summaries)
+        for callback in self.context.callbacks:
+            callback.finished(summaries)
         return summaries
 
-    def _write(self) -> list[dict[str, Any]]:
+    def _write(self) -> list[RunSummary]:
         """Write programs and, when all have theirs, summaries. Returns these."""
         summaries = []
         for member in self.members:
@@ -248,8 +253,8 @@ class Pack:
                 program.save(member.folder.program_path)
             summaries.append(self._summary(member))
         for member, summary in zip(self.members, summaries, strict=True):
-            member.folder.log([{"event": "end", "step": summary["steps_done"]}])
-            write_json(member.folder.summary_path, summary)
+            member.folder.log([{"event": "end", "step": summary.steps_done}])
+            write_json(member.folder.summary_path, summary.to_json())
             member.folder.drop_states()
         return summaries
 
@@ -282,7 +287,7 @@ class Pack:
                 member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
 
     def _count_seconds(self, members: Sequence[PackedRun]) -> None:
-        self.execution.runtime.synchronize()
+        self.runtime.synchronize()
         now = time.perf_counter()
         for member in members:
             member.progress.seconds += now - self.clock
@@ -338,8 +343,8 @@ class Pack:
             if not ok:
                 member.progress.stopped = "diverged"
                 member.folder.log([{"event": "diverged", "step": self.step}])
-        for watcher in self.execution.watchers:
-            watcher.progress(self.step, shown)
+        for callback in self.context.callbacks:
+            callback.progress(self.step, shown)
 
     def _program(self, member: PackedRun) -> Program:
         final = member.progress.final or {}
@@ -353,44 +358,44 @@ class Pack:
             extra={"data": dict(self.task.data), "metric_name": self.task.metric_name},
         )
 
-    def _summary(self, member: PackedRun) -> dict[str, Any]:
-        """The content of summary.json; other tools read its keys, so none may be renamed."""
-        config, progress, task = member.config, member.progress, self.task
+    def _summary(self, run: PackedRun) -> RunSummary:
+        """The content of summary.json."""
+        config, progress, task = run.config, run.progress, self.task
         final = progress.final or {}
-        steps = self.config.steps if not progress.stopped else max(member.folder.saved_steps(), default=0)
+        steps = self.config.steps if not progress.stopped else max(run.folder.saved_steps(), default=0)
         trained, frozen = self.model.counts()
-        return {
-            "task": config.task,
-            "task_options": dict(config.task_options),
-            "backbone": config.backbone,
-            "weights": config.weights,
-            "train_roles": list(config.train_roles),
-            "protocol": config.protocol,
-            "lr": config.lr,
-            "seed": config.seed,
-            "steps": config.steps,
-            "steps_done": steps,
-            "status": progress.stopped or "completed",
-            "best_step": progress.best_step,
-            "batch_size": config.batch_size,
-            "precision": config.precision,
-            "train_metric": final.get("train"),
-            "val_metric": final.get("val"),
-            "test_metric": final.get(task.test_splits[0]),
-            "test_metrics": {split: final.get(split) for split in task.test_splits},
-            "test_examples": min(task.split_size(task.test_splits[0]), config.test_examples or sys.maxsize),
-            "metric_name": task.metric_name,
-            "trainable_parameters": trained,
-            "frozen_parameters": frozen,
-            "seconds": round(progress.seconds, 3),
-            "steps_per_second": round(steps / progress.seconds, 3) if progress.seconds else None,
-            "seconds_share": round(progress.share, 3),
-            "packed_runs": len(self.members),
-            "device": self.execution.runtime.describe(),
-            "versions": package_versions(),
-            "data": dict(task.data),
-            "run_id": config.run_id,
-        }
+        return RunSummary(
+            task=config.task,
+            task_options=dict(config.task_options),
+            backbone=config.backbone,
+            weights=config.weights,
+            train_roles=config.train_roles,
+            protocol=config.protocol,
+            lr=config.lr,
+            seed=config.seed,
+            steps=config.steps,
+            steps_done=steps,
+            status=progress.stopped or "completed",
+            best_step=progress.best_step,
+            batch_size=config.batch_size,
+            precision=config.precision,
+            train_metric=final.get("train"),
+            val_metric=final.get("val"),
+            test_metric=final.get(task.test_splits[0]),
+            test_metrics={split: final.get(split) for split in task.test_splits},
+            test_examples=min(task.split_size(task.test_splits[0]), config.test_examples or sys.maxsize),
+            metric_name=task.metric_name,
+            trainable_parameters=trained,
+            frozen_parameters=frozen,
+            seconds=round(progress.seconds, 3),
+            steps_per_second=round(steps / progress.seconds, 3) if progress.seconds else None,
+            seconds_share=round(progress.share, 3),
+            packed_runs=len(self.members),
+            device=self.runtime.describe(),
+            versions=package_versions(),
+            data=dict(task.data),
+            run_id=config.run_id,
+        )
 
 
 def _end(folder: RunFolder) -> int | None:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import UserError
+from icecore.training.run_summary import RunSummary
 
 
 class _Counted:
@@ -83,7 +84,7 @@ class LiveDisplay(_Counted):
             if step >= self.configs[0].steps:
                 self.bar.update(self.task, description="scoring the whole validation and test sets")
 
-    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+    def finished(self, summaries: Sequence[RunSummary]) -> None:
         self.close()
 
     def close(self) -> None:
@@ -112,7 +113,7 @@ class LineDisplay(_Counted):
         self.metrics = dict(metrics)
         self.say(f"step {step}/{self.configs[0].steps}  {self.numbers(step)}")
 
-    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+    def finished(self, summaries: Sequence[RunSummary]) -> None:
         pass
 
     def close(self) -> None:
@@ -148,7 +149,7 @@ class TensorBoardLogger:
         for run, metric in metrics.items():
             self.writers[run].add_scalar("metric/validation", metric, step)
 
-    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+    def finished(self, summaries: Sequence[RunSummary]) -> None:
         self.close()
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 Other tools read these files, so no JSON key may be renamed; the keys are the names of the fields.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
@@ -84,7 +84,7 @@ class SweepSummary:
     seconds     wall time of all runs; that of a pack counts once
     """
 
-    runs: tuple[RunSummary, ...] = ()
+    runs: Sequence[RunSummary] = ()
     chosen_lr: float | None = None
     val_mean: float | None = None
     test_mean: float | None = None

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icecore.backbones.modules.run_axis import RunAxis, RunDropout
+from icecore.backbones.modules.body_pass import BodyPass, running_pass
+from icecore.backbones.modules.dropout import RunDropout
 
 NAME = "icecore"
 # Types for which SDPA's backward on CPU has no fast products (measured on AMX: 38 ms a layer of GPT-2 small at
@@ -54,7 +55,7 @@ def attend(
     attention_mask (N or 1, 1, T, T) bool (True attends) or additive; returns (N, T, H, d).
     """
     dropout: RunDropout = module.icecore_dropout  # type: ignore[assignment]
-    axis = dropout.axis
+    body_pass = running_pass().value
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -63,11 +64,13 @@ def attend(
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", False))
     causal = is_causal and attention_mask is None and T > 1
-    dropping = axis.row_keys is not None and axis.dropout > 0
+    dropping = body_pass.dropout is not None and body_pass.dropout.rate > 0
     plain = query.device.type == "cpu" and query.dtype in PLAIN_TYPES
     small = T * key.shape[2] <= EAGER_SCORES
-    if axis.record is not None or dropping or (plain and small):
-        return _explicit(dropout, query, key, value, _bias(query, attention_mask, position_bias, causal), scale), None
+    if body_pass.record is not None or dropping or (plain and small):
+        return _explicit(
+            dropout, body_pass, query, key, value, _bias(query, attention_mask, position_bias, causal), scale
+        ), None
     learnt = position_bias is not None and position_bias.requires_grad
     if plain and not learnt:
         bias = _bias(query, attention_mask, position_bias, False)
@@ -96,12 +99,18 @@ def _bias(query: Tensor, mask: Tensor | None, position_bias: Tensor | None, caus
 
 
 def _explicit(
-    dropout: RunDropout, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+    dropout: RunDropout,
+    body_pass: BodyPass,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    scale: float,
 ) -> Tensor:
     """Attention with the score matrix in memory. Returns (N, T, H, d)."""
     weights = _scores(query, key, bias, scale).softmax(-1)
-    if dropout.axis.record is not None:
-        dropout.axis.record.append(weights.detach().float())
+    if body_pass.record is not None:
+        body_pass.record(weights.detach().float())
     return torch.matmul(dropout(weights), value).transpose(1, 2)
 
 
@@ -178,10 +187,10 @@ def _block_weights(
     return scores.softmax(-1)
 
 
-def attach(body: nn.Module, axis: RunAxis, first_salt: int) -> int:
+def attach(body: nn.Module, first_salt: int) -> int:
     """Give every attention module of `body` that uses the interface its dropout. Returns how many there are."""
     sites = [m for m in body.modules() if hasattr(m, "is_causal") and list(m.children())]
     for number, module in enumerate(sites):
         # not a submodule: it must not show up in the body's state or module tree
-        object.__setattr__(module, "icecore_dropout", RunDropout(first_salt + number, axis))
+        object.__setattr__(module, "icecore_dropout", RunDropout(first_salt + number))
     return len(sites)

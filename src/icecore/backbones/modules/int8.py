@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from icecore.backbones.modules import kernels
+from icecore.backbones.modules.body_pass import running_pass
 from icecore.backbones.modules.patching import parent_of
-from icecore.backbones.modules.run_axis import RunAxis
 
 # rows rounded at a time when kernels are not compiled: the passes over a block then stay in cache
 _EAGER_NUMBERS = 2**18
@@ -24,13 +24,12 @@ class Int8Linear(nn.Module):
     body, and only the rounding of activations and gradients is noise.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, axis: RunAxis) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         wide = weight.detach().float()
         N, K = wide.shape
         scale = (wide.abs().amax(1) / 127).clamp(min=1e-30)
         rounded = (wide / scale[:, None]).round().to(torch.int8)
-        self.axis = axis
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
         # oneDNN's own layouts, one for each direction: they cannot be converted, only made
@@ -45,37 +44,42 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N)."""
-        out = _Int8Product.apply(x.reshape(-1, x.shape[-1]), self)
+        out = _Int8Product.apply(x.reshape(-1, x.shape[-1]), self, running_pass().value.compiled)
         assert isinstance(out, Tensor)
         return out.view(*x.shape[:-1], -1)  # out here: what a function returned as a view cannot be changed in place
 
 
 class _Int8Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Int8Linear) -> Tensor:
-        ctx.layer = layer
-        return _product(x, None, layer.forward_weight, layer.scale, layer.bias, layer)  # type: ignore[arg-type]
+    def forward(ctx: Any, x: Tensor, layer: Int8Linear, compiled: bool) -> Tensor:
+        ctx.layer, ctx.compiled = layer, compiled
+        return _product(x, None, layer.forward_weight, layer.scale, layer.bias, layer.zeros, compiled)  # type: ignore[arg-type]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         layer = ctx.layer
-        return _product(grad, layer.scale, layer.backward_weight, layer.ones, None, layer), None
+        product = _product(grad, layer.scale, layer.backward_weight, layer.ones, None, layer.zeros, ctx.compiled)
+        return product, None, None
 
 
 def _product(
-    x: Tensor, column_scale: Tensor | None, packed: Tensor, out_scale: Tensor, bias: Tensor | None, layer: Int8Linear
+    x: Tensor,
+    column_scale: Tensor | None,
+    packed: Tensor,
+    out_scale: Tensor,
+    bias: Tensor | None,
+    zeros: Tensor,
+    compiled: bool,
 ) -> Tensor:
     """(x * column_scale) times the packed matrix, times out_scale, + bias: (n, K) -> (n, N)."""
-    compiled = layer.axis.compiled
     if compiled:
         rounded, row_scale = kernels.compiled(kernels.round_rows)(x, column_scale)
     else:
         size = max(1, _EAGER_NUMBERS // x.shape[1])
         parts = [kernels.round_rows(part, column_scale) for part in x.split(size)]
         rounded, row_scale = (torch.cat(held) for held in zip(*parts, strict=True))
-    zeros = layer.zeros[: len(out_scale)]
     product = torch.ops.onednn.qlinear_pointwise(
-        rounded, 1.0, 128, packed, out_scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        rounded, 1.0, 128, packed, out_scale, zeros[: len(out_scale)], None, 1.0, 0, torch.float32, "none", [], ""
     )
     rescale = kernels.compiled(kernels.rescale_rows) if compiled else kernels.rescale_rows
     return rescale(product, row_scale, bias).to(x.dtype)
@@ -85,7 +89,7 @@ def _pack(weight: Tensor) -> Tensor:
     return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
 
 
-def convert(body: nn.Module, axis: RunAxis) -> int:
+def convert(body: nn.Module) -> int:
     """Put `Int8Linear` in the place of every linear layer of `body`. Returns how many there were."""
     found = [(name, module) for name, module in body.named_modules() if linear_weight(module) is not None]
     for name, module in found:
@@ -94,7 +98,7 @@ def convert(body: nn.Module, axis: RunAxis) -> int:
         assert weight is not None
         bias = module.bias
         assert bias is None or isinstance(bias, Tensor)
-        setattr(parent, child, Int8Linear(weight, bias, axis))
+        setattr(parent, child, Int8Linear(weight, bias))
     return len(found)
 
 

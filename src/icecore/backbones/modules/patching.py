@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icecore.backbones.modules.run_axis import ACTIVATIONS, Activation, NormKind, RunAxis, RunDropout, RunNorm
+from icecore.backbones.modules.activation import ACTIVATIONS, Activation
+from icecore.backbones.modules.dropout import RunDropout
+from icecore.backbones.modules.norm import NormKind, RunNorm
 
 
 class ZeroPositions(nn.Module):
@@ -63,14 +65,14 @@ def norm_eps(module: nn.Module) -> float:
     return float(getattr(module, "eps", None) or getattr(module, "variance_epsilon", 1e-5))
 
 
-def replace_norms(model: nn.Module, axis: RunAxis) -> None:
+def replace_norms(model: nn.Module) -> None:
     """Put a `RunNorm` in the place of every norm."""
     for name, module in list(model.named_modules()):
         kind = norm_kind(module)
         if kind is not None:
             parent, child = parent_of(model, name)
             bias = getattr(module, "bias", None)
-            setattr(parent, child, RunNorm(kind, module.weight, bias, norm_eps(module), axis))  # type: ignore[arg-type]
+            setattr(parent, child, RunNorm(kind, module.weight, bias, norm_eps(module)))  # type: ignore[arg-type]
 
 
 def activation_name(module: nn.Module) -> str | None:
@@ -92,19 +94,19 @@ def activation_name(module: nn.Module) -> str | None:
     return next((name for name, a in ACTIVATIONS.items() if torch.allclose(found, a.plain(x), atol=1e-5)), None)
 
 
-def replace_activations(model: nn.Module, axis: RunAxis) -> None:
+def replace_activations(model: nn.Module) -> None:
     """Put an `Activation` in the place of every activation that is one of ACTIVATIONS."""
     for name, module in list(model.named_modules()):
         kind = activation_name(module)
         if kind is not None:
             parent, child = parent_of(model, name)
-            setattr(parent, child, Activation(ACTIVATIONS[kind], axis))
+            setattr(parent, child, Activation(ACTIVATIONS[kind]))
 
 
-def replace_dropouts(model: nn.Module, axis: RunAxis) -> int:
+def replace_dropouts(model: nn.Module) -> int:
     """Replace every dropout by a run-axis one. Returns how many there are."""
     dropouts = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
     for salt, name in enumerate(dropouts):
         parent, child = parent_of(model, name)
-        setattr(parent, child, RunDropout(salt, axis))
+        setattr(parent, child, RunDropout(salt))
     return len(dropouts)

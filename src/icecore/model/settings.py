@@ -1,0 +1,26 @@
+"""How a model is shaped and what of it is trained."""
+
+from dataclasses import dataclass
+
+from icecore.core.config import FPT_ROLES, RunConfig
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What of a model is trained and how its own layers are shaped.
+
+    train_roles    roles of the parameters that are trained
+    input_hidden   hidden widths of the input layer; none for the paper's linear one
+    output_hidden  hidden widths of the output layer
+    dropout        rate of every dropout in the body while training
+    """
+
+    train_roles: tuple[str, ...] = FPT_ROLES
+    input_hidden: tuple[int, ...] = ()
+    output_hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+
+
+def model_settings(config: RunConfig) -> ModelSettings:
+    """The part of a run's configuration that shapes its model."""
+    return ModelSettings(config.train_roles, config.input_hidden, config.output_hidden, config.dropout)

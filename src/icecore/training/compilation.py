@@ -1,0 +1,20 @@
+"""When compiled kernels pay back the seconds that compiling takes."""
+
+import math
+
+from icecore.backbones.modules.kernels import can_compile
+from icecore.model.fpt import FPT
+
+#: floating-point operations from which a training pays back the time of compiling
+COMPILE_FROM = {"cpu": 5e13, "cuda": 5e16}
+
+
+def pays_to_compile(model: FPT, passes: int, training: bool = True) -> bool:
+    """Whether kernels can be compiled here, and `passes` rows through the body (of all runs together) pay for it.
+
+    It depends on the configuration only, never on measured time, so a resumed run computes as an unbroken one.
+    """
+    device = next(model.parameters()).device
+    # two operations per weight and token forward, and as many for the gradient of the input
+    work = (4 if training else 2) * model.counts()[1] * model.spec.length * passes
+    return work >= COMPILE_FROM.get(device.type, math.inf) and can_compile(device)
