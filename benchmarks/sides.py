@@ -103,7 +103,7 @@ def plain_model(body: str, task: Task, runtime: Runtime, body_trained: bool = Tr
 def plain_models(pack: Pack) -> list[PlainFPT]:
     """The pack's runs as plain models, in the state they are in."""
     body_trained = pack.config.train_roles != ("output",)
-    model = plain_model(pack.config.backbone, pack.task, pack.execution.runtime, body_trained)
+    model = plain_model(pack.config.backbone, pack.task, pack.runtime, body_trained)
     return [model.clone().start_from(program) for program in pack.model.programs()]
 
 
