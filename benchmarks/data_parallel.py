@@ -100,7 +100,7 @@ class Overlapped:
         """One step of the pack, one pass, exchanged bucket by bucket."""
         pack, R = self.pack, self.pack.adam.runs
         batch = pack.task.train_batch([m.config.seed for m in pack.active], pack.step, pack.config.batch_size)
-        part, _ = pack.execution.world.share(batch, R)
+        part, _ = pack.world.share(batch, R)
         self.missing, self.flat, self.work = [len(p) for p in self.buckets], [], []
         pack.adam.zero_grad()
         losses = pack.task.loss(pack.model(part), part.targets).view(R, -1).sum(1) / pack.config.batch_size
@@ -112,7 +112,7 @@ class Overlapped:
                 parameter.grad = total.view_as(parameter)
         self.missing = []
         losses = losses.detach()
-        pack.execution.world.sum(losses)
+        pack.world.sum(losses)
         return pack._update(losses, pack.adam.gradients())
 
 

@@ -33,7 +33,7 @@ def plan_training(
 ) -> dict[str, Any]:
     """The settings of `RunConfig` that say how long runs train and how many rows score them.
 
-    The plan is kept in `context.out`, because a repeated measurement would differ: the same call continues the same runs.
+    The plan is kept in `context.out`, because a repeated measurement would differ and start other runs.
     """
     path = context.out / "schedule.json"
     request = {"minutes": settings.minutes, "steps": settings.steps, "config": config.run_id}
