@@ -11,7 +11,7 @@ from icecore.backbones import BodyRequest, build_backbone
 from icecore.backbones.modules.int8 import Int8Linear, convert, linear_weight
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
-from icecore.model.settings import ModelSettings
+from icecore.model.model_settings import ModelSettings
 from icecore.tasks.bits import BitXor
 
 N, K, ROWS = 24, 40, 9

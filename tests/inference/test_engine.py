@@ -20,8 +20,8 @@ from icecore.inference import engine as engines
 from icecore.inference.engine import Engine
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.model.settings import model_settings
 from icecore.tasks.task import Batch, TaskSpec
 
 Body = Callable[..., Backbone]

@@ -14,7 +14,7 @@ from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.config import FPT_ROLES, ROLES, SINGLE_ROLES
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
-from icecore.model.settings import ModelSettings
+from icecore.model.model_settings import ModelSettings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch, Task, TaskSpec

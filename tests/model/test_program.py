@@ -18,8 +18,8 @@ from icecore.core.errors import ConfigError, DataError, WeightsError
 from icecore.experiments import sweep
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs, start_from_program
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.model.settings import model_settings
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext

@@ -18,8 +18,8 @@ from icecore.autofit.predict import Predictions
 from icecore.backbones import Backbone
 from icecore.core.config import FPT_ROLES, RunConfig
 from icecore.model.fpt import FPT
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.model.settings import model_settings
 from icecore.sharing.model_card import card, front_matter, hub_model, page
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import TaskSpec

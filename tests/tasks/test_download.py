@@ -14,7 +14,7 @@ import pytest
 
 from icecore.core.errors import ConfigError, DataError, StorageError
 from icecore.tasks import download
-from icecore.tasks.archives import unpack
+from icecore.tasks.archive_unpacking import unpack
 from icecore.tasks.datasets import DATASETS, Dataset, RemoteFile
 from icecore.tasks.download import fetch, get
 

@@ -10,7 +10,7 @@ from icecore.core.errors import ConfigError, DataError, StorageError
 from icecore.tasks import listops
 from icecore.tasks.entry import TaskRequest
 from icecore.tasks.listops import ListOps, build_listops, load_generated
-from icecore.tasks.listops_expressions import CLOSE, VOCABULARY, Expressions, evaluate, to_text
+from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, Expressions, evaluate, to_text
 from icecore.tasks.listops_files import write_tsv
 from icecore.tasks.listops_generator import generate
 
@@ -121,7 +121,7 @@ def test_published_tokens_have_no_closers(drawn, cache):
     assert not (batch.tokens == CLOSE).any()
     for row, source in zip(batch.tokens, drawn.sources[2:], strict=False):
         words = re.sub(r"[\[\]()]", " ", to_text(source)).split()[:512]  # what tfds' tokenizer leaves
-        assert [VOCABULARY[token - 1].strip("[") for token in row.tolist() if token] == words
+        assert [LISTOPS_VOCABULARY[token - 1].strip("[") for token in row.tolist() if token] == words
 
 
 def test_the_order_of_training_examples_is_a_function_of_seed_and_step(drawn):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.tasks.listops_expressions import CLOSE, OPEN, VOCABULARY, Expressions, evaluate, to_text
+from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, OPEN, Expressions, evaluate, to_text
 from icecore.tasks.listops_files import read_tsv, write_tsv
 from icecore.tasks.listops_generator import generate
 
 
 def encode(text: str) -> bytes:
-    return bytes(VOCABULARY.index(word) + 1 for word in text.split() if word not in "()")
+    return bytes(LISTOPS_VOCABULARY.index(word) + 1 for word in text.split() if word not in "()")
 
 
 def value_of(text: str) -> int:
@@ -177,7 +177,9 @@ def test_the_default_bounds_change_nothing(drawn):
 
 def test_every_tree_of_a_length_can_be_drawn():
     # four tokens: an operator of two digits
-    pairs = {encode(f"{opener} {a} {b} ]") for opener in VOCABULARY[10:14] for a in range(10) for b in range(10)}
+    pairs = {
+        encode(f"{opener} {a} {b} ]") for opener in LISTOPS_VOCABULARY[10:14] for a in range(10) for b in range(10)
+    }
     assert set(generate(400, shortest=1, longest=5).sources) == pairs
 
 
@@ -214,9 +216,9 @@ def test_padding_is_not_evaluated():
 
 
 def test_vocabulary_is_fixed():
-    assert len(VOCABULARY) == 15
-    assert all(a != b for a, b in pairwise(VOCABULARY))
-    assert [VOCABULARY[i - 1] for i in (1, 10, 11, 14, 15)] == ["0", "9", "[MIN", "[SM", "]"]
+    assert len(LISTOPS_VOCABULARY) == 15
+    assert all(a != b for a, b in pairwise(LISTOPS_VOCABULARY))
+    assert [LISTOPS_VOCABULARY[i - 1] for i in (1, 10, 11, 14, 15)] == ["0", "9", "[MIN", "[SM", "]"]
 
 
 # --- files ---

@@ -15,7 +15,7 @@ from icecore.tasks import remote_homology
 from icecore.tasks.entry import TaskRequest
 from icecore.tasks.pickles import unpickle
 from icecore.tasks.protein_files import STEMS
-from icecore.tasks.remote_homology import CLS, SEP, UNK, VOCABULARY, RemoteHomology, build_remote_homology, encode
+from icecore.tasks.remote_homology import CLS, IUPAC_VOCABULARY, SEP, UNK, RemoteHomology, build_remote_homology, encode
 
 Rows = dict[str, list[tuple[str, str, str]]]
 
@@ -109,9 +109,9 @@ def test_vocabulary_is_tapes():
         "X": 27,
         "Z": 29,
     }
-    assert len(VOCABULARY) == 30
-    assert {token: VOCABULARY.index(token) for token in known} == known
-    assert "J" not in VOCABULARY
+    assert len(IUPAC_VOCABULARY) == 30
+    assert {token: IUPAC_VOCABULARY.index(token) for token in known} == known
+    assert "J" not in IUPAC_VOCABULARY
 
 
 def test_encode_wraps_folds_case_and_marks_unknown_letters():
@@ -123,7 +123,7 @@ def test_encode_cuts_the_sequence_and_keeps_its_frame(residues: int):
     ids = encode("A" * residues, 10)
     assert len(ids) == min(residues + 2, 10)
     assert (ids[0], ids[-1]) == (CLS, SEP)
-    assert set(ids[1:-1]) == {VOCABULARY.index("A")}
+    assert set(ids[1:-1]) == {IUPAC_VOCABULARY.index("A")}
 
 
 # ---------------------------------------------------------------------------------------- forms
@@ -141,7 +141,7 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, write: Callable[[P
         assert batch.targets.tolist() == [CLASSES[fold] for _, fold, _ in part]
         assert batch.lengths is not None
         for row, length, (_, _, sequence) in zip(batch.tokens, batch.lengths, part, strict=True):
-            letters = [VOCABULARY.index(c) if c in VOCABULARY else UNK for c in sequence.upper()]
+            letters = [IUPAC_VOCABULARY.index(c) if c in IUPAC_VOCABULARY else UNK for c in sequence.upper()]
             assert row.tolist() == [CLS, *letters, SEP] + [0] * (len(row) - len(letters) - 2)
             assert length == len(letters) + 2
 

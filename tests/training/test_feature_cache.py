@@ -15,8 +15,8 @@ from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
 from icecore.core.errors import StorageError
 from icecore.model.fpt import FPT
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.model.settings import model_settings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import Examples, StoredTask
 from icecore.tasks.task import Task, TaskSpec

@@ -27,8 +27,8 @@ from icecore.core.errors import BusyError, ConfigError, StorageError, UserError
 from icecore.experiments.sweep import load_task, run_sweep
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.model.settings import model_settings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch, Task

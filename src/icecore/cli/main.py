@@ -26,7 +26,12 @@ RAY_ADDRESS = re.compile(r"local|auto|\w+://\S+|\S+:\d+")
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 # Headings of the list of commands.
-OWN_DATA, TASKS, PAPER, LISTS = "Your own data", "Tasks of the paper", "Many runs and the paper", "Lists and downloads"
+USER_DATA, PAPER_TASKS, MANY_RUNS, LISTS = (
+    "Your own data",
+    "Tasks of the paper",
+    "Many runs and the paper",
+    "Lists and downloads",
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,18 +49,18 @@ def _add(panel: str, command: Callable[..., Any], name: str | None = None, takes
     app.command(name=name, rich_help_panel=panel, no_args_is_help=takes_arguments)(command)
 
 
-_add(TASKS, run_commands.demo, takes_arguments=False)
-_add(TASKS, run_commands.train)
-_add(TASKS, run_commands.evaluate, name="eval")
-_add(TASKS, run_commands.attend)
-_add(TASKS, run_commands.info)
-_add(OWN_DATA, fit_commands.fit)
-_add(OWN_DATA, fit_commands.predict)
-_add(OWN_DATA, share_commands.push)
-_add(OWN_DATA, share_commands.pull)
-_add(PAPER, study_commands.paper, takes_arguments=False)
-_add(PAPER, study_commands.grid)
-_add(PAPER, study_commands.report)
+_add(PAPER_TASKS, run_commands.demo, takes_arguments=False)
+_add(PAPER_TASKS, run_commands.train)
+_add(PAPER_TASKS, run_commands.evaluate, name="eval")
+_add(PAPER_TASKS, run_commands.attend)
+_add(PAPER_TASKS, run_commands.info)
+_add(USER_DATA, fit_commands.fit)
+_add(USER_DATA, fit_commands.predict)
+_add(USER_DATA, share_commands.push)
+_add(USER_DATA, share_commands.pull)
+_add(MANY_RUNS, study_commands.paper, takes_arguments=False)
+_add(MANY_RUNS, study_commands.grid)
+_add(MANY_RUNS, study_commands.report)
 _add(LISTS, list_commands.tasks, takes_arguments=False)
 _add(LISTS, list_commands.backbones, takes_arguments=False)
 app.add_typer(data, name="data", rich_help_panel=LISTS)

@@ -21,8 +21,8 @@ from icecore.core.settings import check_names, check_types
 from icecore.core.storage import write_json
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.model.settings import model_settings
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.entry import TaskRequest, read_options
 from icecore.tasks.task import Task

@@ -21,7 +21,7 @@ from icecore.core.errors import ConfigError
 from icecore.core.random_streams import INIT, random_stream
 from icecore.model.forward import ProgramStack, Segment, read_features
 from icecore.model.layers import RunEmbedding, RunLinear, RunMLP, RunNormGains
-from icecore.model.settings import ModelSettings
+from icecore.model.model_settings import ModelSettings
 from icecore.tasks.task import Batch, TaskSpec
 
 

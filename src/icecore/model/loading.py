@@ -10,8 +10,8 @@ from icecore.backbones.weights import save
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError, WeightsError
 from icecore.model.fpt import FPT
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.model.settings import model_settings
 
 
 def load_programs(programs: Sequence[Program], backbone: Backbone, precision: str = "fp32") -> FPT:

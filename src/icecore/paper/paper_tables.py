@@ -91,7 +91,7 @@ RANDOM_SETTINGS: Mapping[str, Any] = {"backbone": "{body}", "weights": "random"}
 PRETRAINED = StudyRow("pretrained on language", PRETRAINED_SETTINGS)
 RANDOM = StudyRow("random", RANDOM_SETTINGS)
 STATISTICS = StudyRow("random, with pretrained means and deviations", {"backbone": "{body}", "weights": "statistics"})
-BIT_MEMORY = StudyRow("pretrained on bit-memory", {"backbone": "{body}", "weights": "bit-memory"})
+BIT_MEMORY_BODY = StudyRow("pretrained on bit-memory", {"backbone": "{body}", "weights": "bit-memory"})
 VISION = StudyRow("pretrained on images (ViT)", {"backbone": "{vision}", "weights": "pretrained"})
 NO_BODY = StudyRow("no body: linear probe", {"backbone": "none", "weights": "random"})
 LSTM = StudyRow("LSTM, 3 layers", {"backbone": "lstm", "weights": "random"})
@@ -163,7 +163,7 @@ _STUDIES = (
         {
             "pretrained": PRETRAINED,
             "random": RANDOM,
-            "bit-memory": BIT_MEMORY,
+            "bit-memory": BIT_MEMORY_BODY,
             "vision": VISION,
             "statistics": STATISTICS,
             "none": NO_BODY,

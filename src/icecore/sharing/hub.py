@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from icecore.core.errors import ConfigError, DataError, StorageError, UserError
 from icecore.core.storage import write_atomic
 from icecore.model.program import Program
-from icecore.sharing.markdown import join_items
+from icecore.sharing.card_text import join_items
 from icecore.sharing.model_card import card
 from icecore.training.checkpoint import PROGRAM
 

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from icecore.backbones.weights import NAMED, WEIGHTS
 from icecore.core.config import INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
 from icecore.model.program import Program
-from icecore.sharing.markdown import escape, file_name, format_value, format_values, join_items
+from icecore.sharing.card_text import escape, file_name, format_value, format_values, join_items
 from icecore.sharing.program_header import ProgramHeader
 from icecore.tasks.task import TaskSpec
 

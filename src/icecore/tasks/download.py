@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from icecore.core.errors import DataError, unknown_name
 from icecore.core.storage import cache_dir, digest, storage_errors
-from icecore.tasks.archives import CHOOSE_FOLDER, unpack
+from icecore.tasks.archive_unpacking import CHOOSE_FOLDER, unpack
 from icecore.tasks.datasets import DATASETS, RemoteFile
 
 #: called with (bytes received, total bytes or None) of the current file

@@ -16,7 +16,7 @@ from icecore.core.errors import ConfigError, DataError
 from icecore.core.storage import cache_dir, write_atomic
 from icecore.tasks.data_files import data_roots, find_first
 from icecore.tasks.entry import TaskEntry, TaskRequest, paper_settings, read_options
-from icecore.tasks.listops_expressions import CLOSE, VOCABULARY, Expressions
+from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, Expressions
 from icecore.tasks.listops_files import read_tsv
 from icecore.tasks.listops_generator import MAX_LENGTH, MIN_LENGTH, GenerationProgress, generate
 from icecore.tasks.stored_task import Examples, StoredTask
@@ -65,7 +65,7 @@ class ListOps(StoredTask):
     @staticmethod
     def spec_of(length: int) -> TaskSpec:
         """Sizes of the task for expressions of at most `length` tokens."""
-        return TaskSpec("discrete", length, 1 + len(VOCABULARY), 10)
+        return TaskSpec("discrete", length, 1 + len(LISTOPS_VOCABULARY), 10)
 
     def tokens(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         """Token ids (N, T) uint8 to int64."""

@@ -14,7 +14,7 @@ OPERATORS: Mapping[str, Callable[[list[int]], int]] = {
     "[SM": lambda values: sum(values) % 10,
 }
 #: the words by token id - 1: ids 1 to 10 are the digits, 11 to 14 the operators, 15 the closing bracket; 0 is padding
-VOCABULARY = (*"0123456789", *OPERATORS, "]")
+LISTOPS_VOCABULARY = (*"0123456789", *OPERATORS, "]")
 #: token ids of the first operator and of the closing bracket
 OPEN, CLOSE = 11, 15
 
@@ -62,7 +62,7 @@ def to_text(source: bytes) -> str:
     """The expression as Long Range Arena writes it, with `( ` and ` )` around every application."""
     stack: list[list[str]] = [[]]
     for token in source:
-        word = VOCABULARY[token - 1]
+        word = LISTOPS_VOCABULARY[token - 1]
         if OPEN <= token < CLOSE:
             stack.append([word])
             continue

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from icecore.core.errors import DataError
-from icecore.tasks.listops_expressions import CLOSE, OPEN, VOCABULARY, Expressions, to_text
+from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, OPEN, Expressions, to_text
 
 _HEADER = b"Source\tTarget"
-_IDS = {word.encode(): i for i, word in enumerate(VOCABULARY, start=1)}
+_IDS = {word.encode(): i for i, word in enumerate(LISTOPS_VOCABULARY, start=1)}
 _DIGITS = tuple(_IDS)[:10]
 
 
@@ -50,7 +50,9 @@ def _parse(line: bytes, location: str) -> tuple[bytes, int]:
     try:
         source = bytes(map(_IDS.__getitem__, text.translate(None, b"()").split()))
     except KeyError as error:
-        raise _format_error(location, f"tokens among {' '.join(VOCABULARY)} ( )", _quote(error.args[0])) from None
+        raise _format_error(
+            location, f"tokens among {' '.join(LISTOPS_VOCABULARY)} ( )", _quote(error.args[0])
+        ) from None
     opened, closed = sum(map(source.count, range(OPEN, CLOSE))), source.count(CLOSE)
     if not source or opened != closed or (len(source) > 1 and not OPEN <= source[0] < CLOSE == source[-1]):
         raise _format_error(

@@ -20,10 +20,12 @@ from icecore.tasks.stored_task import Examples, StoredTask
 from icecore.tasks.task import TaskDefaults, TaskSpec
 
 #: TAPE's IUPAC vocabulary; the id of a token is its index
-VOCABULARY = ("<pad>", "<mask>", "<cls>", "<sep>", "<unk>", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
-PAD, CLS, SEP, UNK = (VOCABULARY.index(token) for token in ("<pad>", "<cls>", "<sep>", "<unk>"))
+IUPAC_VOCABULARY = ("<pad>", "<mask>", "<cls>", "<sep>", "<unk>", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
+PAD, CLS, SEP, UNK = (IUPAC_VOCABULARY.index(token) for token in ("<pad>", "<cls>", "<sep>", "<unk>"))
 #: token id of each byte of a sequence, in upper or lower case
-LETTER_IDS = bytes(VOCABULARY.index(c) if (c := chr(code).upper()) in VOCABULARY else UNK for code in range(256))
+LETTER_IDS = bytes(
+    IUPAC_VOCABULARY.index(c) if (c := chr(code).upper()) in IUPAC_VOCABULARY else UNK for code in range(256)
+)
 FOLDS = 1195
 #: number of examples in each of TAPE's splits
 TAPE_COUNTS = {"train": 12312, "val": 736, "test_fold": 718, "test_superfamily": 1254, "test_family": 1272}
@@ -60,7 +62,7 @@ class RemoteHomology(StoredTask):
     @staticmethod
     def spec_of(length: int, outputs: int = FOLDS) -> TaskSpec:
         """Sizes of the task for sequences of at most `length` tokens."""
-        return TaskSpec("discrete", length, len(VOCABULARY), outputs)
+        return TaskSpec("discrete", length, len(IUPAC_VOCABULARY), outputs)
 
     def tokens(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         """Token ids (N, T) uint8 to (N, T) int64."""

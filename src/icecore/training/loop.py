@@ -23,8 +23,8 @@ from icecore.core.random_streams import DROPOUT, random_stream
 from icecore.core.storage import write_json
 from icecore.model.fpt import FPT
 from icecore.model.loading import start_from_program
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.model.settings import model_settings
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder, common_step
 from icecore.training.compilation import pays_to_compile
