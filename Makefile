@@ -25,6 +25,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 # the guides and the API reference as pages that need no network; a broken link or an unknown name is an error
 docs: setup

@@ -26,12 +26,8 @@ RAY_ADDRESS = re.compile(r"local|auto|\w+://\S+|\S+:\d+")
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 # Headings of the list of commands.
-USER_DATA, PAPER_TASKS, MANY_RUNS, LISTS = (
-    "Your own data",
-    "Tasks of the paper",
-    "Many runs and the paper",
-    "Lists and downloads",
-)
+USER_DATA, PAPER_TASKS = "Your own data", "Tasks of the paper"
+MANY_RUNS, LISTS = "Many runs and the paper", "Lists and downloads"
 
 app = typer.Typer(
     no_args_is_help=True,
