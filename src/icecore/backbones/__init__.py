@@ -20,7 +20,9 @@ def _matched(request: BodyRequest) -> Backbone:
     name = request.options.get("like", "minilm")
     like = build_backbone(BodyRequest(name, "random", request.layers, request.seed))
     if like.info.heads is None:
-        raise ConfigError(f"lstm-matched:{name}: {name} is not a transformer; name one, say lstm-matched:minilm")
+        raise ConfigError(
+            f"lstm-matched:{name}: {name} is not a transformer. Name one, for example lstm-matched:minilm."
+        )
     norms = list(like.norms().values())
     counts = like.counts()
     return lstm.build_matched(
@@ -49,7 +51,7 @@ def build_backbone(request: BodyRequest) -> Backbone:
 
     `request.name` is a name of BACKBONES, `lstm-matched:NAME`, a folder, a GGUF file or a hub name `org/model`.
     `request.weights` is "pretrained", "random", "statistics" or the path of a weights file.
-    Raises ConfigError for unknown names, WeightsError where weights are missing or do not fit.
+    Raises ConfigError for unknown names, WeightsError if weights are missing or do not fit.
     """
     name, _, like = request.name.partition(":")
     builder = BACKBONES.get(name)
@@ -66,9 +68,9 @@ def build_backbone(request: BodyRequest) -> Backbone:
     path = Path(request.weights).expanduser()
     if not path.is_file():
         known = ", ".join(weights.WEIGHTS)
-        raise ConfigError(f"--weights {request.weights}: neither one of {known} nor an existing weights file")
+        raise ConfigError(f"--weights {request.weights} is neither one of {known} nor an existing weights file.")
     if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: a weights file is a .safetensors file written by icecore")
+        raise WeightsError(f"{path} is not a weights file. These are .safetensors files written by icecore.")
     body = builder(replace(request, weights="random"))
     weights.load(body, path)
     body.info = replace(body.info, weights="file", source=str(path))

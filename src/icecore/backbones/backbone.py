@@ -1,7 +1,7 @@
-"""Backbone: a sequence body (N, T, D) -> (N, T, D) whose every parameter has exactly one role.
+"""Backbone: a sequence body (N, T, D) -> (N, T, D) in which every parameter has exactly one role.
 
-Roles are found by module type and structure. A parameter that fits none is an error that names it:
-freezing is a total function, never a substring match.
+Roles are found by module type and structure, never by a substring of a name. A parameter without a role is an error
+that names it, so nothing is frozen or trained by accident.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from icecore.backbones.modules import int8
 from icecore.backbones.modules.body_pass import PLAIN_PASS, BodyPass, run_pass
 from icecore.backbones.modules.norm import RunNorm
+from icecore.core.device import check_int8
 
 #: roles that programs may train on a shared body, so that fingerprints of its frozen part depend on them
 SHARED_ROLES = ("norm", "position")
@@ -35,7 +36,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """Sizes and kind of a body; `max_length` None means no limit of its own."""
+    """Sizes and kind of a body; `max_length` is None if the body has no limit of its own."""
 
     name: str
     family: str
@@ -228,10 +229,13 @@ class Backbone(nn.Module):
     def round_weights(self, precision: str) -> None:
         """Give all weights but the norms' the `precision` of their products, in place: "fp32", "bf16" or "int8".
 
-        Nothing changes if they have it already. Raises ValueError for weights of yet another precision.
+        Nothing changes if they have it already. Raises ConfigError if int8 products are missing or wrong on this
+        machine, and ValueError for weights of yet another precision.
         """
         if precision == self.precision:
             return
+        if precision == "int8":
+            check_int8(next((p.device for p in self.parameters()), torch.device("cpu")))
         if self.precision != "fp32":
             raise ValueError(f"the weights are {self.precision} already and cannot become {precision}")
         # once rounded, a body can no longer say what it was
@@ -267,7 +271,7 @@ def gather(hidden: Tensor, positions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BodyRequest:
-    """Which body to build: the named or local backbone, its weights, depth, and the seed of random weights."""
+    """Which body to build: name or path of the backbone, its weights, its depth, and the seed of random weights."""
 
     name: str
     weights: str = "pretrained"

@@ -1,4 +1,4 @@
-"""GGUF files: transformers takes half a minute over each, so what it makes of one is kept in the cache."""
+"""GGUF files. Transformers takes half a minute to convert one, so the result is kept in the cache folder."""
 
 import secrets
 import shutil
@@ -12,11 +12,12 @@ from icecore.core.storage import cache_dir, digest, storage_errors, write_atomic
 
 
 def converted(path: Path) -> tuple[str, str | None]:
-    """Where the body in the GGUF file `path` is to be read from: (folder, GGUF file in it or None).
+    """Where to read the body of the GGUF file `path` from: (folder, GGUF file in it or None).
 
-    A `save_pretrained` folder of the cache in fp32, made here if this is the first time, and known by the file's
-    content and transformers' version; the file itself where the cache cannot be written. Raises ConfigError for
-    other families than ours, WeightsError where tensors are missing, and what transformers raises.
+    Usually this is a `save_pretrained` folder in the cache, in fp32, which is created the first time and is found by
+    the file's content and the version of transformers. If the cache cannot be written, it is the file itself. Raises
+    ConfigError for a family that icecore does not support, WeightsError if tensors are missing, and what transformers
+    raises.
     """
     import transformers
     from safetensors.torch import save_file
@@ -37,12 +38,12 @@ def converted(path: Path) -> tuple[str, str | None]:
         made = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         try:
             with storage_errors(folder):
-                # the library's save_pretrained refuses what came from a GGUF file, though it is plain fp32 by now
+                # save_pretrained refuses models that came from a GGUF file, although the weights are plain fp32 by now
                 vars(config).pop("quantization_config", None)
                 config.save_pretrained(made)
                 held = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
                 write_atomic(made / "model.safetensors", lambda file: save_file(held, file, {"format": "pt"}))
-                if not folder.is_dir():  # another process may have been faster
+                if not folder.is_dir():  # another process may have created it meanwhile
                     made.rename(folder)
         except StorageError:
             return place, file

@@ -1,8 +1,8 @@
 """Hugging Face transformers as bodies: one row of the table FAMILIES for each architecture.
 
-The library's own blocks run unchanged but for a few replaced pieces: norms (run axis), dropout (pure
-function), activations and, where the family has the attention interface, attention. Token embeddings are
-dropped, and the last block works on the read-out positions only.
+The library's own blocks run unchanged except for a few replaced modules: norms, dropouts, activations and, where the
+family has the attention interface, attention. Token embeddings are dropped, and the last block works on the positions
+that are read only.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,16 +29,16 @@ Call = Callable[["HuggingFaceBackbone", Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """How one architecture is taken apart and called.
+    """How one architecture is adapted and called.
 
     model      class name in transformers
     layers     name of the configuration field that holds the depth
-    roles      class name of a module -> role of the parameters inside it; the nearest ancestor decides
+    roles      role of the parameters inside a module, by class name; the nearest ancestor decides
     call       runs the body on (N, T, D) and a bool mask (N, T) or None
-    remove     modules that read tokens or pixels and are dropped
+    remove     modules that read tokens or pixels, which are dropped
     positions  name of the absolute position table and its first usable row
-    last_step  submodule of a block that takes (attention's output, residual) and after which positions do not
-               meet again: in the last block it needs the read-out positions only
+    last_step  submodule of a block that takes (attention's output, residual) and after which positions no longer
+               interact, so that in the last block it needs the positions that are read only
     pre_norm   the same for blocks that add the residual themselves: names of their first norm and of the
                attention module
     """
@@ -79,7 +79,7 @@ class HuggingFaceBackbone(Backbone):
         replace_activations(model)
         salt = replace_dropouts(model)
         if not family.own_attention and attention.attach(model, salt) < info.layers:
-            raise TypeError(f"{info.name}: fewer attention modules than its {info.layers} layers")
+            raise TypeError(f"{info.name} has fewer attention modules than layers ({info.layers}).")
         self.model = model.eval().requires_grad_(False)
         self.skips_unread_positions = family.last_step is not None or family.pre_norm is not None
         self._hook_last_block(_blocks(model, info.layers)[-1])
@@ -142,14 +142,14 @@ def _standard_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) ->
 
 
 def _bert_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
-    # explicit ids: the model's own buffers end at its table's length, which icecore may exceed
+    # explicit ids, because the model's own buffers end at the length of its table, which icecore may exceed
     ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
     attention_mask = None if mask is None else mask.long()
     return body.model(inputs_embeds=x, attention_mask=attention_mask, position_ids=ids[:1], token_type_ids=ids)[0]
 
 
 def _longformer_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
-    # padded here: the model would pad with the embedding of its padding token, which is gone
+    # padded here, because the model would pad with the embedding of its padding token, which was removed
     N, T, _ = x.shape
     window = max(body.config.attention_window)
     pad = -T % window
@@ -168,7 +168,7 @@ def _vit_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tens
 
 
 def _gpt2_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
-    # without the model's own forward, which insists on as many positions out as in
+    # without the model's own forward, which requires as many positions out as in
     T = x.shape[1]
     wide = None
     if mask is not None:
@@ -239,7 +239,7 @@ FAMILIES: Mapping[str, Family] = {
         pre_norm=("ln_1", "attn"),
     ),
     "bert": _bert_like("Bert", last_step="attention.output"),
-    # rows up to the padding index belong to padding and are never used for tokens
+    # rows up to the padding index are for padding and never used for tokens
     "roberta": _bert_like(
         "Roberta",
         last_step="attention.output",
@@ -299,12 +299,12 @@ def model_class(family: Family) -> Any:
 
 
 def check_complete(report: Mapping[str, Any], place: str, kind: str) -> None:
-    """Raise WeightsError where the `report` of `from_pretrained` tells of tensors that a body of `kind` lacks."""
+    """Raise WeightsError if the `report` of `from_pretrained` names missing tensors of a body of `kind`."""
     # poolers are not part of a body, and some checkpoints lack them
     lost = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if lost:
         raise WeightsError(
-            f"{place}: no weights for {lost[0]} and {len(lost) - 1} more tensors; the file is not a {kind}"
+            f"{place} has no weights for {lost[0]} and {len(lost) - 1} more tensors, so it is not a {kind} model."
         )
 
 
@@ -325,12 +325,12 @@ def describe(config: Any, name: str, weights: str, source: str) -> BackboneInfo:
 
 
 def prepare_config(config: Any, layers: int | None) -> Any:
-    """`config` cut to the first `layers` layers (None: all). Raises WeightsError where there are fewer."""
+    """`config` shortened to its first `layers` layers (None: all). Raises WeightsError if there are fewer."""
     family = family_of(config)
     depth = getattr(config, family.layers)
     if layers is not None:
         if not 1 <= layers <= depth:
-            raise WeightsError(f"--layers {layers}: this body has {depth} layers; ask for 1 to {depth}")
+            raise WeightsError(f"--layers {layers}: this body has {depth} layers. Choose 1 to {depth}.")
         setattr(config, family.layers, layers)
         if isinstance(windows := getattr(config, "attention_window", None), list):
             config.attention_window = windows[:layers]

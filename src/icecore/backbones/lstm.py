@@ -1,7 +1,7 @@
-"""Recurrent bodies: controls beside a frozen transformer.
+"""Recurrent bodies, as controls beside a frozen transformer.
 
-`lstm` and `lstm-star` are the paper's LSTM and LSTM* with the faults of its cell mended,
-`lstm-matched` has a given transformer's frozen and trainable counts.
+`lstm` and `lstm-star` are the paper's LSTM and LSTM* with the faults of its cell fixed; `lstm-matched` has the frozen
+and trainable counts of a given transformer.
 """
 
 import math
@@ -24,7 +24,7 @@ WITHOUT_AVX512 = ("DEFAULT", "NO AVX", "AVX2")
 
 
 def _drawn(module: Module, bound: float, generator: torch.Generator) -> Module:
-    """`module`, made on the meta device so that it draws nothing itself, with parameters from U(-bound, bound)."""
+    """`module`, which comes from the meta device and so has drawn nothing, with parameters from U(-bound, bound)."""
     module.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in module.parameters():
@@ -37,14 +37,14 @@ def _norm(kind: NormKind, width: int, bias: bool) -> RunNorm:
 
 
 class StepWeights(nn.Linear):
-    """A linear layer whose weight the recurrence reads step by step, and which therefore stays as wide as it is."""
+    """A linear layer whose weight the recurrence reads step by step, so it is not converted to 8 bits."""
 
 
 class LayerNormLSTM(nn.Module):
     """One layer of the paper's LSTM: norms on both halves of the preactivation and on the cell.
 
-    Differs from the published code where that is at fault (docs/method.md): gains start at 1 and
-    biases at 0, and the initial states are zeros instead of fresh draws.
+    It differs from the published code where that is wrong (docs/method.md): gains start at 1 and biases at 0, and the
+    initial states are zeros instead of new draws.
     """
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
@@ -71,10 +71,9 @@ class LayerNormLSTM(nn.Module):
 
 
 class _RecurrentBody(Backbone):
-    """What recurrent bodies share: a position table of `positions` rows, or none for 0, and the roles.
+    """What recurrent bodies share: a position table of `positions` rows (none for 0), and the roles.
 
-    The mask is not needed: padding lies at the end and the recurrence is causal, so that no real
-    position, and hence no read-out, depends on it.
+    They need no mask: padding is at the end and the recurrence is causal, so no real position depends on padding.
     """
 
     def __init__(self, info: BackboneInfo, positions: int, generator: torch.Generator) -> None:
@@ -161,8 +160,8 @@ def matched_hidden_sizes(width: int, layers: int, frozen: int) -> list[int]:
     low = int((math.sqrt(linear * linear + 16 * max(budget - width, 0)) - linear) / 8)
     if low < 1:
         raise ConfigError(
-            f"an LSTM of {layers} layers of width {width} cannot be matched to {frozen:,} frozen parameters: "
-            f"it has at least {layers * cost(1):,}; match a larger body"
+            f"An LSTM of {layers} layers of width {width} cannot be matched to {frozen:,} frozen parameters, because "
+            f"it has at least {layers * cost(1):,}. Match a larger body."
         )
     larger = round((frozen - layers * cost(low)) / (cost(low + 1) - cost(low)))
     return [low + 1] * larger + [low] * (layers - larger)
@@ -183,7 +182,9 @@ class MatchedLSTM(_RecurrentBody):
     ) -> None:
         D, L = info.width, info.layers
         if norms - 2 * L not in (0, 1, 2):
-            raise ConfigError(f"{info.name} of {L} layers can have {2 * L} to {2 * L + 2} norms, asked for {norms}")
+            raise ConfigError(
+                f"{info.name} of {L} layers can have {2 * L} to {2 * L + 2} norms, but {norms} were requested."
+            )
 
         def norm() -> RunNorm:
             return _norm(norm_kind, D, norm_bias)
@@ -218,7 +219,7 @@ def requested_width(request: BodyRequest, default: int) -> int:
     except ValueError:
         width = 0
     if width < 1:
-        raise ConfigError(f"option width of {request.name}: expected a positive whole number, found {given!r}")
+        raise ConfigError(f"Option width of {request.name} must be a positive whole number, but is {given!r}.")
     return width
 
 
@@ -226,8 +227,8 @@ def require_random(request: BodyRequest) -> None:
     """Raises WeightsError for weights "pretrained" and "statistics", which no LSTM has."""
     if request.weights in ("pretrained", "statistics"):
         raise WeightsError(
-            f"{request.name} has no {request.weights} weights: no pretrained LSTM was published; "
-            "say --weights random (in Python weights='random', or name a weights file)"
+            f"{request.name} has no {request.weights} weights, because no pretrained LSTM was published. "
+            "Use --weights random (in Python weights='random'), or give a weights file."
         )
 
 
@@ -235,16 +236,16 @@ def _random_lstm(request: BodyRequest, layers: int, residual: bool, positions: i
     require_random(request)
     layers = layers if request.layers is None else request.layers
     if layers < 1:
-        raise ConfigError(f"{request.name} needs at least 1 layer, asked for {layers}")
+        raise ConfigError(f"{request.name} needs at least 1 layer, but {layers} were requested.")
     info = _info(request.name, requested_width(request, 768), layers, f"random, seed {request.seed}")
     return LSTMBody(info, residual, positions, request.seed)
 
 
 def build_lstm(request: BodyRequest) -> Backbone:
-    """The paper's frozen LSTM: 3 layers of width 768 unless asked otherwise, no positions (paper, Table 3).
+    """The paper's frozen LSTM: 3 layers of width 768 by default, without positions (paper, Table 3).
 
-    Weights are U(-1/sqrt(D), 1/sqrt(D)), a pure function of the request's seed. A weights file is
-    loaded over them by the caller.
+    Weights are U(-1/sqrt(D), 1/sqrt(D)), a pure function of the request's seed. The caller may load a weights file
+    over them.
 
     Raises:
         ConfigError: for an unknown option, a width or a number of layers below 1

@@ -1,7 +1,7 @@
 """The layer-normalised LSTM recurrence, with its gradient written by hand.
 
-Fixed input projections and norms leave little to do at a position: recording it all with autograd
-would cost several times the time and memory of the recurrence itself.
+With fixed input projections and norms little is computed at each position, and recording it all with autograd would
+cost several times the time and memory of the recurrence itself.
 """
 
 from typing import Any
@@ -29,8 +29,8 @@ class Recurrence(torch.autograd.Function):
         c = cell_gain * norm(f * c + i * g) + cell_bias
         h = o * tanh(c)
 
-    Autograd would record some fifteen nodes a position; this keeps the inputs of the two norms and
-    the gates, and leaves nothing in the backward loop that can be done for all positions at once.
+    Autograd would record some fifteen nodes per position. This keeps the inputs of the two norms and the gates, and
+    computes everything outside of the backward loop that can be computed for all positions at once.
     Gains are per row, (N, .) or (1, .). The matrix product runs in W's dtype, states and norms in
     the gains' dtype.
     """

@@ -1,7 +1,7 @@
 """Where a body's weights come from: pretrained, random, statistics, or a weights file.
 
-Random weights need no download: the sizes of the named models are in NAMED. Nothing touches the
-network unless a hub model's pretrained weights are asked for.
+Random weights need no download, because the sizes of the named models are in NAMED. The network is used only to load
+the pretrained weights of a hub model.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.
 
 @dataclass(frozen=True)
 class Named:
-    """A model known by name: its family and sizes (enough for random weights) and where weights are.
+    """A model that is known by name: its family, its sizes (enough for random weights), and where its weights are.
 
-    `package` is a package of the index that carries the weights: (module, folder inside it, file or None,
-    how to install it).
+    `package` is a package of the index that contains the weights: (module, folder inside it, suffix of the file or
+    None, how to install it).
     """
 
     family: str
@@ -83,14 +83,14 @@ NAMED: Mapping[str, Named] = {
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hugging Face's loading bars and reports off, then as they were: a cut or headless body is what we ask for."""
+    """Silence Hugging Face's progress bars and reports for a while: a shortened or headless body is intended here."""
     from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    library: Any = modeling_gguf_pytorch_utils  # has a bar of its own, which the line before does not reach
+    library: Any = modeling_gguf_pytorch_utils  # it has a progress bar of its own
     bar = getattr(library, "tqdm", None)
     if bar is not None:
         library.tqdm = functools.partial(bar, disable=True)
@@ -139,7 +139,7 @@ def _random(request: BodyRequest) -> Backbone:
     """The family's own initialisation, seeded by `request.seed`. Reads sizes only, never weights."""
     config = huggingface.prepare_config(_sizes(request.name), request.layers)
     family = huggingface.family_of(config)
-    # the token embedding is dropped at once: make it as small as its padding index allows
+    # the token embedding is dropped at once, so it is made as small as its padding index allows
     padding = getattr(config, "pad_token_id", None)
     if padding is not None and not 0 <= padding < 16:
         padding = config.pad_token_id = None
@@ -152,7 +152,7 @@ def _random(request: BodyRequest) -> Backbone:
 
 
 def _sizes(name: str) -> Any:
-    """Configuration of the model `name`; of a named one without looking anywhere."""
+    """Configuration of the model `name`; that of a named model needs no files."""
     from transformers import AutoConfig
 
     named = NAMED.get(name)
@@ -163,13 +163,13 @@ def _sizes(name: str) -> Any:
 
 
 def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
-    """(layers, width) of the transformer `name`, cut to `layers` of them. Raises WeightsError where it is not here."""
+    """(layers, width) of the transformer `name`, with `layers` layers. Raises WeightsError if it is not here."""
     config = _sizes(name)
     return layers or config.num_hidden_layers, config.hidden_size
 
 
 def _locate(name: str) -> tuple[str, str | None, str]:
-    """Where `name`'s pretrained weights are: (folder or hub name, GGUF file or None, source in words)."""
+    """Where the pretrained weights of `name` are: (folder or hub name, GGUF file or None, source in words)."""
     named = NAMED.get(name)
     if named is None:
         path = Path(name).expanduser()
@@ -177,7 +177,9 @@ def _locate(name: str) -> tuple[str, str | None, str]:
             return str(path.parent), path.name, str(path)
         if path.is_dir():
             if not (path / "config.json").is_file():
-                raise WeightsError(f"{path}: no config.json; a body is a folder written by save_pretrained")
+                raise WeightsError(
+                    f"The folder {path} has no config.json. A body is a folder written by save_pretrained."
+                )
             return str(path), None, str(path)
         return name, None, f"hub {name}"
     if named.package is not None:
@@ -192,7 +194,7 @@ def _locate(name: str) -> tuple[str, str | None, str]:
 
 
 def _opened(name: str) -> tuple[str, str | None, str]:
-    """What `_locate` says, but for a GGUF file the folder that its conversion is kept in."""
+    """As `_locate`, but a GGUF file is replaced by the folder of its conversion."""
     place, file, source = _locate(name)
     if file is None:
         return place, None, source
@@ -205,7 +207,7 @@ def _opened(name: str) -> tuple[str, str | None, str]:
 
 
 def installed(name: str) -> bool:
-    """Whether the pretrained weights of the named model are on this machine; asks no network."""
+    """Whether the pretrained weights of the named model are on this machine. Uses no network."""
     place, _, _ = _locate(name)
     return Path(place).is_dir() or _cached(place, CHECKPOINTS)
 
@@ -218,10 +220,10 @@ def _cached(place: str, files: Iterable[str]) -> bool:
 
 
 def _access(place: str, file: str | None, files: Iterable[str]) -> dict[str, Any]:
-    """What `from_pretrained` is told to read one of `files` from `place`.
+    """Arguments of `from_pretrained` to read one of `files` from `place`.
 
-    Cached files are taken as they are. Others are asked for once, with a limit of ten seconds: the
-    library would repeat a hopeless request for half a minute. Raises what the hub's client raises.
+    Cached files are used without the network. For others the hub is asked once, with a limit of ten seconds, because
+    the library would repeat a hopeless request for half a minute. Raises what the hub's client raises.
     """
     if file is not None:
         return {"gguf_file": file}
@@ -245,25 +247,24 @@ def _read_config(name: str, place: str, file: str | None) -> Any:
 
 
 def _load_error(name: str, place: str, error: Exception) -> WeightsError:
-    """What to do about weights that did not load."""
+    """The error for weights that did not load, with the remedy."""
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(place).is_dir():
-        return WeightsError(f"{place}: cannot be loaded as a body ({type(error).__name__}: {cause})")
+        return WeightsError(f"{place} cannot be loaded as a body ({type(error).__name__}: {cause}).")
     named = next((n for n in NAMED.values() if place == n.hub), None)
     install = f"`{named.package[3]}`, or " if named is not None and named.package is not None else ""
     return WeightsError(
-        f"no pretrained weights for {name}: the hub model {place} is neither cached nor reachable ({cause}). "
-        f"Remedy: {install}on a machine with network `hf download {place}`, then name the folder with --backbone DIR "
-        f"(a table's body: --body DIR); "
-        f"--weights random needs no download"
+        f"There are no pretrained weights for {name}: the hub model {place} is neither cached nor reachable ({cause}). "
+        f"Run {install}`hf download {place}` on a machine with network access, and give the folder as --backbone DIR "
+        "(for a table of the paper: --body DIR). --weights random needs no download."
     )
 
 
 @torch.no_grad()
 def match_statistics(body: Backbone, model: Backbone, seed: int = 0) -> None:
-    """Give each tensor of `body` the mean and standard deviation of `model`'s (paper, Table 9), in place.
+    """Give each tensor of `body` the mean and standard deviation that it has in `model` (paper, Table 9), in place.
 
-    Tensors whose random start is constant (norm gains, biases) are first redrawn from a normal, by `seed`.
+    Tensors that start constant (norm gains, biases) are first drawn from a normal distribution, by `seed`.
     """
     generator = torch.Generator().manual_seed(seed)
     targets = model.tensors()
@@ -295,12 +296,14 @@ def load(body: Backbone, path: Path) -> None:
     try:
         held = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable weights file ({error})") from error
+        raise WeightsError(f"{path} is not a readable weights file ({error}). Copy it again.") from error
     for name, tensor in body.tensors().items():
         if name not in held:
-            raise WeightsError(f"{path}: no tensor {name}; the file was written for another body than {body.info.name}")
+            raise WeightsError(
+                f"{path} has no tensor {name}. The file was written for another body than {body.info.name}."
+            )
         if held[name].shape != tensor.shape:
             raise WeightsError(
-                f"{path}: tensor {name} has shape {tuple(held[name].shape)}, expected {tuple(tensor.shape)}"
+                f"{path}: tensor {name} has shape {tuple(held[name].shape)}, expected {tuple(tensor.shape)}."
             )
         tensor.copy_(held[name])

@@ -1,7 +1,7 @@
-"""Many runs: expand lists into configurations, skip what is finished, pack what can be packed, sum up.
+"""Many runs: expand lists into configurations, skip what is finished, train the rest in packs, summarise.
 
-A sweep over learning rates and seeds is one packed training; the summary of the group says which
-learning rate validation chose and the test metric there as mean and standard error over seeds.
+A sweep over learning rates and seeds is one packed training. Its summary says which learning rate validation chose,
+and the test metric there as mean and standard error over seeds.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ from icecore.training.run_summary import RunSummary, SweepSummary
 
 
 def make_config(task: str, precision: str = "auto", device: str = "auto", **settings: Any) -> RunConfig:
-    """The configuration of one run: the protocol's and the task's defaults under the given `settings`.
+    """The configuration of one run: the given `settings`, and the defaults of protocol and task for the others.
 
-    Settings that are None count as not given. Raises ConfigError for unknown names and values.
+    A setting that is None counts as not given. Raises ConfigError for unknown names and values.
     """
     entry = TASKS.get(task)
     if entry is None:
@@ -45,7 +45,7 @@ def make_config(task: str, precision: str = "auto", device: str = "auto", **sett
     given = {name: value for name, value in settings.items() if value is not None}
     check_names(RunConfig, given)
     check_types(RunConfig, given)
-    # all options with their types: what is left to a default today must not change its meaning tomorrow
+    # all options are written out, so that a configuration keeps its meaning if a default changes later
     given["task_options"] = read_options(TaskRequest(given.get("task_options", {})), task, entry.options)
     name = given.get("protocol", "fair")
     if name not in PROTOCOLS:
@@ -130,7 +130,7 @@ def _train_unfinished(
 class Sweep:
     """One configuration at several learning rates and seeds, of which validation chooses the rate.
 
-    staged  only the first seed tries every learning rate; the others train at the one that was chosen
+    staged  only the first seed tries every learning rate; the others use the chosen one
     """
 
     config: RunConfig
@@ -143,7 +143,7 @@ class Sweep:
         return lrs + seeds - 1 if self.staged else lrs * seeds
 
     def runs(self, done: Mapping[str, RunSummary]) -> list[RunConfig]:
-        """The runs as far as they can be known from the summaries of those that are `done`, by run id."""
+        """The runs that are known so far, given the summaries of finished runs by run id."""
         first = expand_sweep(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
         if len(first) == len(self) or any(config.run_id not in done for config in first):
             return first
@@ -151,20 +151,20 @@ class Sweep:
         return first if chosen is None else first + expand_sweep(self.config, [chosen], self.seeds[1:])
 
     def missing(self, done: Mapping[str, RunSummary]) -> list[RunConfig]:
-        """The runs that are to be made next; none where all are done."""
+        """The runs to train next; none if all are finished."""
         return [config for config in self.runs(done) if config.run_id not in done]
 
 
 def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> list[list[RunConfig]]:
-    """Runs grouped so that each group differs in learning rate and seed only.
+    """Runs in groups that differ in learning rate and seed only.
 
-    begun  run ids of the pack that each run was last in: these stay together, and apart from new runs,
-           so that they go on from their state and to the bit as they would have
+    begun  run ids of the pack that each run was last trained in. These stay together and apart from new runs, so that
+           they continue from their states to the bit
     """
     known = dict(zip((c.run_id for c in configs), begun, strict=False))
     groups: dict[tuple[str, ...], list[RunConfig]] = {}
     for config in configs:
-        # a kill may have come before this run's own record, but not before that of another of its pack
+        # a kill may have come before this run's own record was written, but after that of another run of its pack
         records = (known.get(config.run_id, ()), *known.values())
         together = next((ids for ids in records if config.run_id in ids), ())
         groups.setdefault((config.pack_key(), *together), []).append(config)
@@ -172,22 +172,22 @@ def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> 
 
 
 def pack_size(configs: Sequence[RunConfig], task: Task, context: ExecutionContext) -> int:
-    """How many of the runs, which share a body, train at once: as many as memory holds (`max_runs`).
+    """How many of the runs, which share a body, train at once: as many as memory allows (`max_runs`).
 
-    A larger group is trained in packs of this size, in order. An interrupted one is cut at the same
-    places: what is finished are whole packs, and what had begun is a group of its own (`packs`).
+    A larger group is trained in packs of this size, in order. If it is interrupted, it is split at the same places
+    again: finished runs are whole packs, and the interrupted pack is a group of its own (`packs`).
     """
     if len(configs) == 1:
         return 1
     config = configs[0]
     runtime, backbone = context.runtime(config), context.backbone(config)
-    # two runs: a model of one may take a shorter way, and keep less
+    # measured with two runs, because a model of one run keeps less
     trial = context.place(FPT(task.spec, backbone, [0, 1], model_settings(config), runtime.precision), runtime)
     return min(len(configs), max_runs(trial, task, min(context.micro_batch or 1, config.batch_size)))
 
 
 def load_task(config: RunConfig, data_dir: str | None) -> Task:
-    """The task of a configuration, its data read, with the faults its protocol keeps."""
+    """The task of a configuration with its data, and with the faults that its protocol keeps."""
     return build_task(config.task, TaskRequest(config.task_options, data_dir, config.faults))
 
 
@@ -218,11 +218,11 @@ def summarize_runs(runs: Sequence[RunSummary]) -> SweepSummary:
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """The configuration of a run folder. Raises ConfigError where `path` is none."""
+    """The configuration of a run folder. Raises ConfigError if `path` is not one."""
     if not (path / CONFIG).is_file():
         inside = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
-        hint = f"; it holds the runs {', '.join(inside[:5])}" if inside else ""
-        raise ConfigError(f"{path}: not a run folder (no {CONFIG}){hint}")
+        hint = f" It contains the runs {', '.join(inside[:5])}." if inside else ""
+        raise ConfigError(f"{path} is not a run folder, because it has no {CONFIG}.{hint}")
     return read_config(path)
 
 
@@ -231,14 +231,16 @@ def open_run(
 ) -> tuple[FPT, Task]:
     """The trained model and the task of a run folder, ready to score on `device`.
 
-    task  that of the run where it has been read already
+    task  the task of the run, if it has been read already
 
-    Raises ConfigError for a folder that is no finished run, WeightsError where the body has changed.
+    Raises ConfigError for a folder that is not a finished run, WeightsError if the body has changed.
     """
     config = read_run_config(path)
     held = path / PROGRAM
     if not held.exists():
-        raise ConfigError(f"{path}: no program here; the run is not finished (give its command again) or has diverged")
+        raise ConfigError(
+            f"The run in {path} has no program: it is not finished (give its command again), or it diverged."
+        )
     program = Program.load(held)
     chosen = select_runtime(device, config.precision)
     task = (task or load_task(config, data_dir)).to(chosen.device)
@@ -249,7 +251,7 @@ def open_run(
 
 
 def describe_run(path: Path) -> dict[str, Any]:
-    """What a run folder or a program file holds, as one flat table. Raises ConfigError, DataError."""
+    """The content of a run folder or a program file as one flat table. Raises ConfigError, DataError."""
     if path.is_file():
         program = Program.load(path)
         held = {f"{split} metric": metric for split, metric in program.metrics.items()}

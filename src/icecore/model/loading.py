@@ -15,21 +15,23 @@ from icecore.model.program import Program
 
 
 def load_programs(programs: Sequence[Program], backbone: Backbone, precision: str = "fp32") -> FPT:
-    """One model that holds `programs` on `backbone`: program r is run r.
+    """One model that holds `programs` on `backbone`; program r becomes run r.
 
-    Raises WeightsError where the body is not the one a program was trained on (both fingerprints
-    shown), ConfigError where programs cannot share one model, DataError naming a tensor that does not fit.
+    Raises WeightsError if the body is not the one that a program was trained on (both fingerprints are shown),
+    ConfigError if the programs cannot share one model, DataError that names a tensor that does not fit.
     """
     first = programs[0]
     for program in programs[1:]:
         if (program.spec, model_settings(program.config)) != (first.spec, model_settings(first.config)):
-            raise ConfigError(f"programs of {first.config.task} and {program.config.task} differ in sizes or roles")
+            raise ConfigError(
+                f"Programs of {first.config.task} and {program.config.task} differ in sizes or roles: one model cannot hold both."
+            )
     model = FPT(first.spec, backbone, [p.config.seed for p in programs], model_settings(first.config), precision)
     for program in programs:
         if program.fingerprint != model.body_fingerprint:
             raise WeightsError(
-                f"the program was trained on another body: fingerprint {program.fingerprint}, "
-                f"{backbone.info.name} ({backbone.info.weights}) here has {model.body_fingerprint}"
+                f"The program was trained on another body: fingerprint {program.fingerprint}, but "
+                f"{backbone.info.name} ({backbone.info.weights}) here has {model.body_fingerprint}."
             )
     shapes = {n: tuple(p.shape[1:] if model.has_run_axis(n) else p.shape) for n, p in model.program().items()}
     for program in programs:
@@ -37,27 +39,27 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
             source = program.tensors.get(name)
             if source is None or tuple(source.shape) != expected:
                 found = "missing" if source is None else f"of shape {tuple(source.shape)}"
-                raise DataError(f"tensor {name} is {found}, expected shape {expected}")
+                raise DataError(f"Tensor {name} is {found}, expected shape {expected}.")
     model.set_programs([program.tensors for program in programs])
     return model.requires_grad_(False)
 
 
 @torch.no_grad()
 def start_from_program(model: FPT, program: Program, config: RunConfig) -> list[str]:
-    """Give every run of `model`, made by `config`, the tensors of `program` that fit it. Returns their names.
+    """Give every run of `model`, built by `config`, the tensors of `program` that fit it. Returns their names.
 
-    Norms fit the same body, positions as far as both have them, the input layer where tokens are of the same
-    kind and size; an output layer belongs to its classes and is left as it is. Raises ConfigError for another body.
+    Norms fit the same body, positions fit as far as both have them, and the input layer fits if tokens have the same
+    kind and size. The output layer belongs to its classes and stays as it is. Raises ConfigError for another body.
     """
     if program.config.body != config.body:
         names = [
             f"{name} ({weights}, {f'{layers} layers' if layers else 'all layers'}, body seed {seed})"
             for name, weights, layers, seed in (program.config.body, config.body)
         ]
-        raise ConfigError(f"{config.start}: a program of {names[0]} is no start on {names[1]}; name the same body")
+        raise ConfigError(f"{config.start} is a program of {names[0]}, but the run has {names[1]}. Use the same body.")
     runs, taken = model.programs(), []
     like = (program.spec.kind, program.spec.size) == (model.spec.kind, model.spec.size)
-    # all of its layers or none: one cut to another's width, or beside fresh ones, is no input layer
+    # all of its layers or none
     layers = ({n: t.shape for n, t in held.items() if n.startswith("input.")} for held in (runs[0], program.tensors))
     like = like and next(layers) == next(layers)
     for name, own in runs[0].items():
@@ -77,9 +79,9 @@ def start_from_program(model: FPT, program: Program, config: RunConfig) -> list[
 
 @torch.no_grad()
 def write_body(program: Program, backbone: Backbone, path: Path) -> None:
-    """Write `backbone` with what `program` trained of it as a weights file: `--weights FILE` starts from it.
+    """Write `backbone`, with what `program` trained of it, as a weights file for `--weights FILE`.
 
-    Positions beyond the program's T keep the backbone's. Raises StorageError.
+    Positions beyond the program's T are the backbone's. Raises StorageError.
     """
     for name, held in backbone.tensors().items():
         trained = program.tensors.get("positions" if name == "positions" else f"body.{name}")

@@ -1,7 +1,7 @@
 """Program: what one run learned, as a small self-describing safetensors file (never pickle).
 
-The header says which task, sizes and body it was made for; every tensor has its checksum. A program
-goes only onto the body it was trained on: the fingerprint of the frozen tensors decides.
+The header says which task, sizes and body it was trained for, and has a checksum for every tensor. A program works
+only on the body that it was trained on, which the fingerprint of the frozen tensors identifies.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Program:
-    """One run's tensors (without run axis) and what is needed to use them.
+    """One run's tensors (without run axis), and what is needed to use them.
 
     fingerprint  sha256 of the frozen tensors of the body
     metrics      validation and test metrics at the end of the run
-    extra        what a task adds (classes, preprocessing)
+    extra        what a task or a fit adds (classes, preprocessing, results of controls)
     """
 
     config: RunConfig
@@ -58,30 +58,32 @@ class Program:
 
     @classmethod
     def load(cls, path: Path) -> "Program":
-        """Read a program and check every tensor. Raises DataError naming the file and the damaged part."""
+        """Read a program and check every tensor. Raises DataError that names the file and the damaged part."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 text, checksum = metadata["icecore"], metadata["sha256"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
         except FileNotFoundError as error:
-            raise DataError(f"{path}: no such program file") from error
+            raise DataError(f"There is no program file {path}.") from error
         except KeyError as error:
-            raise DataError(f"{path}: a safetensors file, but not an icecore program") from error
+            raise DataError(f"{path} is a safetensors file, but not an icecore program.") from error
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise DataError(f"{path}: not a readable program, perhaps cut short ({error}); copy it again") from error
+            raise DataError(
+                f"{path} is not a readable program and may be incomplete ({error}). Copy it again."
+            ) from error
         if hashlib.sha256(text.encode()).hexdigest() != checksum:
-            raise DataError(f"{path}: the header is damaged (checksum differs); copy the file again")
+            raise DataError(f"The header of {path} is damaged (its checksum differs). Copy the file again.")
         header = json.loads(text)
         if header.get("format") != FORMAT:
             raise DataError(
-                f"{path}: program format {header.get('format')}, this version reads {FORMAT}; upgrade icecore"
+                f"{path} has program format {header.get('format')}, but this version reads {FORMAT}. Upgrade icecore."
             )
         for name, checksum in header["sha256"].items():
             if name not in tensors:
-                raise DataError(f"{path}: tensor {name} is missing; copy the file again")
+                raise DataError(f"Tensor {name} is missing in {path}. Copy the file again.")
             if _checksum(tensors[name]) != checksum:
-                raise DataError(f"{path}: tensor {name} is damaged (checksum differs); copy the file again")
+                raise DataError(f"Tensor {name} in {path} is damaged (its checksum differs). Copy the file again.")
         try:
             return cls(
                 config=RunConfig.from_json(json.dumps(header["config"])),
@@ -95,7 +97,7 @@ class Program:
         except (ConfigError, KeyError, TypeError) as error:
             made = header.get("versions", {}).get("icecore", "unknown")
             raise DataError(
-                f"{path}: made by icecore {made}, not understood here ({error}); upgrade icecore"
+                f"{path} was written by icecore {made} and cannot be read here ({error}). Upgrade icecore."
             ) from error
 
 

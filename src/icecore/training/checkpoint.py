@@ -1,4 +1,4 @@
-"""Files a run leaves on disk, and training states that resume exactly.
+"""The files of a run, and training states from which it resumes exactly.
 
 A run folder holds config.json, events.jsonl, checkpoint/, program.safetensors, summary.json. The runs
 of a pack checkpoint one after another; a state counts once all of them have it, so a kill between two
@@ -35,7 +35,7 @@ class RunFolder:
 
     @property
     def summary_path(self) -> Path:
-        """Present once the run is finished."""
+        """The file that exists once the run is finished."""
         return self.path / SUMMARY
 
     @property
@@ -54,31 +54,33 @@ class RunFolder:
             write_json(self.path / CONFIG, json.loads(self.config.to_json()))
         elif changed := differences(read_config(self.path), self.config):
             raise ConfigError(
-                f"{self.path}: written by another configuration ({changed}); "
-                "name another --out, or move the folder away"
+                f"The folder {self.path} belongs to another configuration ({changed}). "
+                "Choose another --out, or move the folder away."
             )
 
     def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
-        """Keep other processes from training this run meanwhile; see `storage.locked`."""
+        """Keep other processes from training this run meanwhile; see `storage.file_lock`."""
         return file_lock(self.path / LOCK, wait)
 
     def clean_up(self) -> None:
-        """Clear away what a kill left; for whoever holds the lock."""
+        """Remove what a killed process left behind. Only the holder of the lock may call this."""
         with storage_errors(self.path):
             for leftover in self.path.rglob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
             if self.events_path.exists() and not self.events_path.read_bytes().endswith(b"\n"):
                 with self.events_path.open("a") as file:
-                    file.write("\n")  # a line cut short must not swallow the next one
+                    file.write("\n")  # the next line must not be appended to an incomplete one
 
     def summary(self) -> RunSummary | None:
-        """The finished run's summary, or None. Raises ConfigError where the file is damaged."""
+        """The finished run's summary, or None. Raises ConfigError if the file is damaged."""
         if not self.summary_path.exists():
             return None
         try:
             return RunSummary.from_json(json.loads(self.summary_path.read_text()))
         except ValueError as error:
-            raise ConfigError(f"{self.summary_path}: damaged ({error}); delete it and run again") from error
+            raise ConfigError(
+                f"The file {self.summary_path} is damaged ({error}). Delete it and train again."
+            ) from error
 
     def log(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Append events, one JSON line each, in a single write."""
@@ -86,7 +88,7 @@ class RunFolder:
             file.write("".join(json.dumps(event) + "\n" for event in events))
 
     def events(self) -> list[dict[str, Any]]:
-        """Logged events; a half-written last line is left out, and so is what a resumed run did again."""
+        """The logged events, without an incomplete last line, and without steps that a resumed run repeated."""
         found: list[dict[str, Any]] = []
         for line in self.events_path.read_text().splitlines() if self.events_path.exists() else []:
             try:
@@ -99,18 +101,18 @@ class RunFolder:
         return found
 
     def pack(self) -> list[str]:
-        """Ids of the runs of the pack that this run was last in; empty for a run that has not begun."""
+        """Ids of the runs in the pack that this run was last trained in; empty if it has not started."""
         starts = [event["pack"] for event in self.events() if event["event"] == "start"]
         return starts[-1] if starts else []
 
     def check_origin(self, origin: Mapping[str, str]) -> None:
-        """Raise ConfigError unless the run was begun with what `origin` names: the same body, the same data."""
+        """Raise ConfigError unless the run was started with the body and the data that `origin` names."""
         begun = [event["origin"] for event in self.events() if "origin" in event]
         changed = [name for name, value in (begun[-1] if begun else {}).items() if origin.get(name) != value]
         if changed:
             raise ConfigError(
-                f"{self.path}: begun with another {' and other '.join(changed)}; name another --out, or start over "
-                "with --no-resume"
+                f"The run in {self.path} was started with another {' and other '.join(changed)}. Choose another --out, "
+                "or start over with --no-resume."
             )
 
     def saved_steps(self) -> list[int]:
@@ -122,7 +124,7 @@ class RunFolder:
         write_tensors(self._state(step), tensors, {"state": json.dumps(values)})
 
     def load_state(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The state that `save_state` wrote. Raises StorageError where it is damaged."""
+        """The state that `save_state` wrote. Raises StorageError if it is damaged."""
         path = self._state(step)
         try:
             with safe_open(path, "pt") as file:
@@ -130,11 +132,11 @@ class RunFolder:
                 return tensors, json.loads(file.metadata()["state"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StorageError(
-                f"{path}: damaged state ({error}); delete it to go on from an earlier one, or from the start"
+                f"The state {path} is damaged ({error}). Delete it to continue from an earlier state or from the start."
             ) from error
 
     def go_back(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The last state up to `step`; later ones, which its pack does not share and makes again, are dropped."""
+        """The last state up to `step`. Later states, which the pack does not share, are deleted."""
         own = max(s for s in self.saved_steps() if s <= step)
         self.drop_states(keep=own)
         return self.load_state(own)
@@ -147,7 +149,7 @@ class RunFolder:
                     self._state(step).unlink(missing_ok=True)
 
     def reset(self) -> None:
-        """Forget everything but the configuration, to start over."""
+        """Delete everything except the configuration, to start over."""
         self.drop_states()
         with storage_errors(self.path):
             for name in (EVENTS, SUMMARY, PROGRAM):
@@ -158,7 +160,7 @@ class RunFolder:
 
 
 class SecondaryRunFolder(RunFolder):
-    """A run's folder as processes besides the first one see it: empty, and what is written is the first one's to do."""
+    """A run's folder for the other processes of a torchrun: empty, since only the first one reads and writes."""
 
     def open(self) -> None: ...
 
@@ -185,7 +187,7 @@ class SecondaryRunFolder(RunFolder):
 
 
 def common_step(folders: Sequence[RunFolder], ends: Sequence[int | None]) -> int | None:
-    """The latest step that every run has a state of or had stopped by (at step `ends`), or None."""
+    """The latest step at which every run has a state or had stopped already (at its step in `ends`), or None."""
     saved = [set(folder.saved_steps()) for folder in folders]
     for step in sorted(set.union(*saved), reverse=True):
         if all(step in steps or (end is not None and end < step) for steps, end in zip(saved, ends, strict=True)):
@@ -194,15 +196,15 @@ def common_step(folders: Sequence[RunFolder], ends: Sequence[int | None]) -> int
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The configuration in a run folder. Raises ConfigError naming the file where it is none."""
+    """The configuration in a run folder. Raises ConfigError that names the file if it is not one."""
     path = folder / CONFIG
     try:
         return RunConfig.from_json(path.read_text())
     except (OSError, ValueError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}; move the folder away and run again") from error
+        raise ConfigError(f"{path}: {error} Move the folder away and train again.") from error
 
 
 def differences(found: RunConfig, wanted: RunConfig) -> str:
-    """Settings in which two configurations differ, in words."""
+    """The settings in which two configurations differ, in words."""
     left, right = json.loads(found.to_json()), json.loads(wanted.to_json())
     return ", ".join(f"{key} {left[key]!r} there, {right[key]!r} here" for key in left if left[key] != right[key])

@@ -1,7 +1,7 @@
 """Data parallelism over the processes that torchrun started: each has the body, and its share of every batch.
 
-Only programs have gradients, so a step exchanges one flat buffer of kilobytes. Files and decisions are the
-first process's, and the others are told: so a run may go on with another number of processes.
+Only programs have gradients, so a step exchanges one flat buffer of kilobytes. The first process alone reads and
+writes files and decides, and broadcasts the result, so a run may continue with another number of processes.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from icecore.training.checkpoint import RunFolder, SecondaryRunFolder
 
 Value = TypeVar("Value")
 
-#: no process waits longer than this for another: reading data, or writing to a slow disk, takes its time
+#: longest time that one process waits for another, which may be reading data or writing to a slow disk
 PROCESS_TIMEOUT = datetime.timedelta(hours=1)
 
 
@@ -40,7 +40,7 @@ class World:
     rank   this process, from 0
     size   how many there are
     local  this process among those of its machine
-    shard  each has a share of the body only, so that none can go through it without the others
+    shard  each process has only a share of the body, so that all of them must go through it together
     """
 
     rank: int = 0
@@ -54,9 +54,9 @@ class World:
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The device that this process has of those called `name`; each has a GPU of its own.
+        """The device of this process, of the kind `name`; each process has a GPU of its own.
 
-        Raises ConfigError where there are too few.
+        Raises ConfigError if there are too few.
         """
         kind, _, index = name.partition(":")
         cuda = torch.cuda.is_available()
@@ -64,17 +64,17 @@ class World:
             return name
         if index or self.local >= torch.cuda.device_count():
             raise ConfigError(
-                f"--device {name}: each process takes a GPU of its own, and this machine has "
-                f"{torch.cuda.device_count()}; start as many processes, with --device cuda"
+                f"--device {name}: each process needs a GPU of its own, and this machine has "
+                f"{torch.cuda.device_count()}. Start as many processes as there are GPUs, with --device cuda."
             )
         return f"cuda:{self.local}"
 
     def check(self, config: RunConfig) -> None:
-        """Raises ConfigError where a step has no example of each run for every process."""
+        """Raise ConfigError if a step does not have an example of each run for every process."""
         if config.batch_size < self.size:
             raise ConfigError(
-                f"{self.size} processes cannot share {config.batch_size} examples a step: raise --batch-size, "
-                "or start fewer (one process trains several runs at once, for those nobody needs to share)"
+                f"{self.size} processes cannot share {config.batch_size} examples per step. Raise --batch-size, or "
+                "start fewer processes: one process can train several runs at once."
             )
 
     def folder(self, parent: Path, config: RunConfig) -> RunFolder:
@@ -82,9 +82,9 @@ class World:
         return RunFolder(parent, config) if self.is_main else SecondaryRunFolder(parent, config)
 
     def share(self, batch: Batch, runs: int) -> tuple[Batch, Tensor | slice]:
-        """This process's rows of a run-major batch (R * B), and their places in it, on the CPU.
+        """This process's rows of a run-major batch (R * B), and their indices in it, on the CPU.
 
-        Each run's rows are dealt out by length, so that all processes have about as many tokens.
+        Each run's rows are distributed by length, so that all processes have about equally many tokens.
         """
         if self.size == 1:
             return batch, slice(None)
@@ -107,8 +107,8 @@ class World:
     def in_step(self, passes: Iterable[Value], spare: Value | None = None) -> Iterator[tuple[Value, bool]]:
         """The passes of this process through the body, each with whether it counts.
 
-        Where the body is divided, those who have fewer repeat their last one, or make the `spare` one, for the
-        sake of the others.
+        If the body is sharded, all processes must make equally many passes: one with fewer repeats its last pass, or
+        makes the `spare` one.
         """
         if not self.shard:
             yield from ((each, True) for each in passes)
@@ -123,7 +123,7 @@ class World:
             yield extra, False
 
     def broadcast(self, value: Value) -> Value:
-        """What the first process has, in all of them."""
+        """The first process's value, in all processes."""
         if self.size == 1:
             return value
         held: list[Value] = [value]
@@ -136,29 +136,29 @@ ALONE = World()
 
 
 def launched_processes() -> int:
-    """How many processes were started together with this one, itself counted."""
+    """The number of processes that were started together, this one included."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
 def join_processes(shard: bool = False) -> Iterator[World]:
-    """The world that torchrun, or whoever sets its variables, started this process in; left in the end.
+    """Join the processes that torchrun (or another launcher that sets its variables) started, and leave at the end.
 
-    Raises ConfigError where a body is to be divided among one process.
+    Raises ConfigError if a body is to be sharded but there is only one process.
     """
     if launched_processes() == 1:
         if shard:
             raise ConfigError(
-                "--shard divides the body among processes, and this is one alone: start it by "
-                "`torchrun --nproc-per-node=N -m icecore train ...`"
+                "--shard divides the body among processes, but there is only one. Start several with "
+                "`torchrun --nproc-per-node=N -m icecore train ...`."
             )
         yield ALONE
         return
-    # both kinds: what processes tell each other lies in the machine's memory
+    # both, because values that are broadcast are in main memory
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local < torch.cuda.device_count():
-        torch.cuda.set_device(local)  # the one that NCCL takes where no tensor says it
+        torch.cuda.set_device(local)  # the device that NCCL uses if no tensor names one
     store, rank, size = next(rendezvous("env://", timeout=PROCESS_TIMEOUT))
     store = PrefixStore(agree_on_store_prefix(store, rank, size), store)
     dist.init_process_group(backend, timeout=PROCESS_TIMEOUT, store=store, rank=rank, world_size=size)
@@ -169,14 +169,15 @@ def join_processes(shard: bool = False) -> Iterator[World]:
 
 
 def agree_on_store_prefix(store: Store, rank: int, size: int) -> str:
-    """A name that the processes of this start share, and no earlier start had.
+    """A key prefix that all processes of this start share and that no earlier start had.
 
-    torchrun keeps one store over its restarts (pytorch issue 135712): without a name before its keys, a process
-    takes the address that a dead one left there, and waits for it or fails. How often torchrun restarted is no
-    such name, for each machine counts by itself.
+    torchrun keeps one store over its restarts (pytorch issue 135712). Without a prefix, a process would read the
+    address that a dead process left in the store, and wait for it or fail. The number of restarts would not do as a
+    prefix, because each machine counts them by itself.
 
-    The first process gives the name, and to each of the others together with what that one calls itself: so
-    nobody takes an earlier start's answer, and the first goes on when nobody has one.
+    The first process chooses the prefix and answers each other process with that process's own random name followed
+    by the prefix. So no process accepts an answer of an earlier start, and the first one continues only when all have
+    confirmed.
     """
     mine = uuid.uuid4().hex
     if rank:
@@ -197,24 +198,27 @@ def agree_on_store_prefix(store: Store, rank: int, size: int) -> str:
 
 
 def shard_backbone(model: FPT, device: torch.device) -> None:
-    """Leave each process its share of the weights of the body, on `device`; a pass gathers block after block.
+    """Shard the body over the processes, in place, by FSDP2 (`fully_shard`); a pass gathers one block after another.
 
-    In place, by FSDP2 (`fully_shard`). Norms stay whole: they are the programs', and exchanged with these.
-    Raises ConfigError for what cannot be divided.
+    Norms stay whole, since programs bring gains of their own. Raises ConfigError for a body that cannot be sharded.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     backbone = model.backbone
     if not (blocks := backbone.transformer_blocks()):
-        raise ConfigError(f"--shard divides the blocks of a transformer, and {backbone.info.name} has none")
+        raise ConfigError(f"--shard divides the blocks of a transformer, but {backbone.info.name} has none.")
     if model.body_trained:
-        raise ConfigError("--shard divides frozen weights: train no others than input, norm, position and output")
+        raise ConfigError(
+            "--shard divides frozen weights only. Train no other roles than input, norm, position and output."
+        )
     if model.precision == "int8":
-        raise ConfigError("--shard divides fp32 and bf16 weights; in 8 bits they are a quarter, perhaps small enough")
+        raise ConfigError(
+            "--shard divides fp32 and bf16 weights only. Leave it out: 8-bit weights take a quarter of the memory."
+        )
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     whole = {parameter for norm in backbone.norms().values() for parameter in norm.parameters()}
-    for module in (*blocks, backbone):  # the body last: it starts and ends what its blocks do
+    for module in (*blocks, backbone):  # the body last, because it starts and ends what its blocks do
         fully_shard(module, mesh=mesh, ignored_params=whole)
-    # norms end in a view, and nothing in a body changes what a block gave in place
+    # norms end in a view, but nothing in a body changes a block's output in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")

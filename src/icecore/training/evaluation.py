@@ -12,7 +12,7 @@ from icecore.training.micro_batches import split_by_length
 
 #: tokens in one forward pass; larger passes are no faster, smaller ones waste launches
 TOKENS_PER_PASS = {"cpu": 8192, "cuda": 262144, "mps": 65536}
-#: passes whose examples are sorted by length together, so that each pass holds like ones
+#: passes whose examples are sorted by length together, so that each pass has examples of similar length
 PASSES_PER_WINDOW = 8
 
 
@@ -21,7 +21,7 @@ def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, world
     """Mean metric of each program over the split, (R,) on the CPU.
 
     limit  at most this many examples, from the start
-    world  processes that each score a share; all of them get the mean
+    world  processes that each score a share; all of them return the mean
     """
     passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, world))
     return mean_metric(task, model.runs, passes, world)
@@ -70,7 +70,7 @@ def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], 
     world  processes whose passes count together
     """
     hits = [task.metric(logits, targets).view(runs, -1) for logits, targets in passes]
-    # in fp64, so that the mean does not depend on the cut into passes; fetched once, as fetching waits
+    # in fp64, so that the mean does not depend on how passes are split; fetched once, because fetching waits
     found = torch.cat(hits, 1).cpu().double() if hits else torch.zeros(runs, 0, dtype=torch.float64)
     total, count = found.sum(1), torch.tensor([found.shape[1]], dtype=torch.float64)
     world.sum(total, count)

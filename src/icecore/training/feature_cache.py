@@ -1,7 +1,7 @@
-"""What output layers read, computed once: where nothing else is trained, the body is a constant of each example.
+"""The feature cache: if only output layers are trained, what they read is computed once for each example.
 
-Features are a pure function of data, body and run seed: they are computed for one seed at a time and in
-fixed blocks of a split, so that kept and fresh ones, resumed and unbroken runs agree to the bit.
+Features are a pure function of data, body and run seed. They are computed for one seed at a time and in fixed blocks
+of a split, so that cached and new features, and resumed and unbroken runs, agree to the bit.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from icecore.tasks.task import Batch, Task
 from icecore.training.evaluation import PASSES_PER_WINDOW, examples_per_pass, mean_metric
 from icecore.training.micro_batches import split_by_length
 
-#: share of the device's memory that features may take before they go to a file
+#: share of the device's memory that features may take before they are kept in a file
 FEATURE_MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """Features at hand: rows (E, S, n, D) of E examples under S seeds, targets (E, ...) on the model's device.
+    """Cached features: rows (E, S, n, D) of E examples for S seeds, and targets (E, ...) on the model's device.
 
-    spans  the places of each split, whose first examples lie there in order
+    spans  the rows of each split's first examples, in order
     """
 
     rows: Tensor
@@ -42,16 +42,16 @@ class CachedFeatures:
     spans: Mapping[str, range]
 
     def slots(self, seeds: Sequence[int]) -> list[int]:
-        """The place on axis S of each seed."""
+        """The index on axis S of each seed."""
         return [self.seeds.index(seed) for seed in seeds]
 
 
 class FeatureCache:
-    """The read-out features of a pack that trains output layers only, kept for what is read again and again.
+    """The features of a pack that trains output layers only, cached for the splits that are read repeatedly.
 
     Parameters:
-        programs: initial tensors of a run by seed; runs of one seed share features
-        splits: number of first examples to keep of "train" (all of them) and of the split that validates
+        programs: initial tensors of a run by seed; runs with the same seed share features
+        splits: number of examples to cache of "train" (all of them) and of the validation split (its first ones)
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class FeatureCache:
         self.splits = splits
         self.device = next(model.parameters()).device
         self.kept: CachedFeatures | None = None
-        #: examples of a block: several passes, for `cut` to find like lengths in; fewer where much of each is read
+        #: examples of a block: several passes, so that lengths can be grouped; fewer if many positions are read
         self._block = max(1, PASSES_PER_WINDOW // task.spec.read_positions) * examples_per_pass(model)
 
     def keep(self, seeds: Sequence[int], folder: Path, memory: int | None = None) -> dict[str, Any]:
-        """Compute what is kept, for runs of these seeds; needed once before `losses`.
+        """Compute the features for runs of these seeds; needed once before `losses`.
 
-        memory  bytes to keep in the device's memory (None: a share of it); more go to a file in `folder`
+        memory  bytes to keep in the device's memory (None: a share of it); larger caches go to a file in `folder`
 
-        Returns what it took, for the log: examples, seeds, bytes, seconds, and where ("memory" or "file").
-        Raises StorageError where the disk is full.
+        Returns numbers for the log: examples, seeds, bytes, seconds, and where ("memory" or "file"). Raises
+        StorageError if the disk is full.
         """
         clock = time.perf_counter()
         distinct = list(dict.fromkeys(seeds))
@@ -100,7 +100,7 @@ class FeatureCache:
         return {"examples": ends[-1], "seeds": len(distinct), "bytes": like.nbytes, "seconds": seconds, "where": where}
 
     def losses(self, seeds: Sequence[int], step: int, batch_size: int) -> Tensor:
-        """Mean losses (R,) of one step's training rows, differentiable; the body is not touched."""
+        """Mean losses (R,) of one step's training rows, differentiable; the body does not run."""
         kept, index = self.kept, self.task.train_index(seeds, step, batch_size)
         if kept is None or index is None:
             raise RuntimeError("FeatureCache.keep comes before FeatureCache.losses, on a task with stored examples")
@@ -114,7 +114,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def evaluate(self, split: str, limit: int | None, seeds: Sequence[int]) -> Tensor:
-        """As `evaluation.evaluate` with the model's runs having `seeds`; reads what is kept, computes the rest."""
+        """As `evaluation.evaluate`, for runs with these seeds; reads what is cached and computes the rest."""
         whole = self.task.split_size(split)
         count = whole if limit is None else min(limit, whole)
         kept = self.kept
@@ -136,7 +136,7 @@ class FeatureCache:
         return mean_metric(self.task, R, passes())
 
     def _read(self, kept: CachedFeatures, split: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The kept features of a split's first `count` examples, in the blocks of `_fresh`."""
+        """The cached features of a split's first `count` examples, in the blocks of `_fresh`."""
         span = kept.spans[split][:count]
         for first in range(0, count, self._block):
             block = span[first : first + self._block]
@@ -146,7 +146,7 @@ class FeatureCache:
     def _fresh(self, split: str, count: int, seeds: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Features (b, S, n, D) and targets (b, ...) of a split's first `count` examples, block by block."""
         size = self._block
-        # whole blocks of what may be kept too, then cut: the rows beside one may decide its last bits
+        # whole blocks, as for the cache, and then cut: the rows beside a row may decide its last bits
         limit = -(-count // size) * size if split in self.splits else count
         for batch in self.task.batches(split, size, limit):
             block = self.task.prepare_batch(batch)
@@ -161,7 +161,7 @@ class FeatureCache:
             count -= size
 
     def _read_alone(self, batch: Batch, seed: int) -> Tensor:
-        """Features (N, n, D) of the run of this seed, as if it were the only one."""
+        """Features (N, n, D) of the run with this seed, as if it were the only one."""
         with alone(self.model, self.programs[seed]):
             return self.model.features(batch)
 
@@ -169,14 +169,14 @@ class FeatureCache:
 def plan_feature_cache(
     model: FPT, task: Task, configs: Sequence[RunConfig], programs: Sequence[Mapping[str, Tensor]], choice: str
 ) -> FeatureCache | None:
-    """Features for a pack of runs, or None where they are no constants or not worth keeping.
+    """A feature cache for a pack of runs, or None if features change during training or are not worth caching.
 
-    They are constants where only output layers are trained, without dropout, on stored examples. They pay
-    where the pack would go through the body at least as often as keeping them does. Without a body never:
-    there they are larger than the inputs, and the layer that reads them does more work than the one before.
+    They stay the same if only output layers are trained, without dropout, on stored examples. They are worth caching
+    if the pack would go through the body at least as often as filling the cache does; never without a body, where
+    they are larger than the inputs and the layer that reads them does most of the work.
 
     programs  the runs' initial tensors
-    choice    the split that validates
+    choice    the split on which runs are validated
     """
     config, seeds = configs[0], [c.seed for c in configs]
     examples = task.split_size("train")
@@ -191,7 +191,7 @@ def plan_feature_cache(
 
 @contextlib.contextmanager
 def alone(model: FPT, program: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let `model` hold only the run `program` for a while; nothing is copied. Parameters without run axis stay."""
+    """Let `model` hold only the run `program` for a while, without copies. Parameters without run axis stay."""
     held = {name: p for name, p in model.program().items() if model.has_run_axis(name)}
     data = {name: p.data for name, p in held.items()}
     try:
@@ -204,7 +204,7 @@ def alone(model: FPT, program: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def in_memory(blocks: Iterable[Tensor], like: Tensor, device: torch.device) -> Tensor:
-    """Blocks (b, ...) one after another as one tensor of the shape and type of `like`, on `device`."""
+    """Blocks (b, ...) in a row as one tensor of the shape and type of `like`, on `device`."""
     rows, first = torch.empty_like(like, device=device), 0
     for block in blocks:
         rows[first : first + len(block)] = block
@@ -213,16 +213,17 @@ def in_memory(blocks: Iterable[Tensor], like: Tensor, device: torch.device) -> T
 
 
 def in_file(blocks: Iterable[Tensor], like: Tensor, folder: Path) -> Tensor:
-    """As `in_memory`, but mapped from a nameless file in `folder`, which the system frees with the tensor.
+    """As `in_memory`, but mapped from a nameless file in `folder`, which the system deletes with the tensor or the
+    process.
 
-    So it does where the process dies. Raises StorageError: hence written, then mapped (a full disk refuses
-    a write, but kills who writes through a mapping).
+    The file is written first and mapped afterwards: a full disk refuses a write, which raises StorageError, but it
+    kills a process that writes through a mapping.
     """
     remark = f"The features need {like.nbytes / 2**20:,.0f} MiB there. Free the space, or name another --out."
     with storage_errors(folder, remark), tempfile.TemporaryFile(dir=folder) as file:
         for block in blocks:
             file.write(block.cpu().contiguous().view(torch.uint8).numpy().data)
         file.flush()
-        # open to writes that never come: torch warns of read-only buffers
+        # mapped as writable although nothing writes, because torch warns about read-only buffers
         mapped = mmap.mmap(file.fileno(), like.nbytes)
     return torch.frombuffer(mapped, dtype=like.dtype).view(like.shape)

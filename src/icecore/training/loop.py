@@ -1,7 +1,7 @@
 """The one training loop: a pack of runs that share a body, from first step to summaries.
 
-Resuming is exact: data order and dropout are pure functions of (seed, step), so a state is just
-parameters, Adam's moments and a few counters.
+Resuming is exact: data order and dropout are pure functions of (seed, step), so a state consists of parameters,
+Adam's moments and a few counters only.
 """
 
 import dataclasses
@@ -40,8 +40,8 @@ from icecore.training.run_summary import RunSummary
 class RunProgress:
     """Counters of one run that resuming needs besides tensors.
 
-    seconds  wall time of the packs it was in
-    share    its share of that time: each pack's divided by the runs then active
+    seconds  wall time of the packs that it was trained in
+    share    its share of that time: the time of each pack divided by its active runs
     """
 
     best_metric: float | None = None
@@ -55,7 +55,7 @@ class RunProgress:
 
 @dataclass(eq=False)
 class PackedRun:
-    """A run within a pack. `best` (K,) are the trained numbers of the best validated state."""
+    """A run in a pack. `best` (K,) are the trained numbers of the state with the best validation metric."""
 
     config: RunConfig
     folder: RunFolder
@@ -69,8 +69,8 @@ def train_pack(
 ) -> list[RunSummary]:
     """Train runs that differ in learning rate and seed only, together. Returns their summaries, in order.
 
-    The task must be on the runtime's device. Interrupted packs go on from their last common state.
-    Raises UserError for what the user can mend (disk, memory); states on disk stay intact.
+    The task must be on the runtime's device. An interrupted pack continues from its last common state. Raises UserError
+    for what the user can correct (disk, memory); states on disk stay intact.
     """
     with context.runtime(configs[0]).memory_advice(context.micro_batch or configs[0].batch_size):
         pack = Pack(task, backbone, configs, context)
@@ -80,7 +80,7 @@ def train_pack(
 
 
 class Pack:
-    """The state of a pack and the steps of its life: resume, run, finish."""
+    """A pack of runs in training: `resume`, `run`, `finish`, in this order."""
 
     def __init__(self, task: Task, backbone: Backbone, configs: Sequence[RunConfig], context: ExecutionContext) -> None:
         self.task, self.context = task, context
@@ -99,14 +99,14 @@ class Pack:
         starts = self.model.programs()
         self.members = [PackedRun(c, f, s) for c, f, s in zip(configs, folders, starts, strict=True)]
         self.active = list(self.members)
-        #: the members that the model's R programs belong to, in order
+        #: the run that each of the model's R programs belongs to, in order
         self.rows = list(self.members)
         config = self.config
         passes = len(configs) * config.batch_size * config.steps
         model.compiled = pays_to_compile(model, passes) if context.compile is None else context.compile
         self.features = plan_feature_cache(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
-        # by all runs at the start: a resumed pack must be cut as it would have been; not where no pass is cut by it
+        # measured with all runs at the start, because a resumed pack must be split as before
         measured = self.features is None and not context.micro_batch
         self.tokens_per_pass = tokens_per_pass(model, task) if measured else None
         self.adam = PackedAdam(model.trained(), len(configs), config.clip, model.has_run_axis, factors)
@@ -115,7 +115,7 @@ class Pack:
         self.saved = self.clock
 
     def resume(self) -> None:
-        """Load the last state that the runs have in common, if there is one, and tell the watchers."""
+        """Load the last state that the runs have in common, if there is one, and call the callbacks."""
         folders = [m.folder for m in self.members]
         step = common_step(folders, [_end(folder) for folder in folders])
         if step is None:
@@ -136,7 +136,7 @@ class Pack:
             callback.begin([m.config for m in self.members], self.step, info)
 
     def run(self) -> None:
-        """Train until every run has stopped or made its steps."""
+        """Train until every run has stopped or has made all of its steps."""
         config = self.config
         log_every = max(1, config.eval_every // 10)
         loss_sum, since = torch.zeros(self.adam.runs, device=self.adam.values.device), 0
@@ -178,7 +178,7 @@ class Pack:
         for (part, rows), counts in self.world.in_step(passes):
             logits = model(part, row_keys=None if keys is None else to_device(keys[rows], losses.device))
             loss = self.task.loss(logits, part.targets).view(R, -1).sum(1) * (counts / B)
-            # programs are disjoint: the sum's gradient is each run's own
+            # programs are disjoint, so the gradient of the sum is each run's own gradient
             loss.sum().backward()
             losses += loss.detach()
         grads = self.adam.gradients()
@@ -186,7 +186,7 @@ class Pack:
         return self._update(losses, grads)
 
     def _kept_losses(self, features: FeatureCache) -> Tensor:
-        """Mean losses (R,) on the cached features, with gradients of the output layers; no part of the body runs."""
+        """Mean losses (R,) on the cached features, with gradients of the output layers. The body does not run."""
         seeds = [m.config.seed for m in self.active]
         if features.kept is None:
             self._log("features", **features.keep(seeds, self.context.out, self.context.feature_memory))
@@ -196,14 +196,14 @@ class Pack:
         return losses.detach()
 
     def _update(self, losses: Tensor, grads: Tensor) -> Tensor:
-        """One step of Adam along `grads` (R, K), of runs whose `losses` (R,) are finite. Returns these."""
+        """One step of Adam along `grads` (R, K) for the runs whose `losses` (R,) are finite. Returns the losses."""
         lr = to_device(torch.tensor([m.config.lr_at(self.step) for m in self.active]), losses.device)
         self.adam.alive &= losses.isfinite()
         self.adam.step(self.step, lr, grads)
         return losses
 
     def validate(self) -> None:
-        """Score the active runs, keep the best state of each, and decide who stops."""
+        """Score the active runs, keep the best state of each, and decide which ones stop."""
         config = self.config
         metrics = self._score(self._choice_split(), config.eval_examples)
         for row, (member, metric) in enumerate(zip(self.active, metrics, strict=True)):
@@ -224,7 +224,7 @@ class Pack:
             callback.validated(self.step, {m.config.run_id: x for m, x in zip(self.active, metrics, strict=True)})
 
     def save(self) -> None:
-        """Write a state of every active run; the states before go once all have the new one."""
+        """Write a state of every active run; older states are deleted once all runs have the new one."""
         self._count_seconds(self.active)
         for row, member in enumerate(self.active):
             tensors = {name: getattr(self.adam, name)[row] for name in ("values", "first", "second", "alive")}
@@ -236,7 +236,7 @@ class Pack:
         self.saved = time.perf_counter()
 
     def finish(self) -> list[RunSummary]:
-        """Score every run's best state once on the whole splits and write programs and summaries."""
+        """Score every run's best state once on the whole splits, and write programs and summaries. Returns these."""
         if any(m.progress.final is None for m in self.members):
             self._score_final()
         summaries = self.world.broadcast(self._write() if self.world.is_main else [])
@@ -245,7 +245,7 @@ class Pack:
         return summaries
 
     def _write(self) -> list[RunSummary]:
-        """Write programs and, when all have theirs, summaries. Returns these."""
+        """Write the programs and, after all of them, the summaries. Returns these."""
         summaries = []
         for member in self.members:
             program = None if member.best is None else self._program(member)
@@ -267,7 +267,7 @@ class Pack:
         return evaluate(self.model, self.task, split, limit, world=self.world).tolist()
 
     def _score_final(self) -> None:
-        """Metrics of the best states, stored in the states first so that a kill cannot change them."""
+        """Score the best states. The metrics are stored in the states first, so that a kill cannot change them."""
         scored = [m for m in self.members if m.best is not None]
         for member in self.members:
             member.progress.final = {}
@@ -305,7 +305,7 @@ class Pack:
         self.rows = [self.rows[row] for row in rows]
 
     def _restore(self, step: int, found: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
-        """Be what the pack was after `step` steps, from the members' states: the same runs active, the same numbers."""
+        """Restore the pack as it was after `step` steps, from the states of its runs."""
         self.step, device, states = step, self.adam.values.device, []
         for member, (tensors, values) in zip(self.members, found, strict=True):
             member.progress = RunProgress(**values)
@@ -321,7 +321,7 @@ class Pack:
         self.adam.write()
 
     def _dropout_keys(self) -> Tensor:
-        """Keys (N,) of this step's dropout draws, on the CPU: a function of seed, step and row."""
+        """Keys (N,) of this step's dropout draws, on the CPU; a function of seed, step and row."""
         B = self.config.batch_size
         draws = [
             torch.randint(2**62, (B,), generator=random_stream(m.config.seed, DROPOUT, self.step)) for m in self.active
@@ -399,7 +399,7 @@ class Pack:
 
 
 def _end(folder: RunFolder) -> int | None:
-    """The step of a run's last state if it stopped there by itself, else None."""
+    """The step of a run's last state if the run stopped there, otherwise None."""
     last = max(folder.saved_steps(), default=None)
     return last if last is not None and folder.load_state(last)[1]["stopped"] else None
 

@@ -1,7 +1,7 @@
 """Adam over a pack of runs: one flat buffer (R, K), so clipping, learning rates and state are per run.
 
-A step gathers the gradients once, does a handful of whole-pack operations however many tensors there
-are, and copies the result back. The formula is torch.optim.Adam's, run by run.
+A step gathers the gradients once, does a few operations on the whole pack however many tensors there are, and copies
+the result back. The formula is torch.optim.Adam's, run by run.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-#: numbers of all runs that a CPU updates at a time: half a dozen buffers of so many stay in its cache
+#: numbers of all runs that a CPU updates at a time, so that the six buffers of an update stay in its cache
 CACHED = 2**16
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one parameter lies in a run's K numbers, and its shape without the run axis."""
+    """The place of one parameter in a run's K numbers, and its shape without the run axis."""
 
     name: str
     start: int
@@ -34,7 +34,7 @@ class PackedAdam:
         factors: learning rate of a parameter, by name, relative to its run's (1 where not named)
 
     Attributes: values, first, second: (R, K) fp32, parameters and moments; alive (R,) bool, False once a
-    run's loss, gradient or update was not finite: such a run keeps its last good values.
+    run's loss, gradient or update was not finite; such a run keeps its last finite values.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class PackedAdam:
             self.factors[slot.start : slot.stop] = (factors or {}).get(slot.name, 1.0)
         self.alive = torch.ones(runs, dtype=torch.bool, device=device)
         self.on_cpu = device.type == "cpu"
-        #: the values of the step before, whose memory takes those of the next
+        #: the values of the previous step, whose memory is used for the next ones
         self._spare = self.values.new_empty(0)
 
     @property
@@ -81,14 +81,14 @@ class PackedAdam:
 
     @torch.no_grad()
     def gradients(self) -> Tensor:
-        """The gradients (R, K) at hand, as one new tensor."""
+        """The current gradients (R, K), as one new tensor."""
         return torch.cat([self._grad(slot) for slot in self.slots], 1)
 
     @torch.no_grad()
     def step(self, step: int, lr: Tensor, grads: Tensor) -> None:
-        """One update along `grads` (R, K), which are used up.
+        """One update along `grads` (R, K), which are overwritten.
 
-        `step` counts from 0, `lr` is (R,). Runs that meet a non-finite number are left as they are.
+        `step` counts from 0, `lr` is (R,). Runs with a number that is not finite stay as they are.
         """
         norm = torch.linalg.vector_norm(grads, dim=1)
         self.alive &= norm.isfinite()
@@ -105,14 +105,14 @@ class PackedAdam:
             new = torch.sub(self.values[:, part], change, out=moved[:, part])
             # a norm takes a fifteenth of the time of isfinite().all(1)
             self.alive &= torch.linalg.vector_norm(new, dim=1).isfinite()
-        if self.on_cpu and bool(self.alive.all()):  # a GPU would have to be waited for
+        if self.on_cpu and bool(self.alive.all()):  # on a GPU this would wait
             self.values, self._spare = moved, self.values
         else:
             self.values = torch.where(self.alive[:, None], moved, self.values)
         self.write()
 
     def keep(self, runs: Sequence[int]) -> None:
-        """Drop all runs but the given ones; the model must have dropped them too (`FPT.set_programs`)."""
+        """Keep only the given runs; the model must do the same (`FPT.set_programs`)."""
         index = torch.tensor(list(runs), device=self.values.device)
         self.values, self.first, self.second = self.values[index], self.first[index], self.second[index]
         self.alive = self.alive[index]
@@ -129,7 +129,7 @@ class PackedAdam:
         return {slot.name: values[slot.start : slot.stop].view(slot.shape) for slot in self.slots}
 
     def _parts(self) -> Iterator[slice]:
-        """The K numbers of all runs in parts that a processor's cache holds with all that a step makes of them."""
+        """The K numbers of all runs in parts that fit into a CPU's cache together with a step's temporaries."""
         K = self.values.shape[1]
         width = max(1, CACHED // self.runs) if self.on_cpu else K
         return (slice(start, start + width) for start in range(0, K, width))

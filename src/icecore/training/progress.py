@@ -1,4 +1,4 @@
-"""Watchers: what a person sees while a pack trains. A live display on a terminal, plain lines elsewhere."""
+"""What a person sees while a pack trains: a live display in a terminal, plain lines elsewhere, TensorBoard curves."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from icecore.training.run_summary import RunSummary
 
 
 class _Counted:
-    """What both displays show: the best run's numbers and the speed."""
+    """What both displays show: the numbers of the best run, and the speed."""
 
     def __init__(self) -> None:
         self.configs: Sequence[RunConfig] = ()
@@ -29,7 +29,7 @@ class _Counted:
         self.losses, self.metrics = {}, {}
 
     def speed(self, step: int) -> float:
-        """Samples a second over all runs."""
+        """Samples per second over all runs."""
         rows = len(self.losses) * self.configs[0].batch_size
         return rows * (step - self.first) / max(1e-9, time.perf_counter() - self.clock)
 
@@ -41,7 +41,7 @@ class _Counted:
         return f"{first.task} on {first.backbone} ({first.weights}{depth}{runs})"
 
     def numbers(self, step: int) -> str:
-        """Loss, validation metric and speed; of several runs the best ones."""
+        """Loss, validation metric and speed; the best ones of several runs."""
         loss = f"loss {min(self.losses.values()):.4f}" if self.losses else ""
         val = f"  val {max(self.metrics.values()):.2%}" if self.metrics else ""
         return f"{loss}{val}  {self.speed(step):,.0f} samples/s"
@@ -56,7 +56,7 @@ class LiveDisplay(_Counted):
         self.bar: Progress | None = None
 
     def waiting(self, run_id: str) -> None:
-        self.console.print(f"run {run_id}: another process is training it; waiting until that ends", highlight=False)
+        self.console.print(f"Another process is training the run {run_id}. Waiting until it ends.", highlight=False)
 
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         self.count(configs, step)
@@ -88,17 +88,17 @@ class LiveDisplay(_Counted):
         self.close()
 
     def close(self) -> None:
-        """Take the display down, also after an error."""
+        """Remove the display, also after an error."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
 
 class LineDisplay(_Counted):
-    """One plain line at each validation, for logs and pipes."""
+    """One plain line for each validation, for logs and pipes."""
 
     def waiting(self, run_id: str) -> None:
-        self.say(f"run {run_id}: another process is training it; waiting until that ends")
+        self.say(f"Another process is training the run {run_id}. Waiting until it ends.")
 
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         self.count(configs, step)
@@ -117,21 +117,23 @@ class LineDisplay(_Counted):
         pass
 
     def close(self) -> None:
-        """Nothing to take down."""
+        """Do nothing."""
 
     def say(self, text: str) -> None:
-        """One line on standard error, at once."""
+        """Print one line on standard error, without delay."""
         print(text, file=sys.stderr, flush=True)
 
 
 class TensorBoardLogger:
-    """Losses and validation metrics as TensorBoard scalars, one run a curve. Needs the extra `tensorboard`."""
+    """Losses and validation metrics as TensorBoard scalars, one curve for each run. Needs the extra `tensorboard`."""
 
     def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
-            raise UserError("--tensorboard needs TensorBoard: pip install 'icecore[tensorboard]'") from error
+            raise UserError(
+                "--tensorboard needs TensorBoard. Install it with: pip install 'icecore[tensorboard]'"
+            ) from error
         self.make = lambda name: SummaryWriter(str(folder / name / "tensorboard"))
         self.writers: dict[str, Any] = {}
 
@@ -160,7 +162,7 @@ class TensorBoardLogger:
 
 
 def progress_display(console: Console, quiet: bool) -> LiveDisplay | LineDisplay | None:
-    """The display that fits: none when quiet, live on a terminal, lines elsewhere."""
+    """The display for a console: none if quiet, live in a terminal, lines elsewhere."""
     if quiet:
         return None
     return LiveDisplay(console) if console.is_terminal else LineDisplay()

@@ -1,8 +1,8 @@
-"""Attention as icecore computes it in every body that has Hugging Face's attention interface.
+"""Attention in every body that has Hugging Face's attention interface.
 
-One function serves all: causal or not, masks, relative bias, grouped keys, run-axis dropout, recording.
-It is SDPA but for bf16 on CPU, where SDPA's backward has no fast products: short sequences use plain
-batched products there, long ones the same over blocks of queries, with the scores made again in backward.
+One function serves all: causal or not, masks, relative bias, grouped keys, dropout, recording. It uses SDPA except in
+bf16 on CPUs, where SDPA's backward has no fast products. There, short sequences use plain batched products, and long
+ones use them for blocks of queries, whose scores are computed again in backward.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ NAME = "icecore"
 # Types for which SDPA's backward on CPU has no fast products (measured on AMX: 38 ms a layer of GPT-2 small at
 # 32 x 64 tokens, against 7). In fp32 it is at least as fast as plain products from T = 10 to 256.
 PLAIN_TYPES = (torch.bfloat16,)
-# Up to this many scores a head the T x T matrix is kept; beyond, queries go in blocks.
+# Up to this many scores per head the T x T matrix is kept; beyond that, queries are processed in blocks.
 EAGER_SCORES = 512 * 512
 QUERY_BLOCK = 256
 
@@ -30,7 +30,7 @@ def register() -> None:
 
     def mask(*args: Any, **kwargs: Any) -> Tensor | None:
         if kwargs.get("attention_mask") is not None:
-            # looking whether all of a mask is true waits for the device; icecore gives none where it is
+            # testing whether a mask is all true would wait for the device; icecore passes no mask in that case
             kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         return sdpa_mask(*args, **kwargs)
 
@@ -130,10 +130,10 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Te
 
 
 class _BlockAttention(torch.autograd.Function):
-    """Attention by blocks of queries; backward makes each block's weights again, so no (T, T) is kept.
+    """Attention by blocks of queries. Backward computes each block's weights again, so no (T, T) matrix is kept.
 
-    Arguments as `attend`'s, with everything added to the scores in `bias` but the causal mask; the bias
-    gets no gradient (a frozen body's relative positions have none).
+    Arguments as for `attend`, but `bias` holds everything that is added to the scores except the causal mask. The bias
+    gets no gradient, since relative positions of a frozen body have none.
     """
 
     @staticmethod
@@ -188,9 +188,9 @@ def _block_weights(
 
 
 def attach(body: nn.Module, first_salt: int) -> int:
-    """Give every attention module of `body` that uses the interface its dropout. Returns how many there are."""
+    """Give its dropout to every attention module of `body` that uses the interface. Returns how many there are."""
     sites = [m for m in body.modules() if hasattr(m, "is_causal") and list(m.children())]
     for number, module in enumerate(sites):
-        # not a submodule: it must not show up in the body's state or module tree
+        # not as a submodule, since it must not appear in the body's state or module tree
         object.__setattr__(module, "icecore_dropout", RunDropout(first_salt + number))
     return len(sites)

@@ -1,7 +1,7 @@
 """Frozen linear layers in 8-bit integers, for CPUs that multiply these several times faster than fp32 (VNNI).
 
-Weights are rounded once, per output; inputs and gradients in each pass, per row. A frozen layer has no
-weight gradient, the one product that must stay wide (SwitchBack, Wortsman et al. 2023), so both are 8-bit.
+Weights are rounded once, per output; inputs and gradients are rounded in each pass, per row. A frozen layer has no
+weight gradient, the only product that needs more bits (SwitchBack, Wortsman et al. 2023), so both others are 8-bit.
 """
 
 from typing import Any
@@ -32,21 +32,23 @@ class Int8Linear(nn.Module):
         rounded = (wide / scale[:, None]).round().to(torch.int8)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
-        # oneDNN's own layouts, one for each direction: they cannot be converted, only made
+        # oneDNN's own layouts, one for each direction; one cannot be converted into the other
         self.forward_weight = _pack(rounded)
         self.backward_weight = _pack(rounded.t())
         self.ones, self.zeros = torch.ones(K), torch.zeros(max(N, K), dtype=torch.long)
 
     @property
     def weight(self) -> Tensor:
-        """Nothing but a dtype, int8, which library code asks for: packed numbers are for oneDNN alone to read."""
+        """An empty int8 tensor, for library code that asks for its dtype; only oneDNN can read the packed numbers."""
         return self.ones.new_empty(0, dtype=torch.int8)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N)."""
         out = _Int8Product.apply(x.reshape(-1, x.shape[-1]), self, running_pass().value.compiled)
         assert isinstance(out, Tensor)
-        return out.view(*x.shape[:-1], -1)  # out here: what a function returned as a view cannot be changed in place
+        return out.view(
+            *x.shape[:-1], -1
+        )  # here and not in the function, because a view that a function returned cannot be changed in place
 
 
 class _Int8Product(torch.autograd.Function):
@@ -90,7 +92,7 @@ def _pack(weight: Tensor) -> Tensor:
 
 
 def convert(body: nn.Module) -> int:
-    """Put `Int8Linear` in the place of every linear layer of `body`. Returns how many there were."""
+    """Replace every linear layer of `body` by an `Int8Linear`. Returns how many there were."""
     found = [(name, module) for name, module in body.named_modules() if linear_weight(module) is not None]
     for name, module in found:
         parent, child = parent_of(body, name)
@@ -105,7 +107,7 @@ def convert(body: nn.Module) -> int:
 def linear_weight(module: nn.Module) -> Tensor | None:
     """The matrix (out, in) of a linear layer, transformers' transposed `Conv1D` included; None for other modules.
 
-    A class derived from `nn.Linear` is none of them: somebody may read its weight instead of calling it.
+    Classes derived from `nn.Linear` do not count, because some code may read their weight instead of calling them.
     """
     if type(module) is nn.Linear:
         return module.weight

@@ -1,7 +1,7 @@
 """The elementwise work between a body's matrix products, as plain tensor functions that compile well.
 
-Each does in one pass what a library does in several: an activation with its derivative, a norm with
-per-run gains, rounding to 8 bits. Eager they are merely correct; `compiled` makes each one loop.
+Each computes in one pass what a library computes in several: an activation with its derivative, a norm with per-run
+gains, rounding to 8 bits. Eagerly they are correct but not faster; `compiled` turns each into one loop.
 """
 
 import functools
@@ -21,31 +21,31 @@ _TANH_CUBE = 0.044715
 
 @functools.cache
 def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """`kernel` through torch.compile, for every size; compiled at its first call (some seconds).
+    """`kernel` compiled for every size by torch.compile, at its first call (some seconds).
 
-    Where compiling fails (no headers, a broken compiler) it warns once and goes on eager.
+    If compiling fails (no headers, a broken compiler), it warns once and continues eagerly.
     """
     run = torch.compile(kernel, dynamic=True)
 
     def call(*given: Any) -> Any:
         nonlocal run
-        # bare data: shapes of parameters, and of what a view is a view of, would be compiled in
+        # plain data, because shapes of parameters and of the bases of views would be compiled in
         bare = [x.data if isinstance(x, Tensor) else x for x in given]
         try:
             return run(*bare)
-        except Exception as error:  # of many kinds; what is not the compiler's fault is raised again below
+        except Exception as error:  # of many kinds; an error that is not the compiler's is raised again below
             if run is kernel:
                 raise
             result, run = kernel(*bare), kernel
             reason = str(error).strip().partition("\n")[0]
-            warnings.warn(f"{kernel.__name__} goes on without torch.compile, which failed: {reason}", stacklevel=2)
+            warnings.warn(f"torch.compile failed for {kernel.__name__}, which runs without it: {reason}", stacklevel=2)
             return result
 
     return call
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds what it needs: a C++ compiler for CPUs, Triton for GPUs."""
+    """Whether torch.compile has what it needs: a C++ compiler for CPUs, Triton for GPUs."""
     if device.type == "cpu":
         return any(shutil.which(name) for name in ("g++", "clang++"))
     return device.type == "cuda" and importlib.util.find_spec("triton") is not None
@@ -115,6 +115,6 @@ def round_rows(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, T
 
 
 def rescale_rows(x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """x (M, N) * scale (M, 1) + bias (N,), in the place of x."""
+    """x (M, N) * scale (M, 1) + bias (N,), in place."""
     x.mul_(scale)
     return x if bias is None else x.add_(bias)

@@ -1,6 +1,6 @@
-"""Taking a library's model apart: which modules are norms, activations and dropouts, and ours in their place.
+"""Replacing modules of a library's model: find its norms, activations and dropouts, and put icecore's in their place.
 
-Modules are recognised by structure and by trial on numbers, never by a list of names.
+Modules are recognised by structure and by trying them on numbers, never by a list of names.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from icecore.backbones.modules.norm import NormKind, RunNorm
 
 
 class ZeroPositions(nn.Module):
-    """Stands where a position table was: positions are added outside the body, so this adds zero."""
+    """Takes the place of a position table: positions are added outside the body, so this adds zero."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ def parent_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def norm_kind(module: nn.Module) -> NormKind | None:
-    """What norm `module` is, found by structure (one vector of gains, perhaps one of biases) and by trial.
+    """The kind of norm that `module` is, or None. It has one vector of gains and perhaps one of biases.
 
-    The trial compares it with the layer norm and RMS norm formulas on random numbers, so a norm of
-    another kind (say with gains of 1 + w) is not mistaken for one of these.
+    It is compared with the formulas of layer norm and RMS norm on random numbers, so a norm of another kind (for
+    example with gains of 1 + w) is not mistaken for one of these.
     """
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     vector = shapes.get("weight")
@@ -76,7 +76,7 @@ def replace_norms(model: nn.Module) -> None:
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """Which of ACTIVATIONS `module` is, found by trial on numbers; None for anything else."""
+    """Which of ACTIVATIONS `module` computes, or None."""
     if (
         list(module.children())
         or any(True for _ in module.parameters())
@@ -104,7 +104,7 @@ def replace_activations(model: nn.Module) -> None:
 
 
 def replace_dropouts(model: nn.Module) -> int:
-    """Replace every dropout by a run-axis one. Returns how many there are."""
+    """Put a `RunDropout` in the place of every dropout. Returns how many there are."""
     dropouts = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
     for salt, name in enumerate(dropouts):
         parent, child = parent_of(model, name)
