@@ -301,7 +301,7 @@ def test_a_program_of_another_body_cannot_be_the_start(
 ) -> None:
     _, _, out = fit_arrays(tmp_path, settings)
     task = user_data.from_arrays(*arrays()).task()
-    with pytest.raises(ConfigError, match="is no start on"):
+    with pytest.raises(ConfigError, match="is a program of .* but the run has"):
         fit.fit(task, replace(settings, start=str(out), backbone=bodies["gpt2"]), tmp_path / "b.safetensors", {}, "cpu")
 
 

@@ -203,7 +203,7 @@ def test_fingerprint_knows_names_shapes_and_values_but_no_order() -> None:
 @pytest.mark.parametrize("name", ["lstm", "lstm-star", "lstm-matched", "lstm-matched:minilm"])
 @pytest.mark.parametrize("weights", ["pretrained", "statistics"])
 def test_recurrent_bodies_have_no_pretrained_weights(name: str, weights: str) -> None:
-    with pytest.raises(WeightsError, match=f"no {weights} weights.*say --weights random"):
+    with pytest.raises(WeightsError, match=f"no {weights} weights.*Use --weights random"):
         build_backbone(BodyRequest(name, weights))
 
 

@@ -301,20 +301,20 @@ def test_no_body() -> None:
 @pytest.mark.parametrize("weights", ["pretrained", "statistics"])
 @pytest.mark.parametrize("build", [build_lstm, build_lstm_star])
 def test_weights_that_do_not_exist(build: Callable[[BodyRequest], Backbone], weights: str) -> None:
-    with pytest.raises(WeightsError, match=f"lstm has no {weights} weights.*'random', or name a weights file"):
+    with pytest.raises(WeightsError, match=f"lstm has no {weights} weights.*'random'.*, or give a weights file"):
         build(BodyRequest("lstm", weights))
 
 
 def test_wrong_requests() -> None:
     with pytest.raises(ConfigError, match="unknown option of lstm 'widht'; did you mean 'width'"):
         build_lstm(BodyRequest("lstm", "random", options={"widht": "8"}))
-    with pytest.raises(ConfigError, match="option width of none: expected a positive whole number, found '0'"):
+    with pytest.raises(ConfigError, match="Option width of none must be a positive whole number, but is '0'"):
         build_none(BodyRequest("none", options={"width": "0"}))
-    with pytest.raises(ConfigError, match="lstm needs at least 1 layer, asked for 0"):
+    with pytest.raises(ConfigError, match="lstm needs at least 1 layer, but 0 were requested"):
         build_lstm(BodyRequest("lstm", "random", layers=0, options=OPTIONS))
     with pytest.raises(ConfigError, match="none has no layers, asked for 2"):
         build_none(BodyRequest("none", layers=2))
-    with pytest.raises(ConfigError, match="lstm-matched of 2 layers can have 4 to 6 norms, asked for 7"):
+    with pytest.raises(ConfigError, match="lstm-matched of 2 layers can have 4 to 6 norms, but 7 were requested"):
         build_matched(D, 2, 2000, norms=7)
-    with pytest.raises(ConfigError, match="cannot be matched to 50 frozen parameters: it has at least 120"):
+    with pytest.raises(ConfigError, match="cannot be matched to 50 frozen parameters, because it has at least 120"):
         build_matched(D, 2, 50, norms=5)

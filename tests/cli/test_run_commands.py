@@ -106,8 +106,8 @@ def test_quiet_prints_the_result_only(run: Run, body: Path, tmp_path: Path):
         (["train", "bit-xor", "--bakbone", "gpt2"], "--backbone"),
         (["trian", "bit-xor"], "train"),
         (["data", "get", "minst"], "unknown data set 'minst'; did you mean 'mnist'"),
-        (["eval", "nowhere"], "nowhere: not a run folder"),
-        (["info", "nowhere"], "nowhere: not a run folder"),
+        (["eval", "nowhere"], "nowhere is not a run folder"),
+        (["info", "nowhere"], "nowhere is not a run folder"),
     ],
 )
 def test_mistakes_end_with_one_message(run: Run, tmp_path: Path, monkeypatch, words: list[str], message: str):

@@ -236,5 +236,5 @@ def test_an_unwritable_folder_stops_the_study(config: Configure, tmp_path: Path)
     (tmp_path / "runs").write_text("a file where the folder should be")
     with pytest.raises(Exception, match="cannot be written"):
         run_study([cell(config())], tmp_path / "t.jsonl", context(tmp_path), print)
-    with pytest.raises(ConfigError, match="not a run folder"):
+    with pytest.raises(ConfigError, match="is not a run folder"):
         sweep.read_run_config(tmp_path / "runs")

@@ -293,17 +293,17 @@ def test_a_sweep_with_a_diverged_seed_is_summed_up(finished: tuple[Path, list[Ru
     assert [s.status for s in group.runs] == ["completed", "diverged"]
     assert group.chosen_lr == 1e-2
     diverged = tmp_path / group.runs[1].run_id
-    with pytest.raises(ConfigError, match=r"no program here; the run is not finished .* or has diverged"):
+    with pytest.raises(ConfigError, match=r"has no program: it is not finished .*, or it diverged"):
         open_run(diverged)
 
 
 def test_folders_that_are_no_runs(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     out, configs = finished
     with pytest.raises(
-        ConfigError, match=r"not a run folder \(no config.json\); it holds the runs .*" + configs[0].run_id
+        ConfigError, match=r"is not a run folder, because it has no config.json\. It contains the runs .*" + configs[0].run_id
     ):
         read_run_config(out)
-    with pytest.raises(ConfigError, match=r"not a run folder \(no config.json\)$"):
+    with pytest.raises(ConfigError, match=r"is not a run folder, because it has no config.json\.$"):
         read_run_config(tmp_path / "absent")
 
 

@@ -160,7 +160,10 @@ def test_token_types_of_bert_are_its_embedding(body: Body) -> None:
 @pytest.mark.parametrize("role", sorted(SINGLE_ROLES))
 def test_the_shared_body_is_trained_by_one_run_only(body: Body, role: str) -> None:
     settings = ModelSettings((*FPT_ROLES, role))
-    with pytest.raises(ConfigError, match=f"training {role} changes the shared body: one run at a time, found 2 runs"):
+    with pytest.raises(
+        ConfigError,
+        match=f"Training {role} changes the shared body, so it allows one run at a time, but there are 2 runs",
+    ):
         FPT(BitXor(2).spec, body(), [0, 1], settings)
 
 

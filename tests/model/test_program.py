@@ -110,18 +110,20 @@ def test_a_damaged_tensor_is_named(path: Path) -> None:
     )
     at = 8 + length + place + 5
     path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
-    with pytest.raises(DataError, match=rf"{path}: tensor {name} is damaged \(checksum differs\); copy the file again"):
+    with pytest.raises(
+        DataError, match=rf"Tensor {name} in {path} is damaged \(its checksum differs\)\. Copy the file again"
+    ):
         Program.load(path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: t.pop("positions"), "tensor positions is missing; copy the file again"),
+        (lambda t, m: t.pop("positions"), "Tensor positions is missing in .*Copy the file again"),
         (lambda t, m: t.update(positions=t["positions"].int()), "tensor positions is damaged"),
         (lambda t, m: t.update(positions=t["positions"].t().contiguous()), "tensor positions is damaged"),
-        (lambda t, m: m.update(icecore=m["icecore"].replace("bit-xor", "bit-xoR")), "the header is damaged"),
-        (lambda t, m: m.pop("icecore"), "a safetensors file, but not an icecore program"),
+        (lambda t, m: m.update(icecore=m["icecore"].replace("bit-xor", "bit-xoR")), "The header of .* is damaged"),
+        (lambda t, m: m.pop("icecore"), "is a safetensors file, but not an icecore program"),
     ],
 )
 def test_a_changed_file_is_refused(path: Path, change: Callable[..., None], message: str) -> None:
@@ -133,17 +135,17 @@ def test_a_changed_file_is_refused(path: Path, change: Callable[..., None], mess
 @pytest.mark.parametrize("size", [0, 5, 100, -1])
 def test_a_file_cut_short_is_refused(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(DataError, match=rf"{path}: not a readable program, perhaps cut short .*copy it again"):
+    with pytest.raises(DataError, match=rf"{path} is not a readable program and may be incomplete .*Copy it again"):
         Program.load(path)
 
 
 def test_files_that_are_no_programs(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such program file"):
+    with pytest.raises(DataError, match="There is no program file"):
         Program.load(tmp_path / "none.safetensors")
-    with pytest.raises(DataError, match="not a readable program"):
+    with pytest.raises(DataError, match="is not a readable program"):
         Program.load(tmp_path)
     torch.save({"weights": torch.zeros(3)}, path)
-    with pytest.raises(DataError, match="not a readable program"):
+    with pytest.raises(DataError, match="is not a readable program"):
         Program.load(path)
 
 
@@ -153,7 +155,7 @@ def test_a_newer_format_asks_for_an_upgrade(
     monkeypatch.setattr("icecore.model.program.FORMAT", 2)
     make().save(path)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="program format 2, this version reads 1; upgrade icecore"):
+    with pytest.raises(DataError, match="program format 2, but this version reads 1. Upgrade icecore"):
         Program.load(path)
 
 
@@ -188,7 +190,9 @@ def test_a_tensor_that_does_not_fit_is_named(
 
 
 def test_programs_that_cannot_share_a_model(make: Callable[..., Program], body: Body) -> None:
-    with pytest.raises(ConfigError, match="programs of bit-xor and bit-xor differ in sizes or roles"):
+    with pytest.raises(
+        ConfigError, match="Programs of bit-xor and bit-xor cannot share a model: their sizes or roles differ"
+    ):
         load_programs([make(), make(train_roles=("output",))], body())
 
 
@@ -265,7 +269,7 @@ def test_a_started_run_is_another_run_and_goes_on_from_there(config: Callable[..
 
 def test_another_body_is_no_start(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"bert \(pretrained, all layers, body seed 0\) is no start on .*bert \(random,"
+        ConfigError, match=r"bert \(pretrained, all layers, body seed 0\), but the run has .*bert \(random,"
     ):
         started(config, tmp_path, "bit-xor", {"n": 4}, weights="random")
 
@@ -273,11 +277,11 @@ def test_another_body_is_no_start(config: Callable[..., RunConfig], tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "program format 2, this version reads 1"),
-        ({"spec": {"kind": "discrete", "colour": 3}}, r"made by icecore 0, not understood here \(.*colour"),
+        ({"format": 2}, "program format 2, but this version reads 1"),
+        ({"spec": {"kind": "discrete", "colour": 3}}, r"written by icecore 0 and cannot be read here \(.*colour"),
         (
             {"config": {"task": "x", "velocity": 1}},
-            r"made by icecore 0, not understood here \(unknown setting 'velocity'",
+            r"written by icecore 0 and cannot be read here \(unknown setting 'velocity'",
         ),
     ],
 )

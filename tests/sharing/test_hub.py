@@ -94,11 +94,11 @@ def newer(path: Path) -> None:
 
 
 DAMAGE = [
-    (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not a readable program, perhaps cut short"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not a readable program and may be incomplete"),
     (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"~"), "tensor .* is damaged .checksum differs."),
     (lambda path: save_file({"w": torch.zeros(2)}, path), "a safetensors file, but not an icecore program"),
-    (newer, "program format 2, this version reads 1; upgrade icecore"),
-    (Path.unlink, "no such program file"),
+    (newer, "program format 2, but this version reads 1. Upgrade icecore"),
+    (Path.unlink, "There is no program file"),
 ]
 
 

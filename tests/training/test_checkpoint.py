@@ -81,7 +81,9 @@ def test_a_damaged_state_is_refused_with_its_remedy(folder: RunFolder, damage: C
     save(folder, 5)
     path = next(folder.states.iterdir())
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(StorageError, match=rf"{path}: damaged state .*delete it to go on from an earlier one"):
+    with pytest.raises(
+        StorageError, match=rf"The state {path} is damaged .*Delete it to continue from an earlier state"
+    ):
         folder.load_state(5)
 
 
@@ -93,7 +95,7 @@ def test_a_folder_of_another_configuration_is_refused(folder: RunFolder, tmp_pat
         RunFolder(tmp_path, other).open()
     assert "lr 0.001 there, 0.5 here" in str(caught.value)
     assert "backbone 'minilm' there, 'gpt2' here" in str(caught.value)
-    assert "name another --out, or move the folder away" in str(caught.value)
+    assert "Choose another --out, or move the folder away" in str(caught.value)
     assert "seed" not in str(caught.value)
     assert files(tmp_path) == before
 
@@ -102,7 +104,7 @@ def test_a_folder_of_another_configuration_is_refused(folder: RunFolder, tmp_pat
 def test_a_damaged_configuration_is_named(folder: RunFolder, text: str) -> None:
     path = folder.path / "config.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=rf"{path}: .*move the folder away"):
+    with pytest.raises(ConfigError, match=rf"{path}: .*Move the folder away"):
         folder.open()
 
 
@@ -144,7 +146,7 @@ def test_events_that_a_resumed_run_did_again_count_once(folder: RunFolder) -> No
 def test_a_damaged_summary_is_named(folder: RunFolder) -> None:
     assert folder.summary() is None
     folder.summary_path.write_text("{")
-    with pytest.raises(ConfigError, match=rf"{folder.summary_path}: damaged .*delete it and run again"):
+    with pytest.raises(ConfigError, match=rf"The file {folder.summary_path} is damaged .*Delete it and train again"):
         folder.summary()
 
 

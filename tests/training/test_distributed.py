@@ -256,21 +256,21 @@ def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert World(3, 4, 1).device("auto") == "cuda:1"
     assert World(3, 4, 1).device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="this machine has 2; start as many processes"):
+    with pytest.raises(ConfigError, match="this machine has 2. Start as many processes"):
         World(3, 4, 2).device("auto")
-    with pytest.raises(ConfigError, match="each process takes a GPU of its own"):
+    with pytest.raises(ConfigError, match="each process needs a GPU of its own"):
         World(3, 4, 1).device("cuda:0")
 
 
 def test_more_processes_than_examples(config: Configure, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="5 processes cannot share 4 examples a step: raise --batch-size"):
+    with pytest.raises(ConfigError, match="5 processes cannot share 4 examples per step. Raise --batch-size"):
         sweep.train_runs([config()], ExecutionContext(tmp_path, device="cpu", world=World(0, 5)))
 
 
 def test_a_body_is_not_divided_by_one(run: Run, tmp_path: Path, config: Configure) -> None:
     ended = run("train", "bit-xor", "--shard", "--backbone", config().backbone, "--out", tmp_path)
     assert ended.code == 2
-    assert "this is one alone: start it by `torchrun --nproc-per-node=N -m icecore train ...`" in ended.err
+    assert "there is only one. Start several with `torchrun --nproc-per-node=N -m icecore train ...`" in ended.err
 
 
 def test_only_training_is_shared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

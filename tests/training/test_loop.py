@@ -437,7 +437,7 @@ def test_a_run_does_not_go_on_with_another_body_or_other_data(
             trained([each], tmp_path, body(), task)
     other = BitXor(2)
     other.data = {**task.data, "sha256": "another"} if what == "data" else task.data
-    with pytest.raises(ConfigError, match=f"begun with {named}; name another --out"):
+    with pytest.raises(ConfigError, match=f"was started with {named}. Choose another --out"):
         trained([each], tmp_path, body(seed=1, weights="random") if what == "body" else body(), other)
     assert trained([each], tmp_path, body(), task)[0]["status"] == "completed"
 
@@ -515,7 +515,7 @@ def test_runs_of_another_process_are_waited_for(config: Configure, tmp_path: Pat
     waiting = threading.Thread(target=lambda: summaries.append(run_sweep(configs, place)))
     with folder.lock() as held:
         assert held
-        with pytest.raises(BusyError, match=rf"{folder.path}: another process is training this run"):
+        with pytest.raises(BusyError, match=rf"Another process is training the run {folder.path}"):
             run_sweep(configs, ExecutionContext(tmp_path, wait=False))
         waiting.start()
         while not recorder.calls:

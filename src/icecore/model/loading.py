@@ -24,7 +24,7 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
     for program in programs[1:]:
         if (program.spec, model_settings(program.config)) != (first.spec, model_settings(first.config)):
             raise ConfigError(
-                f"Programs of {first.config.task} and {program.config.task} differ in sizes or roles: one model cannot hold both."
+                f"Programs of {first.config.task} and {program.config.task} cannot share a model: their sizes or roles differ."
             )
     model = FPT(first.spec, backbone, [p.config.seed for p in programs], model_settings(first.config), precision)
     for program in programs:
