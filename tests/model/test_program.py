@@ -119,16 +119,16 @@ def test_a_damaged_tensor_is_named(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: t.pop("positions"), "Tensor positions is missing in .*Copy the file again"),
-        (lambda t, m: t.update(positions=t["positions"].int()), "tensor positions is damaged"),
-        (lambda t, m: t.update(positions=t["positions"].t().contiguous()), "tensor positions is damaged"),
-        (lambda t, m: m.update(icecore=m["icecore"].replace("bit-xor", "bit-xoR")), "The header of .* is damaged"),
-        (lambda t, m: m.pop("icecore"), "is a safetensors file, but not an icecore program"),
+        (lambda t, m: t.pop("positions"), "Tensor positions is missing in PATH. Copy the file again"),
+        (lambda t, m: t.update(positions=t["positions"].int()), "Tensor positions in PATH is damaged"),
+        (lambda t, m: t.update(positions=t["positions"].t().contiguous()), "Tensor positions in PATH is damaged"),
+        (lambda t, m: m.update(icecore=m["icecore"].replace("bit-xor", "bit-xoR")), "The header of PATH is damaged"),
+        (lambda t, m: m.pop("icecore"), "PATH is a safetensors file, but not an icecore program"),
     ],
 )
 def test_a_changed_file_is_refused(path: Path, change: Callable[..., None], message: str) -> None:
     rewrite(path, change)
-    with pytest.raises(DataError, match=rf"{path}: {message}"):
+    with pytest.raises(DataError, match=f"^{message.replace('PATH', str(path))}"):
         Program.load(path)
 
 
@@ -176,8 +176,8 @@ def test_the_same_body_in_bf16_is_the_same_body(path: Path, body: Body) -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"positions": torch.zeros(3, 16)}, r"tensor positions is of shape \(3, 16\), expected shape \(4, 16\)"),
-        ({}, r"tensor input.layers.0.weight is missing, expected shape \(1, 16\)"),
+        ({"positions": torch.zeros(3, 16)}, r"Tensor positions is of shape \(3, 16\), expected shape \(4, 16\)"),
+        ({}, r"Tensor input.layers.0.weight is missing, expected shape \(1, 16\)"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(

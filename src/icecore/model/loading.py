@@ -23,9 +23,8 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
     first = programs[0]
     for program in programs[1:]:
         if (program.spec, model_settings(program.config)) != (first.spec, model_settings(first.config)):
-            raise ConfigError(
-                f"Programs of {first.config.task} and {program.config.task} cannot share a model: their sizes or roles differ."
-            )
+            tasks = f"{first.config.task} and {program.config.task}"
+            raise ConfigError(f"Programs of {tasks} cannot share a model: their sizes or roles differ.")
     model = FPT(first.spec, backbone, [p.config.seed for p in programs], model_settings(first.config), precision)
     for program in programs:
         if program.fingerprint != model.body_fingerprint:
