@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from icecore.backbones.modules.run_axis import RunNorm
 from test_parity import TINY, tiny_body
 from torch import Tensor, nn
 
 from icecore.backbones import BACKBONES, Backbone, BodyRequest, Role, build_backbone
 from icecore.backbones.backbone import fingerprint
 from icecore.backbones.lstm import build_matched
+from icecore.backbones.modules.norm import RunNorm
 from icecore.backbones.modules.patching import norm_kind
 from icecore.core.errors import ConfigError, WeightsError
 
@@ -47,11 +47,8 @@ def test_counts_are_the_parameters_and_the_table(case: str) -> None:
     assert sum(counts.values()) == sum(p.numel() for p in body.parameters()) + table
     assert counts[Role.POSITION] == table
     assert sum(counts.values()) == sum(t.numel() for t in body.tensors().values())
-    # one run's worth, however many runs the norms hold
-    for norm in body.norms().values():
-        norm.weight = nn.Parameter(norm.weight.detach().expand(3, -1).clone())
-        if norm.bias is not None:
-            norm.bias = nn.Parameter(norm.bias.detach().expand(3, -1).clone())
+    # rounding changes precisions, not numbers
+    body.round_weights("bf16")
     assert body.counts() == counts
 
 
@@ -96,7 +93,7 @@ def test_a_parameter_without_a_role_is_named(case: str) -> None:
     block = body.get_submodule(f"{name}.0")
     block.register_parameter("alien", nn.Parameter(torch.zeros(3)))
     kind = type(block).__name__
-    with pytest.raises(TypeError, match=rf"parameter {name}\.0\.alien of .*\({kind}\) has no role; teach"):
+    with pytest.raises(TypeError, match=rf"Parameter {name}\.0\.alien of .*\({kind}\) has no role\. Teach"):
         body.roles()
 
 
@@ -104,7 +101,7 @@ def test_a_parameter_without_a_role_is_named(case: str) -> None:
 def test_a_parameter_of_the_body_itself_is_named(case: str) -> None:
     body = body_of(case)
     body.register_parameter("alien", nn.Parameter(torch.zeros(3)))
-    with pytest.raises(TypeError, match="parameter alien of"):
+    with pytest.raises(TypeError, match="Parameter alien of"):
         body.roles()
 
 
@@ -179,14 +176,21 @@ def test_body_holds_no_token_embedding_and_is_frozen(case: str) -> None:
     assert not any(isinstance(module, nn.LayerNorm | nn.Dropout) for module in body.modules())
 
 
-def test_tensors_are_views_without_the_run_axis() -> None:
+def test_tensors_are_the_bodys_own_and_need_no_gradients() -> None:
     body = tiny_body("bert")
-    held = body.tensors()
-    assert held["positions"] is not body.position_table
+    parameters = dict(body.named_parameters()) | {"positions": body.position_table}
+    tensors = body.tensors()
+    assert tensors.keys() == parameters.keys()
+    for name, tensor in tensors.items():
+        original = parameters[name]
+        assert original is not None
+        assert tensor is not original
+        assert not tensor.requires_grad
+        assert tensor.shape == original.shape
+        assert tensor.data_ptr() == original.data_ptr()
     for name, norm in body.norms().items():
-        assert held[f"{name}.weight"].shape == norm.weight.shape[1:]
-        assert held[f"{name}.weight"].data_ptr() == norm.weight.data_ptr()
         assert isinstance(norm, RunNorm)
+        assert tensors[f"{name}.weight"].shape == (body.info.width,)
 
 
 def test_fingerprint_knows_names_shapes_and_values_but_no_order() -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from icecore.backbones.modules.run_axis import RunAxis
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -26,7 +25,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("shape", [(ROWS, K), (3, 3, K)])
 def test_close_to_the_layer_forward_and_backward(biased: bool, shape: tuple[int, ...]) -> None:
     plain = nn.Linear(K, N, bias=biased)
-    layer = Int8Linear(plain.weight, plain.bias, RunAxis())
+    layer = Int8Linear(plain.weight, plain.bias)
     # rows of very different size keep their own accuracy
     x = torch.randn(shape) * torch.logspace(-3, 3, shape[0]).view(-1, *[1] * (len(shape) - 1))
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -43,7 +42,7 @@ def test_close_to_the_layer_forward_and_backward(biased: bool, shape: tuple[int,
 
 @needs_vnni
 def test_rows_do_not_depend_on_each_other_and_zero_stays_zero() -> None:
-    layer = Int8Linear(torch.randn(N, K), None, RunAxis())
+    layer = Int8Linear(torch.randn(N, K), None)
     x = torch.randn(ROWS, K)
     x[4] = 0
     whole = layer(x)
@@ -64,7 +63,7 @@ def test_linear_layers_of_both_kinds_are_found() -> None:
     body = nn.Sequential(conv, nn.GELU(), nn.Sequential(nn.Linear(N, K)))
     x = torch.randn(ROWS, K)
     expected = body(x).detach()
-    assert convert(body, RunAxis()) == 2
+    assert convert(body) == 2
     assert not list(body.parameters())
     assert relative(body(x), expected) < 0.05
 

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from icecore.backbones.modules.run_axis import ACTIVATIONS, Activation, NormKind, RunAxis, RunNorm
 from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.backbones.modules import kernels
+from icecore.backbones.modules.activation import ACTIVATIONS, Activation
+from icecore.backbones.modules.body_pass import BodyPass, NormParameters, run_pass
+from icecore.backbones.modules.norm import NormKind, RunNorm
 
 R, K, D = 3, 5, 16
 CPU = torch.device("cpu")
@@ -76,15 +78,13 @@ def test_rows_are_rounded_to_within_half_a_step() -> None:
 def test_compiled_pieces_equal_eager_ones(dtype: torch.dtype) -> None:
     def outcome(compiled: bool, runs: int, rows: int) -> list[Tensor]:
         torch.manual_seed(0)
-        axis = RunAxis(compiled=compiled)
-        norm = RunNorm("layer", torch.randn(D), torch.randn(D), 1e-3, axis)
-        for part in (norm.weight, norm.bias):
-            assert part is not None
-            part.data = torch.randn(runs, D)
+        norm = RunNorm("layer", torch.randn(D), torch.randn(D), 1e-3)
+        weight, bias = torch.randn(runs, D).requires_grad_(), torch.randn(runs, D).requires_grad_()
         x = torch.randn(runs * rows, 4, D).to(dtype).requires_grad_()
-        out = Activation(ACTIVATIONS["gelu_tanh"], axis)(norm(x))
+        with run_pass(BodyPass({norm: NormParameters(weight, bias)}, compiled=compiled)):
+            out = Activation(ACTIVATIONS["gelu_tanh"])(norm(x))
         probe = torch.randn(out.shape).to(dtype)
-        return [out, *torch.autograd.grad(out, [x, *norm.parameters()], probe)]
+        return [out, *torch.autograd.grad(out, [x, weight, bias], probe)]
 
     atol, rtol = (1e-5, 1e-4) if dtype == torch.float32 else (0.05, 0.05)
     for runs, rows in ((1, 2), (3, 2), (2, 5)):

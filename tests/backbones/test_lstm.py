@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from icecore.backbones.modules.run_axis import RunNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,9 +13,10 @@ from icecore.backbones.lstm import (
     build_lstm,
     build_lstm_star,
     build_matched,
-    build_none,
     matched_hidden_sizes,
 )
+from icecore.backbones.modules.body_pass import BodyPass, NormParameters
+from icecore.backbones.modules.norm import RunNorm
 from icecore.backbones.recurrence import Recurrence
 from icecore.core.errors import ConfigError, WeightsError
 
@@ -52,7 +52,7 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 def norm_of(norm: RunNorm, x: Tensor) -> Tensor:
     assert norm.bias is not None
     centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight[0] + norm.bias[0]
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
 
 
 def plain_layer(layer: LayerNormLSTM, x: Tensor) -> Tensor:
@@ -103,51 +103,59 @@ def test_equals_plain_loop(residual: bool) -> None:
     torch.testing.assert_close(grads, expected, rtol=1e-9, atol=1e-10)
 
 
-def packed(body: Backbone, runs: int) -> Backbone:
-    """The body with R runs whose gains all differ."""
+def programs(body: Backbone, runs: int) -> dict[nn.Module, NormParameters]:
+    """Gains and biases of R programs, which all differ, for every norm of the body."""
+
+    def differing(value: Tensor, seed: int) -> Tensor:
+        return (value.detach() + 0.2 * randn(runs, len(value), seed=seed)).requires_grad_()
+
+    parameters: dict[nn.Module, NormParameters] = {}
     for norm in body.norms().values():
-        for name in [n for n, _ in norm.named_parameters()]:
-            value = getattr(norm, name).detach()
-            setattr(norm, name, nn.Parameter(value + 0.2 * randn(runs, value.shape[1], seed=len(name))))
-    return body
+        assert norm.bias is not None
+        parameters[norm] = NormParameters(differing(norm.weight, 6), differing(norm.bias, 4))
+    return parameters
 
 
-def alone(body: Backbone, packed_body: Backbone, run: int) -> Backbone:
-    """The same body with the gains of one run of `packed_body`."""
-    norms = packed_body.norms()
-    for name, norm in body.norms().items():
-        for kind, _ in list(norm.named_parameters()):
-            setattr(norm, kind, nn.Parameter(getattr(norms[name], kind).detach()[run : run + 1].clone()))
+def alone(body: Backbone, parameters: dict[nn.Module, NormParameters], run: int) -> Backbone:
+    """The same body with the parameters of one run as its norms' own."""
+    for norm, (weight, bias) in zip(body.norms().values(), parameters.values(), strict=True):
+        assert bias is not None
+        norm.weight = nn.Parameter(weight.detach()[run].clone())
+        norm.bias = nn.Parameter(bias.detach()[run].clone())
     return body
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_packed_rows_equal_each_run_alone(name: str) -> None:
     runs, rows = 3, 2
-    together = packed(freeze(BODIES[name]()), runs)
+    together = freeze(BODIES[name]())
+    parameters = programs(together, runs)
     x = randn(runs * rows, T, D)
-    hidden = together(x)
+    hidden = together(x, body_pass=BodyPass(parameters))
     hidden.square().sum().backward()
     for run in range(runs):
-        single = alone(freeze(BODIES[name]()), together, run)
+        single = alone(freeze(BODIES[name]()), parameters, run)
         own = single(x[run * rows : (run + 1) * rows])
         own.square().sum().backward()
         torch.testing.assert_close(hidden[run * rows : (run + 1) * rows], own)
-        for key, norm in single.norms().items():
-            for kind, parameter in norm.named_parameters():
-                grad = getattr(together.norms()[key], kind).grad[run]
+        for norm, packed in zip(single.norms().values(), parameters.values(), strict=True):
+            for parameter, packed_parameter in ((norm.weight, packed.weight), (norm.bias, packed.bias)):
+                assert parameter is not None
                 assert parameter.grad is not None
-                torch.testing.assert_close(grad, parameter.grad[0], rtol=1e-4, atol=1e-5)
+                assert packed_parameter is not None
+                assert packed_parameter.grad is not None
+                torch.testing.assert_close(packed_parameter.grad[run], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_freely_mixed_rows(name: str) -> None:
-    body = packed(freeze(BODIES[name]()), 3)
+    body = freeze(BODIES[name]())
+    parameters = programs(body, 3)
     x = randn(6, T, D)
-    grouped = body(x)
+    grouped = body(x, body_pass=BodyPass(parameters))
     order = torch.tensor([4, 0, 3, 5, 1, 2])
-    body.axis.run_of_row = order // 2
-    torch.testing.assert_close(body(x[order]), grouped[order])
+    mixed = body(x[order], body_pass=BodyPass(parameters, run_of_row=order // 2))
+    torch.testing.assert_close(mixed, grouped[order])
 
 
 def test_state_and_weights_are_fixed(body: Backbone) -> None:
@@ -287,17 +295,6 @@ def test_defaults_are_the_papers(build: Callable[[BodyRequest], Backbone], layer
     assert build(BodyRequest("lstm", "random", layers=1)).info.width == 768
 
 
-def test_no_body() -> None:
-    body = build_none(BodyRequest("none"))
-    x = randn(2, 3, 64)
-    assert body(x) is x
-    assert body.info.identity
-    assert (body.info.width, body.info.layers) == (64, 0)
-    assert body.roles() == {}
-    assert not body.takes_positions
-    assert build_none(BodyRequest("none", options={"width": "7"})).info.width == 7
-
-
 @pytest.mark.parametrize("weights", ["pretrained", "statistics"])
 @pytest.mark.parametrize("build", [build_lstm, build_lstm_star])
 def test_weights_that_do_not_exist(build: Callable[[BodyRequest], Backbone], weights: str) -> None:
@@ -308,12 +305,8 @@ def test_weights_that_do_not_exist(build: Callable[[BodyRequest], Backbone], wei
 def test_wrong_requests() -> None:
     with pytest.raises(ConfigError, match="unknown option of lstm 'widht'; did you mean 'width'"):
         build_lstm(BodyRequest("lstm", "random", options={"widht": "8"}))
-    with pytest.raises(ConfigError, match="Option width of none must be a positive whole number, but is '0'"):
-        build_none(BodyRequest("none", options={"width": "0"}))
     with pytest.raises(ConfigError, match="lstm needs at least 1 layer, but 0 were requested"):
         build_lstm(BodyRequest("lstm", "random", layers=0, options=OPTIONS))
-    with pytest.raises(ConfigError, match="none has no layers, asked for 2"):
-        build_none(BodyRequest("none", layers=2))
     with pytest.raises(ConfigError, match="lstm-matched of 2 layers can have 4 to 6 norms, but 7 were requested"):
         build_matched(D, 2, 2000, norms=7)
     with pytest.raises(ConfigError, match="cannot be matched to 50 frozen parameters, because it has at least 120"):

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from icecore.backbones.modules.run_axis import Activation, hashed_uniform
 from torch import Tensor, nn
 from transformers import AutoConfig
 
 from icecore.backbones import huggingface
 from icecore.backbones.backbone import gather
 from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
-from icecore.backbones.modules import attention
-from icecore.backbones.modules import run_axis as fast
+from icecore.backbones.modules import attention, dropout
+from icecore.backbones.modules.activation import Activation
+from icecore.backbones.modules.body_pass import BodyPass, NormParameters
+from icecore.backbones.modules.dropout_draws import CounterCache, DropoutDraws, hashed_uniform
 
 D, T, N, R = 32, 16, 3, 3
 TABLE = 24
@@ -94,12 +95,12 @@ def mask_of(kind: str, length: int = T) -> Tensor | None:
     return None if lengths is None else torch.arange(length) < lengths[:, None]
 
 
-def set_gains(body: HuggingFaceBackbone, gains: dict[str, Tensor]) -> None:
-    """Give each norm the rows (R, D) of `gains`; a norm without bias ignores them there."""
+def pass_with(body: HuggingFaceBackbone, gains: dict[str, Tensor], run_of_row: Tensor | None = None) -> BodyPass:
+    """A pass in which each norm has the rows (R, D) of `gains`, and biases made of them where it has any."""
+    norms: dict[nn.Module, NormParameters] = {}
     for name, norm in body.norms().items():
-        norm.weight = nn.Parameter(gains[name])
-        if norm.bias is not None:
-            norm.bias = nn.Parameter(gains[name] - 1)
+        norms[norm] = NormParameters(gains[name], None if norm.bias is None else gains[name] - 1)
+    return BodyPass(norms, run_of_row)
 
 
 @pytest.fixture(params=["explicit", "sdpa", "blocks"])
@@ -134,7 +135,7 @@ def test_values_and_gradients_agree_with_the_library(case: str, kind: str) -> No
         for part, parameter in norm.named_parameters():
             wanted = reference.get_parameter(f"{name.removeprefix('model.')}.{part}").grad
             assert parameter.grad is not None
-            torch.testing.assert_close(parameter.grad[0], wanted, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(parameter.grad, wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["none", "padded"])
@@ -174,20 +175,19 @@ def test_longer_than_the_table(case: str, kind: str) -> None:
 @pytest.mark.parametrize("case", TINY)
 def test_runs_packed_or_mixed_equal_each_alone(case: str, kind: str) -> None:
     body = tiny_body(case)
-    gains = {name: 1 + 0.3 * torch.randn(R, norm.weight.shape[1]) for name, norm in body.norms().items()}
+    gains = {name: 1 + 0.3 * torch.randn(R, len(norm.weight)) for name, norm in body.norms().items()}
     x, mask = torch.randn(R * N, T, D), mask_of(kind)
     tiled = None if mask is None else mask.repeat(R, 1)
     with torch.no_grad():
         alone = []
         for run, rows in enumerate(x.split(N)):
-            set_gains(body, {name: rows_of[run : run + 1] for name, rows_of in gains.items()})
-            alone.append(body(rows, mask))
+            own = {name: gains_of_runs[run : run + 1] for name, gains_of_runs in gains.items()}
+            alone.append(body(rows, mask, body_pass=pass_with(body, own)))
         expected = torch.cat(alone)
-        set_gains(body, gains)
-        packed = body(x, tiled)
+        packed = body(x, tiled, body_pass=pass_with(body, gains))
         order = torch.randperm(R * N)
-        body.axis.run_of_row = order // N
-        mixed = body(x[order], None if tiled is None else tiled[order])
+        mixed_pass = pass_with(body, gains, run_of_row=order // N)
+        mixed = body(x[order], None if tiled is None else tiled[order], body_pass=mixed_pass)
     assert (expected[:N] - expected[N : 2 * N]).abs().max() > 0.1
     # padding holds whatever the family leaves there
     real = torch.ones(R * N, T, dtype=torch.bool) if tiled is None else tiled
@@ -206,7 +206,7 @@ def test_reading_some_positions_equals_reading_all(case: str, kind: str, count: 
     norms = [p.requires_grad_() for norm in body.norms().values() for p in norm.parameters()]
     inputs = [x.requires_grad_(), *norms]
     probe, results = torch.randn(N, count, D), []
-    for read in (body.hidden_at, lambda *given: gather(body(*given[:2]), given[2])):
+    for read in (body, lambda x, mask, positions: gather(body(x, mask), positions)):
         out = read(x, mask, positions)
         results.append([out, *torch.autograd.grad(out, inputs, probe)])
     for ours, theirs in zip(*results, strict=True):
@@ -224,7 +224,7 @@ def test_every_layer_has_its_activation_and_reads_less_in_the_last(case: str) ->
     rows: list[int] = []
     last = [module for module in body.modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
     last[-1].register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[-2]))
-    body.hidden_at(torch.randn(N, T, D), None, torch.full((N, 1), T - 1))
+    body(torch.randn(N, T, D), None, torch.full((N, 1), T - 1))
     assert rows == [1]
 
 
@@ -264,10 +264,10 @@ def test_bf16_body_stays_close(case: str, kind: str) -> None:
 def test_recorded_maps_are_one_a_layer_and_hide_padding(case: str) -> None:
     body, mask = tiny_body(case), mask_of("padded")
     assert mask is not None
-    body.axis.record = []
+    record: list[Tensor] = []
     with torch.no_grad():
-        body(torch.randn(N, T, D), mask)
-    maps = torch.stack(body.axis.record)
+        body(torch.randn(N, T, D), mask, body_pass=BodyPass(record=record.append))
+    maps = torch.stack(record)
     assert maps.shape == (body.info.layers, N, 4, T, T)
     torch.testing.assert_close(maps.sum(-1), torch.ones(body.info.layers, N, 4, T))
     seen_padding = maps.masked_fill(mask[None, :, None, None], 0).sum(-1)
@@ -276,17 +276,18 @@ def test_recorded_maps_are_one_a_layer_and_hide_padding(case: str) -> None:
         assert maps.triu(1).masked_select(mask[None, :, None, :, None]).max() == 0
 
 
+def dropping(*row_keys: int) -> BodyPass:
+    """A pass with dropout of these row keys."""
+    return BodyPass(dropout=DropoutDraws(0.3, torch.tensor(row_keys), CounterCache()))
+
+
 @pytest.mark.parametrize("case", TINY)
 def test_dropout_reaches_every_family_and_follows_its_keys(case: str) -> None:
     body, x = tiny_body(case), torch.randn(N, T, D)
-    body.axis.dropout = 0.3
     with torch.no_grad():
-        still, found = body(x), []
-        for keys, rows in (([5, 6, 7], x), ([5, 6, 7], x), ([7], x[2:])):
-            body.axis.begin(None, torch.tensor(keys))
-            found.append(body(rows))
-        first, again, last = found
-        body.axis.begin(None, None)
+        still = body(x)
+        first, again = (body(x, body_pass=dropping(5, 6, 7)) for _ in range(2))
+        last = body(x[2:], body_pass=dropping(7))
         assert torch.equal(body(x), still)
     assert torch.equal(first, again)
     assert not torch.allclose(first, still, atol=1e-2)
@@ -300,9 +301,7 @@ def test_dropout_is_in_all_its_places_and_its_own_in_each(
 ) -> None:
     body, salts = tiny_body(case), []
     monkeypatch.setattr(
-        fast, "hashed_uniform", lambda keys, salt, c: salts.append(salt) or hashed_uniform(keys, salt, c)
+        dropout, "hashed_uniform", lambda keys, salt, c: salts.append(salt) or hashed_uniform(keys, salt, c)
     )
-    body.axis.dropout = 0.3
-    body.axis.begin(None, torch.tensor([5, 6, 7]))
-    body(torch.randn(N, T, D))
+    body(torch.randn(N, T, D), body_pass=dropping(5, 6, 7))
     assert len(salts) == len(set(salts)) == places

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from icecore.backbones.modules.run_axis import RunAxis
 from torch import Tensor, nn
 
 from icecore.backbones.modules import attention
+from icecore.backbones.modules.body_pass import BodyPass, run_pass
+from icecore.backbones.modules.dropout_draws import CounterCache, DropoutDraws
 
 N, H, T, D = 2, 4, 6, 8
 LENGTHS = torch.tensor([6, 3])
@@ -16,11 +17,11 @@ LENGTHS = torch.tensor([6, 3])
 class Site(nn.Module):
     """What a transformers attention module is to the function."""
 
-    def __init__(self, axis: RunAxis | None = None, is_causal: bool = False) -> None:
+    def __init__(self, is_causal: bool = False) -> None:
         super().__init__()
         self.is_causal = is_causal
         self.projection = nn.Linear(1, 1)
-        assert attention.attach(self, axis or RunAxis(), first_salt=0) == 1
+        assert attention.attach(self, first_salt=0) == 1
 
 
 def inputs(kv_heads: int = H, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,11 +128,11 @@ def test_blocks_leave_learnt_position_bias_its_gradient(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("kind", ["full", "causal", "padded", "both"])
 def test_recorded_weights_are_distributions_over_what_may_be_seen(kind: str, path: str) -> None:
-    axis = RunAxis(record=[])
+    record: list[Tensor] = []
     query, key, value = inputs()
-    out, _ = attention.attend(Site(axis), query, key, value, allowed(kind))
-    assert axis.record is not None
-    (weights,) = axis.record
+    with run_pass(BodyPass(record=record.append)):
+        out, _ = attention.attend(Site(), query, key, value, allowed(kind))
+    (weights,) = record
     assert weights.shape == (N, H, T, T)
     torch.testing.assert_close(weights.sum(-1), torch.ones(N, H, T))
     assert weights.masked_select(~allowed(kind)).sum() == 0
@@ -171,17 +172,20 @@ def test_bf16_is_finite_and_close(kind: str, size: float) -> None:
 def test_dropout_drops_weights_by_row_key_only() -> None:
     query, key, _ = inputs()
     value = torch.eye(T, D).expand(N, H, T, D)
-    axis = RunAxis(dropout=0.5)
-    site = Site(axis)
+    site = Site()
+
+    def dropping(*row_keys: int) -> BodyPass:
+        return BodyPass(dropout=DropoutDraws(0.5, torch.tensor(row_keys), CounterCache()))
+
     kept, _ = attention.attend(site, query, key, value, allowed("full"))
-    axis.begin(None, torch.tensor([7, 8]))
-    dropped, _ = attention.attend(site, query, key, value, allowed("full"))
+    with run_pass(dropping(7, 8)):
+        dropped, _ = attention.attend(site, query, key, value, allowed("full"))
     ratio = (dropped / kept)[..., :T]
     near_zero_or_two = ((ratio - 2).abs() < 1e-4) | (ratio == 0)
     assert near_zero_or_two.all()
     assert 0.3 < (ratio == 0).float().mean() < 0.7
-    axis.begin(None, torch.tensor([8, 7]))
-    swapped, _ = attention.attend(site, query.flip(0), key.flip(0), value, allowed("full"))
+    with run_pass(dropping(8, 7)):
+        swapped, _ = attention.attend(site, query.flip(0), key.flip(0), value, allowed("full"))
     torch.testing.assert_close(swapped.flip(0), dropped)
 
 
