@@ -14,6 +14,7 @@ from torch import Tensor
 from hardware import needs_vnni
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.backbones.backbone import fingerprint
+from icecore.backbones.modules.body_pass import PLAIN_PASS, running_pass
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError, WeightsError
 from icecore.inference import engine as engines
@@ -138,7 +139,7 @@ def test_rounded_bodies(bare: Body, family: str, precision: str) -> None:
     assert any(not torch.allclose(ours, wide) for ours, wide in zip(found, exact, strict=True))
 
 
-@pytest.mark.parametrize("setting", [{"TOKENS_PER_PASS": {"cpu": 8}}, {"GATHERED": 0}])
+@pytest.mark.parametrize("setting", [{"TOKENS_PER_PASS": {"cpu": 8}}, {"MAX_GATHERED": 0}])
 def test_neither_passes_nor_groups_change_anything(
     bare: Body, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
 ) -> None:
@@ -154,7 +155,7 @@ def test_a_mixed_batch_is_one_pass(bare: Body) -> None:
     programs, _, _ = mixture(bare, "bert")
     engine = hold(programs, bare("bert"))
     passes: list[int] = []
-    engine.body.register_forward_pre_hook(lambda body, given: passes.append(len(given[0])))
+    engine.backbone.register_forward_pre_hook(lambda body, given: passes.append(len(given[0])))
     generator = torch.Generator().manual_seed(0)
     engine.predict([draw(program.spec, generator, full=True) for program in programs], range(len(programs)))
     assert passes == [len(programs)]
@@ -188,7 +189,7 @@ def test_programs_come_and_go(bare: Body) -> None:
     same(engine.predict([row] * 3, [1, "second", 0]), [expected[2], expected[1], expected[1]])
     engine.add(programs[0])
     same(engine.predict([row], ["toy"]), expected[:1])
-    with pytest.raises(ConfigError, match="there is a program 'second' already: remove it first, or give"):
+    with pytest.raises(ConfigError, match=r"There is a program 'second' already\. Remove it first, or choose"):
         engine.add(programs[0], name="second")
     assert len(engine) == 3
 
@@ -208,7 +209,7 @@ def test_the_body_is_only_borrowed(bare: Body) -> None:
         engine.predict(rows, which)
     handle.remove()
     assert fingerprint(body.tensors()) == before
-    assert body.axis.run_of_row is None
+    assert running_pass().value is PLAIN_PASS
     same(engine.predict(rows[:1], which[:1]), alone(programs[which[0] :][:1], lambda: body, rows[:1], [0]))
 
 
@@ -241,18 +242,38 @@ def test_the_benchmark(serving: Any, capsys: pytest.CaptureFixture[str]) -> None
     assert line["bytes_held_per_program"] <= 1.01 * line["bytes_per_program"]
 
 
+#: what the rows of IMAGES look like, as messages have it
+IMAGE_ROWS = r"\(T, 3\) with T from 1 to 6\."
+
+
 @pytest.mark.parametrize(
     ("row", "which", "message"),
     [
-        (torch.zeros(6, 2), 0, r"row 1: tokens of shape \(6, 2\); program 'images' reads \(T, 3\) with T from 1 to 6"),
-        (torch.zeros(7, 3), 0, r"row 1: tokens of shape \(7, 3\); program 'images' reads \(T, 3\) with T from 1 to 6"),
-        (torch.zeros(0, 3), 0, r"row 1: tokens of shape \(0, 3\)"),
-        (torch.zeros(()), 0, r"row 1: tokens of shape \(\)"),
-        (torch.zeros(2, 2), 1, r"row 1: tokens of shape \(2, 2\); program 'bits' reads \(T, 2\) with T from 3 to 5"),
-        (torch.zeros(6, 3), 2, r"row 1: tokens of shape \(6, 3\); program 'words' reads \(T,\) with T from 1 to 9"),
-        (torch.zeros(6), 2, "row 1: tokens of torch.float32; program 'words' reads whole numbers"),
-        (torch.tensor([1, 7]), 2, "row 1: tokens from 1 to 7; program 'words' reads 0 to 6"),
-        (torch.tensor([-1, 2]), 2, "row 1: tokens from -1 to 2; program 'words' reads 0 to 6"),
+        (
+            torch.zeros(6, 2),
+            0,
+            r"Row 1 has tokens of shape \(6, 2\), but program 'images' reads " + IMAGE_ROWS,
+        ),
+        (
+            torch.zeros(7, 3),
+            0,
+            r"Row 1 has tokens of shape \(7, 3\), but program 'images' reads " + IMAGE_ROWS,
+        ),
+        (torch.zeros(0, 3), 0, r"Row 1 has tokens of shape \(0, 3\), but"),
+        (torch.zeros(()), 0, r"Row 1 has tokens of shape \(\), but"),
+        (
+            torch.zeros(2, 2),
+            1,
+            r"Row 1 has tokens of shape \(2, 2\), but program 'bits' reads \(T, 2\) with T from 3 to 5\.",
+        ),
+        (
+            torch.zeros(6, 3),
+            2,
+            r"Row 1 has tokens of shape \(6, 3\), but program 'words' reads \(T,\) with T from 1 to 9",
+        ),
+        (torch.zeros(6), 2, r"Row 1 has tokens of torch.float32, but program 'words' reads whole numbers\."),
+        (torch.tensor([1, 7]), 2, r"Row 1 has tokens from 1 to 7, but program 'words' reads 0 to 6\."),
+        (torch.tensor([-1, 2]), 2, r"Row 1 has tokens from -1 to 2, but program 'words' reads 0 to 6\."),
     ],
 )
 def test_a_row_that_its_program_cannot_read(bare: Body, row: Tensor, which: int, message: str) -> None:
@@ -271,9 +292,9 @@ def test_programs_that_are_not_there(bare: Body) -> None:
     with pytest.raises(ConfigError, match="unknown program 'digit'; did you mean 'digits'"):
         engine.remove("digit")
     for index in (1, -1):
-        with pytest.raises(ConfigError, match=f"no program {index}: 1 held, counted from 0"):
+        with pytest.raises(ConfigError, match=f"There is no program {index}: the engine has 1, counted from 0"):
             engine.predict([row], [index])
-    with pytest.raises(DataError, match="2 rows, but programs of 1: name one program for each row"):
+    with pytest.raises(DataError, match=r"There are 2 rows but 1 programs\. Name one program for each row\."):
         engine.predict([row, row], [0])
     with pytest.raises(ConfigError, match="unknown precision 'fp16'"):
         Engine(bare("bert"), "fp16")
@@ -309,6 +330,6 @@ def test_a_program_that_changed_the_body_is_refused(bare: Body) -> None:
 def test_a_tensor_that_does_not_fit_is_named(bare: Body, change: dict[str, Tensor | None], message: str) -> None:
     program, engine = make(bare("bert")), Engine(bare("bert"))
     held = {name: tensor for name, tensor in {**program.tensors, **change}.items() if tensor is not None}
-    with pytest.raises(DataError, match=rf"program 'toy': .*{message}"):
+    with pytest.raises(DataError, match=rf"Program 'toy': .*{message}"):
         engine.add(replace(program, tensors=held))
     assert len(engine) == 0

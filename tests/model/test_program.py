@@ -155,7 +155,7 @@ def test_a_newer_format_asks_for_an_upgrade(
     monkeypatch.setattr("icecore.model.program.FORMAT", 2)
     make().save(path)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="program format 2, but this version reads 1. Upgrade icecore"):
+    with pytest.raises(DataError, match=r"program format 2, but this version reads 1\. Upgrade icecore"):
         Program.load(path)
 
 
