@@ -35,18 +35,20 @@ def converted(path: Path) -> tuple[str, str | None]:
             place, config=config, gguf_file=file, dtype=torch.float32, output_loading_info=True
         )
         huggingface.check_complete(report, str(path), config.model_type)
-        made = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        temporary_folder = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         try:
             with storage_errors(folder):
                 # save_pretrained refuses models that came from a GGUF file, although the weights are plain fp32 by now
                 vars(config).pop("quantization_config", None)
-                config.save_pretrained(made)
-                held = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-                write_atomic(made / "model.safetensors", lambda file: save_file(held, file, {"format": "pt"}))
+                config.save_pretrained(temporary_folder)
+                tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+                write_atomic(
+                    temporary_folder / "model.safetensors", lambda file: save_file(tensors, file, {"format": "pt"})
+                )
                 if not folder.is_dir():  # another process may have created it meanwhile
-                    made.rename(folder)
+                    temporary_folder.rename(folder)
         except StorageError:
             return place, file
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(temporary_folder, ignore_errors=True)
     return str(folder), None

@@ -348,8 +348,8 @@ def _take_positions(model: nn.Module, family: Family) -> Tensor:
     """Remove the absolute position table from `model` and return its usable rows (P, D) in fp32."""
     assert family.positions is not None
     parent, child = parent_of(model, family.positions)
-    held = getattr(parent, child)
-    table = held.weight if isinstance(held, nn.Embedding) else held[0]
+    embedding = getattr(parent, child)
+    table = embedding.weight if isinstance(embedding, nn.Embedding) else embedding[0]
     delattr(parent, child)
     setattr(parent, child, ZeroPositions())
     return table.detach()[family.first_position(model.config) :].float().clone()

@@ -282,9 +282,9 @@ def save(body: Backbone, path: Path) -> None:
     """Write the whole body to a safetensors file that `load` and `--weights FILE` read."""
     from safetensors.torch import save_file
 
-    held = {name: tensor.contiguous().cpu() for name, tensor in body.tensors().items()}
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in body.tensors().items()}
     header = {"icecore": "body", "name": body.info.name}
-    write_atomic(path, lambda temporary: save_file(held, temporary, header), "Choose another file.")
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, header), "Choose another file.")
 
 
 @torch.no_grad()
@@ -294,16 +294,16 @@ def load(body: Backbone, path: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        held = load_file(path)
+        stored = load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} is not a readable weights file ({error}). Copy it again.") from error
     for name, tensor in body.tensors().items():
-        if name not in held:
+        if name not in stored:
             raise WeightsError(
                 f"{path} has no tensor {name}. The file was written for another body than {body.info.name}."
             )
-        if held[name].shape != tensor.shape:
+        if stored[name].shape != tensor.shape:
             raise WeightsError(
-                f"{path}: tensor {name} has shape {tuple(held[name].shape)}, expected {tuple(tensor.shape)}."
+                f"{path}: tensor {name} has shape {tuple(stored[name].shape)}, expected {tuple(tensor.shape)}."
             )
-        tensor.copy_(held[name])
+        tensor.copy_(stored[name])

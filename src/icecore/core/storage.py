@@ -77,8 +77,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Write a safetensors file, atomically."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(held, temporary, dict(header)))
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(plain, temporary, dict(header)))
 
 
 @contextlib.contextmanager
@@ -98,16 +98,16 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=wait)
-            held = True
+            acquired = True
         except Timeout:
-            held = False
+            acquired = False
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
             _warn_without_locks(path, error)
-            held = True
+            acquired = True
     try:
-        yield held
+        yield acquired
     finally:
         lock.release()
 

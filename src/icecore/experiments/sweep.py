@@ -236,15 +236,15 @@ def open_run(
     Raises ConfigError for a folder that is not a finished run, WeightsError if the body has changed.
     """
     config = read_run_config(path)
-    held = path / PROGRAM
-    if not held.exists():
+    program_path = path / PROGRAM
+    if not program_path.exists():
         raise ConfigError(
             f"The run in {path} has no program: it is not finished (give its command again), or it diverged."
         )
-    program = Program.load(held)
-    chosen = select_runtime(device, config.precision)
-    task = (task or load_task(config, data_dir)).to(chosen.device)
-    model = load_programs([program], build_body_of(config), chosen.precision).to(chosen.device)
+    program = Program.load(program_path)
+    runtime = select_runtime(device, config.precision)
+    task = (task or load_task(config, data_dir)).to(runtime.device)
+    model = load_programs([program], build_body_of(config), runtime.precision).to(runtime.device)
     rows = sum(task.split_size(split) for split in task.test_splits)
     model.compiled = pays_to_compile(model, rows, training=False)
     return model, task
@@ -254,14 +254,17 @@ def describe_run(path: Path) -> dict[str, Any]:
     """The content of a run folder or a program file as one flat table. Raises ConfigError, DataError."""
     if path.is_file():
         program = Program.load(path)
-        held = {f"{split} metric": metric for split, metric in program.metrics.items()}
-        about = {
+        metrics = {f"{split} metric": metric for split, metric in program.metrics.items()}
+        header = {
             "run_id": program.config.run_id,
             "fingerprint": program.fingerprint,
             "versions": dict(program.versions),
         }
         return (
-            vars(program.config) | held | about | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
+            vars(program.config)
+            | metrics
+            | header
+            | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
         )
     config = read_run_config(path)
     folder = RunFolder(path.parent, config)

@@ -84,8 +84,8 @@ class FPT(nn.Module):
                 f"Nothing would be trained: {backbone.info.name} has no parameters of {', '.join(sorted(trained))}."
             )
         sizes = {f"body.{name}": size for name, size in backbone.sizes().items()}
-        own = {name: p.numel() // len(seeds) for name, p in self.program().items() if self.has_run_axis(name)}
-        self._sizes = sizes | own
+        own_sizes = {name: p.numel() // len(seeds) for name, p in self.program().items() if self.has_run_axis(name)}
+        self._sizes = sizes | own_sizes
         if not self.body_trained:  # trained weights stay fp32, and their products are autocast
             backbone.round_weights(precision)
 

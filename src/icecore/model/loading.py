@@ -37,8 +37,8 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
         for name, expected in shapes.items():
             source = program.tensors.get(name)
             if source is None or tuple(source.shape) != expected:
-                found = "missing" if source is None else f"of shape {tuple(source.shape)}"
-                raise DataError(f"Tensor {name} is {found}, expected shape {expected}.")
+                problem = "missing" if source is None else f"of shape {tuple(source.shape)}"
+                raise DataError(f"Tensor {name} is {problem}, expected shape {expected}.")
     model.set_programs([program.tensors for program in programs])
     return model.requires_grad_(False)
 
@@ -56,24 +56,26 @@ def start_from_program(model: FPT, program: Program, config: RunConfig) -> list[
             for name, weights, layers, seed in (program.config.body, config.body)
         ]
         raise ConfigError(f"{config.start} is a program of {names[0]}, but the run has {names[1]}. Use the same body.")
-    runs, taken = model.programs(), []
-    like = (program.spec.kind, program.spec.size) == (model.spec.kind, model.spec.size)
+    runs, used = model.programs(), []
+    same_tokens = (program.spec.kind, program.spec.size) == (model.spec.kind, model.spec.size)
     # all of its layers or none
-    layers = ({n: t.shape for n, t in held.items() if n.startswith("input.")} for held in (runs[0], program.tensors))
-    like = like and next(layers) == next(layers)
-    for name, own in runs[0].items():
-        given = program.tensors.get(name)
+    layers = (
+        {n: t.shape for n, t in tensors.items() if n.startswith("input.")} for tensors in (runs[0], program.tensors)
+    )
+    same_tokens = same_tokens and next(layers) == next(layers)
+    for name, current in runs[0].items():
+        source = program.tensors.get(name)
         part = name.partition(".")[0]
-        if given is None or part == "output" or (part == "input" and not like):
+        if source is None or part == "output" or (part == "input" and not same_tokens):
             continue
-        rows = min(len(own), len(given)) if name == "positions" else len(own)
-        if given.shape[1:] != own.shape[1:] or (name != "positions" and len(given) != rows):
+        rows = min(len(current), len(source)) if name == "positions" else len(current)
+        if source.shape[1:] != current.shape[1:] or (name != "positions" and len(source) != rows):
             continue
         for run in runs:
-            run[name][:rows] = given[:rows]
-        taken.append(name)
+            run[name][:rows] = source[:rows]
+        used.append(name)
     model.set_programs(runs)
-    return taken
+    return used
 
 
 @torch.no_grad()
@@ -82,9 +84,9 @@ def write_body(program: Program, backbone: Backbone, path: Path) -> None:
 
     Positions beyond the program's T are the backbone's. Raises StorageError.
     """
-    for name, held in backbone.tensors().items():
+    for name, tensor in backbone.tensors().items():
         trained = program.tensors.get("positions" if name == "positions" else f"body.{name}")
         if trained is not None:
-            rows = min(len(held), len(trained)) if held.ndim else None
-            held[:rows].copy_(trained[:rows])
+            rows = min(len(tensor), len(trained)) if tensor.ndim else None
+            tensor[:rows].copy_(trained[:rows])
     save(backbone, path)

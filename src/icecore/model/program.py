@@ -103,6 +103,6 @@ class Program:
 
 def _checksum(tensor: Tensor) -> str:
     """sha256 of type, shape and bytes."""
-    held = tensor.detach().cpu().contiguous()
-    kind = f"{held.dtype} {tuple(held.shape)}\n".encode()
-    return hashlib.sha256(kind + held.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    plain = tensor.detach().cpu().contiguous()
+    kind = f"{plain.dtype} {tuple(plain.shape)}\n".encode()
+    return hashlib.sha256(kind + plain.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -89,16 +89,16 @@ class RunFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """The logged events, without an incomplete last line, and without steps that a resumed run repeated."""
-        found: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         for line in self.events_path.read_text().splitlines() if self.events_path.exists() else []:
             try:
                 event = json.loads(line)
             except ValueError:
                 continue
             if event.get("event") == "start":
-                found = [e for e in found if e["step"] <= event["step"]]
-            found.append(event)
-        return found
+                events = [e for e in events if e["step"] <= event["step"]]
+            events.append(event)
+        return events
 
     def pack(self) -> list[str]:
         """Ids of the runs in the pack that this run was last trained in; empty if it has not started."""
@@ -137,9 +137,9 @@ class RunFolder:
 
     def go_back(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The last state up to `step`. Later states, which the pack does not share, are deleted."""
-        own = max(s for s in self.saved_steps() if s <= step)
-        self.drop_states(keep=own)
-        return self.load_state(own)
+        last = max(s for s in self.saved_steps() if s <= step)
+        self.drop_states(keep=last)
+        return self.load_state(last)
 
     def drop_states(self, keep: int | None = None) -> None:
         """Delete every state but that of step `keep`."""
@@ -204,7 +204,7 @@ def read_config(folder: Path) -> RunConfig:
         raise ConfigError(f"{path}: {error} Move the folder away and train again.") from error
 
 
-def differences(found: RunConfig, wanted: RunConfig) -> str:
+def differences(stored: RunConfig, requested: RunConfig) -> str:
     """The settings in which two configurations differ, in words."""
-    left, right = json.loads(found.to_json()), json.loads(wanted.to_json())
+    left, right = json.loads(stored.to_json()), json.loads(requested.to_json())
     return ", ".join(f"{key} {left[key]!r} there, {right[key]!r} here" for key in left if left[key] != right[key])

@@ -126,9 +126,9 @@ class World:
         """The first process's value, in all processes."""
         if self.size == 1:
             return value
-        held: list[Value] = [value]
-        dist.broadcast_object_list(held, device=torch.device("cpu"))
-        return held[0]
+        values: list[Value] = [value]
+        dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
 
 
 #: this process alone

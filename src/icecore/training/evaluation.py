@@ -30,11 +30,11 @@ def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, world
 @torch.inference_mode()
 def predict(model: FPT, task: Task, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
     """Logits (R, N, n, C) of each program for the split's examples, in order, and targets (N, ...); on the CPU."""
-    found = [(logits.cpu(), targets.cpu(), places) for logits, targets, places in _passes(model, task, split, limit)]
-    order = torch.cat([places for *_, places in found]).argsort()
+    passes = [(logits.cpu(), targets.cpu(), places) for logits, targets, places in _passes(model, task, split, limit)]
+    order = torch.cat([places for *_, places in passes]).argsort()
     R = model.runs
-    logits = torch.cat([each.unflatten(0, (R, -1)) for each, *_ in found], 1)
-    targets = torch.cat([each[: len(places)] for _, each, places in found])
+    logits = torch.cat([each.unflatten(0, (R, -1)) for each, *_ in passes], 1)
+    targets = torch.cat([each[: len(places)] for _, each, places in passes])
     return logits[:, order], targets[order]
 
 
@@ -71,7 +71,7 @@ def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], 
     """
     hits = [task.metric(logits, targets).view(runs, -1) for logits, targets in passes]
     # in fp64, so that the mean does not depend on how passes are split; fetched once, because fetching waits
-    found = torch.cat(hits, 1).cpu().double() if hits else torch.zeros(runs, 0, dtype=torch.float64)
-    total, count = found.sum(1), torch.tensor([found.shape[1]], dtype=torch.float64)
+    values = torch.cat(hits, 1).cpu().double() if hits else torch.zeros(runs, 0, dtype=torch.float64)
+    total, count = values.sum(1), torch.tensor([values.shape[1]], dtype=torch.float64)
     world.sum(total, count)
     return total / count

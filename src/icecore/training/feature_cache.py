@@ -192,14 +192,14 @@ def plan_feature_cache(
 @contextlib.contextmanager
 def alone(model: FPT, program: Mapping[str, Tensor]) -> Iterator[None]:
     """Let `model` hold only the run `program` for a while, without copies. Parameters without run axis stay."""
-    held = {name: p for name, p in model.program().items() if model.has_run_axis(name)}
-    data = {name: p.data for name, p in held.items()}
+    parameters = {name: p for name, p in model.program().items() if model.has_run_axis(name)}
+    data = {name: p.data for name, p in parameters.items()}
     try:
-        for name, parameter in held.items():
+        for name, parameter in parameters.items():
             parameter.data = program[name][None]
         yield
     finally:
-        for name, parameter in held.items():
+        for name, parameter in parameters.items():
             parameter.data = data[name]
 
 

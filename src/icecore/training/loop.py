@@ -124,9 +124,9 @@ class Pack:
         origin = {"body": self.model.body_fingerprint, "data": self.task.fingerprint}
         for folder in folders if step is not None else ():
             folder.check_origin(origin)
-        found = self.world.broadcast(None if step is None else (step, [folder.go_back(step) for folder in folders]))
-        if found is not None:
-            self._restore(*found)
+        state = self.world.broadcast(None if step is None else (step, [folder.go_back(step) for folder in folders]))
+        if state is not None:
+            self._restore(*state)
         trained, frozen = self.model.counts()
         info = {"trained": trained, "frozen": frozen, "device": self.runtime.describe()}
         info["compiled"] = self.model.compiled
@@ -299,15 +299,15 @@ class Pack:
         rows = [row for row, member in enumerate(self.rows) if member in self.active]
         if not rows:
             return
-        held = self.model.programs()
-        self.model.set_programs([held[row] for row in rows])
+        programs = self.model.programs()
+        self.model.set_programs([programs[row] for row in rows])
         self.adam.keep(rows)
         self.rows = [self.rows[row] for row in rows]
 
-    def _restore(self, step: int, found: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
+    def _restore(self, step: int, run_states: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
         """Restore the pack as it was after `step` steps, from the states of its runs."""
         self.step, device, states = step, self.adam.values.device, []
-        for member, (tensors, values) in zip(self.members, found, strict=True):
+        for member, (tensors, values) in zip(self.members, run_states, strict=True):
             member.progress = RunProgress(**values)
             member.best = tensors["best"].to(device) if "best" in tensors else None
             if not member.progress.stopped:

@@ -93,15 +93,15 @@ def _pack(weight: Tensor) -> Tensor:
 
 def convert(body: nn.Module) -> int:
     """Replace every linear layer of `body` by an `Int8Linear`. Returns how many there were."""
-    found = [(name, module) for name, module in body.named_modules() if linear_weight(module) is not None]
-    for name, module in found:
+    layers = [(name, module) for name, module in body.named_modules() if linear_weight(module) is not None]
+    for name, module in layers:
         parent, child = parent_of(body, name)
         weight = linear_weight(module)
         assert weight is not None
         bias = module.bias
         assert bias is None or isinstance(bias, Tensor)
         setattr(parent, child, Int8Linear(weight, bias))
-    return len(found)
+    return len(layers)
 
 
 def linear_weight(module: nn.Module) -> Tensor | None:

@@ -50,12 +50,12 @@ def norm_kind(module: nn.Module) -> NormKind | None:
     eps = norm_eps(module)
     with torch.no_grad():
         try:
-            found = module.float()(x)
+            output = module.float()(x)
         except Exception:
             return None
-        if torch.allclose(found, nn.functional.layer_norm(x, vector, weight, bias, eps), atol=1e-4):
+        if torch.allclose(output, nn.functional.layer_norm(x, vector, weight, bias, eps), atol=1e-4):
             return "layer"
-        if bias is None and torch.allclose(found, nn.functional.rms_norm(x, vector, weight, eps), atol=1e-4):
+        if bias is None and torch.allclose(output, nn.functional.rms_norm(x, vector, weight, eps), atol=1e-4):
             return "rms"
     return None
 
@@ -85,13 +85,13 @@ def activation_name(module: nn.Module) -> str | None:
         return None
     x = torch.linspace(-6.0, 6.0, 97)
     try:
-        found = module(x)
+        output = module(x)
     except Exception:
         return None
-    if not isinstance(found, Tensor) or found.shape != x.shape:
+    if not isinstance(output, Tensor) or output.shape != x.shape:
         return None
     # the two forms of GELU are up to 5e-4 apart
-    return next((name for name, a in ACTIVATIONS.items() if torch.allclose(found, a.plain(x), atol=1e-5)), None)
+    return next((name for name, a in ACTIVATIONS.items() if torch.allclose(output, a.plain(x), atol=1e-5)), None)
 
 
 def replace_activations(model: nn.Module) -> None:
