@@ -7,11 +7,11 @@ import torch
 
 from icecore.backbones import Backbone
 from icecore.model.fpt import FPT
+from icecore.model.model_settings import ModelSettings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch, Task
-from icecore.training import evaluation
-from icecore.training import micro_batches as passes
+from icecore.training import evaluation, micro_batches
 from icecore.training.evaluation import evaluate, predict
 
 SEEDS = [0, 1, 2]
@@ -52,7 +52,7 @@ def test_the_size_of_the_passes_changes_nothing(
 ) -> None:
     expected = evaluate(model, task, "test").tolist()
     monkeypatch.setattr(evaluation, "TOKENS_PER_PASS", {"cpu": tokens})
-    monkeypatch.setattr(passes, "PASS_COST", {"cpu": cost})
+    monkeypatch.setattr(micro_batches, "PASS_COST", {"cpu": cost})
     assert evaluate(model, task, "test").tolist() == expected
 
 
@@ -65,7 +65,7 @@ def test_every_example_is_scored_once(
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     monkeypatch.setattr(evaluation, "TOKENS_PER_PASS", {"cpu": 2 * 9 * len(SEEDS)})
     monkeypatch.setattr(evaluation, "PASSES_PER_WINDOW", 3)
-    monkeypatch.setattr(passes, "PASS_COST", {"cpu": 0})
+    monkeypatch.setattr(micro_batches, "PASS_COST", {"cpu": 0})
     evaluate(model, ragged, "test", limit)
     expected = ragged.splits["test"].inputs[:limit]
     for run in range(len(SEEDS)):  # every program on the same rows
@@ -74,14 +74,15 @@ def test_every_example_is_scored_once(
     assert sum(batch.tokens.numel() for batch in seen) == 3 * int(expected.count_nonzero())  # no padding at all
 
 
-def test_scoring_leaves_training_as_it_was(model: FPT, task: Task) -> None:
+def test_scoring_leaves_training_as_it_was(body: Callable[..., Backbone], task: Task) -> None:
+    model = FPT(task.spec, body(), SEEDS, ModelSettings(dropout=0.1))
     batch = task.train_batch(SEEDS, 0, 2)
     keys = torch.arange(len(batch))
-    model.backbone.axis.dropout = 0.1
     before = model(batch, row_keys=keys)
     evaluate(model, task, "val")
     after = model(batch, row_keys=keys)
     assert torch.equal(before, after)
+    assert not torch.equal(after, model(batch))  # dropout was drawn
     after.sum().backward()
 
 

@@ -20,8 +20,7 @@ from icecore.model.program import Program
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import Examples, StoredTask
 from icecore.tasks.task import Task, TaskSpec
-from icecore.training import feature_cache as features
-from icecore.training import loop as train
+from icecore.training import feature_cache, loop
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate
@@ -124,7 +123,7 @@ def test_equals_training_through_the_body(
     configs = heads(protocol=protocol)[:runs]
     task.unmasked = protocol == "paper"
     with_features = train_pack(task, body(), configs, ExecutionContext(tmp_path / "kept", device="cpu"))
-    monkeypatch.setattr(train, "plan", no_plan)
+    monkeypatch.setattr(loop, "plan_feature_cache", no_plan)
     without = train_pack(task, body(), configs, ExecutionContext(tmp_path / "fresh", device="cpu"))
     for each, a, b in zip(configs, with_features, without, strict=True):
         assert events(tmp_path / "kept", each, "features")
@@ -233,7 +232,7 @@ def test_steps_and_validations_do_not_touch_the_body(
 ) -> None:
     pack = Pack(task, body(), heads(), ExecutionContext(tmp_path, device="cpu", feature_memory=memory))
     pack.train_step()
-    monkeypatch.setattr(FPT, "read", None)
+    monkeypatch.setattr(FPT, "features", None)
     pack.step = 1
     pack.run()
     assert pack.step == 20
@@ -245,7 +244,7 @@ def test_steps_and_validations_do_not_touch_the_body(
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (FPT, "read", 5),
+        (FPT, "features", 5),
         (Pack, "train_step", 13),
         (RunFolder, "save_state", 4),
         (Pack, "_score", 5),
@@ -294,7 +293,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append(file.name)
         return file
 
-    monkeypatch.setattr(features.tempfile, "TemporaryFile", recorded)
+    monkeypatch.setattr(feature_cache.tempfile, "TemporaryFile", recorded)
     return made
 
 
@@ -330,7 +329,7 @@ def test_a_full_disk_is_one_clear_message(
     def full(dir: Path) -> Any:
         return os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb", buffering=0)
 
-    monkeypatch.setattr(features.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(feature_cache.tempfile, "TemporaryFile", full)
     with pytest.raises(
         StorageError, match=r"No space left on device.*The features need 0 MiB there. Free the space, or name"
     ):

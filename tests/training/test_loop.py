@@ -1,4 +1,4 @@
-"""The loop's laws: packed equals alone, resumed equals unbroken to the bit, and one run's end is its own."""
+"""The laws of training: packed equals alone, resumed equals unbroken to the bit, and runs end independently."""
 
 import errno
 import json
@@ -22,7 +22,6 @@ from icecore.backbones import Backbone
 from icecore.backbones.modules.kernels import can_compile
 from icecore.core import storage
 from icecore.core.config import ROLES, RunConfig
-from icecore.core.device import Runtime
 from icecore.core.errors import BusyError, ConfigError, StorageError, UserError
 from icecore.experiments.sweep import load_task, run_sweep
 from icecore.model.fpt import FPT
@@ -32,28 +31,28 @@ from icecore.model.program import Program
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch, Task
-from icecore.training import loop as train
+from icecore.training import loop
 from icecore.training.checkpoint import RunFolder, common_step
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate
 from icecore.training.loop import Pack, train_pack
+from icecore.training.run_summary import RunSummary
 from interruption import Killed, interrupt
 
 Configure = Callable[..., RunConfig]
 Body = Callable[..., Backbone]
-CPU = Runtime(torch.device("cpu"), "fp32")
-#: keys of a summary that say how long and with whom, not what came out
+#: keys of a summary that depend on the machine and on the pack, not on the result
 CIRCUMSTANCES = ("seconds", "seconds_share", "steps_per_second", "packed_runs", "run_id")
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power fails in these tests, and a process that dies leaves its writes to the system."""
+    """Skip fsync: no power fails in these tests, and the system keeps the writes of a killed process."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 class Recorder:
-    """A watcher that keeps what it is told."""
+    """A callback that records its calls."""
 
     def __init__(self) -> None:
         self.losses: dict[str, list[float]] = {}
@@ -74,33 +73,35 @@ class Recorder:
         for name, metric in metrics.items():
             self.metrics.setdefault(name, []).append(metric)
 
-    def finished(self, summaries: Sequence[Mapping[str, Any]]) -> None:
+    def finished(self, summaries: Sequence[RunSummary]) -> None:
         self.calls.append(f"finished {len(summaries)}")
 
 
 def trained(
-    configs: list[RunConfig], out: Path, body: Backbone, task: Task | None = None, **how: Any
-) -> list[dict[str, Any]]:
-    return train_pack(task or BitXor(2), body, configs, ExecutionContext(out, device="cpu", **how))
+    configs: list[RunConfig], out: Path, body: Backbone, task: Task | None = None, **settings: Any
+) -> list[RunSummary]:
+    return train_pack(task or BitXor(2), body, configs, ExecutionContext(out, device="cpu", **settings))
 
 
-def program(out: Path, config: RunConfig) -> Program:
+def load_program(out: Path, config: RunConfig) -> Program:
     return Program.load(RunFolder(out, config).program_path)
 
 
-def essence(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in summary.items() if key not in CIRCUMSTANCES}
+def essence(summary: RunSummary | None) -> dict[str, Any]:
+    """The summary without its circumstances."""
+    assert summary is not None
+    return {key: value for key, value in summary.to_json().items() if key not in CIRCUMSTANCES}
 
 
 def assert_same_results(one: Path, other: Path, configs: Sequence[RunConfig]) -> None:
     """Bit-identical programs and metrics."""
     for config in configs:
-        a, b = program(one, config), program(other, config)
+        a, b = load_program(one, config), load_program(other, config)
         assert a.metrics == b.metrics
         assert a.tensors.keys() == b.tensors.keys()
         assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
-        summaries = [RunFolder(place, config).summary() for place in (one, other)]
-        assert essence(summaries[0] or {}) == essence(summaries[1] or {})
+        summaries = [RunFolder(out, config).summary() for out in (one, other)]
+        assert essence(summaries[0]) == essence(summaries[1])
 
 
 def sweep(config: Configure, **changes: Any) -> list[RunConfig]:
@@ -118,12 +119,12 @@ def test_packed_equals_alone(
     task = ragged if name == "ragged" else BitXor(2)
     configs = sweep(config, task=name, dropout=dropout, task_options={})
     together = Recorder()
-    trained(configs, tmp_path / "pack", body(), task, watchers=[together])
+    trained(configs, tmp_path / "pack", body(), task, callbacks=[together])
     for each in configs:
         alone = Recorder()
-        trained([each], tmp_path / "alone", body(), task, watchers=[alone])
+        trained([each], tmp_path / "alone", body(), task, callbacks=[alone])
         assert together.losses[each.run_id] == pytest.approx(alone.losses[each.run_id], rel=1e-4)
-        a, b = program(tmp_path / "pack", each).tensors, program(tmp_path / "alone", each).tensors
+        a, b = load_program(tmp_path / "pack", each).tensors, load_program(tmp_path / "alone", each).tensors
         for tensor in a:
             torch.testing.assert_close(a[tensor], b[tensor], rtol=1e-3, atol=1e-4)
 
@@ -134,20 +135,20 @@ def test_micro_batches_change_nothing(config: Configure, body: Body, tmp_path: P
     trained(configs, tmp_path / "whole", body())
     trained(configs, tmp_path / "micro", body(), micro_batch=2)
     for each in configs:
-        a, b = program(tmp_path / "whole", each).tensors, program(tmp_path / "micro", each).tensors
+        a, b = load_program(tmp_path / "whole", each).tensors, load_program(tmp_path / "micro", each).tensors
         for tensor in a:
             torch.testing.assert_close(a[tensor], b[tensor], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(not can_compile(CPU.device), reason="no C++ compiler here")
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler here")
 def test_compiled_kernels_change_nothing(config: Configure, body: Body, tmp_path: Path) -> None:
     configs = sweep(config)
     trained(configs, tmp_path / "eager", body(), compile=False)
     trained(configs, tmp_path / "compiled", body(), compile=True)
     for each in configs:
-        a, b = program(tmp_path / "eager", each).tensors, program(tmp_path / "compiled", each).tensors
+        a, b = load_program(tmp_path / "eager", each).tensors, load_program(tmp_path / "compiled", each).tensors
         for tensor in a:
             torch.testing.assert_close(a[tensor], b[tensor], rtol=1e-3, atol=1e-4)
         events = [json.loads(line) for line in (tmp_path / "compiled" / each.run_id / "events.jsonl").open()]
@@ -173,7 +174,7 @@ def test_equals_a_plain_torch_loop(config: Configure, body: Body, tmp_path: Path
             states.append(model.programs()[0])
             scores.append(float(evaluate(model, BitXor(2), "val")[0]))
     best = states[scores.index(max(scores))]
-    for name, tensor in program(tmp_path, each).tensors.items():
+    for name, tensor in load_program(tmp_path, each).tensors.items():
         torch.testing.assert_close(tensor, best[name], rtol=1e-3, atol=1e-5)
 
 
@@ -186,25 +187,25 @@ def test_frozen_does_not_change_by_a_bit(
     config: Configure, body: Body, tmp_path: Path, roles: tuple[str, ...], precision: str
 ) -> None:
     each = config(train_roles=roles, precision=precision, steps=3)
-    pack = Pack(BitXor(2), body(), [each], ExecutionContext(tmp_path, Runtime(CPU.device, precision)))
+    pack = Pack(BitXor(2), body(), [each], ExecutionContext(tmp_path, device="cpu"))
     model = pack.model
     tensors = {**{f"body.{n}": p for n, p in model.backbone.named_parameters()}, **model.program()}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     pack.run()
-    asked = model.trained().keys()
+    trained_names = model.trained().keys()
     for name, tensor in tensors.items():
-        assert torch.equal(tensor, before[name]) == (name not in asked or not tensor.grad.count_nonzero()), name  # type: ignore[union-attr]
-        assert (tensor.grad is None) == (name not in asked), name
+        assert torch.equal(tensor, before[name]) == (name not in trained_names or not tensor.grad.count_nonzero()), name  # type: ignore[union-attr]
+        assert (tensor.grad is None) == (name not in trained_names), name
     if roles == ROLES:
-        assert asked == tensors.keys()
+        assert trained_names == tensors.keys()
 
 
 def test_full_training_leaves_a_program_that_holds_the_body(config: Configure, body: Body, tmp_path: Path) -> None:
     each = config(train_roles=ROLES)
     summary = trained([each], tmp_path, body())[0]
-    assert summary["frozen_parameters"] == 0
-    model = load_programs([program(tmp_path, each)], body(weights="random", seed=9))
-    assert float(evaluate(model, BitXor(2), "test")[0]) == summary["test_metric"]
+    assert summary.frozen_parameters == 0
+    model = load_programs([load_program(tmp_path, each)], body(weights="random", seed=9))
+    assert float(evaluate(model, BitXor(2), "test")[0]) == summary.test_metric
 
 
 # --- choosing and stopping ---------------------------------------------------------------------------
@@ -232,10 +233,10 @@ def test_the_best_validated_state_is_kept_not_the_last(
     configs = sweep(config)[:2]
     seen: Any = scripted(monkeypatch, [(0.2, 0.9, 0.9), (0.8, 0.7, 0.6)])
     summaries = trained(configs, tmp_path, body())
-    assert [s["best_step"] for s in summaries] == [8, 4]  # the first of equals
+    assert [s.best_step for s in summaries] == [8, 4]  # the first of equals
     for each, state in zip(configs, (seen[1], seen[0]), strict=True):
-        held = program(tmp_path, each).tensors
-        assert all(torch.equal(held[name], state[each.run_id][name]) for name in held)
+        tensors = load_program(tmp_path, each).tensors
+        assert all(torch.equal(tensors[name], state[each.run_id][name]) for name in tensors)
 
 
 def test_each_run_stops_by_its_own_validation(
@@ -244,12 +245,12 @@ def test_each_run_stops_by_its_own_validation(
     configs = sweep(config, steps=24, patience=2, stop_at=0.95)
     scripted(monkeypatch, [(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0.5, 0.6, 0.6, 0.6), (0.2, 0.99)])
     summaries = trained(configs, tmp_path, body())
-    assert [s["status"] for s in summaries] == ["completed", "no improvement", "reached stop_at"]
-    assert [s["steps_done"] for s in summaries] == [24, 16, 8]
-    assert [s["best_step"] for s in summaries] == [24, 8, 8]
+    assert [s.status for s in summaries] == ["completed", "no improvement", "reached stop_at"]
+    assert [s.steps_done for s in summaries] == [24, 16, 8]
+    assert [s.best_step for s in summaries] == [24, 8, 8]
 
 
-def test_a_run_is_not_changed_by_anothers_end(
+def test_a_run_does_not_change_when_another_one_stops(
     config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = sweep(config, stop_at=0.95)[:2]
@@ -257,7 +258,7 @@ def test_a_run_is_not_changed_by_anothers_end(
     trained(configs, tmp_path / "pack", body())
     scripted(monkeypatch, [(0.1, 0.2, 0.3)])
     trained(configs[:1], tmp_path / "alone", body())
-    a, b = program(tmp_path / "pack", configs[0]).tensors, program(tmp_path / "alone", configs[0]).tensors
+    a, b = load_program(tmp_path / "pack", configs[0]).tensors, load_program(tmp_path / "alone", configs[0]).tensors
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
 
@@ -265,9 +266,9 @@ def test_a_run_is_not_changed_by_anothers_end(
 def test_validation_and_final_scores(config: Configure, body: Body, tmp_path: Path) -> None:
     each = config(eval_examples=3)
     summary = trained([each], tmp_path, body())[0]
-    model = load_programs([program(tmp_path, each)], body())
+    model = load_programs([load_program(tmp_path, each)], body())
     for key, split, limit in (("train", "train", 3), ("val", "val", None), ("test", "test", None)):
-        assert summary[f"{key}_metric"] == pytest.approx(float(evaluate(model, BitXor(2), split, limit)[0]))
+        assert getattr(summary, f"{key}_metric") == pytest.approx(float(evaluate(model, BitXor(2), split, limit)[0]))
     logged = [e for e in RunFolder(tmp_path, each).events() if e["event"] == "validation"]
     assert [e["step"] for e in logged] == [4, 8, 12]
 
@@ -281,7 +282,7 @@ def test_the_paper_protocol_chooses_on_test(
         scored.append(args[2])
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(train, "evaluate", recorded)
+    monkeypatch.setattr(loop, "evaluate", recorded)
     trained([config(task="ragged", protocol="paper", task_options={})], tmp_path, body(), ragged)
     assert scored == ["test"] * 3 + ["train", "val", "test"]
 
@@ -289,18 +290,18 @@ def test_the_paper_protocol_chooses_on_test(
 # --- divergence --------------------------------------------------------------------------------------
 
 
-def test_a_diverged_run_stops_and_the_others_equal_their_lone_twins(
+def test_a_diverged_run_stops_and_the_others_equal_the_same_runs_alone(
     config: Configure, body: Body, tmp_path: Path
 ) -> None:
     configs = [config(lr=1e-2), config(lr=1e30), config(lr=1e39), config(lr=1e-2, seed=1)]
     summaries = trained(configs, tmp_path / "pack", body())
-    assert [s["status"] for s in summaries] == ["completed", "diverged", "diverged", "completed"]
+    assert [s.status for s in summaries] == ["completed", "diverged", "diverged", "completed"]
     for summary in summaries[1:3]:
-        assert summary["test_metric"] is None
-        assert summary["steps_done"] < 12
+        assert summary.test_metric is None
+        assert summary.steps_done < 12
     for each in (configs[0], configs[3]):
         trained([each], tmp_path / "alone", body())
-        a, b = program(tmp_path / "pack", each).tensors, program(tmp_path / "alone", each).tensors
+        a, b = load_program(tmp_path / "pack", each).tensors, load_program(tmp_path / "alone", each).tensors
         for name in a:
             torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
     events = [e["event"] for e in RunFolder(tmp_path / "pack", configs[1]).events()]
@@ -360,8 +361,8 @@ def test_divergence_is_remembered_over_a_kill(
             trained(configs, tmp_path / "resumed", body(), checkpoint_seconds=0.0)
     trained(configs, tmp_path / "resumed", body())
     assert_same_results(tmp_path / "unbroken", tmp_path / "resumed", configs[:1])
-    summaries = [RunFolder(tmp_path / place, configs[1]).summary() for place in ("unbroken", "resumed")]
-    assert essence(summaries[0] or {}) == essence(summaries[1] or {})
+    summaries = [RunFolder(tmp_path / out, configs[1]).summary() for out in ("unbroken", "resumed")]
+    assert essence(summaries[0]) == essence(summaries[1])
 
 
 # --- resuming ----------------------------------------------------------------------------------------
@@ -391,8 +392,8 @@ CASES: dict[str, dict[str, Any]] = {
         (Pack, "_score_final", 0),
         (Pack, "_score", 5),  # in the middle of final scoring
         (Program, "save", 1),
-        (train, "write_json", 0),  # after final scoring, before the first summary
-        (train, "write_json", 1),
+        (loop, "write_json", 0),  # after final scoring, before the first summary
+        (loop, "write_json", 1),
     ],
 )
 @pytest.mark.parametrize("case", CASES)
@@ -439,7 +440,7 @@ def test_a_run_does_not_go_on_with_another_body_or_other_data(
     other.data = {**task.data, "sha256": "another"} if what == "data" else task.data
     with pytest.raises(ConfigError, match=f"was started with {named}. Choose another --out"):
         trained([each], tmp_path, body(seed=1, weights="random") if what == "body" else body(), other)
-    assert trained([each], tmp_path, body(), task)[0]["status"] == "completed"
+    assert trained([each], tmp_path, body(), task)[0].status == "completed"
 
 
 def test_runs_killed_while_stopping_go_on_in_the_same_pack(
@@ -459,17 +460,17 @@ def test_runs_killed_while_stopping_go_on_in_the_same_pack(
 
 
 SCRIPT = """
-import json, sys, time, torch
+import json, sys, torch
 from pathlib import Path
+from icecore.backbones import build_body_of
 from icecore.core.config import RunConfig
-from icecore.core.device import Runtime
-from icecore.experiments.sweep import load_body, load_task
+from icecore.experiments.sweep import load_task
+from icecore.training.context import ExecutionContext
 from icecore.training.loop import train_pack
 torch.set_num_threads(1)
 configs = [RunConfig.from_json(text) for text in json.loads(sys.argv[1])]
-runtime = Runtime(torch.device("cpu"), "fp32")
-execution = ExecutionContext(Path(sys.argv[2]), device="cpu", checkpoint_seconds=0.0)
-train_pack(load_task(configs[0], None), build_body_of(configs[0]), configs, execution)
+context = ExecutionContext(Path(sys.argv[2]), device="cpu", checkpoint_seconds=0.0)
+train_pack(load_task(configs[0], None), build_body_of(configs[0]), configs, context)
 """
 
 
@@ -511,11 +512,11 @@ def test_runs_of_another_process_are_waited_for(config: Configure, tmp_path: Pat
     configs = sweep(config)
     folder, recorder, summaries = RunFolder(tmp_path, configs[1]), Recorder(), []
     folder.open()
-    place = ExecutionContext(tmp_path, callbacks=[recorder])
-    waiting = threading.Thread(target=lambda: summaries.append(run_sweep(configs, place)))
-    with folder.lock() as held:
-        assert held
-        with pytest.raises(BusyError, match=rf"Another process is training the run {folder.path}"):
+    context = ExecutionContext(tmp_path, callbacks=[recorder])
+    waiting = threading.Thread(target=lambda: summaries.append(run_sweep(configs, context)))
+    with folder.lock() as locked:
+        assert locked
+        with pytest.raises(BusyError, match=rf"Another process is training the run {folder.path}\."):
             run_sweep(configs, ExecutionContext(tmp_path, wait=False))
         waiting.start()
         while not recorder.calls:
@@ -530,7 +531,7 @@ def test_runs_of_another_process_are_waited_for(config: Configure, tmp_path: Pat
 def test_finished_runs_are_not_run_again(config: Configure, tmp_path: Path) -> None:
     configs = sweep(config)
     first = run_sweep(configs, ExecutionContext(tmp_path))
-    held = {
+    files = {
         p: (p.stat().st_mtime_ns, p.read_bytes())
         for c in configs
         for p in RunFolder(tmp_path, c).path.rglob("*")
@@ -538,11 +539,11 @@ def test_finished_runs_are_not_run_again(config: Configure, tmp_path: Path) -> N
     }
     again = Recorder()
     assert run_sweep(configs, ExecutionContext(tmp_path, callbacks=[again])) == first
-    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in held} == held
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files} == files
     assert again.calls == []
 
 
-def test_watchers_hear_of_a_resumed_pack(
+def test_callbacks_are_told_of_a_resumed_pack(
     config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = sweep(config)
@@ -550,15 +551,15 @@ def test_watchers_hear_of_a_resumed_pack(
         interrupt(patch, Pack, "train_step", 6)
         with pytest.raises(Killed):
             trained(configs, tmp_path, body())
-    watcher = Recorder()
-    trained(configs, tmp_path, body(), watchers=[watcher])
-    assert watcher.calls == ["begin 4", "finished 3"]
+    recorder = Recorder()
+    trained(configs, tmp_path, body(), callbacks=[recorder])
+    assert recorder.calls == ["begin 4", "finished 3"]
     events = RunFolder(tmp_path, configs[0]).events()
     assert [e["step"] for e in events if e["event"] == "train"] == list(range(1, 13))
     assert [e["step"] for e in events if e["event"] == "start"] == [0, 4]
 
 
-# --- what the machine refuses ------------------------------------------------------------------------
+# --- full disk and exhausted memory ------------------------------------------------------------------------
 
 
 def test_a_full_disk_ends_with_one_message_and_what_was_there(
@@ -590,7 +591,7 @@ def test_exhausted_memory_says_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(FPT, "forward", exhausted)
-    with pytest.raises(UserError, match=r"with 2 rows a run and pass: lower --micro-batch \(now 2"):
+    with pytest.raises(UserError, match=r"with 2 rows of each run in one pass\. Lower --micro-batch \(now 2;"):
         trained([config()], tmp_path, body(), micro_batch=2)
 
 
@@ -601,8 +602,9 @@ def test_summary_has_the_keys_of_the_contract(config: Configure, body: Body, tmp
         run_id"""
     each = config()
     summary = trained([each], tmp_path, body())[0]
-    assert set(keys.split()) <= summary.keys()
+    assert set(keys.split()) <= summary.to_json().keys()
+    assert json.loads(RunFolder(tmp_path, each).summary_path.read_text()) == summary.to_json()
     assert summary == RunFolder(tmp_path, each).summary()
-    assert summary["run_id"] == each.run_id
-    assert summary["metric_name"] == "bit accuracy"
+    assert summary.run_id == each.run_id
+    assert summary.metric_name == "bit accuracy"
     assert load_task(replace(each), None).split_size("test") == 16

@@ -1,6 +1,5 @@
 """Passes: the cut changes no number, pads no more than it must, and keeps to the memory that a trial has measured."""
 
-from icecore.training.context import ExecutionContext
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,12 +16,13 @@ from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime, select_runtime
 from icecore.model.fpt import FPT
-from icecore.model.model_settings import ModelSettings
 from icecore.model.program import Program
+from icecore.model.model_settings import ModelSettings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch
 from icecore.training import micro_batches as passes
+from icecore.training.context import ExecutionContext
 from icecore.training.loop import Pack, train_pack
 from icecore.training.micro_batches import kept_bytes, max_runs, row_bytes, split_by_length, tokens_per_pass
 
@@ -232,7 +232,7 @@ def test_memory_chooses_the_rows_of_a_pass_unless_they_are_given(
     configs = [config(seed=seed, batch_size=5) for seed in (0, 1)]
     row = row_bytes(FPT(BitXor(2).spec, body(), SEEDS[:2]), BitXor(2))
     monkeypatch.setattr(passes, "total_memory", lambda device: 2 * 5 * row)  # five rows for two runs
-    pack = Pack(BitXor(2), body(), configs, ExecutionContext(tmp_path, device="cpu", micro_batch))
+    pack = Pack(BitXor(2), body(), configs, ExecutionContext(tmp_path, device="cpu", micro_batch=micro_batch))
     sizes: list[int] = []
     pack.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0]) // 2))
     pack.train_step()

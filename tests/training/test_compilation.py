@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from icecore.training.execution import COMPILE_FROM, pays_to_compile
 from torch import nn
 
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.model.fpt import FPT
 from icecore.tasks.bits import BitXor
-from icecore.training import execution
+from icecore.training import compilation
+from icecore.training.compilation import COMPILE_FROM, pays_to_compile
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FPT:
-    monkeypatch.setattr(execution, "can_compile", lambda device: True)
+    monkeypatch.setattr(compilation, "can_compile", lambda device: True)
     return FPT(BitXor(3).spec, build_backbone(BodyRequest("minilm", "random", layers=1)), [0])
 
 
@@ -27,7 +27,7 @@ def test_long_work_pays_and_training_is_twice_the_work(model: FPT) -> None:
 
 def test_without_a_compiler_nothing_pays(model: FPT, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.device] = []
-    monkeypatch.setattr(execution, "can_compile", lambda device: asked.append(device) or False)
+    monkeypatch.setattr(compilation, "can_compile", lambda device: asked.append(device) or False)
     assert not pays_to_compile(model, 10**15)
     assert asked == [torch.device("cpu")]
 
