@@ -3,6 +3,7 @@
 import importlib
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from icecore.autofit import estimators, predict
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.backbones.backbone import fingerprint
+from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.core.errors import DataError, UserError
 
 pytest.importorskip("sklearn")
@@ -125,18 +127,29 @@ def test_steps_and_a_seed_decide_everything(classifier: Callable[..., FPTClassif
     assert not np.array_equal(first, other)
 
 
-def test_threads_that_share_a_body_leave_it_unchanged(classifier: Callable[..., FPTClassifier], bert: str):
+def test_threads_share_a_body_and_leave_it_unchanged(
+    classifier: Callable[..., FPTClassifier], bert: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Predictions run at the same time, each within the pass of another one, and share one engine without a lock."""
     X, y = rows()
     fitted = [classifier(steps=5, random_state=seed).fit(X, y) for seed in (0, 1)]
     alone = [each.predict_proba(X) for each in fitted]
+    assert not np.array_equal(*alone)
+    both_inside, run = threading.Barrier(2, timeout=20), HuggingFaceBackbone.run
+
+    def run_together(self: HuggingFaceBackbone, *inputs: Any) -> torch.Tensor:
+        both_inside.wait()
+        return run(self, *inputs)
+
+    monkeypatch.setattr(HuggingFaceBackbone, "run", run_together)
     with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(lambda each: each.predict_proba(X), fitted * 4))
+        together = list(pool.map(lambda each: each.predict_proba(X), fitted * 8))
     for index, probabilities in enumerate(together):
         np.testing.assert_array_equal(probabilities, alone[index % 2])
     engine = estimators._load_engine(bert, "pretrained", 1, 0, "fp32", "cpu", fitted[0].program_.fingerprint)
     fresh = build_backbone(BodyRequest(bert, layers=1))
     assert len(engine) == 0
-    assert fingerprint(engine.body.tensors()) == fingerprint(fresh.tensors())
+    assert fingerprint(engine.backbone.tensors()) == fingerprint(fresh.tensors())
 
 
 # ------------------------------------------------------------------------------------------------- program files

@@ -12,7 +12,7 @@ from icecore.autofit import time_budget
 from icecore.autofit.fit import base_config
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.time_budget import measure_affordable, plan_training
-from icecore.core.device import select_runtime
+from icecore.training.context import ExecutionContext
 from icecore.user_data import UserTask
 
 
@@ -21,15 +21,20 @@ def settings(bodies: Mapping[str, str]) -> FitSettings:
     return FitSettings(backbone=bodies["bert"], lrs=(1e-2, 3e-2), batch_size=16)
 
 
+@pytest.fixture
+def context(tmp_path: Path) -> ExecutionContext:
+    return ExecutionContext(tmp_path, device="cpu")
+
+
 def build_task(rows: int) -> UserTask:
     x = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
     return user_data.from_arrays(x, (x[:, 0] > 0).astype(int)).task()
 
 
-def test_minutes_bound_the_steps(settings: FitSettings) -> None:
-    task, runtime = build_task(240), select_runtime("cpu", "fp32")
+def test_minutes_bound_the_steps(settings: FitSettings, context: ExecutionContext) -> None:
+    task = build_task(240)
     config = base_config(task, settings, "fp32")
-    few, many = (measure_affordable(config, task, replace(settings, minutes=m), runtime) for m in (1e-6, 100))
+    few, many = (measure_affordable(config, task, replace(settings, minutes=m), context) for m in (1e-6, 100))
     assert task.split_size("val") == 36
     assert few == {"steps": 20, "eval_examples": 36, "test_examples": 36}
     # 60 epochs of 168 rows in batches of 16
@@ -37,32 +42,34 @@ def test_minutes_bound_the_steps(settings: FitSettings) -> None:
     assert many == {"steps": 630, "eval_examples": 36, "test_examples": None}
 
 
-def test_few_minutes_score_few_rows_of_a_large_split(settings: FitSettings) -> None:
+def test_few_minutes_score_few_rows_of_a_large_split(settings: FitSettings, context: ExecutionContext) -> None:
     task = build_task(4000)
     config = base_config(task, settings, "fp32")
-    plan = measure_affordable(config, task, replace(settings, minutes=1e-6), select_runtime("cpu", "fp32"))
+    plan = measure_affordable(config, task, replace(settings, minutes=1e-6), context)
     assert plan["eval_examples"] == plan["test_examples"] == 100
 
 
 def test_steps_are_not_measured_if_they_are_given(
-    settings: FitSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: FitSettings, context: ExecutionContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(time_budget, "measure_affordable")
     task = build_task(240)
     config = base_config(task, settings, "fp32")
-    plan = plan_training(config, task, replace(settings, steps=50), tmp_path, select_runtime("cpu", "fp32"))
+    plan = plan_training(config, task, replace(settings, steps=50), context)
     assert plan == {"steps": 50, "eval_examples": 36, "eval_every": 3}
 
 
-def test_a_plan_is_measured_once(settings: FitSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, runtime = build_task(240), select_runtime("cpu", "fp32")
+def test_a_plan_is_measured_once(
+    settings: FitSettings, context: ExecutionContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = build_task(240)
     config = base_config(task, settings, "fp32")
     measured = iter([{"steps": 77, "eval_examples": 5}, {"steps": 99, "eval_examples": 5}])
     monkeypatch.setattr(time_budget, "measure_affordable", lambda *_: next(measured))
-    first, again = (plan_training(config, task, settings, tmp_path, runtime) for _ in range(2))
+    first, again = (plan_training(config, task, settings, context) for _ in range(2))
     assert first == again == {"steps": 77, "eval_examples": 5, "eval_every": 4}
-    changed = plan_training(config, task, replace(settings, minutes=9.0), tmp_path, runtime)
+    changed = plan_training(config, task, replace(settings, minutes=9.0), context)
     assert changed["steps"] == 99
-    (tmp_path / "schedule.json").write_text("damaged")
+    (context.out / "schedule.json").write_text("damaged")
     measured = iter([{"steps": 11, "eval_examples": 5}])
-    assert plan_training(config, task, settings, tmp_path, runtime)["steps"] == 11
+    assert plan_training(config, task, settings, context)["steps"] == 11

@@ -21,19 +21,18 @@ def main(jobs: Path) -> None:
     with join_processes() as world:
         for job in json.loads(jobs.read_text()):
             configs = [RunConfig.from_json(text) for text in job["configs"]]
-            here = replace(world, shard=job["shard"])
-            place = ExecutionContext(Path(job["out"]), device="cpu", micro_batch=job["micro_batch"], world=here)
-            summaries = sweep.train_runs(configs, place)
+            out, job_world = Path(job["out"]), replace(world, shard=job["shard"])
+            context = ExecutionContext(out, device="cpu", micro_batch=job["micro_batch"], world=job_world)
+            summaries = [summary.to_json() for summary in sweep.train_runs(configs, context)]
             if job["shard"]:
-                held = numbers_held(configs[0], ExecutionContext(place.out, device="cpu", world=here))
-                (place.out / f"held_{world.rank}.json").write_text(json.dumps(held))
-            (place.out / f"told_{world.rank}.json").write_text(json.dumps(summaries))
+                (out / f"local_numbers_{world.rank}.json").write_text(json.dumps(local_numbers(configs[0], context)))
+            (out / f"summaries_{world.rank}.json").write_text(json.dumps(summaries))
 
 
-def numbers_held(config: RunConfig, execution: ExecutionContext) -> int:
+def local_numbers(config: RunConfig, context: ExecutionContext) -> int:
     """How many of the body's numbers lie in this process."""
     task = sweep.load_task(config, None)
-    model = execution.place(FPT(task.spec, build_body_of(config), [0]))
+    model = context.place(FPT(task.spec, build_body_of(config), [0]), context.runtime(config))
     parts = [p.to_local() if isinstance(p, DTensor) else p for p in model.backbone.parameters()]
     return sum(part.numel() for part in parts)
 

@@ -29,6 +29,7 @@ from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
 from icecore.training.distributed import World, agree_on_store_prefix
 from icecore.training.loop import Pack
+from icecore.training.run_summary import RunSummary
 from interruption import Killed, interrupt
 
 Configure = Callable[..., RunConfig]
@@ -119,8 +120,10 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_are_as_one(name: str, jobs: Mapping[str, Job], outcomes: Path) -> None:
     for config in jobs[name].configs:
-        one, two = (RunFolder(outcomes / place / name, config) for place in ("one", "two"))
-        assert comparable(one.summary()) == comparable(two.summary())
+        one, two = (RunFolder(outcomes / count / name, config) for count in ("one", "two"))
+        summary = two.summary()
+        assert summary is not None
+        assert comparable(one.summary()) == comparable(summary)
         expected, found = (Program.load(folder.program_path).tensors for folder in (one, two))
         assert found.keys() == expected.keys()
         for key, tensor in expected.items():
@@ -129,22 +132,22 @@ def test_two_processes_are_as_one(name: str, jobs: Mapping[str, Job], outcomes: 
             )
         losses = [[e["loss"] for e in folder.events() if e["event"] == "train"] for folder in (one, two)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-        assert [e["step"] for e in two.events() if e["event"] == "end"] == [two.summary()["steps_done"]]  # type: ignore[index]
+        assert [e["step"] for e in two.events() if e["event"] == "end"] == [summary.steps_done]
         assert not two.saved_steps()
 
 
-def comparable(summary: dict[str, Any] | None) -> dict[str, Any]:
+def comparable(summary: RunSummary | None) -> dict[str, Any]:
     assert summary is not None
     times = ("seconds", "seconds_share", "steps_per_second", "device")
-    return {key: value for key, value in summary.items() if key not in times}
+    return {key: value for key, value in summary.to_json().items() if key not in times}
 
 
 @pytest.mark.slow
 def test_all_processes_know_the_result(jobs: Mapping[str, Job], outcomes: Path) -> None:
     for name, job in jobs.items():
-        told = [json.loads((outcomes / "two" / name / f"told_{rank}.json").read_text()) for rank in (0, 1)]
-        assert told[0] == told[1]
-        assert [summary["run_id"] for summary in told[0]] == [config.run_id for config in job.configs]
+        summaries = [json.loads((outcomes / "two" / name / f"summaries_{rank}.json").read_text()) for rank in (0, 1)]
+        assert summaries[0] == summaries[1]
+        assert [summary["run_id"] for summary in summaries[0]] == [config.run_id for config in job.configs]
 
 
 @pytest.mark.slow
@@ -156,11 +159,11 @@ def test_processes_that_did_not_begin_a_run_go_on_with_it(jobs: Mapping[str, Job
 
 @pytest.mark.slow
 def test_a_divided_body_lies_in_parts(jobs: Mapping[str, Job], outcomes: Path, body: Callable[..., Backbone]) -> None:
-    held = [json.loads((outcomes / "two" / "divided" / f"held_{rank}.json").read_text()) for rank in (0, 1)]
+    local = [json.loads((outcomes / "two" / "divided" / f"local_numbers_{rank}.json").read_text()) for rank in (0, 1)]
     whole = sum(parameter.numel() for parameter in body().parameters())
     norms = sum(p.numel() for norm in body().norms().values() for p in norm.parameters())
-    assert sum(held) == whole + norms  # norms lie in both
-    assert max(held) < 0.6 * whole
+    assert sum(local) == whole + norms  # norms lie in both
+    assert max(local) < 0.6 * whole
 
 
 @pytest.mark.slow

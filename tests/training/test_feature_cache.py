@@ -307,7 +307,6 @@ def test_the_memory_budget_decides_where_not_what(
     precision: str,
 ) -> None:
     configs = heads(precision=precision)
-    runtime = Runtime(CPU.device, precision)
     size = (40 + 11) * 2 * 16 * (4 if precision == "fp32" else 2)
     for memory, where in ((size, "memory"), (size - 1, "file")):
         train_pack(ragged, body(), configs, ExecutionContext(tmp_path / where, device="cpu", feature_memory=memory))

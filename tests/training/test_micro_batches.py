@@ -1,4 +1,4 @@
-"""Passes: the cut changes no number, pads no more than it must, and keeps to the memory that a trial has measured."""
+"""Micro-batches: splitting a batch changes no result, avoids padding and keeps to the measured memory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from icecore.model.model_settings import ModelSettings
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch
-from icecore.training import micro_batches as passes
+from icecore.training import micro_batches
 from icecore.training.context import ExecutionContext
 from icecore.training.loop import Pack, train_pack
 from icecore.training.micro_batches import kept_bytes, max_runs, row_bytes, split_by_length, tokens_per_pass
@@ -35,7 +35,7 @@ SEEDS = [0, 1, 2]
 @pytest.fixture
 def free_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes that cost nothing: no padding is worth avoiding one."""
-    monkeypatch.setattr(passes, "PASS_COST", {"cpu": 0})
+    monkeypatch.setattr(micro_batches, "PASS_COST", {"cpu": 0})
 
 
 def lengths_of(*rows: int) -> Batch:
@@ -55,7 +55,7 @@ def lengths_of(*rows: int) -> Batch:
 def test_a_cut_is_a_partition_within_its_limits(
     monkeypatch: pytest.MonkeyPatch, runs: int, rows: int | None, tokens: int | None, cost: int
 ) -> None:
-    monkeypatch.setattr(passes, "PASS_COST", {"cpu": cost})
+    monkeypatch.setattr(micro_batches, "PASS_COST", {"cpu": cost})
     B = 12
     batch = lengths_of(*torch.randint(1, 40, (runs * B,)).tolist())
     assert batch.lengths is not None
@@ -80,7 +80,7 @@ def test_a_cut_is_a_partition_within_its_limits(
 def test_rows_join_a_pass_until_their_padding_costs_more_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = lengths_of(3, 10, 9, 3, 8, 2)
     for cost, expected in ((0, [[1], [2], [4], [0, 3], [5]]), (3, [[1, 2, 4], [0, 3, 5]]), (25, [[0, 1, 2, 3, 4, 5]])):
-        monkeypatch.setattr(passes, "PASS_COST", {"cpu": cost})
+        monkeypatch.setattr(micro_batches, "PASS_COST", {"cpu": cost})
         assert [sorted(part.targets.tolist()) for part, _ in split_by_length(batch, 1)] == expected
 
 
@@ -137,7 +137,7 @@ def test_packed_equals_alone_equals_unsorted(
         return [Program.load(tmp_path / place / each.run_id / "program.safetensors") for each in configs]
 
     whole = programs("whole", [configs])
-    monkeypatch.setattr(passes, "PASS_COST", {"cpu": 0})
+    monkeypatch.setattr(micro_batches, "PASS_COST", {"cpu": 0})
     for other in (programs("pack", [configs]), programs("alone", [[each] for each in configs])):
         for a, b in zip(whole, other, strict=True):
             assert a.metrics == pytest.approx(b.metrics)
@@ -210,13 +210,13 @@ def test_tokens_and_runs_follow_from_memory(body: Body, monkeypatch: pytest.Monk
     model = FPT(BitXor(2).spec, body(), SEEDS)
     task = BitXor(2)
     row = row_bytes(model, task)
-    monkeypatch.setattr(passes, "total_memory", lambda device: 2 * 7 * row)
+    monkeypatch.setattr(micro_batches, "total_memory", lambda device: 2 * 7 * row)
     assert tokens_per_pass(model, task) == 7 * 4
-    monkeypatch.setattr(passes, "STATE_COPIES", 0)
+    monkeypatch.setattr(micro_batches, "STATE_COPIES", 0)
     assert [max_runs(model, task, rows) for rows in (1, 2, 100)] == [7, 3, 1]
-    monkeypatch.setattr(passes, "STATE_COPIES", 10)
+    monkeypatch.setattr(micro_batches, "STATE_COPIES", 10)
     state = 10 * sum(p.nbytes for p in model.trained().values()) // 3
-    monkeypatch.setattr(passes, "total_memory", lambda device: 2 * 5 * (state + row))
+    monkeypatch.setattr(micro_batches, "total_memory", lambda device: 2 * 5 * (state + row))
     assert max_runs(model, task) == 5
 
 
@@ -231,7 +231,7 @@ def test_memory_chooses_the_rows_of_a_pass_unless_they_are_given(
 ) -> None:
     configs = [config(seed=seed, batch_size=5) for seed in (0, 1)]
     row = row_bytes(FPT(BitXor(2).spec, body(), SEEDS[:2]), BitXor(2))
-    monkeypatch.setattr(passes, "total_memory", lambda device: 2 * 5 * row)  # five rows for two runs
+    monkeypatch.setattr(micro_batches, "total_memory", lambda device: 2 * 5 * row)  # five rows for two runs
     pack = Pack(BitXor(2), body(), configs, ExecutionContext(tmp_path, device="cpu", micro_batch=micro_batch))
     sizes: list[int] = []
     pack.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0]) // 2))
@@ -249,8 +249,8 @@ def test_a_training_step_never_waits_for_the_gpu(
     runtime = select_runtime("cuda")
     task = (ragged if name == "ragged" else BitXor(2)).to(runtime.device)
     configs = [config(seed=seed, task=name, task_options={}, dropout=dropout) for seed in SEEDS]
-    pack = Pack(task, body("gpt2"), configs, ExecutionContext(tmp_path, device="cpu"))
-    pack.train_step()  # what is set up once may wait
+    pack = Pack(task, body("gpt2"), configs, ExecutionContext(tmp_path, device="cuda"))
+    pack.train_step()  # the first step may wait, because it sets things up
     torch.cuda.set_sync_debug_mode("error")
     try:
         pack.train_step()

@@ -6,7 +6,6 @@ of a process. So pickles are small, and a search over hundreds of candidates loa
 
 import dataclasses
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -49,8 +48,6 @@ MIN_TRAINING_ROWS = 4
 MAX_FLOAT32_OFFSET = 1e3
 #: number of bodies that are kept for prediction; each takes as much memory as its weights
 CACHED_BODIES = 2
-#: a pass changes the norms of the body for its programs, so only one thread at a time may predict
-_BODY_LOCK = threading.Lock()
 
 
 class InputError(DataError, ValueError):
@@ -216,14 +213,10 @@ class _FPTEstimator(BaseEstimator):
         with _value_errors():
             task = user_data.encode(self.encoder_, X).task(self.encoder_)
         config = self.program_.config
-        with _BODY_LOCK:
-            engine = _load_engine(*config.body, config.precision, self.device, self.program_.fingerprint)
-            engine.add(self.program_, "estimator")
-            try:
-                batches = task.batches("test", ROWS_PER_PASS)
-                logits = [torch.stack(engine.predict(batch, "estimator")) for batch in batches]
-            finally:
-                engine.remove("estimator")
+        engine = _load_engine(*config.body, config.precision, self.device, self.program_.fingerprint)
+        # loaded but not added: the engine belongs to all estimators on this body, in any thread
+        program = engine.load(self.program_, "estimator")
+        logits = [torch.stack(engine.predict(batch, program)) for batch in task.batches("test", ROWS_PER_PASS)]
         return torch.cat(logits).cpu()
 
 
