@@ -134,7 +134,7 @@ def test_threads_share_a_body_and_leave_it_unchanged(
     X, y = rows()
     fitted = [classifier(steps=5, random_state=seed).fit(X, y) for seed in (0, 1)]
     alone = [each.predict_proba(X) for each in fitted]
-    assert not np.array_equal(*alone)
+    assert not np.array_equal(alone[0], alone[1])
     both_inside, run = threading.Barrier(2, timeout=20), HuggingFaceBackbone.run
 
     def run_together(self: HuggingFaceBackbone, *inputs: Any) -> torch.Tensor:
