@@ -88,7 +88,7 @@ def build_pack(
     fixed: dict[str, Any] = {"steps": 10_000, "lr": 1e-3, "schedule": "constant", "warmup": 0.0}
     fixed |= {"backbone": body, "batch_size": batch_size, "precision": runtime.precision}
     configs = [RunConfig(task=task.name, seed=seed, **fixed | settings) for seed in range(runs)]
-    execution = ExecutionContext(out, device="cpu", **(how or {}))
+    execution = ExecutionContext(out, device=str(runtime.device), **(how or {}))
     return Pack(task.to(runtime.device), build_backbone(BodyRequest(body)), configs, execution)
 
 

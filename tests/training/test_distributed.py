@@ -259,14 +259,14 @@ def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert World(3, 4, 1).device("auto") == "cuda:1"
     assert World(3, 4, 1).device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="this machine has 2. Start as many processes"):
+    with pytest.raises(ConfigError, match=r"this machine has 2\. Start as many processes"):
         World(3, 4, 2).device("auto")
     with pytest.raises(ConfigError, match="each process needs a GPU of its own"):
         World(3, 4, 1).device("cuda:0")
 
 
 def test_more_processes_than_examples(config: Configure, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="5 processes cannot share 4 examples per step. Raise --batch-size"):
+    with pytest.raises(ConfigError, match=r"5 processes cannot share 4 examples per step\. Raise --batch-size"):
         sweep.train_runs([config()], ExecutionContext(tmp_path, device="cpu", world=World(0, 5)))
 
 
@@ -280,4 +280,4 @@ def test_only_training_is_shared(run: Run, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("WORLD_SIZE", "2")
     ended = run("grid", tmp_path / "any.toml")
     assert ended.code == 2
-    assert "grid would be done by each of them" in ended.err
+    assert "torchrun starts several processes that train together, which only `icecore train` does" in ended.err

@@ -16,8 +16,8 @@ from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime, select_runtime
 from icecore.model.fpt import FPT
-from icecore.model.program import Program
 from icecore.model.model_settings import ModelSettings
+from icecore.model.program import Program
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch

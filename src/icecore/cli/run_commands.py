@@ -100,7 +100,7 @@ def train(
     with distributed.join_processes(shard) as world:
         device = world.device(device)
         with training_displays(out, quiet or not world.is_main, tensorboard and world.is_main) as displays:
-            options = {"compile": compile, "watchers": displays, "world": world}
+            options = {"compile": compile, "callbacks": displays, "world": world}
             group = sweep.run_sweep(configs, ExecutionContext(out, data_dir, device, micro_batch, resume, **options))
     if world.is_main:
         _print_group(group, out)

@@ -201,7 +201,7 @@ def _executor(place: Any, ray: Any, quiet: bool) -> Iterator[Any]:
         from icecore.experiments.executor import LocalExecutor
 
         with training_displays(place.out, quiet) as displays:
-            yield LocalExecutor(replace(place, watchers=displays))
+            yield LocalExecutor(replace(place, callbacks=displays))
     else:
         from icecore.experiments.ray_executor import ray_executor
 

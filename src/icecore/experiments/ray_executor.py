@@ -161,7 +161,7 @@ class RayExecutor:
         self.slots = _count_slots(self.ray.nodes(), options.cpus, gpus)
         device = "cuda" if gpus else "cpu" if context.device == "auto" else context.device
         data_dir = None if context.data_dir is None else str(Path(context.data_dir).absolute())
-        context = replace(context, out=context.out.absolute(), data_dir=data_dir, device=device, watchers=())
+        context = replace(context, out=context.out.absolute(), data_dir=data_dir, device=device, callbacks=())
         #: what all jobs have in common
         self.template = Job((), context, Path.cwd(), marker, threads=options.cpus, gpus=gpus)
         resources = {"num_cpus": options.cpus, "num_gpus": gpus}

@@ -41,12 +41,12 @@ def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
         highlight=False,
     )
     display = progress_display(console, quiet)
-    watchers = [display] if display is not None else []
+    callbacks = [display] if display is not None else []
     runs: list[tuple[RunConfig, RunSummary]] = []
     try:
         for weights in ("pretrained", "random"):
             config = sweep.make_config("bit-xor", device=device, backbone="minilm", weights=weights, **DEMO_SETTINGS)
-            group = sweep.run_sweep([config], ExecutionContext(out / weights, device=device, callbacks=watchers))
+            group = sweep.run_sweep([config], ExecutionContext(out / weights, device=device, callbacks=callbacks))
             runs.append((config, group.runs[0]))
     finally:
         if display is not None:
