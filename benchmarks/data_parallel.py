@@ -1,7 +1,7 @@
-"""What do processes that share a step gain, and what does their exchange cost? GPT-2 small geometry, bit XOR.
+"""What do processes gain that share a step, and what does their exchange cost? GPT-2 small geometry, bit XOR.
 
-1, 2 and 4 processes of one thread each (up to the cores there are) train the same runs with the same batch; the
-exchange is timed apart, and beside it one that overlaps the backward pass. `--quick` takes tiny sizes.
+1, 2 and 4 processes of one thread each (no more than there are cores) train the same runs with the same batch. The
+exchange is also timed alone, and steps are also timed with an exchange that overlaps with the backward pass.
 """
 
 import itertools
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,20 +28,20 @@ from icecore.training.loop import Pack
 from measure import Bench, Result, agree, clock, options
 from sides import GPT2_SMALL, TINY, build_pack, save_gpt2
 
-#: runs, examples a step of each, bits a string
+#: runs, examples in each step of a run, bits of a string
 RUNS, BATCH, BITS = 4, 16, 5
-#: buckets of the exchange that overlaps
+#: number of buckets of the overlapping exchange
 BUCKETS = 4
-#: floating-point operations a second that a GPU is taken to reach on a frozen body in bf16
+#: floating-point operations per second that a GPU is assumed to reach on a frozen body in bf16
 GPU_RATE = 200e12
-#: examples of a step that each GPU has, and Gbit/s of the networks between them
+#: examples per step of each GPU, and Gbit/s of the networks between GPUs
 SHARE, NETWORKS = 64, (10, 100, 400)
-#: seconds until a message is there, by far the longest part of an exchange between few
+#: seconds until a message arrives, which is most of an exchange between few machines
 LATENCY = 20e-6
 
 
 def exchange_seconds(size: int, numbers: int, bits_a_second: float) -> float:
-    """Seconds of one all-reduce of fp32 `numbers` over `size` machines: halves that go up and down a tree.
+    """Seconds of one all-reduce of fp32 `numbers` over `size` machines, by recursive halving and doubling.
 
     2 (W - 1) / W * bytes / bandwidth + 2 log2(W) * latency (Thakur et al. 2005, reduce-scatter and all-gather).
     """
@@ -48,40 +49,42 @@ def exchange_seconds(size: int, numbers: int, bits_a_second: float) -> float:
 
 
 def efficiency(size: int, numbers: int, bits_a_second: float, step: float) -> float:
-    """Share of its time that each of `size` machines computes, whose part of a step takes `step` seconds."""
+    """Share of the time that each of `size` machines computes, if its part of a step takes `step` seconds."""
     return step / (step + exchange_seconds(size, numbers, bits_a_second))
 
 
 def expected() -> dict[str, Any]:
-    """Efficiency on paper for CIFAR-10 on GPT-2 small, by what is trained, GPUs, and Gbit/s of their network."""
+    """Calculated efficiency of CIFAR-10 on GPT-2 small, by what is trained, number of GPUs, and Gbit/s of the network."""
     D, layers, T, P, C = GPT2_SMALL.width, GPT2_SMALL.layers, 64, 48, 10
     program = (P + 1) * D + T * D + 2 * (2 * layers + 1) * D + (D + 1) * C
     body = 12 * layers * D * D
-    found: dict[str, Any] = {"numbers": {"program": program, "whole body": body + program}}
+    efficiencies: dict[str, Any] = {"numbers": {"program": program, "whole body": body + program}}
     for name, numbers in (("program", program), ("whole body", body + program)):
-        # forward and the gradient of the inputs; where the body is trained, of its weights besides
+        # forward and the gradient of the inputs; if the body is trained, the gradient of its weights as well
         flops = (4 if numbers == program else 6) * body * T
         for size in (8, 64, 512):
             shares = {f"{s} Gbit/s": efficiency(size, numbers, s * 1e9, SHARE * flops / GPU_RATE) for s in NETWORKS}
-            found[f"{name}, {size} GPUs"] = shares
-    return found
+            efficiencies[f"{name}, {size} GPUs"] = shares
+    return efficiencies
 
 
 class Overlapped:
-    """The exchange as buckets in the order of the backward pass, each under way as soon as it is full."""
+    """The exchange in buckets, in the order of the backward pass; each bucket is sent as soon as it is full."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        held = list(reversed(pack.model.trained().values()))  # the output layer's gradient comes first
-        share = sum(p.numel() for p in held) / BUCKETS
-        ends = itertools.accumulate(p.numel() for p in held)
-        places = [min(BUCKETS - 1, int((end - 1) / share)) for end in ends]
-        self.buckets = [[p for p, b in zip(held, places, strict=True) if b == bucket] for bucket in range(BUCKETS)]
+        parameters = list(reversed(pack.model.trained().values()))  # the output layer's gradient comes first
+        share = sum(p.numel() for p in parameters) / BUCKETS
+        ends = itertools.accumulate(p.numel() for p in parameters)
+        bucket_of = [min(BUCKETS - 1, int((end - 1) / share)) for end in ends]
+        self.buckets = [
+            [p for p, b in zip(parameters, bucket_of, strict=True) if b == bucket] for bucket in range(BUCKETS)
+        ]
         self.flat: list[Tensor] = []
         self.work: list[Any] = []
         self.missing: list[int] = []
-        for bucket, parameters in enumerate(self.buckets):
-            for parameter in parameters:
+        for bucket, members in enumerate(self.buckets):
+            for parameter in members:
                 parameter.register_post_accumulate_grad_hook(self._counter(bucket))
 
     def _counter(self, bucket: int) -> Callable[[nn.Parameter], None]:
@@ -97,7 +100,7 @@ class Overlapped:
         return count
 
     def step(self) -> Tensor:
-        """One step of the pack, one pass, exchanged bucket by bucket."""
+        """One step of the pack in one pass, with its gradients exchanged bucket by bucket."""
         pack, R = self.pack, self.pack.adam.runs
         batch = pack.task.train_batch([m.config.seed for m in pack.active], pack.step, pack.config.batch_size)
         part, _ = pack.world.share(batch, R)
@@ -117,50 +120,52 @@ class Overlapped:
 
 
 def worker(folder: Path, steps: int, device: str) -> None:
-    """What each process does: time steps, steps that overlap, and the exchange alone; the first one prints JSON."""
+    """The work of each process: time steps, overlapping steps, and the exchange alone. The first one prints JSON."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with join_processes() as world:
         runtime = runtimes.select_runtime(world.device(device), "fp32" if device == "cpu" else "auto")
         task, body, out = BitXor(BITS), str(folder / "gpt2"), folder / f"runs_{world.size}"
-        how = {"world": world, "compile": False}
-        packs = [build_pack(task, body, runtime, BATCH, out, RUNS, how) for _ in range(2)]
-        flat, numbers = packs[0], packs[0].adam.values.numel() + RUNS
-        other = Overlapped(packs[1]) if world.size > 1 else None
+        context = {"world": world, "compile": False}
+        packs = [build_pack(task, body, runtime, BATCH, out, RUNS, context) for _ in range(2)]
+        plain, numbers = packs[0], packs[0].adam.values.numel() + RUNS
+        overlapped = Overlapped(packs[1]) if world.size > 1 else None
         buffer = torch.zeros(numbers, device=runtime.device)
         taken: dict[str, list[float]] = {"step": [], "overlapped": [], "exchange": []}
         losses: dict[str, list[list[float]]] = {"step": [], "overlapped": []}
         for _ in range(steps):
-            seconds, found = together(flat.train_step, world, runtime)
+            seconds, result = together(plain.train_step, world, runtime)
             taken["step"].append(seconds)
-            losses["step"].append(found.tolist())
-            flat.step += 1
-            if other is not None:
-                seconds, found = together(other.step, world, runtime)
+            losses["step"].append(result.tolist())
+            plain.step += 1
+            if overlapped is not None:
+                seconds, result = together(overlapped.step, world, runtime)
                 taken["overlapped"].append(seconds)
-                losses["overlapped"].append(found.tolist())
-                other.pack.step += 1
+                losses["overlapped"].append(result.tolist())
+                overlapped.pack.step += 1
                 taken["exchange"].append(together(lambda: world.sum(buffer), world, runtime)[0])
         if world.is_main:
-            times = {name: median(held[2:]) for name, held in taken.items() if held}
+            times = {name: median(seconds[2:]) for name, seconds in taken.items() if seconds}
             print(json.dumps({**times, "numbers": numbers, "losses": losses, "device": runtime.describe()}))
 
 
 def together(call: Callable[[], Result], world: World, runtime: runtimes.Runtime) -> tuple[float, Result]:
-    """Seconds and result of a call that all processes begin together."""
+    """Seconds and result of a call that all processes start at the same time."""
     if world.size > 1:
         dist.barrier()
     return clock(call, runtime)
 
 
 def measured(folder: Path, processes: int, threads: int, steps: int, device: str) -> dict[str, Any]:
-    """What `worker` prints when that many processes run it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    """What `worker` prints if this many processes run it, each with this many threads."""
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += [__file__, "--worker", str(folder), str(steps), device]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     if ended.returncode:
-        raise SystemExit(ended.stderr)
+        raise SystemExit(f"{processes} processes failed:\n{ended.stderr.strip()[-2000:]}")
     return json.loads(ended.stdout.splitlines()[-1])
 
 
@@ -175,38 +180,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     geometry = TINY if bench.quick else GPT2_SMALL
     with tempfile.TemporaryDirectory() as folder:
         save_gpt2(Path(folder), geometry)
-        found = {count: measured(Path(folder), *count, steps, device) for count in counts}
-    alone = found[1, 1]
-    for count, held in found.items():
-        for kind, losses in held["losses"].items():
+        # one measurement after the other, except in a test of the script
+        with ThreadPoolExecutor(len(counts) if bench.quick else 1) as pool:
+            results = pool.map(lambda count: measured(Path(folder), *count, steps, device), counts)
+            measurements = dict(zip(counts, results, strict=True))
+    alone = measurements[1, 1]
+    for count, numbers in measurements.items():
+        for kind, losses in numbers["losses"].items():
             if losses:
                 what = f"losses of {count[0]} processes ({kind})"
                 agree(what, torch.tensor(losses), torch.tensor(alone["losses"]["step"]), bench.precision)
     rows = []
-    for (processes, threads), held in found.items():
-        exchange = held.get("exchange", 0.0)
-        share = f"{exchange / held['step']:.2%}" if processes > 1 else "-"
-        other = f"{held['overlapped'] * 1e3:.1f}" if processes > 1 else "-"
-        speed = alone["step"] / held["step"]
-        sent = f"{4 * held['numbers']:,}" if processes > 1 else "0"
+    for (processes, threads), numbers in measurements.items():
+        exchange = numbers.get("exchange", 0.0)
+        share = f"{exchange / numbers['step']:.2%}" if processes > 1 else "-"
+        overlapped = f"{numbers['overlapped'] * 1e3:.1f}" if processes > 1 else "-"
+        speed = alone["step"] / numbers["step"]
+        sent = f"{4 * numbers['numbers']:,}" if processes > 1 else "0"
         rows.append(
             [
                 processes,
                 threads,
-                f"{held['step'] * 1e3:.1f}",
-                other,
+                f"{numbers['step'] * 1e3:.1f}",
+                overlapped,
                 f"{speed:.2f}",
                 sent,
                 f"{exchange * 1e3:.2f}",
                 share,
             ]
         )
-    two = found.get((2, 1), alone)
+    two = measurements.get((2, 1), alone)
     bench.report(
         {
-            "step_seconds": {f"{p} x {t}": held["step"] for (p, t), held in found.items()},
-            "overlapped_seconds": {f"{p} x {t}": held.get("overlapped") for (p, t), held in found.items()},
-            "exchange_seconds": {f"{p} x {t}": held.get("exchange") for (p, t), held in found.items()},
+            "step_seconds": {f"{p} x {t}": numbers["step"] for (p, t), numbers in measurements.items()},
+            "overlapped_seconds": {f"{p} x {t}": numbers.get("overlapped") for (p, t), numbers in measurements.items()},
+            "exchange_seconds": {f"{p} x {t}": numbers.get("exchange") for (p, t), numbers in measurements.items()},
             "bytes_per_step": 4 * alone["numbers"],
             "ratio": alone["step"] / two["step"],
             "expected": expected(),
@@ -214,8 +222,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ["processes", "threads each", "ms a step", "overlapped", "times one", "bytes exchanged", "ms of it", "share"],
         rows,
         f"{geometry.layers} layers of width {geometry.width}, {RUNS} runs of bit XOR (T = {2 * BITS}), batch {BATCH} "
-        "of each, shared by the processes. "
-        f"`overlapped` is the step whose exchange goes in {BUCKETS} buckets beside the backward pass.",
+        "of each run, shared by the processes. "
+        f"`overlapped` is a step with an exchange in {BUCKETS} buckets that overlaps with the backward pass.",
     )
 
 

@@ -1,8 +1,7 @@
-"""What does an epoch cost once the body's features are kept? Only the output layer is trained.
+"""What does an epoch cost once the body's features are cached? Only the output layer is trained.
 
-`ratio` is one full pass of icecore's own body over the examples against an epoch after the first;
-`ratio_plain` takes the plain loop's pass. The plain side keeps its features by hand; both train two epochs
-to agree.
+`ratio` is the time of one full pass of icecore's body over the examples, divided by that of an epoch after the first;
+`ratio_plain` uses the pass of the plain loop instead. Both sides train two epochs, and their losses must agree.
 """
 
 import tempfile
@@ -22,17 +21,17 @@ from sides import GPT2_SMALL, TINY, Patches, build_pack, ours_step, plain_models
 
 @torch.no_grad()
 def plain_features(model: PlainFPT, task: Task, rows: int) -> Tensor:
-    """What the output layer reads of every training example in order, (examples, 1, D), in passes of `rows`."""
+    """Features of every training example in order, (examples, 1, D), computed in passes of `rows`."""
     return torch.cat([model.features(batch.tokens) for batch in task.batches("train", rows)])
 
 
 def epoch_of(step: Callable[[], Tensor], steps: int) -> Callable[[], Tensor]:
-    """A call that makes `steps` steps and returns their losses (steps, 1)."""
+    """A function that makes `steps` steps and returns their losses (steps, 1)."""
     return lambda: torch.stack([step() for _ in range(steps)])
 
 
 def plain_epochs(model: PlainFPT, features: Tensor, task: Task, batch_size: int, steps: int) -> Tensor:
-    """Losses (steps, 1) of training the output layer on features (examples, 1, D) kept by hand."""
+    """Losses (steps, 1) of training the output layer on features (examples, 1, D) cached by hand."""
     loop, losses = PlainLoop(model.output, lr=1e-3), []
     targets = torch.cat([batch.targets for batch in task.batches("train", len(features))])
     for number in range(steps):
@@ -60,35 +59,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         runtime.synchronize()
         first = time.perf_counter() - start
         sides = {
-            "epoch on kept features": epoch,
+            "epoch on cached features": epoch,
             "full pass": lambda: evaluate(pack.model, task, "train"),
             "plain full pass": lambda: plain_features(model, task, rows),
         }
-        found = in_turn(sides, runtime, bench.seconds, checked=2)
-        ours = torch.cat([first_epoch.cpu(), found["epoch on kept features"].results[0]])
-        features = found["plain full pass"].results[0].float().to(runtime.device)
+        timings = in_turn(sides, runtime, bench.seconds, checked=2)
+        ours = torch.cat([first_epoch.cpu(), timings["epoch on cached features"].results[0]])
+        features = timings["plain full pass"].results[0].float().to(runtime.device)
         plain = plain_epochs(model, features, task, batch_size, 2 * steps)
         difference = agree("losses of two epochs", ours, plain, runtime.precision)
-    seconds = {name: side.seconds for name, side in found.items()}
-    cached = seconds["epoch on kept features"]
+    seconds = {name: side.seconds for name, side in timings.items()}
+    cached = seconds["epoch on cached features"]
     bench.report(
         {
             "ratio": seconds["full pass"] / cached,
             "ratio_plain": seconds["plain full pass"] / cached,
             "seconds": seconds,
             "first_epoch_seconds": first,
-            "samples": found["full pass"].samples,
+            "samples": timings["full pass"].samples,
             "examples": examples,
             "batch_size": batch_size,
             "loss_difference": difference,
         },
-        ["what", "ms", "over an epoch on kept features"],
+        ["measured", "ms", "over an epoch on cached features"],
         [
             ["first epoch", f"{first * 1e3:.1f}", f"{first / cached:.1f}"],
             *([name, f"{taken * 1e3:.1f}", f"{taken / cached:.1f}"] for name, taken in seconds.items()),
         ],
         f"{examples} examples of 64 x 48, {geometry.layers} layers of width {geometry.width}, output layer trained "
-        f"in batches of {batch_size}. A full pass over an epoch on kept features: "
+        f"in batches of {batch_size}. A full pass over an epoch on cached features: "
         f"**{seconds['full pass'] / cached:.1f}**; losses differ by {difference:.1e}.",
     )
 

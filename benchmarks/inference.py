@@ -1,6 +1,6 @@
-"""How fast is `icecore eval`? Examples a second over the model library's own forward in fp32.
+"""How fast is `icecore eval`? Examples per second, compared with the model library's own forward pass in fp32.
 
-GPT-2 small geometry, 64 x 48 input, passes of the same size on both sides, and both count what is right.
+GPT-2 small geometry, 64 x 48 input. Both sides use passes of the same size and count correct predictions.
 """
 
 import tempfile
@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             "plain": lambda: plain_accuracy(plain, task, rows),
             "eval": lambda: evaluate(pack.model, task, "test"),
         }
-        found = in_turn(sides, runtime, bench.seconds, checked=3)
-    ratio = found["plain"].seconds / found["eval"].seconds
+        timings = in_turn(sides, runtime, bench.seconds, checked=3)
+    ratio = timings["plain"].seconds / timings["eval"].seconds
     bench.report(
         {
             "ratio": ratio,
-            "examples_per_second": {name: examples / side.seconds for name, side in found.items()},
-            "warmup_seconds": {name: side.warmup for name, side in found.items()},
-            "samples": found["eval"].samples,
+            "examples_per_second": {name: examples / side.seconds for name, side in timings.items()},
+            "warmup_seconds": {name: side.warmup for name, side in timings.items()},
+            "samples": timings["eval"].samples,
             "examples": examples,
             "rows_per_pass": rows,
             "loss_difference": difference,
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ["side", "examples/s", "warm-up, s", "accuracy"],
         [
             [name, f"{examples / side.seconds:.1f}", f"{side.warmup:.3f}", f"{float(side.results[0]):.3f}"]
-            for name, side in found.items()
+            for name, side in timings.items()
         ],
         f"{examples} examples of 64 x 48 in passes of {rows}, {geometry.layers} layers of width {geometry.width}. "
         f"`eval` over the plain forward: **{ratio:.2f}**; losses differ by {difference:.1e}.",

@@ -1,7 +1,7 @@
-"""Measuring sides honestly: in turn within one process, warm-up apart, medians, and no ratio without agreement.
+"""Fair timing: sides take turns in one process, warm-up is separate, medians count, and results must agree.
 
-Every script ends in one JSON line; `--write` keeps it with table, hardware, versions and command in
-benchmarks/results.
+Every script ends with one JSON line. `--write` stores it in benchmarks/results, with the table, the hardware, the
+versions and the command.
 """
 
 import argparse
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "int8": 5e-2}
 #: calls of each side whose results are compared
 CHECKED = 5
-#: seconds that one sample lasts at least: shorter calls are repeated within it
+#: shortest duration of a sample in seconds; shorter calls are repeated within it
 SAMPLE = 0.2
 #: features of a CPU that decide how fast it multiplies
 CPU_FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
@@ -42,12 +42,12 @@ CPU_FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "a
 
 @dataclass(frozen=True)
 class Side:
-    """What one side gave.
+    """The measurements of one side.
 
-    warmup   seconds of its first call, which counts nowhere else
+    warmup   seconds of its first call, which is not part of the median
     seconds  median seconds of a call
-    samples  how many times the median is over
-    results  (k, ...) fp64 on the CPU: what its first k calls returned
+    samples  number of samples of the median
+    results  (k, ...) fp64 on the CPU: the results of its first k calls
     """
 
     warmup: float
@@ -59,7 +59,7 @@ class Side:
 def in_turn(
     sides: Mapping[str, Callable[[], Tensor]], runtime: Runtime, seconds: float, checked: int = CHECKED
 ) -> dict[str, Side]:
-    """Time calls of the sides A B A B ... for about `seconds`, and at least `checked` calls of each."""
+    """Time calls of the sides in the order A B A B ... for about `seconds`, with at least `checked` calls of each."""
     begun = time.perf_counter()
     samples: dict[str, list[float]] = {name: [] for name in sides}
     results: dict[str, list[Tensor]] = {name: [] for name in sides}
@@ -83,7 +83,7 @@ def in_turn(
 
 
 def clock(call: Callable[[], Result], runtime: Runtime, repeats: int = 1) -> tuple[float, Result]:
-    """Seconds of one call, the mean of `repeats`, and the last result."""
+    """Seconds of one call, as the mean over `repeats` calls, and the last result."""
     runtime.synchronize()
     start = time.perf_counter()
     for _ in range(repeats - 1):
@@ -94,28 +94,28 @@ def clock(call: Callable[[], Result], runtime: Runtime, repeats: int = 1) -> tup
 
 
 def agree(what: str, ours: Tensor, plain: Tensor, precision: str) -> float:
-    """The largest difference over the mean size of `plain`. Ends the program where it is beyond TOLERANCE."""
+    """The largest difference divided by the mean magnitude of `plain`. Raises SystemExit if it exceeds TOLERANCE."""
     ours, plain = ours.double().cpu(), plain.double().cpu()
-    found = float((ours - plain).abs().max() / plain.abs().mean())
-    if not found <= TOLERANCE[precision]:  # also where it is not a number
+    difference = float((ours - plain).abs().max() / plain.abs().mean())
+    if not difference <= TOLERANCE[precision]:  # also if it is nan
         raise SystemExit(
-            f"no ratio: the sides do not compute the same thing. {what}: relative difference {found:.2g}, tolerance "
-            f"{TOLERANCE[precision]:.0e} in {precision}; ours {ours.flatten()[:5].tolist()}, "
+            f"There is no ratio, because the sides do not compute the same thing. {what}: relative difference "
+            f"{difference:.2g}, tolerance {TOLERANCE[precision]:.0e} in {precision}; ours {ours.flatten()[:5].tolist()}, "
             f"plain {plain.flatten()[:5].tolist()}"
         )
-    return found
+    return difference
 
 
 def matmul_rate(dtype: torch.dtype, rows: int, width: int, runtime: Runtime) -> float:
-    """FLOP/s that the machine reaches in a transformer block's own products, `rows` x `width` in: the best of many."""
+    """Best FLOP/s that the machine reaches in the products of a transformer block on inputs (rows, width)."""
     shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
-    held = [
+    operands = [
         [torch.randn(*size, device=runtime.device).to(dtype) for size in ((rows, inner), (outer, inner))]
         for inner, outer in shapes
     ]
 
     def block() -> Tensor:
-        return [F.linear(x, weight) for x, weight in held][-1]
+        return [F.linear(x, weight) for x, weight in operands][-1]
 
     once, _ = min(clock(block, runtime) for _ in range(2))
     repeats = max(1, math.ceil(SAMPLE / once))
@@ -124,11 +124,11 @@ def matmul_rate(dtype: torch.dtype, rows: int, width: int, runtime: Runtime) -> 
 
 
 def peak_memory(runtime: Runtime) -> int:
-    """Most bytes held so far: on CUDA by tensors, else by this process."""
+    """Peak bytes so far: of tensors on CUDA, otherwise of this process."""
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated(runtime.device)
     status = Path("/proc/self/status")
-    if status.exists():  # the resource module's number would include the process this one was started from
+    if status.exists():  # the resource module would include the parent process
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) * 1024
     import resource
 
@@ -136,28 +136,30 @@ def peak_memory(runtime: Runtime) -> int:
 
 
 def options(about: str | None, seconds: float) -> argparse.ArgumentParser:
-    """The command line all scripts share; `seconds` is the default of --seconds."""
+    """The options that all scripts share; `seconds` is the default of --seconds."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--precision", default="fast", help="of icecore's side: fast, auto, fp32, bf16 or int8")
-    parser.add_argument("--seconds", type=float, default=seconds, help="about how long to measure (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does the script work?")
-    parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
+    parser.add_argument("--precision", default="fast", help="precision of icecore: fast, auto, fp32, bf16 or int8")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help="approximate duration of the measurement (%(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, only to test the script")
+    parser.add_argument("--write", action="store_true", help="store the result in benchmarks/results")
     return parser
 
 
 class Bench:
-    """One script under way: where it computes, how long, and what becomes of its numbers."""
+    """One benchmark: its device and duration, and the report of its numbers."""
 
-    def __init__(self, name: str, given: argparse.Namespace) -> None:
-        if given.quick and given.write:
-            raise SystemExit("--quick measures nothing worth keeping: give it without --write")
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        if arguments.quick and arguments.write:
+            raise SystemExit("--quick uses tiny sizes, so its results are not stored. Use it without --write.")
         self.name = name
-        self.quick: bool = given.quick
-        self.seconds: float = 0.0 if given.quick else given.seconds
-        self.write: bool = given.write
-        self.runtime = runtimes.select_runtime(given.device, given.precision)
-        #: of icecore's side; "each" where a script compares several
+        self.quick: bool = arguments.quick
+        self.seconds: float = 0.0 if arguments.quick else arguments.seconds
+        self.write: bool = arguments.write
+        self.runtime = runtimes.select_runtime(arguments.device, arguments.precision)
+        #: of icecore; "each" if a script compares several
         self.precision = self.runtime.precision
 
     @property
@@ -175,9 +177,9 @@ class Bench:
     def report(
         self, numbers: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequence[object]], setting: str
     ) -> None:
-        """Print table and, last, the JSON line; with --write keep both.
+        """Print the table and then the JSON line; with --write, store both.
 
-        numbers  content of the line besides configuration; floats are rounded to four digits
+        numbers  content of the line besides the configuration; floats are rounded to four digits
         setting  what was compared, in words
         """
         table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (heads, ["---"] * len(heads), *rows))
@@ -203,27 +205,27 @@ class Bench:
 
 
 def hardware(runtime: Runtime) -> dict[str, Any]:
-    """What timings depend on: CPU model, cores, threads, its features for products, the GPU if one is used."""
+    """The hardware that timings depend on: CPU model, cores, threads, instruction sets, and the GPU if one is used."""
     listing = Path("/proc/cpuinfo")
     text = listing.read_text() if listing.exists() else ""
     model = re.search(r"model name\s*: (.*)", text)
     flags = re.search(r"flags\s*: (.*)", text)
-    held = set(flags[1].split()) if flags else set()
-    found: dict[str, Any] = {
+    cpu_flags = set(flags[1].split()) if flags else set()
+    about: dict[str, Any] = {
         "cpu": model[1] if model else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "flags": [flag for flag in CPU_FLAGS if flag in held],
+        "flags": [flag for flag in CPU_FLAGS if flag in cpu_flags],
     }
     if runtime.device.type != "cpu":
-        found["gpu"] = runtime.describe()
-    return found
+        about["gpu"] = runtime.describe()
+    return about
 
 
 def _rounded(value: Any) -> Any:
-    """`value` with every float in it rounded to four significant digits."""
+    """`value` with all its floats rounded to four significant digits."""
     if isinstance(value, Mapping):
-        return {key: _rounded(held) for key, held in value.items()}
+        return {key: _rounded(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(held) for held in value]
+        return [_rounded(each) for each in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value

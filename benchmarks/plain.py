@@ -1,7 +1,7 @@
-"""The plain loop: a frozen pretrained transformer fine-tuned as a user writes it today, with nothing of icecore.
+"""The plain loop: a frozen pretrained transformer, fine-tuned as a user would write it without icecore.
 
-The model library's own forward in fp32, attention as it picks it, Adam over what is trained, clipping. No
-work that could be left out by hand: frozen weights have no gradients, no cache of keys is kept.
+It uses the model library's own forward pass in fp32 with its choice of attention, Adam on the trained parameters, and
+clipping. It does no avoidable work: frozen weights have no gradients, and keys are not cached.
 """
 
 import copy
@@ -47,14 +47,14 @@ class PlainFPT(nn.Module):
 
     @torch.no_grad()
     def start_from(self, program: Mapping[str, Tensor]) -> "PlainFPT":
-        """Take input and output layer from `FPT.programs()`; the rest starts as the body is, on both sides."""
+        """Copy input and output layer from `FPT.programs()`; the rest starts from the body on both sides."""
         for part, layer in {"input": self.input, "output": self.output}.items():
             layer.weight.copy_(program[f"{part}.layers.0.weight"].t())
             layer.bias.copy_(program[f"{part}.layers.0.bias"])
         return self
 
     def clone(self) -> "PlainFPT":
-        """A model of its own in all that is trained; the frozen tensors are shared, to save memory only."""
+        """A copy of the model that shares the frozen tensors, to save memory."""
         return copy.deepcopy(self, {id(p): p for p in self.parameters() if not p.requires_grad})
 
 

@@ -1,8 +1,8 @@
-"""Bit XOR on a frozen BERT by hand: the plain side of time_to_accuracy.py, a script as a user writes it.
+"""Bit XOR on a frozen BERT without icecore: the plain side of time_to_accuracy.py, as a user would write it.
 
     python plain_bit_xor.py SETTINGS.json
 
-Appends {"step", "loss"} and {"step", "metric"} lines to the settings' `events` and stops at `stop_at`.
+It appends {"step", "loss"} and {"step", "metric"} lines to the file `events` of the settings and stops at `stop_at`.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""How does the cost scale? Milliseconds per run-step as R goes 1..64, microseconds per token as T goes 16..2048.
+"""How does the cost scale? Time per run and step for R from 1 to 64, time per token for T from 16 to 2048.
 
 GPT-2 small geometry; bit XOR at batch 4 for R, a fixed number of tokens a step for T. `--write` also draws
-both. Run 0 must lose the same in every pack, and at every T the plain loop's first loss must be ours.
+both. Run 0 must have the same losses in every pack, and the first loss at every T must be that of
+the plain loop.
 """
 
 import importlib.util
@@ -28,15 +29,15 @@ def over_runs(bench: Bench, body: str, out: Path, counts: Sequence[int]) -> dict
     """Milliseconds per run-step of packs of R runs, by R."""
     task, precision = BitXor(n=5), bench.runtime.precision
     steps = {str(R): ours_step(build_pack(task, body, bench.runtime, BATCH, out, R)) for R in counts}
-    found = in_turn(steps, bench.runtime, bench.seconds / 2, ROUNDS)
-    alone = found[str(counts[0])].results[:, 0]
-    for R, side in found.items():
+    timings = in_turn(steps, bench.runtime, bench.seconds / 2, ROUNDS)
+    alone = timings[str(counts[0])].results[:, 0]
+    for R, side in timings.items():
         agree(f"losses of run 0 in a pack of {R}", side.results[:, 0], alone, precision)
-    return {R: found[str(R)].seconds / R * 1e3 for R in counts}
+    return {R: timings[str(R)].seconds / R * 1e3 for R in counts}
 
 
 def over_lengths(bench: Bench, body: str, out: Path, lengths: Sequence[int], tokens: int) -> dict[int, float]:
-    """Microseconds per token of a step of one run, `tokens` in all, by T."""
+    """Microseconds per token of a step of one run that has `tokens` tokens in total, by T."""
     steps, plain = {}, {}
     for T in lengths:
         task = Patches(4 * tokens // T, length=T)
@@ -46,10 +47,10 @@ def over_lengths(bench: Bench, body: str, out: Path, lengths: Sequence[int], tok
             logits = plain_models(pack)[0](batch.tokens)
             plain[str(T)] = F.cross_entropy(logits[:, 0], batch.targets)[None]
         steps[str(T)] = ours_step(pack)
-    found = in_turn(steps, bench.runtime, bench.seconds / 2, ROUNDS)
-    for T, side in found.items():
+    timings = in_turn(steps, bench.runtime, bench.seconds / 2, ROUNDS)
+    for T, side in timings.items():
         agree(f"first loss at T = {T}", side.results[0], plain[T], bench.runtime.precision)
-    return {T: found[str(T)].seconds / tokens * 1e6 for T in lengths}
+    return {T: timings[str(T)].seconds / tokens * 1e6 for T in lengths}
 
 
 def draw(per_run: Mapping[int, float], per_token: Mapping[int, float], path: Path) -> None:
@@ -61,12 +62,12 @@ def draw(per_run: Mapping[int, float], per_token: Mapping[int, float], path: Pat
         (per_run, "runs in the pack, R", "ms per run and step", "Bit XOR, batch 4 a run"),
         (per_token, "sequence length, T", "µs per token", "One run, tokens a step fixed"),
     ]
-    for axes, (held, across, up, title) in zip(figure.subplots(1, 2), panels, strict=True):
-        axes.plot(list(held), list(held.values()), marker="o", color="#1f6fb4")
+    for axes, (curve, x_label, y_label, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        axes.plot(list(curve), list(curve.values()), marker="o", color="#1f6fb4")
         axes.set_xscale("log", base=2)
-        axes.set_xticks(list(held), [str(x) for x in held])
-        axes.set_ylim(0, 1.12 * max(held.values()))
-        axes.set(xlabel=across, ylabel=up, title=title)
+        axes.set_xticks(list(curve), [str(x) for x in curve])
+        axes.set_ylim(0, 1.12 * max(curve.values()))
+        axes.set(xlabel=x_label, ylabel=y_label, title=title)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=150)
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         per_token = over_lengths(bench, body, out, lengths, tokens)
     rise = max(after / before for before, after in pairwise(per_run.values()))
     rows = [
-        [part for held in pair for part in ((held[0], f"{held[1]:.2f}") if held else ("", ""))]
+        [text for point in pair for text in ((point[0], f"{point[1]:.2f}") if point else ("", ""))]
         for pair in zip_longest(per_run.items(), per_token.items())
     ]
     bench.report(
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"run at {tokens} tokens a step over T.",
     )
     if bench.write and importlib.util.find_spec("matplotlib") is None:
-        print("no picture: pip install 'icecore[plot]'", file=sys.stderr)
+        print("The picture needs matplotlib: pip install 'icecore[plot]'", file=sys.stderr)
     elif bench.write:
         draw(per_run, per_token, bench.path(".png"))
 

@@ -1,6 +1,6 @@
-"""The two sides of a comparison from one start: the same body, input and output layers, data and learning rate.
+"""The two sides of a comparison with the same start: body, input and output layers, data and learning rate.
 
-icecore's side is `icecore.training.loop.Pack` as training uses it; the other is the plain loop.
+The side of icecore is `icecore.training.loop.Pack`, as training uses it; the other side is the plain loop.
 """
 
 import itertools
@@ -35,7 +35,7 @@ GPT2_SMALL, TINY = Geometry(768, 12, 12), Geometry(32, 2, 2)
 
 
 class Patches(StoredTask):
-    """Random uint8 numbers as `length` tokens of `size`, ten classes: CIFAR-10's 64 x 48 without its data.
+    """Random uint8 numbers as `length` tokens of `size`, and ten classes: the shapes of CIFAR-10 without its data.
 
     Every split holds the same `examples`.
     """
@@ -56,7 +56,7 @@ class Patches(StoredTask):
 def save_gpt2(folder: Path, geometry: Geometry, positions: int = 1024) -> str:
     """Write a randomly initialised GPT-2 as `save_pretrained` does and return its folder.
 
-    Without dropout and key cache, and with a vocabulary of one: neither side reads tokens.
+    It has no dropout, no key cache, and a vocabulary of one, because neither side reads tokens.
     """
     from transformers import GPT2Config, GPT2Model
     from transformers.utils import logging
@@ -78,17 +78,17 @@ def build_pack(
     batch_size: int,
     out: Path,
     runs: int = 1,
-    how: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Pack:
-    """Runs with seeds 0, 1, ... on the body in folder `body`, all that is trained at one constant learning rate.
+    """Runs with seeds 0, 1, ... on the body in folder `body`, trained with one constant learning rate.
 
-    how  settings of the ExecutionContext
+    context  settings of the ExecutionContext
     """
     fixed: dict[str, Any] = {"steps": 10_000, "lr": 1e-3, "schedule": "constant", "warmup": 0.0}
     fixed |= {"backbone": body, "batch_size": batch_size, "precision": runtime.precision}
     configs = [RunConfig(task=task.name, seed=seed, **fixed | settings) for seed in range(runs)]
-    execution = ExecutionContext(out, device=str(runtime.device), **(how or {}))
+    execution = ExecutionContext(out, device=str(runtime.device), **(context or {}))
     return Pack(task.to(runtime.device), build_backbone(BodyRequest(body)), configs, execution)
 
 
@@ -96,24 +96,24 @@ def plain_model(body: str, task: Task, runtime: Runtime, body_trained: bool = Tr
     """The plain side of `task` on the GPT-2 in folder `body`, in fp32."""
     from transformers import GPT2Model
 
-    held, spec = GPT2Model.from_pretrained(body, dtype=torch.float32), task.spec
-    return PlainFPT(held, spec.size, spec.outputs, spec.read_positions, body_trained).to(runtime.device)
+    model, spec = GPT2Model.from_pretrained(body, dtype=torch.float32), task.spec
+    return PlainFPT(model, spec.size, spec.outputs, spec.read_positions, body_trained).to(runtime.device)
 
 
 def plain_models(pack: Pack) -> list[PlainFPT]:
-    """The pack's runs as plain models, in the state they are in."""
+    """The runs of the pack as plain models, in their present state."""
     body_trained = pack.config.train_roles != ("output",)
     model = plain_model(pack.config.backbone, pack.task, pack.runtime, body_trained)
     return [model.clone().start_from(program) for program in pack.model.programs()]
 
 
 def plain_loops(pack: Pack) -> list[PlainLoop]:
-    """The pack's runs as plain loops, from the state they are in."""
+    """The runs of the pack as plain loops, starting from their present state."""
     return [PlainLoop(model, pack.config.lr) for model in plain_models(pack)]
 
 
 def ours_step(pack: Pack) -> Callable[[], Tensor]:
-    """A call that trains every run of the pack by one step and returns their losses (R,)."""
+    """A function that trains every run of the pack for one step and returns the losses (R,)."""
 
     def step() -> Tensor:
         losses = pack.train_step()
@@ -124,7 +124,7 @@ def ours_step(pack: Pack) -> Callable[[], Tensor]:
 
 
 def plain_step(loops: Sequence[PlainLoop], task: Task, batch_size: int) -> Callable[[], Tensor]:
-    """A call that trains one loop after another by one step, on the data of seeds 0, 1, ...; returns losses (R,)."""
+    """A function that trains the loops in turn for one step, on data of seeds 0, 1, ..., and returns losses (R,)."""
     steps = itertools.count()
 
     def step() -> Tensor:

@@ -1,8 +1,8 @@
-"""How fast is one run? GPT-2 small geometry, 64 x 48 input: samples a second over the plain loop.
+"""How fast is one run? GPT-2 small geometry, 64 x 48 input. `ratio` is samples per second over the plain loop's.
 
-`ratio` is that; `peak_fraction` is the rate of the step's products (forward, and backward to the inputs:
-frozen weights have no gradients) over the rate the machine reaches in these products alone, in bf16, or in
-fp32 where that is faster because bf16 is only emulated (`peak_of` says which).
+`peak_fraction` is the FLOP/s of the step's matrix products (forward, and backward to the inputs, because frozen weights
+have no gradients), divided by the FLOP/s that the machine reaches in these products alone. These are measured in bf16
+and fp32, and the faster one counts (`peak_of`), because some machines only emulate bf16.
 """
 
 import tempfile
@@ -31,22 +31,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         pack = build_pack(task, save_gpt2(out, geometry), runtime, batch_size, out)
-        found = in_turn(
+        timings = in_turn(
             {"plain": plain_step(plain_loops(pack), task, batch_size), "ours": ours_step(pack)}, runtime, bench.seconds
         )
-    ours, plain = found["ours"], found["plain"]
+    ours, plain = timings["ours"], timings["plain"]
     difference = agree("losses of the first steps", ours.results, plain.results, runtime.precision)
     rows = batch_size * T
     rates = {name: matmul_rate(getattr(torch, name), rows, geometry.width, runtime) for name in ("float32", "bfloat16")}
     peak = max(rates, key=lambda name: rates[name])
-    achieved = {name: step_flops(geometry, batch_size, T) / side.seconds for name, side in found.items()}
+    achieved = {name: step_flops(geometry, batch_size, T) / side.seconds for name, side in timings.items()}
     bench.report(
         {
             "ratio": plain.seconds / ours.seconds,
             "peak_fraction": achieved["ours"] / rates[peak],
             "peak_of": peak,
-            "samples_per_second": {name: batch_size / side.seconds for name, side in found.items()},
-            "warmup_seconds": {name: side.warmup for name, side in found.items()},
+            "samples_per_second": {name: batch_size / side.seconds for name, side in timings.items()},
+            "warmup_seconds": {name: side.warmup for name, side in timings.items()},
             "samples": ours.samples,
             "batch_size": batch_size,
             "gflops": {name: rate / 1e9 for name, rate in achieved.items()},
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{achieved[name] / 1e9:.1f}",
                 *(f"{achieved[name] / rates[kind]:.2f}" for kind in ("bfloat16", "float32")),
             ]
-            for name, side in found.items()
+            for name, side in timings.items()
         ],
         f"One run, {geometry.layers} layers of width {geometry.width}, {T} x {task.spec.size} input, batch "
         f"{batch_size}. icecore over the plain loop: **{plain.seconds / ours.seconds:.2f}**; losses differ by "
