@@ -54,7 +54,7 @@ def efficiency(size: int, numbers: int, bits_a_second: float, step: float) -> fl
 
 
 def expected() -> dict[str, Any]:
-    """Calculated efficiency of CIFAR-10 on GPT-2 small, by what is trained, number of GPUs, and Gbit/s of the network."""
+    """Calculated efficiency of CIFAR-10 on GPT-2 small, by what is trained, number of GPUs, and network speed."""
     D, layers, T, P, C = GPT2_SMALL.width, GPT2_SMALL.layers, 64, 48, 10
     program = (P + 1) * D + T * D + 2 * (2 * layers + 1) * D + (D + 1) * C
     body = 12 * layers * D * D
@@ -76,10 +76,9 @@ class Overlapped:
         parameters = list(reversed(pack.model.trained().values()))  # the output layer's gradient comes first
         share = sum(p.numel() for p in parameters) / BUCKETS
         ends = itertools.accumulate(p.numel() for p in parameters)
-        bucket_of = [min(BUCKETS - 1, int((end - 1) / share)) for end in ends]
-        self.buckets = [
-            [p for p, b in zip(parameters, bucket_of, strict=True) if b == bucket] for bucket in range(BUCKETS)
-        ]
+        self.buckets: list[list[nn.Parameter]] = [[] for _ in range(BUCKETS)]
+        for parameter, end in zip(parameters, ends, strict=True):
+            self.buckets[min(BUCKETS - 1, int((end - 1) / share))].append(parameter)
         self.flat: list[Tensor] = []
         self.work: list[Any] = []
         self.missing: list[int] = []
@@ -182,8 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_gpt2(Path(folder), geometry)
         # one measurement after the other, except in a test of the script
         with ThreadPoolExecutor(len(counts) if bench.quick else 1) as pool:
-            results = pool.map(lambda count: measured(Path(folder), *count, steps, device), counts)
-            measurements = dict(zip(counts, results, strict=True))
+            jobs = {(p, t): pool.submit(measured, Path(folder), p, t, steps, device) for p, t in counts}
+        measurements = {count: job.result() for count, job in jobs.items()}
     alone = measurements[1, 1]
     for count, numbers in measurements.items():
         for kind, losses in numbers["losses"].items():

@@ -100,8 +100,8 @@ def agree(what: str, ours: Tensor, plain: Tensor, precision: str) -> float:
     if not difference <= TOLERANCE[precision]:  # also if it is nan
         raise SystemExit(
             f"There is no ratio, because the sides do not compute the same thing. {what}: relative difference "
-            f"{difference:.2g}, tolerance {TOLERANCE[precision]:.0e} in {precision}; ours {ours.flatten()[:5].tolist()}, "
-            f"plain {plain.flatten()[:5].tolist()}"
+            f"{difference:.2g}, tolerance {TOLERANCE[precision]:.0e} in {precision}; "
+            f"ours {ours.flatten()[:5].tolist()}, plain {plain.flatten()[:5].tolist()}"
         )
     return difference
 

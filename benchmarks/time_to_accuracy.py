@@ -74,9 +74,8 @@ def plain_command(config: RunConfig, bench: Bench, out: Path, factors: Mapping[s
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with the command line `argv`."""
     parser = options(__doc__, seconds=30)
-    parser.set_defaults(
-        precision="auto"
-    )  # the default of `icecore train`: rounding to 8 bits does not pay in a short run
+    # as in `icecore train`, because rounding to 8 bits does not pay in a short run
+    parser.set_defaults(precision="auto")
     bench = Bench("time_to_accuracy", parser.parse_args(argv))
     config = settings_of(bench)
     begun = time.perf_counter()
@@ -105,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     ours, plain = seconds["ours"], seconds["plain"]
     if ours is None or plain is None:
         raise SystemExit(
-            f"There is no ratio, because validation did not reach {config.stop_at:.0%} within {config.steps} steps: {steps}"
+            f"There is no ratio, because validation did not reach {config.stop_at:.0%} within {config.steps} steps. "
+            f"Steps: {steps}"
         )
     bench.report(
         {

