@@ -22,6 +22,7 @@ from icecore.core.errors import ConfigError, UserError
 from icecore.model.program import Program
 from icecore.sharing import model_card
 from icecore.training import context
+from icecore.training.run_summary import RunSummary
 from icecore.user_data import DataSettings, TaskKind
 
 N = 240
@@ -311,7 +312,7 @@ def test_a_program_of_another_body_cannot_be_the_start(
 def test_a_sweep_that_diverges_is_an_error(
     tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit.sweep, "train_runs", lambda *_: [{"val_metric": None}])
+    monkeypatch.setattr(fit.sweep, "train_runs", lambda *_: [RunSummary(val_metric=None)])
     task = user_data.from_arrays(*arrays()).task()
     with pytest.raises(UserError, match=r"diverged at every learning rate \(0.01, 0.03\). Give lower ones with --lr"):
         fit.fit(task, settings, tmp_path / "x.safetensors", {}, "cpu")
