@@ -13,7 +13,7 @@ from icecore.core import storage
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
 from icecore.core.storage import write_json
-from icecore.training.checkpoint import RunFolder, common_step
+from icecore.training.checkpoint import RunFolder, SecondaryRunFolder, common_step
 
 CONFIG = RunConfig(task="bit-xor", steps=10, batch_size=4, lr=1e-3)
 
@@ -33,14 +33,14 @@ def save(folder: RunFolder, step: int, **values: object) -> None:
     folder.save_state(step, {"values": torch.full((3,), float(step))}, values)
 
 
-def test_state_there_and_back_is_identity(folder: RunFolder) -> None:
+def test_a_loaded_state_equals_the_saved_one(folder: RunFolder) -> None:
     tensors = {"values": torch.randn(5), "alive": torch.tensor(True), "empty": torch.zeros(0)}
     values = {"stopped": None, "best_metric": 0.1 + 0.2, "final": {"val": 1 / 3}}
     folder.save_state(7, tensors, values)
-    found, counters = folder.load_state(7)
+    loaded, counters = folder.load_state(7)
     assert counters == values
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_states_are_listed_and_dropped(folder: RunFolder) -> None:
@@ -150,6 +150,25 @@ def test_a_damaged_summary_is_named(folder: RunFolder) -> None:
         folder.summary()
 
 
+def test_the_other_processes_of_a_training_change_no_file(folder: RunFolder) -> None:
+    """The first process may be writing, so that even its temporary files must stay."""
+    save(folder, 3)
+    folder.events_path.write_text('{"event": "start", "st')
+    (folder.path / ".summary.json.123.tmp").write_bytes(b"half")
+    before = files(folder.path)
+    secondary = SecondaryRunFolder(folder.path.parent, CONFIG)
+    secondary.open()
+    secondary.clean_up()
+    with secondary.lock() as locked:
+        assert locked
+        save(secondary, 4)
+        secondary.log([{"event": "train", "step": 4}])
+        secondary.drop_states()
+        secondary.reset()
+    assert (secondary.summary(), secondary.events(), secondary.saved_steps()) == (None, [], [])
+    assert files(folder.path) == before
+
+
 def test_reset_leaves_the_configuration_only(folder: RunFolder) -> None:
     before = files(folder.path)
     folder.log([{"event": "start", "step": 0}])
@@ -199,15 +218,15 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
         RunFolder(tmp_path, CONFIG).open()
 
 
-def test_files_are_for_all_whom_the_user_lets(tmp_path: Path) -> None:
+def test_files_have_the_permissions_that_the_user_has_set(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     storage.write_tensors(tmp_path / "program", {"x": torch.ones(1)}, {})
     assert (tmp_path / "program").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_one_process_at_a_time_trains_a_run(folder: RunFolder) -> None:
-    with folder.lock() as held:
-        assert held
+    with folder.lock() as first:
+        assert first
         with folder.lock(wait=False) as second:
             assert not second
     with folder.lock(wait=False) as third:

@@ -1,4 +1,4 @@
-"""Kept features change the time, not the result: every law is held against runs without them."""
+"""Cached features change the time and not the result: runs with them equal runs without."""
 
 import os
 import tempfile
@@ -158,8 +158,8 @@ def test_equals_a_plain_torch_loop(
         torch.nn.functional.cross_entropy(layer(read[index]), ragged.splits["train"].targets[index]).backward()
         torch.nn.utils.clip_grad_norm_(layer.parameters(), each.clip)
         adam.step()
-    found = tensors(tmp_path, each)
-    torch.testing.assert_close(found["output.layers.0.weight"], layer.weight.t(), rtol=1e-3, atol=1e-5)
+    trained = tensors(tmp_path, each)
+    torch.testing.assert_close(trained["output.layers.0.weight"], layer.weight.t(), rtol=1e-3, atol=1e-5)
 
 
 def test_train_index_names_the_rows_of_train_batch(task: StoredTask) -> None:
@@ -170,12 +170,12 @@ def test_train_index_names_the_rows_of_train_batch(task: StoredTask) -> None:
         assert torch.equal(stored[:, : batch.tokens.shape[1]], batch.tokens)
 
 
-def kept_features(task: StoredTask, body: Body, configs: list[RunConfig], out: Path, **how: Any) -> FeatureCache:
+def kept_features(task: StoredTask, body: Body, configs: list[RunConfig], out: Path, **settings: Any) -> FeatureCache:
     model = FPT(task.spec, body(), [c.seed for c in configs], model_settings(configs[0]))
-    found = plan_feature_cache(model, task, configs, model.programs(), "val")
-    assert found is not None
-    found.keep([c.seed for c in configs], out, **how)
-    return found
+    cache = plan_feature_cache(model, task, configs, model.programs(), "val")
+    assert cache is not None
+    cache.keep([c.seed for c in configs], out, **settings)
+    return cache
 
 
 def test_features_are_a_function_of_the_seed(
@@ -209,13 +209,13 @@ def test_scores_are_the_same_kept_and_fresh(
 ) -> None:
     # a metric that every bit of the logits changes
     monkeypatch.setattr(task, "metric", lambda logits, targets: logits.double().flatten(1).sum(1))
-    held = kept_features(task, body, heads(), tmp_path)
-    kept = held.evaluate(split, limit, SEEDS).tolist()
-    before = held.model.programs()
-    held.kept = None
-    assert held.evaluate(split, limit, SEEDS).tolist() == kept
-    assert kept == pytest.approx(evaluate(held.model, task, split, limit).tolist(), rel=1e-4)
-    assert all(torch.equal(a[name], b[name]) for a, b in zip(before, held.model.programs(), strict=True) for name in a)
+    cache = kept_features(task, body, heads(), tmp_path)
+    kept = cache.evaluate(split, limit, SEEDS).tolist()
+    before = cache.model.programs()
+    cache.kept = None
+    assert cache.evaluate(split, limit, SEEDS).tolist() == kept
+    assert kept == pytest.approx(evaluate(cache.model, task, split, limit).tolist(), rel=1e-4)
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(before, cache.model.programs(), strict=True) for name in a)
 
 
 # --- the body rests ----------------------------------------------------------------------------------
@@ -310,8 +310,8 @@ def test_the_memory_budget_decides_where_not_what(
     size = (40 + 11) * 2 * 16 * (4 if precision == "fp32" else 2)
     for memory, where in ((size, "memory"), (size - 1, "file")):
         train_pack(ragged, body(), configs, ExecutionContext(tmp_path / where, device="cpu", feature_memory=memory))
-        found = events(tmp_path / where, configs[2], "features")
-        assert [(e["where"], e["bytes"], e["examples"], e["seeds"]) for e in found] == [(where, size, 51, 2)]
+        logged = events(tmp_path / where, configs[2], "features")
+        assert [(e["where"], e["bytes"], e["examples"], e["seeds"]) for e in logged] == [(where, size, 51, 2)]
         assert len(files) == (where == "file")
     assert same(tmp_path / "memory", tmp_path / "file", configs)
     assert [Path(name).parent for name in files] == [tmp_path / "file"]
@@ -383,10 +383,10 @@ def test_not_without_a_body(heads: Callable[..., list[RunConfig]], tmp_path: Pat
 def test_not_before_they_are_kept(
     heads: Callable[..., list[RunConfig]], body: Body, tmp_path: Path, ragged: StoredTask
 ) -> None:
-    found = kept_features(ragged, body, heads(), tmp_path)
-    found.kept = None
+    cache = kept_features(ragged, body, heads(), tmp_path)
+    cache.kept = None
     with pytest.raises(RuntimeError, match=r"keep comes before FeatureCache\.losses"):
-        found.losses(SEEDS, 0, 4)
+        cache.losses(SEEDS, 0, 4)
 
 
 def test_a_model_is_itself_again_after_being_alone(body: Body, ragged: StoredTask) -> None:

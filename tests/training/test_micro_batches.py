@@ -66,12 +66,12 @@ def test_a_cut_is_a_partition_within_its_limits(
         assert torch.equal(places // B, torch.arange(runs).repeat_interleave(b))  # run-major, as many of each
         assert torch.equal(part.targets, places)
         assert torch.equal(part.tokens, batch.tokens[places, :T])
-        held = batch.lengths[places]
-        assert int(held.max()) == T
-        assert torch.equal(torch.full_like(held, T) if part.lengths is None else part.lengths, held)
+        lengths = batch.lengths[places]
+        assert int(lengths.max()) == T
+        assert torch.equal(torch.full_like(lengths, T) if part.lengths is None else part.lengths, lengths)
         assert b <= (rows or B)
         assert b == 1 or b * runs * T <= (tokens or 10**6)
-        longest = held.view(runs, b).sort(descending=True).values.amax(0)
+        longest = lengths.view(runs, b).sort(descending=True).values.amax(0)
         assert runs * int((T - longest).sum()) <= cost  # what another pass could have saved
         seen += places.tolist()
     assert sorted(seen) == list(range(len(batch)))
@@ -119,8 +119,8 @@ def test_losses_and_gradients_are_those_of_one_pass(
     parts = list(split_by_length(batch, 3))
     assert len(parts) > 2
     whole = gradients(model, ragged, iter([(batch, slice(None))]), keys)
-    for found, expected in zip(gradients(model, ragged, iter(parts), keys), whole, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for values, expected in zip(gradients(model, ragged, iter(parts), keys), whole, strict=True):
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

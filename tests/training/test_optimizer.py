@@ -93,15 +93,15 @@ def test_an_update_beyond_fp32_is_not_made() -> None:
 def test_keep_drops_runs_with_all_their_state() -> None:
     parameters, adam = packed()
     apply(parameters, adam, 0)
-    held = [adam.values.clone(), adam.first.clone(), adam.second.clone()]
+    before = [adam.values.clone(), adam.first.clone(), adam.second.clone()]
     adam.keep([2, 0])
     for name in parameters:
         parameters[name].data = parameters[name].data[[2, 0]]
     assert adam.runs == 2
-    for kept, whole in zip((adam.values, adam.first, adam.second), held, strict=True):
+    for kept, whole in zip((adam.values, adam.first, adam.second), before, strict=True):
         assert torch.equal(kept, whole[[2, 0]])
     adam.write()
-    assert torch.equal(parameters["b"], held[0][[2, 0]][:, 10:14])
+    assert torch.equal(parameters["b"], before[0][[2, 0]][:, 10:14])
 
 
 def test_tensors_are_named_views_of_one_run() -> None:

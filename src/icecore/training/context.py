@@ -38,7 +38,7 @@ class BodyCache:
 
 @dataclass(frozen=True)
 class ExecutionContext:
-    """Where a group of runs computes and keeps its files, and who is told.
+    """Where a group of runs computes and keeps its files, and which callbacks follow it.
 
     out                 parent of the run folders
     data_dir            folder with data files; None: ICECORE_DATA, then the cache folder
