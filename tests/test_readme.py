@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_run(folder: Path) -> str:
     """The path of a short run of bit XOR, for `runs/RUN`."""
     summary = icecore.train("bit-xor", weights="random", layers=1, out=folder / "runs", **FEW)
-    return f"runs/{summary['runs'][0]['run_id']}"
+    return f"runs/{summary.runs[0].run_id}"
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_a_finished_run_becomes_a_record(config: Callable[..., RunConfig], tmp_p
     chosen = config()
     (summary,) = sweep.train_runs([chosen], ExecutionContext(tmp_path, device="cpu"))
     record = RunRecord.from_folder(RunFolder(tmp_path, chosen), KEY, "the command")
-    assert record.summary.to_json() == summary
+    assert record.summary == summary
     assert RunConfig.from_json(json.dumps(record.config)) == chosen
     assert [step for step, _ in record.validation] == [4, 8, 12]
     assert max(metric for _, metric in record.validation) == pytest.approx(summary.val_metric)

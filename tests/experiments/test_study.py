@@ -58,7 +58,7 @@ def test_the_first_seed_tries_all_rates_and_the_others_the_chosen_one(
     assert runs[3:] == [(chosen, 1)]
     assert read_records(file)[0] == records
     assert {r.command for r in records} == {"the command of pretrained"}
-    group = sweep.summarize_runs([r.summary.to_json() for r in records])
+    group = sweep.summarize_runs([r.summary for r in records])
     assert (group.chosen_lr, group.n_seeds) == (chosen, 2)
 
 
@@ -206,7 +206,7 @@ def test_the_chosen_run_is_analyzed_once(config: Configure, tmp_path: Path) -> N
 
     cells = [cell(config(), analysis=analysis)]
     records = run_study(cells, file, context(tmp_path), print)
-    chosen = sweep.summarize_runs([r.summary.to_json() for r in records]).chosen_lr
+    chosen = sweep.summarize_runs([r.summary for r in records]).chosen_lr
     (analyzed,) = (record for record in records if record.extra)
     assert (analyzed.summary.lr, analyzed.summary.seed) == (chosen, 0)
     assert analyzed.extra == {"runs": 1, "task": "bit-xor", "folder": tmp_path.name}

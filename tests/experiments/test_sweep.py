@@ -1,6 +1,5 @@
 """Sweeps: lists become runs, runs become packs, packs become one summary; names and defaults are checked."""
 
-from icecore.training.context import ExecutionContext
 import json
 import math
 import os
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from icecore.core import device as runtime
 from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.errors import ConfigError, StorageError
 from icecore.experiments import sweep
@@ -31,7 +29,9 @@ from icecore.tasks.bits import BitXor
 from icecore.training import loop as train
 from icecore.training import micro_batches as passes
 from icecore.training.checkpoint import RunFolder
+from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate, predict
+from icecore.training.run_summary import RunSummary
 
 Configure = Callable[..., RunConfig]
 
@@ -171,23 +171,23 @@ def test_a_pack_is_as_large_as_memory_holds_with_the_rows_asked_for(
     asked = []
     monkeypatch.setattr(sweep, "max_runs", lambda model, task, rows: asked.append((model.runs, rows)) or 3)
     configs = expand_sweep(config(batch_size=4), seeds=range(5))
-    execution = ExecutionContext(tmp_path, device="cpu".select_runtime("cpu", "fp32"), micro_batch)
-    assert [sweep.pack_size(configs[:n], BitXor(2), execution) for n in (5, 2, 1)] == [3, 2, 1]
+    context = ExecutionContext(tmp_path, device="cpu", micro_batch=micro_batch)
+    assert [sweep.pack_size(configs[:n], BitXor(2), context) for n in (5, 2, 1)] == [3, 2, 1]
     assert asked == [(2, rows)] * 2  # a single run needs no trial
 
 
 # --- summaries ---------------------------------------------------------------------------------------
 
 
-def row(lr: float, seed: int, val: float | None, test: float | None = None) -> dict[str, Any]:
-    return {"lr": lr, "seed": seed, "val_metric": val, "test_metric": test, "seconds_share": 1.5}
+def run(lr: float, seed: int, val: float | None, test: float | None = None, best_step: int = 0) -> RunSummary:
+    return RunSummary(lr=lr, seed=seed, val_metric=val, test_metric=test, seconds_share=1.5, best_step=best_step)
 
 
 def test_validation_chooses_and_test_is_reported_over_seeds() -> None:
     # lr 0.1 has the best single run and the best test metric, but not the best mean on validation
-    runs = [row(0.1, 0, 0.9, 1.0), row(0.1, 1, 0.3, 1.0), row(0.2, 0, 0.7, 0.5), row(0.2, 1, 0.8, 0.6)]
+    runs = [run(0.1, 0, 0.9, 1.0), run(0.1, 1, 0.3, 1.0), run(0.2, 0, 0.7, 0.5), run(0.2, 1, 0.8, 0.6)]
     group = summarize_runs(runs)
-    assert group.runs == runs
+    assert group.runs == tuple(runs)
     assert group.chosen_lr == 0.2
     assert group.val_mean == pytest.approx(0.75)
     assert group.test_mean == pytest.approx(0.55)
@@ -197,26 +197,30 @@ def test_validation_chooses_and_test_is_reported_over_seeds() -> None:
 
 def test_of_equal_learning_rates_the_one_that_got_there_first_is_chosen() -> None:
     steps = {1e-3: (90, 70), 3e-3: (50, 60), 1e-2: (60, 50)}
-    runs = [row(lr, seed, 1.0, 1.0) | {"best_step": at} for lr, both in steps.items() for seed, at in enumerate(both)]
+    runs = [run(lr, seed, 1.0, 1.0, at) for lr, both in steps.items() for seed, at in enumerate(both)]
     assert summarize_runs(runs).chosen_lr == 3e-3
-    assert (
-        summarize_runs([*runs, *(row(0.1, seed, 0.9, 0.9) | {"best_step": 1} for seed in (0, 1))]).chosen_lr == 3e-3
-    )
+    assert summarize_runs([*runs, *(run(0.1, seed, 0.9, 0.9, 1) for seed in (0, 1))]).chosen_lr == 3e-3
 
 
 def test_a_learning_rate_with_a_diverged_seed_is_not_chosen() -> None:
-    group = summarize_runs([row(0.1, 0, 0.9, 0.9), row(0.1, 1, None), row(0.2, 0, 0.5, 0.4), row(0.2, 1, 0.5, 0.4)])
+    group = summarize_runs([run(0.1, 0, 0.9, 0.9), run(0.1, 1, None), run(0.2, 0, 0.5, 0.4), run(0.2, 1, 0.5, 0.4)])
     assert (group.chosen_lr, group.n_seeds) == (0.2, 2)
 
 
 def test_where_every_learning_rate_lost_a_seed_the_rest_counts() -> None:
-    group = summarize_runs([row(0.1, 0, 0.9, 0.8), row(0.1, 1, None)])
+    group = summarize_runs([run(0.1, 0, 0.9, 0.8), run(0.1, 1, None)])
     assert (group.chosen_lr, group.test_mean, group.test_sem, group.n_seeds) == (0.1, 0.8, None, 1)
 
 
 def test_nothing_but_diverged_runs() -> None:
-    group = summarize_runs([row(0.1, 0, None)])
-    assert [group[k] for k in ("chosen_lr", "val_mean", "test_mean", "test_sem", "n_seeds")] == [None] * 4 + [0]
+    group = summarize_runs([run(0.1, 0, None)])
+    assert (group.chosen_lr, group.val_mean, group.test_mean, group.test_sem, group.n_seeds) == (
+        None,
+        None,
+        None,
+        None,
+        0,
+    )
 
 
 # --- running -----------------------------------------------------------------------------------------
@@ -282,7 +286,7 @@ def test_starting_over_runs_again(finished: tuple[Path, list[RunConfig]], tmp_pa
     _, configs = finished
     first = run_sweep(configs[:1], ExecutionContext(tmp_path)).runs[0]
     path = RunFolder(tmp_path, configs[0]).summary_path
-    path.write_text(json.dumps({**first, "test_metric": 7.0}))
+    path.write_text(json.dumps(replace(first, test_metric=7.0).to_json()))
     assert run_sweep(configs[:1], ExecutionContext(tmp_path)).runs[0].test_metric == 7.0
     assert run_sweep(configs[:1], ExecutionContext(tmp_path, resume=False)).runs[0].test_metric == first.test_metric
 
@@ -299,9 +303,8 @@ def test_a_sweep_with_a_diverged_seed_is_summed_up(finished: tuple[Path, list[Ru
 
 def test_folders_that_are_no_runs(finished: tuple[Path, list[RunConfig]], tmp_path: Path) -> None:
     out, configs = finished
-    with pytest.raises(
-        ConfigError, match=r"is not a run folder, because it has no config.json\. It contains the runs .*" + configs[0].run_id
-    ):
+    message = r"is not a run folder, because it has no config.json\. It contains the runs .*" + configs[0].run_id
+    with pytest.raises(ConfigError, match=message):
         read_run_config(out)
     with pytest.raises(ConfigError, match=r"is not a run folder, because it has no config.json\.$"):
         read_run_config(tmp_path / "absent")
@@ -325,5 +328,6 @@ def test_listops_trains_and_is_scored_on_the_whole_test_set(bodies: dict[str, st
         task_options=options,
     )
     group = run_sweep(expand_sweep(base, seeds=[0, 1]), ExecutionContext(tmp_path))
-    assert all(s.test_metric * 7 == pytest.approx(round(s.test_metric * 7)) for s in group.runs)
+    correct = [7 * (run.test_metric or 0.0) for run in group.runs]
+    assert correct == pytest.approx([round(n) for n in correct])
     assert sweep.load_task(base, None).split_size("test") == 7

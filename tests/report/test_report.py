@@ -119,10 +119,11 @@ def test_a_cell_has_mean_and_standard_error_at_the_rate_that_validation_chose() 
     table = only_table(runs)
     cell = cell_of(table, "pretrained", "mnist")
     (number,) = cell.numbers
-    group = summarize_runs([each.summary.to_json() for each in runs])
+    group = summarize_runs([each.summary for each in runs])
     assert cell.lr == group.chosen_lr == 3e-3
     assert number.ours is not None
     assert (number.ours.mean, number.ours.n) == (pytest.approx(93.0), 3)
+    assert group.test_sem is not None
     assert number.ours.sem == pytest.approx(100 * group.test_sem)
     assert number.ours.sem == pytest.approx(statistics.stdev((90, 93, 96)) / math.sqrt(3))
     assert number.published == MeanWithError(98.0)

@@ -9,11 +9,12 @@ from icecore.experiments import sweep
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.entry import TaskRequest
 from icecore.training.context import ExecutionContext
+from icecore.training.run_summary import RunSummary
 
 GENERATED = {"bit-memory": {}, "bit-xor": {}, "listops": {"train": 60, "val": 10, "test": 10}}
 
 
-def go(task: str, place: Path, data_dir: Path | None, **settings: Any) -> dict[str, Any]:
+def go(task: str, place: Path, data_dir: Path | None, **settings: Any) -> RunSummary:
     short: dict[str, Any] = {"steps": 2, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "test_examples": 4}
     body: dict[str, Any] = {
         "backbone": "minilm",
@@ -28,11 +29,13 @@ def go(task: str, place: Path, data_dir: Path | None, **settings: Any) -> dict[s
     return group.runs[0]
 
 
-def check(summary: dict[str, Any], task: str) -> None:
-    assert summary["task"] == task
-    assert 0 <= summary["test_metric"] <= 1
-    assert 0 <= summary["val_metric"] <= 1
-    assert summary["test_examples"] == 4
+def check(summary: RunSummary, task: str) -> None:
+    assert summary.task == task
+    assert summary.test_metric is not None
+    assert summary.val_metric is not None
+    assert 0 <= summary.test_metric <= 1
+    assert 0 <= summary.val_metric <= 1
+    assert summary.test_examples == 4
 
 
 def test_there_are_seven():
@@ -51,13 +54,13 @@ def test_real(task: str, real_data: Path, tmp_path: Path):
     summary = go(task, tmp_path, real_data)
     check(summary, task)
     if task == "remote-homology":
-        assert list(summary["test_metrics"]) == ["test_fold", "test_superfamily", "test_family"]
+        assert list(summary.test_metrics) == ["test_fold", "test_superfamily", "test_family"]
 
 
 @pytest.mark.data
 def test_homology_under_the_paper_protocol(real_data: Path, tmp_path: Path):
     summary = go("remote-homology", tmp_path, real_data, protocol="paper")
-    assert list(summary["test_metrics"]) == ["val"]
+    assert list(summary.test_metrics) == ["val"]
 
 
 @pytest.mark.parametrize("backbone", ["lstm", "lstm-star", "lstm-matched:minilm", "none"])

@@ -13,7 +13,6 @@ from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Resume
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
 from icecore.core.text import pluralize
-from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import SweepSummary
 
 LearningRates = Annotated[
@@ -91,6 +90,7 @@ def train(
     lrs, seed_list = read_numbers("--lr", lr or "", float), read_numbers("--seeds", seeds, int)
     from icecore.experiments import sweep
     from icecore.training import distributed
+    from icecore.training.context import ExecutionContext
 
     if lrs:
         settings["lr"] = lrs[0]

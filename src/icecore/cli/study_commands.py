@@ -27,7 +27,6 @@ from icecore.cli.options import (
 )
 from icecore.core.errors import ConfigError
 from icecore.core.text import approximate_duration, pluralize
-from icecore.training.context import ExecutionContext
 
 TableNames = Annotated[
     list[str] | None,
@@ -76,6 +75,7 @@ def paper(
 ) -> None:
     """Reproduce tables of the paper, beside the published numbers. Finished runs are not trained again."""
     from icecore.paper import planning
+    from icecore.training.context import ExecutionContext
 
     if show_list or not tables:
         _list_tables()
@@ -85,8 +85,8 @@ def paper(
         budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device
     )
     plans = {name: planning.plan_table(name, request, out) for name in names}
-    place = ExecutionContext(out / "runs", data_dir, device, resume=resume)
-    _run_plans(plans, out, place, _ray_options(ray, cpus, gpus), dry_run, quiet)
+    context = ExecutionContext(out / "runs", data_dir, device, resume=resume)
+    _run_plans(plans, out, context, _ray_options(ray, cpus, gpus), dry_run, quiet)
 
 
 def grid(
@@ -105,10 +105,11 @@ def grid(
 ) -> None:
     """Train every combination of the settings in a grid file. Finished runs are not trained again."""
     from icecore.experiments.grid_file import read_grid
+    from icecore.training.context import ExecutionContext
 
     cells = read_grid(file, device)
-    place = ExecutionContext(out / "runs", data_dir, device, resume=resume)
-    _run_plans({cells[0].key.study: cells}, out, place, _ray_options(ray, cpus, gpus), dry_run, quiet)
+    context = ExecutionContext(out / "runs", data_dir, device, resume=resume)
+    _run_plans({cells[0].key.study: cells}, out, context, _ray_options(ray, cpus, gpus), dry_run, quiet)
 
 
 def report(
@@ -158,7 +159,7 @@ def _ray_options(address: str | None, cpus: int, gpus: float | None) -> Any:
     return None
 
 
-def _run_plans(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, ray: Any, dry_run: bool, quiet: bool) -> None:
+def _run_plans(plans: Mapping[str, Sequence[Any]], out: Path, context: Any, ray: Any, dry_run: bool, quiet: bool) -> None:
     """Print what each plan still needs. Unless `dry_run`, train it and print its tables."""
     from icecore.experiments import study
 
@@ -168,7 +169,7 @@ def _run_plans(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, ray: A
             if not cells:
                 print_text(f"{name}: No cell of this table matches the requested tasks and rows.")
                 continue
-            unfinished = study.unfinished_cells(cells, out, place.device, place.resume)
+            unfinished = study.unfinished_cells(cells, out, context.device, context.resume)
             print_text(_describe_plan(name, cells, unfinished))
             if dry_run:
                 if unfinished:
@@ -176,8 +177,8 @@ def _run_plans(plans: Mapping[str, Sequence[Any]], out: Path, place: Any, ray: A
                     stdout().print(_plan_table(cells, durations))
                 continue
             if unfinished and executor is None:
-                executor = stack.enter_context(_executor(place, ray, quiet))
-            _print_tables(study.run_study(cells, out / f"{name}.jsonl", place, typer.echo, executor))
+                executor = stack.enter_context(_executor(context, ray, quiet))
+            _print_tables(study.run_study(cells, out / f"{name}.jsonl", context, typer.echo, executor))
     if not dry_run:
         print_text(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
 
@@ -195,18 +196,18 @@ def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -
 
 
 @contextlib.contextmanager
-def _executor(place: Any, ray: Any, quiet: bool) -> Iterator[Any]:
+def _executor(context: Any, ray: Any, quiet: bool) -> Iterator[Any]:
     """What trains the packs: this process, with a display, or a cluster, with a line for each pack."""
     if ray is None:
         from icecore.experiments.executor import LocalExecutor
 
-        with training_displays(place.out, quiet) as displays:
-            yield LocalExecutor(replace(place, callbacks=displays))
+        with training_displays(context.out, quiet) as displays:
+            yield LocalExecutor(replace(context, callbacks=displays))
     else:
         from icecore.experiments.ray_executor import ray_executor
 
         log: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(typer.echo, err=True)
-        with ray_executor(place, ray, log) as executor:
+        with ray_executor(context, ray, log) as executor:
             yield executor
 
 
