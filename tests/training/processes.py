@@ -18,7 +18,7 @@ from icecore.training.distributed import join_processes
 
 def main(jobs: Path) -> None:
     torch.set_num_threads(1)
-    with join_processes() as world:
+    with join_processes(shard=True) as world:
         for job in json.loads(jobs.read_text()):
             configs = [RunConfig.from_json(text) for text in job["configs"]]
             out, job_world = Path(job["out"]), replace(world, shard=job["shard"])
@@ -27,6 +27,15 @@ def main(jobs: Path) -> None:
             if job["shard"]:
                 (out / f"local_numbers_{world.rank}.json").write_text(json.dumps(local_numbers(configs[0], context)))
             (out / f"summaries_{world.rank}.json").write_text(json.dumps(summaries))
+    # a thread that outlives its group may need Python while the interpreter ends, which aborts the process
+    if left := gloo_threads():
+        raise SystemExit(f"The process group is left, but its threads {left} run on.")
+
+
+def gloo_threads() -> list[str]:
+    """The names of this process's threads that belong to a process group; empty where the system does not tell."""
+    names = (path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+    return [name for name in names if "gloo" in name]
 
 
 def local_numbers(config: RunConfig, context: ExecutionContext) -> int:

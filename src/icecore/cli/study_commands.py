@@ -159,7 +159,9 @@ def _ray_options(address: str | None, cpus: int, gpus: float | None) -> Any:
     return None
 
 
-def _run_plans(plans: Mapping[str, Sequence[Any]], out: Path, context: Any, ray: Any, dry_run: bool, quiet: bool) -> None:
+def _run_plans(
+    plans: Mapping[str, Sequence[Any]], out: Path, context: Any, ray: Any, dry_run: bool, quiet: bool
+) -> None:
     """Print what each plan still needs. Unless `dry_run`, train it and print its tables."""
     from icecore.experiments import study
 

@@ -6,6 +6,7 @@ writes files and decides, and broadcasts the result, so a run may continue with 
 
 import contextlib
 import datetime
+import gc
 import os
 import time
 import uuid
@@ -17,6 +18,11 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the default process group as a default argument. If it is first imported while a group exists, as
+# torch._dynamo does, it keeps that group and its threads until the interpreter ends, which aborts the process if such
+# a thread then needs Python ("terminate called without an active exception").
+import torch.distributed.nn.functional
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
@@ -165,7 +171,18 @@ def join_processes(shard: bool = False) -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size(), local, shard)
     finally:
+        if shard:
+            _forget_sharded_bodies()
         dist.destroy_process_group()
+
+
+def _forget_sharded_bodies() -> None:
+    """Drop what keeps the mesh of a sharded body, and by it the process group: reference cycles and DTensor's caches."""
+    from torch.distributed.tensor import debug
+
+    gc.collect()
+    if clear := getattr(debug, "_clear_sharding_prop_cache", None):
+        clear()
 
 
 def agree_on_store_prefix(store: Store, rank: int, size: int) -> str:
