@@ -12,6 +12,7 @@ from icecore.core.version import __version__
 if TYPE_CHECKING:
     from icecore.api import fit, load_backbone, load_run, load_task, plan, predict, sweep, train
     from icecore.autofit.estimators import FPTClassifier, FPTRegressor
+    from icecore.core.errors import UserError
     from icecore.inference.engine import Engine
     from icecore.model.fpt import FPT
     from icecore.model.program import Program
@@ -25,6 +26,7 @@ __all__ = [
     "FPTClassifier",
     "FPTRegressor",
     "Program",
+    "UserError",
     "__version__",
     "fit",
     "load_backbone",
@@ -46,6 +48,7 @@ _MODULES = {
     "Engine": "icecore.inference.engine",
     "Program": "icecore.model.program",
     "DataSettings": "icecore.user_data.data_settings",
+    "UserError": "icecore.core.errors",
 }
 
 

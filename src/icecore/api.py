@@ -6,7 +6,7 @@ Import them from `icecore` itself: `icecore.train`, `icecore.fit` and so on. The
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from icecore.autofit import fit as fitting
 from icecore.autofit.fit_result import FitResult
@@ -156,6 +156,17 @@ def fit(
     data_plan = plan(data, y, data_settings=data_settings)
     extra = {"encoder": data_plan.encoder.to_json()}
     return fitting.fit(data_plan.task(), fit_settings, Path(out), extra, device)
+
+
+# a str is also a sequence of str, which only the first overload means
+@overload
+def predict(  # pyright: ignore[reportOverlappingOverload]
+    programs: PathName, data: Any, *, device: str = "auto"
+) -> Predictions: ...
+
+
+@overload
+def predict(programs: Sequence[PathName], data: Any, *, device: str = "auto") -> Mapping[Path, Predictions]: ...
 
 
 def predict(

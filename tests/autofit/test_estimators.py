@@ -288,7 +288,7 @@ def test_every_validation_is_a_line_when_verbose(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "table"}, "unknown kind 'table'.*array, auto, series"),
+        ({"kind": "table"}, "Unknown kind 'table'.*array, auto, series"),
         ({"validation_fraction": 0.0}, "val is 0, but validation rows are needed"),
         ({"validation_fraction": 1.5}, r"val: expected a share of the rows in \[0, 1\), found 1.5"),
         ({"patch": 0}, "patch: expected at least 1, found 0"),

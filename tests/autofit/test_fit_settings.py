@@ -51,7 +51,7 @@ def test_one_number_counts_as_a_list_of_one() -> None:
         ({"minutes": 0.0}, "minutes: expected more than 0, found 0"),
         ({"minutes": float("nan")}, "minutes: expected more than 0, found nan"),
         ({"minutes": "five"}, "minutes: expected a number, found 'five'"),
-        ({"precision": "fp23"}, "unknown precision 'fp23'.*fp32"),
+        ({"precision": "fp23"}, "Unknown precision 'fp23'.*fp32"),
         ({"controls": 1}, "controls: expected true or false, found 1"),
     ],
 )
@@ -61,5 +61,5 @@ def test_values_that_are_not_possible(options: dict[str, Any], message: str) -> 
 
 
 def test_an_unknown_option_gets_the_nearest_names() -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'minute'; did you mean 'minutes'"):
+    with pytest.raises(ConfigError, match=r"Unknown setting 'minute'\. Did you mean 'minutes'"):
         icecore.fit(np.zeros((20, 2)), np.arange(20) % 2, minute=3)

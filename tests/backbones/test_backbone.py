@@ -235,11 +235,11 @@ def test_lstm_matched_to_something_else_is_refused(like: str) -> None:
 
 @pytest.mark.parametrize("name", ["minlm", "gpt3", "lstm-stars", "minilm:gpt2"])
 def test_unknown_names_are_answered_with_near_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"unknown backbone '{name}'.*Known: .*gpt2.*org/model"):
+    with pytest.raises(ConfigError, match=f"Unknown backbone '{name}'.*Known: .*gpt2.*org/model"):
         build_backbone(BodyRequest(name))
 
 
 def test_near_names() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'minilm'"):
+    with pytest.raises(ConfigError, match="Did you mean 'minilm'"):
         build_backbone(BodyRequest("minlm"))
     assert {"minilm", "gpt2", "gpt2-xl", "t5-small", "lstm", "none"} <= set(BACKBONES)

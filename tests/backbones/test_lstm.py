@@ -303,7 +303,7 @@ def test_weights_that_do_not_exist(build: Callable[[BodyRequest], Backbone], wei
 
 
 def test_wrong_requests() -> None:
-    with pytest.raises(ConfigError, match="unknown option of lstm 'widht'; did you mean 'width'"):
+    with pytest.raises(ConfigError, match=r"Unknown option of lstm 'widht'\. Did you mean 'width'"):
         build_lstm(BodyRequest("lstm", "random", options={"widht": "8"}))
     with pytest.raises(ConfigError, match="lstm needs at least 1 layer, but 0 were requested"):
         build_lstm(BodyRequest("lstm", "random", layers=0, options=OPTIONS))

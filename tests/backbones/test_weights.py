@@ -312,7 +312,7 @@ def test_folders_that_are_no_body(bert: Path, tmp_path: Path) -> None:
             body_of(tmp_path / "empty")
     config = json.loads((bert / "config.json").read_text())
     (bert / "config.json").write_text(json.dumps(config | {"model_type": "distilbert"}))
-    with pytest.raises(ConfigError, match=r"unknown model type 'distilbert'; did you mean 'bert'.*Known: .*vit"):
+    with pytest.raises(ConfigError, match=r"Unknown model type 'distilbert'\. Did you mean 'bert'.*Known: .*vit"):
         body_of(bert)
     (bert / "config.json").write_text(json.dumps(config | {"model_type": "no_such_model"}))
     with pytest.raises(WeightsError, match=r"cannot be loaded as a body .*no_such_model"):

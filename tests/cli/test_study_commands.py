@@ -153,9 +153,9 @@ def test_without_ray_the_command_says_how_to_install_it(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["paper", "table99"], "unknown table 'table99'"),
-        (["paper", "table2", "--budget", "huge"], "unknown budget 'huge'"),
-        (["paper", "table2", "--only", "mnits"], "did you mean 'mnist'"),
+        (["paper", "table99"], "Unknown table 'table99'"),
+        (["paper", "table2", "--budget", "huge"], "Unknown budget 'huge'"),
+        (["paper", "table2", "--only", "mnits"], "Did you mean 'mnist'"),
         (["grid", "none.toml"], "none.toml is not a readable TOML file"),
         (["report", "nowhere"], "nowhere does not exist"),
         (["paper", "table2", "--only", "bit-xor", "--cpus", "2"], "--cpus and --gpus say what each pack gets"),

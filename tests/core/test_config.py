@@ -93,11 +93,11 @@ def test_committed_results_keep_their_ids() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_roles": ("nrom",)}, "unknown role 'nrom'; did you mean 'norm'?"),
+        ({"train_roles": ("nrom",)}, "Unknown role 'nrom'. Did you mean 'norm'?"),
         ({"train_roles": ()}, "train_roles: nothing would be trained. Name at least one role of input, output, norm"),
-        ({"protocol": "fare"}, "unknown protocol 'fare'; did you mean 'fair'?"),
-        ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'?"),
-        ({"precision": "bf61"}, "unknown precision 'bf61'; did you mean 'bf16'?"),
+        ({"protocol": "fare"}, "Unknown protocol 'fare'. Did you mean 'fair'?"),
+        ({"schedule": "cosin"}, "Unknown schedule 'cosin'. Did you mean 'cosine'?"),
+        ({"precision": "bf61"}, "Unknown precision 'bf61'. Did you mean 'bf16'?"),
         ({"steps": 0}, "steps: expected at least 1, found 0"),
         ({"batch_size": 0}, "batch_size: expected at least 1, found 0"),
         ({"eval_every": 0}, "eval_every: expected at least 1, found 0"),
@@ -134,7 +134,7 @@ def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
         ("{", "not a run configuration: "),
         ("[]", "not a run configuration: expected a JSON object"),
         ('{"task": "x"}', "The setting 'steps' is missing"),
-        ('{"stpes": 1}', "unknown setting 'stpes'; did you mean 'steps'?"),
+        ('{"stpes": 1}', "Unknown setting 'stpes'. Did you mean 'steps'?"),
         (json.dumps(BASE | {"steps": "many"}), "steps: expected a whole number, found 'many'"),
     ],
 )

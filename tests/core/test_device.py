@@ -39,7 +39,7 @@ def test_device(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, device: s
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cdua", "unknown device 'cdua'; did you mean 'cuda' or 'cpu'?"),
+        ("cdua", "Unknown device 'cdua'. Did you mean 'cuda' or 'cpu'?"),
         ("mps", "--device mps: this machine has no such device. Available: cuda, cpu."),
         (
             "cuda:2",
@@ -110,7 +110,7 @@ def test_cpus_with_vnni_multiply_8_bits_exactly() -> None:
 
 
 def test_unknown_precision() -> None:
-    with pytest.raises(ConfigError, match="unknown precision 'fp16'; did you mean 'bf16'"):
+    with pytest.raises(ConfigError, match=r"Unknown precision 'fp16'\. Did you mean 'bf16'"):
         runtime.select_runtime("cpu", "fp16")
 
 

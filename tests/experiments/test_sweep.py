@@ -80,14 +80,14 @@ def test_the_id_does_not_know_where_it_runs(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("bit-xr", {}, "unknown task 'bit-xr'; did you mean 'bit-xor'"),
-        ("bit-xor", {"protocol": "papr"}, "unknown protocol 'papr'; did you mean 'paper'?"),
-        ("bit-xor", {"batchsize": 3}, "unknown setting 'batchsize'; did you mean 'batch_size'"),
-        ("bit-xor", {"task_options": {"m": 3}}, "unknown option of bit-xor 'm'"),
+        ("bit-xr", {}, "Unknown task 'bit-xr'. Did you mean 'bit-xor'"),
+        ("bit-xor", {"protocol": "papr"}, "Unknown protocol 'papr'. Did you mean 'paper'?"),
+        ("bit-xor", {"batchsize": 3}, "Unknown setting 'batchsize'. Did you mean 'batch_size'"),
+        ("bit-xor", {"task_options": {"m": 3}}, "Unknown option of bit-xor 'm'"),
         ("bit-xor", {"task_options": {"n": "x"}}, "option n of bit-xor: expected int, found 'x'"),
-        ("bit-xor", {"train_roles": ("positon",)}, "unknown role 'positon'; did you mean 'position'?"),
-        ("bit-xor", {"precision": "fp8"}, "unknown precision 'fp8'"),
-        ("bit-xor", {"device": "gpu"}, "unknown device 'gpu'"),
+        ("bit-xor", {"train_roles": ("positon",)}, "Unknown role 'positon'. Did you mean 'position'?"),
+        ("bit-xor", {"precision": "fp8"}, "Unknown precision 'fp8'"),
+        ("bit-xor", {"device": "gpu"}, "Unknown device 'gpu'"),
     ],
 )
 def test_unknown_names_come_with_the_nearest(name: str, settings: dict[str, Any], message: str) -> None:

@@ -96,10 +96,10 @@ def test_columns_rows_and_the_body_can_be_selected(bodies: Mapping[str, str]) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"budget": "cpus"}, "unknown budget 'cpus'; did you mean 'cpu'"),
-        ({"protocol": "unfair"}, "unknown protocol 'unfair'"),
-        ({"only": ("mnits",)}, "unknown task 'mnits'; did you mean 'mnist'"),
-        ({"rows": ("radnom",)}, "unknown row of table2 'radnom'; did you mean 'random'"),
+        ({"budget": "cpus"}, "Unknown budget 'cpus'. Did you mean 'cpu'"),
+        ({"protocol": "unfair"}, "Unknown protocol 'unfair'"),
+        ({"only": ("mnits",)}, "Unknown task 'mnits'. Did you mean 'mnist'"),
+        ({"rows": ("radnom",)}, "Unknown row of table2 'radnom'. Did you mean 'random'"),
     ],
 )
 def test_unknown_names_get_suggestions(settings: dict[str, Any], message: str) -> None:
@@ -108,7 +108,7 @@ def test_unknown_names_get_suggestions(settings: dict[str, Any], message: str) -
 
 
 def test_studies_are_selected_by_name() -> None:
-    with pytest.raises(ConfigError, match="unknown table 'tabel2'; did you mean 'table2'"):
+    with pytest.raises(ConfigError, match=r"Unknown table 'tabel2'\. Did you mean 'table2'"):
         select_studies(["table2", "tabel2"])
     assert select_studies(["table3", "table2", "table3"]) == ["table3", "table2"]
     assert select_studies(["all"]) == list(STUDIES)

@@ -134,7 +134,7 @@ def test_a_packed_batch_has_the_dtypes_of_the_contract():
 @pytest.mark.parametrize(
     ("build", "options", "message"),
     [
-        (build_bit_xor, {"m": 3}, "unknown option of bit-xor 'm'"),
+        (build_bit_xor, {"m": 3}, "Unknown option of bit-xor 'm'"),
         (build_bit_xor, {"n": 0}, "option n of bit-xor: expected at least 1, found 0"),
         (build_bit_xor, {"n": "five"}, "option n of bit-xor: expected int, found 'five'"),
         (build_bit_memory, {"strings": 0}, "option strings of bit-memory: expected at least 1"),

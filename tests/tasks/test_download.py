@@ -323,7 +323,7 @@ def test_an_archive_of_another_kind_is_neither_kept_nor_pinned(site: Site, tmp_p
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"unknown data set 'mnits'; did you mean 'mnist'\? Known: cifar10, listops"):
+    with pytest.raises(ConfigError, match=r"Unknown data set 'mnits'\. Did you mean 'mnist'\? Known: cifar10, listops"):
         get("mnits")
 
 

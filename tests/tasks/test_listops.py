@@ -166,7 +166,7 @@ def test_the_default_bounds_are_the_default_task(drawn, cache):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trian": 5}, "unknown option of listops 'trian'; did you mean 'train'"),
+        ({"trian": 5}, "Unknown option of listops 'trian'. Did you mean 'train'"),
         ({"val": 0}, "option val of listops: expected at least 1, found 0"),
         ({"length": "long"}, "option length of listops: expected int, found 'long'"),
         ({"shortest": 0}, "option shortest of listops: expected at least 1, found 0"),

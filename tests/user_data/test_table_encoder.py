@@ -144,7 +144,7 @@ def test_one_column_of_sequences(tmp_path: Path):
     named = plan(path, DataSettings(column="dna"))
     assert named.sha256() == data_plan.sha256()
     assert len(encode(data_plan.encoder, write_csv(tmp_path / "new.csv", [["dna"], ["ACGT"], ["NNN"]]))) == 2
-    with pytest.raises(ConfigError, match="unknown sequence column 'rna'; did you mean 'dna'"):
+    with pytest.raises(ConfigError, match=r"Unknown sequence column 'rna'\. Did you mean 'dna'"):
         plan(path, DataSettings(column="rna"))
 
 
@@ -155,7 +155,7 @@ def test_of_several_usual_names_the_most_likely_is_the_target(tmp_path: Path):
 
 def test_errors_of_unknown_columns(tmp_path: Path):
     path = write_csv(tmp_path / "people.csv", people())
-    with pytest.raises(UserError, match="unknown target column 'tal'; did you mean 'tall'"):
+    with pytest.raises(UserError, match=r"Unknown target column 'tal'\. Did you mean 'tall'"):
         plan(path, DataSettings(target=("tal",)))
-    with pytest.raises(UserError, match="unknown column 'hight'; did you mean 'height'"):
+    with pytest.raises(UserError, match=r"Unknown column 'hight'\. Did you mean 'height'"):
         plan(path, DataSettings(drop=("hight",)))

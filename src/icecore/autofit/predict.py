@@ -44,6 +44,9 @@ class Predictions:
     notes: Sequence[tuple[str, str]] = ()
     spreads: Mapping[str, float] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.names)
+
     def to_csv(self) -> str:
         """A table with a header and one line for each row."""
         text = io.StringIO()

@@ -35,9 +35,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in a table; it suggests the nearest known names.
 
     >>> str(unknown_name("task", "mnits", ["mnist", "listops"]))
-    "unknown task 'mnits'; did you mean 'mnist'? Known: listops, mnist"
+    "Unknown task 'mnits'. Did you mean 'mnist'? Known: listops, mnist."
     """
     names = sorted(known)
     similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, similar))}?" if similar else "."
-    return ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+    hint = f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+    return ConfigError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Program:
     versions: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write the program, atomically. Raises StorageError."""
         header = {
             "format": FORMAT,
@@ -54,10 +55,10 @@ class Program:
             "sha256": {name: _checksum(tensor) for name, tensor in self.tensors.items()},
         }
         text = json.dumps(header)
-        write_tensors(path, self.tensors, {"icecore": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+        write_tensors(Path(path), self.tensors, {"icecore": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
 
     @classmethod
-    def load(cls, path: Path) -> "Program":
+    def load(cls, path: str | PathLike[str]) -> "Program":
         """Read a program and check every tensor. Raises DataError that names the file and the damaged part."""
         try:
             with safe_open(path, "pt") as file:
@@ -97,7 +98,7 @@ class Program:
         except (ConfigError, KeyError, TypeError) as error:
             made = header.get("versions", {}).get("icecore", "unknown")
             raise DataError(
-                f"{path} was written by icecore {made} and cannot be read here ({error}). Upgrade icecore."
+                f"{path} was written by icecore {made} and cannot be read here. Upgrade icecore. {error}"
             ) from error
 
 

@@ -177,7 +177,7 @@ def join_processes(shard: bool = False) -> Iterator[World]:
 
 
 def _forget_sharded_bodies() -> None:
-    """Drop what keeps the mesh of a sharded body, and by it the process group: reference cycles and DTensor's caches."""
+    """Drop the reference cycles and DTensor caches that keep a sharded body's mesh, and with it the process group."""
     from torch.distributed.tensor import debug
 
     gc.collect()
