@@ -338,7 +338,7 @@ def test_a_fit_builds_and_fingerprints_each_body_once(
     monkeypatch.setattr(backbone, "fingerprint", fingerprint)
     monkeypatch.setattr(time_budget, "MIN_STEP_LIMIT", 20)
     monkeypatch.setattr(time_budget, "MAX_EPOCHS", 1)
-    settings = FitSettings(backbone=bodies["bert"], minutes=0.05)
+    settings = FitSettings(backbone=bodies["bert"], minutes=0.05, precision="fp32")
     fit_arrays(tmp_path / "alone", settings)
     assert built == [(bodies["bert"], "pretrained")]
     assert len(hashed) == 1

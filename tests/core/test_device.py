@@ -64,14 +64,41 @@ def test_auto_is_bf16_if_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch, fa
 
 
 @pytest.mark.parametrize(
-    ("bf16", "int8", "expected"), [(True, True, "bf16"), (False, True, "int8"), (False, False, "fp32")]
+    ("amx", "bf16", "int8", "expected"),
+    [
+        (True, True, True, "bf16"),
+        (False, True, True, "int8"),
+        (False, True, False, "bf16"),
+        (False, False, True, "int8"),
+        (False, False, False, "fp32"),
+    ],
 )
-def test_fast_is_8_bits_if_the_hardware_has_no_bf16(
-    monkeypatch: pytest.MonkeyPatch, bf16: bool, int8: bool, expected: str
+def test_fast_is_8_bits_if_the_hardware_has_them_but_no_amx(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, bf16: bool, int8: bool, expected: str
 ) -> None:
     pretend(monkeypatch, bf16=bf16)
+    monkeypatch.setattr(runtime, "has_amx", lambda: amx)
     monkeypatch.setattr(runtime, "has_fast_int8", lambda device: int8)
     assert runtime.select_runtime("cpu", "fast").precision == expected
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "amx", "expected"),
+    [
+        ({"avx512_f": True, "avx512_vnni": True}, False, False),
+        ({"avx512_f": True, "avx512_bf16": True}, False, True),
+        ({"neon": True, "bf16": True}, False, True),
+        ({"neon": True, "bf16": False}, False, False),
+        ({"avx512_bf16": False}, True, True),
+    ],
+    ids=["AVX-512", "AVX512_BF16", "Arm BF16", "Arm", "AMX"],
+)
+def test_cpus_that_multiply_bf16_fast(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], amx: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert runtime.has_fast_bf16(CPU) == expected
 
 
 def test_int8_is_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,9 @@ from icecore.core.version import __version__
 INTERRUPTED = 130
 #: values of --ray; any other word after it is the next argument
 RAY_ADDRESS = re.compile(r"local|auto|\w+://\S+|\S+:\d+")
+#: iterations that a thread of libgomp spins while it waits for the others. More makes two processes on the same cores
+#: several times slower, and none at all (a passive wait) makes one process slower (docs/performance.md).
+SPIN_COUNT = "1000"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 # Headings of the list of commands.
@@ -66,6 +69,7 @@ data.command(name="list")(list_commands.data_list)
 
 def main() -> None:
     """Entry point: run a command. A UserError ends it with one message and exit code 2."""
+    limit_spinning()
     try:
         app(insert_ray_address(sys.argv[1:]), prog_name="icecore")
     except UserError as error:
@@ -75,6 +79,15 @@ def main() -> None:
         if ended.code == INTERRUPTED:
             stderr().print("Interrupted. The same command continues from the last saved state.")
         raise
+
+
+def limit_spinning() -> None:
+    """Let waiting threads give way to other processes soon. Takes effect only before torch is imported.
+
+    A user's own setting of either variable wins.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def insert_ray_address(words: Sequence[str]) -> list[str]:

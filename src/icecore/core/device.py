@@ -73,19 +73,27 @@ class Runtime:
 def select_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     """The runtime for the device and precision that a user names.
 
-    "auto" is bf16 if the hardware multiplies it, else fp32. "fast" is bf16 too, else int8 if the CPU has instructions
-    for it, else fp32. Raises ConfigError for a device that does not exist here, and for a precision that it lacks.
+    "auto" is bf16 if the hardware multiplies it, else fp32. "fast" is int8 on CPUs that have instructions for it but no
+    AMX, and otherwise the same as "auto". Raises ConfigError for a device that does not exist here, and for a
+    precision that it lacks.
     """
     selected = _select_device(device)
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(selected) else "fp32"
     elif precision == "fast":
-        precision = "bf16" if has_fast_bf16(selected) else "int8" if has_fast_int8(selected) else "fp32"
+        precision = _fastest_precision(selected)
     if precision not in ("fp32", "bf16", "int8"):
         raise unknown_name("precision", precision, ("auto", "fast", "fp32", "bf16", "int8"))
     if precision == "int8":
         check_int8(selected)
     return Runtime(selected, precision)
+
+
+def _fastest_precision(device: torch.device) -> str:
+    """The precision whose products are the fastest on `device`."""
+    if has_fast_int8(device) and not has_amx():
+        return "int8"
+    return "bf16" if has_fast_bf16(device) else "fp32"
 
 
 def _select_device(name: str) -> torch.device:
@@ -156,16 +164,27 @@ def package_versions() -> dict[str, str]:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 matrices in hardware, faster than fp32 (CPUs with AMX, GPUs since Ampere).
+    """Whether `device` multiplies bf16 matrices in hardware, faster than fp32.
 
-    bf16 gives right results on other devices as well, but slowly.
+    GPUs since Ampere do, and CPUs with AMX, AVX512_BF16 (twice as fast as fp32 on Zen 4) or the BF16 instructions of
+    Arm. bf16 gives right results on other devices as well, but slowly. Instruction sets decide, not a measurement,
+    because the precision is part of a run's id: a noisy measurement would start an interrupted run again.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        check = getattr(torch.cpu, "_is_amx_tile_supported", None)
-        return bool(check()) if check is not None else False
-    return False
+    return device.type == "cpu" and (has_amx() or _has_instructions("avx512_bf16") or _has_instructions("bf16"))
+
+
+def has_amx() -> bool:
+    """Whether this machine's CPU has AMX, which multiplies bf16 matrices faster than VNNI multiplies 8-bit integers."""
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return check is not None and bool(check())
+
+
+def _has_instructions(name: str) -> bool:
+    """Whether the CPU has an instruction set, by the name that torch gives it; False if torch does not tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get(name, False))
 
 
 def has_fast_int8(device: torch.device) -> bool:
