@@ -319,6 +319,21 @@ def test_folders_that_are_no_body(bert: Path, tmp_path: Path) -> None:
         body_of(bert)
 
 
+def test_code_that_comes_with_a_model_never_runs(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "the code ran"
+    code = (
+        "from transformers import PretrainedConfig\n\nopen({!r}, 'w')\n\n\nclass Config(PretrainedConfig):\n    pass\n"
+    )
+    (bert / "foreign.py").write_text(code.format(str(marker)))
+    config = json.loads((bert / "config.json").read_text())
+    foreign = config | {"model_type": "no_such_model", "auto_map": {"AutoConfig": "foreign.Config"}}
+    (bert / "config.json").write_text(json.dumps(foreign))
+    monkeypatch.setattr("builtins.input", lambda *words: "y")
+    with pytest.raises(WeightsError, match="cannot be loaded as a body"):
+        body_of(bert)
+    assert not marker.exists()
+
+
 def cut_short(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

@@ -119,7 +119,8 @@ def test_mistakes_end_with_one_message(run: Run, tmp_path: Path, monkeypatch, wo
 
 
 def test_missing_data_names_the_command_and_the_files(run: Run, body: Path, tmp_path: Path):
-    ended = run("train", "mnist", "--backbone", body, "--data-dir", tmp_path / "none", "--out", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    ended = run("train", "mnist", "--backbone", body, "--data-dir", tmp_path / "empty", "--out", tmp_path / "out")
     assert ended.code == 2
     assert "icecore data get mnist" in ended.err
     assert "train-images-idx3-ubyte" in ended.err

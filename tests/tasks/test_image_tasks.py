@@ -350,6 +350,14 @@ def test_val_without_room_is_refused(tmp_path: Path, val: int):
         build_cifar10(request(tmp_path, val=val))
 
 
+def test_a_data_folder_that_does_not_exist_is_never_replaced_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ICECORE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"--data-dir .*absent: there is no such folder"):
+        build_mnist(request(tmp_path / "absent"))
+
+
 def test_unknown_options_are_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"Unknown option of mnist 'vall'\. Did you mean 'val'"):
         build_mnist(request(tmp_path, vall=3))

@@ -30,7 +30,7 @@ def converted(path: Path) -> tuple[str, str | None]:
                 folder.parent.mkdir(parents=True, exist_ok=True)
         except StorageError:
             return place, file
-        config = transformers.AutoConfig.from_pretrained(place, gguf_file=file)
+        config = transformers.AutoConfig.from_pretrained(place, gguf_file=file, trust_remote_code=False)
         model, report = huggingface.model_class(huggingface.family_of(config)).from_pretrained(
             place, config=config, gguf_file=file, dtype=torch.float32, output_loading_info=True
         )

@@ -241,7 +241,8 @@ def _read_config(name: str, place: str, file: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place, **_access(place, file, ["config.json"]))
+        # never run code that comes with a model; without the argument, the library asks the user on the terminal
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, **_access(place, file, ["config.json"]))
     except Exception as error:
         raise _load_error(name, place, error) from error
 
