@@ -278,7 +278,10 @@ def test_another_body_is_no_start(config: Callable[..., RunConfig], tmp_path: Pa
     ("change", "message"),
     [
         ({"format": 2}, "program format 2, but this version reads 1"),
-        ({"spec": {"kind": "discrete", "colour": 3}}, r"written by icecore 0 and cannot be read here.*colour"),
+        (
+            {"spec": {"kind": "discrete", "colour": 3}},
+            r"written by icecore 0 and cannot be read here\. Upgrade icecore\. .*colour",
+        ),
         (
             {"config": {"task": "x", "velocity": 1}},
             "written by icecore 0 and cannot be read here. Upgrade icecore. Unknown setting 'velocity'",

@@ -17,10 +17,10 @@ FETCH_AGAIN = "Fetch or copy it again."
 
 def data_roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
     """The folders to search for data, most specific first. Raises DataError if `data_dir` is not a folder."""
-    if data_dir and not Path(data_dir).expanduser().is_dir():
+    roots = [Path(folder).expanduser() for folder in (data_dir, os.environ.get("ICECORE_DATA")) if folder]
+    if data_dir and not roots[0].is_dir():
         raise DataError(f"--data-dir {data_dir}: there is no such folder.")
-    folders = [data_dir, os.environ.get("ICECORE_DATA")]
-    return [Path(folder).expanduser() for folder in folders if folder] + [cache_dir()]
+    return [*roots, cache_dir()]
 
 
 def find_first(roots: Iterable[Path], candidates: Sequence[str]) -> Path | None:
