@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, T5Config
+from transformers import LlamaConfig, LlamaModel, T5Config
 
 from icecore.backbones import Backbone, BodyRequest, Role, build_backbone
 from icecore.core.config import FPT_ROLES, ROLES, SINGLE_ROLES
@@ -274,3 +274,53 @@ def test_parameter_counts_are_the_papers() -> None:
     assert trained - (48 - 16) * 768 - 2 * 768 - 10 == 106_752
     # a block's attention (4 d^2 + 4 d) and feed-forward part (8 d^2 + 5 d)
     assert frozen == 12 * (12 * 768**2 + 9 * 768)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Body:
+    """Builds a tiny body without a position table: `llama(weights="random")`."""
+    config = LlamaConfig(hidden_size=16, num_hidden_layers=2, intermediate_size=32, num_attention_heads=2)
+    config.vocab_size, config.initializer_range = 50, 0.05
+    LlamaModel(config).save_pretrained(tmp_path)
+    return lambda **request: build_backbone(BodyRequest(str(tmp_path), **request))
+
+
+def test_positions_start_at_the_spread_of_the_bodys_own_embeddings(body: Body, llama: Body) -> None:
+    rotary = llama()
+    rotary.embedding_spread = 0.25
+    model = FPT(BitXor(64).spec, rotary, SEEDS, ModelSettings(position_start=2.0))
+    assert model.positions is not None
+    assert float(model.positions.detach().std()) == pytest.approx(0.5, rel=0.05)
+    assert model.scales()["positions"] == 0.5
+    # a body's own table stays as it is
+    table = FPT(BitXor(3).spec, bert := body("bert"), SEEDS, ModelSettings(position_start=2.0)).positions
+    assert table is not None
+    assert bert.position_table is not None
+    assert torch.equal(table[1], bert.position_table[: table.shape[1]])
+
+
+def test_the_spread_is_that_of_the_token_embeddings(llama: Body, tmp_path: Path) -> None:
+    spread = float(LlamaModel.from_pretrained(tmp_path).get_input_embeddings().weight.detach().std())
+    assert llama().embedding_spread == pytest.approx(spread)
+    assert llama(weights="statistics").embedding_spread == pytest.approx(spread)
+    assert llama(weights="random").embedding_spread == 0.05
+
+
+def test_scales_are_the_sizes_of_the_bodys_own_tensors(body: Body) -> None:
+    bert = body("bert")
+    (name, norm), (zero_name, zero), *_ = bert.norms().items()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([3.0, 4.0]).repeat(len(norm.weight) // 2))
+        zero.weight.zero_()
+    scales = build(bert, BitXor(3), SEEDS).scales()
+    assert scales[f"body.{name}.weight"] == scales[f"body.{name}.bias"] == pytest.approx(12.5**0.5)
+    assert scales[f"body.{zero_name}.weight"] == 1.0
+    assert bert.position_table is not None
+    assert scales["positions"] == pytest.approx(float(bert.position_table.square().mean().sqrt()))
+    assert not [name for name in scales if name.startswith(("input", "output"))]
+
+
+def test_scales_of_trained_body_weights(body: Body) -> None:
+    model = FPT(BitXor(3).spec, body("bert"), [0], ModelSettings(train_roles=ROLES))
+    assert set(model.scales()) == {name for name in model.trained() if not name.startswith(("input", "output"))}
+    assert min(model.scales().values()) > 0

@@ -111,13 +111,13 @@ def sweep(config: Configure, **changes: Any) -> list[RunConfig]:
 # --- packed equals alone -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.1}, {"lr_scale": "relative", "averaging": 0.2}])
 @pytest.mark.parametrize("name", ["bit-xor", "ragged"])
 def test_packed_equals_alone(
-    config: Configure, body: Body, tmp_path: Path, ragged: StoredTask, name: str, dropout: float
+    config: Configure, body: Body, tmp_path: Path, ragged: StoredTask, name: str, changes: dict[str, Any]
 ) -> None:
     task = ragged if name == "ragged" else BitXor(2)
-    configs = sweep(config, task=name, dropout=dropout, task_options={})
+    configs = sweep(config, task=name, task_options={}, **changes)
     together = Recorder()
     trained(configs, tmp_path / "pack", body(), task, callbacks=[together])
     for each in configs:
@@ -376,7 +376,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "stopping": {"patience": 1, "stop_at": 0.9, "dropout": 0.1, "steps": 20},
+    "stopping": {"patience": 1, "stop_at": 0.9, "dropout": 0.1, "steps": 20, "lr_scale": "relative", "averaging": 0.2},
 }
 
 

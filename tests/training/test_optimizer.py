@@ -1,6 +1,7 @@
 """PackedAdam is torch.optim.Adam with clipping, run by run; a run that breaks harms no other."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +21,10 @@ def cached(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(optim, "CACHED", request.param)
 
 
-def packed(clip: float = 1.0) -> tuple[dict[str, nn.Parameter], PackedAdam]:
+def packed(clip: float = 1.0, **options: Any) -> tuple[dict[str, nn.Parameter], PackedAdam]:
     generator = torch.Generator().manual_seed(0)
     parameters = {n: nn.Parameter(torch.randn(R, *s, generator=generator)) for n, s in SHAPES.items()}
-    return parameters, PackedAdam(parameters, R, clip, lambda name: True)
+    return parameters, PackedAdam(parameters, R, clip, lambda name: True, **options)
 
 
 def gradients(step: int) -> dict[str, Tensor]:
@@ -118,3 +119,39 @@ def test_parameters_without_run_axis_belong_to_the_single_run() -> None:
     assert adam.values.shape == (1, 7)
     # Adam's first step is the learning rate against the sign of the gradient
     torch.testing.assert_close(parameters["body"].detach(), torch.full((2, 2), 0.9))
+
+
+def test_a_scaled_parameter_is_trained_as_its_scale_times_a_number() -> None:
+    """An independent oracle: Adam on the number, which sees the gradient times the scale, also in clipping."""
+    scales, factors = {"a": 0.01, "b": 30.0}, {"b": 0.5}
+    parameters, adam = packed(scales=scales, factors=factors)
+    units = {n: nn.Parameter(p.detach() / scales.get(n, 1.0)) for n, p in parameters.items()}
+    plain = PackedAdam(units, R, 1.0, lambda name: True, factors)
+    for step in range(5):
+        apply(parameters, adam, step)
+        for name, grad in gradients(step).items():
+            units[name].grad = grad * scales.get(name, 1.0)
+        plain.step(step, LR, plain.gradients())
+    for name, unit in units.items():
+        torch.testing.assert_close(parameters[name], unit * scales.get(name, 1.0), rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_follows_the_values_over_a_share_of_the_steps() -> None:
+    parameters, adam = packed(averaging=0.5)
+    expected = adam.values.clone()
+    for step in range(6):
+        apply(parameters, adam, step)
+        expected += (adam.values - expected) * min(1.0, 2 / (step + 1))
+    torch.testing.assert_close(adam.best_guess, expected)
+    values = parameters["a"].detach().clone()
+    with adam.averaged():
+        assert torch.equal(parameters["a"].reshape(R, -1), adam.best_guess[:, :10])
+    assert torch.equal(parameters["a"], values)
+
+
+def test_without_averaging_the_values_are_scored() -> None:
+    parameters, adam = packed()
+    apply(parameters, adam, 0)
+    with adam.averaged():
+        assert torch.equal(parameters["a"].reshape(R, -1), adam.values[:, :10])
+    assert adam.best_guess is adam.values

@@ -86,6 +86,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.info = info
         self.position_table: Tensor | None = None
+        #: standard deviation of the body's token embeddings, which it has no other use for
+        self.embedding_spread: float = 0.02
         #: precision of the frozen weights: "fp32", or what `round_weights` made of them
         self.precision = "fp32"
         self._norms: dict[str, RunNorm] = {}

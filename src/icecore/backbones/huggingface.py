@@ -70,6 +70,7 @@ class HuggingFaceBackbone(Backbone):
         super().__init__(info)
         self.family = family
         self.config: Any = model.config
+        self.embedding_spread = _embedding_spread(model)
         if family.positions is not None:
             self.position_table = _take_positions(model, family)
         for name in family.remove:
@@ -342,6 +343,14 @@ def prepare_config(config: Any, layers: int | None) -> Any:
 def build(config: Any, name: str, weights: str, source: str, model: nn.Module) -> HuggingFaceBackbone:
     """The body around a loaded or freshly made transformers `model`."""
     return HuggingFaceBackbone(describe(config, name, weights, source), model, family_of(config))
+
+
+def _embedding_spread(model: nn.Module) -> float:
+    """Standard deviation of the token embeddings: of their rows, or of fresh ones where there are next to none."""
+    table = next((m.weight for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    spread = 0.0 if table is None or len(table) < 16 else float(table.detach().float().std())
+    fresh = getattr(model.config, "initializer_range", None)
+    return spread or (fresh if isinstance(fresh, float) else 0.02)
 
 
 def _take_positions(model: nn.Module, family: Family) -> Tensor:

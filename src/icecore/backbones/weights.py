@@ -269,6 +269,7 @@ def match_statistics(body: Backbone, model: Backbone, seed: int = 0) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     targets = model.tensors()
+    body.embedding_spread = model.embedding_spread
     for name, tensor in body.tensors().items():
         target = targets[name].float()
         start = tensor.float()

@@ -23,10 +23,11 @@ SINGLE_ROLES = frozenset({"attention", "feedforward", "embedding", "other"})
 #: what the paper trains (Section 2)
 FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
 SCHEDULES = ("constant", "cosine")
+LR_SCALES = ("absolute", "relative")
 PRECISIONS = ("fp32", "bf16", "int8")
 #: Settings that were added after the first results. They are left out of the JSON while they are None, so that
 #: older runs keep their ids.
-OMITTED_IF_NONE = frozenset({"start"})
+OMITTED_IF_NONE = frozenset({"start", "lr_scale", "averaging", "position_start"})
 MAX_SEED = 2**63 - 1
 
 
@@ -172,6 +173,22 @@ class RunConfig:
         group=TRAINING,
         default_note=FROM_PROTOCOL,
     )
+    lr_scale: str | None = setting(
+        None,
+        help="Whether a step of a pretrained tensor (norms, positions, trained weights of the body) is relative to the "
+        "size of the tensor's numbers: absolute or relative.",
+        check=one_of("lr_scale", LR_SCALES),
+        group=TRAINING,
+        default_note=FROM_PROTOCOL,
+    )
+    averaging: float | None = setting(
+        None,
+        help="Score and keep the average of the trained numbers over about this share of the steps so far, for "
+        "example 0.15.",
+        check=must(lambda share: 0 < share <= 1, "a share of the steps in (0, 1]"),
+        group=TRAINING,
+        default_note=FROM_PROTOCOL,
+    )
     warmup: float = setting(
         0.05,
         help="Share of the steps over which the learning rate rises linearly.",
@@ -226,6 +243,14 @@ class RunConfig:
         check=must(math.isfinite, "a finite number"),
         group=VALIDATION,
         default_note="never",
+    )
+    position_start: float | None = setting(
+        None,
+        help="Spread of the positions at the start, relative to that of the body's token embeddings, for bodies "
+        "without a position table.",
+        check=_is_positive,
+        group=BODY,
+        default_note=FROM_PROTOCOL,
     )
     start: str | None = setting(
         None,

@@ -166,6 +166,24 @@ class FPT(nn.Module):
         """The part of `program` that has gradients."""
         return {name: p for name, p in self.program().items() if p.requires_grad}
 
+    def scales(self) -> dict[str, float]:
+        """The size of the numbers of each trained tensor that starts from the body's: their root mean square there.
+
+        That of a bias is its norm's or its matrix's, since biases start near zero, also where they do not stay there.
+        Positions that the body does not have start from ours, at a size of their own. Input and output layers have
+        scale 1 and are not listed.
+        """
+        starts = dict(self.backbone.named_parameters())
+        scales: dict[str, float] = {}
+        for name in self.trained():
+            part, _, rest = name.partition(".")
+            if part == "body":
+                scales[name] = _size(starts.get(rest.removesuffix("bias") + "weight", starts[rest]))
+            elif part == "positions":
+                table = self.backbone.position_table
+                scales[name] = self._position_spread() if table is None else _size(table)
+        return scales
+
     def role_of(self, name: str) -> str:
         """Role of the program tensor `name`."""
         part, _, rest = name.partition(".")
@@ -225,16 +243,23 @@ class FPT(nn.Module):
         """(R, T, D): the pretrained rows, repeated from the start where the table is shorter than T.
 
         Repeating is Longformer's rule (Beltagy et al. 2020, Section 5): it keeps local order. Families without
-        absolute positions start at N(0, 0.02), as GPT-2's and BERT's do before pretraining. Not at zero: an input
-        of zeros (an empty patch) would then stay zero through a body without biases, and each of its RMS norms
-        multiplies the gradient there by 1 / sqrt(eps), which overflows after a dozen layers.
+        absolute positions start at N(0, s). s is `position_start` times the spread of the body's token embeddings, so
+        that tokens differ by as much as the body is used to; without the setting it is 0.02, as GPT-2's and BERT's are
+        before pretraining. Not at zero: an input of zeros (an empty patch) would then stay zero through a body without
+        biases, and each of its RMS norms multiplies the gradient there by 1 / sqrt(eps), which overflows after a dozen
+        layers.
         """
         T, D = self.spec.length, self.backbone.info.width
         table = self.backbone.position_table
         if table is not None:
             rows = torch.arange(T) % len(table)
             return table[rows].float().expand(len(generators), T, D).clone()
-        return torch.stack([torch.randn(T, D, generator=g) * 0.02 for g in generators])
+        return torch.stack([torch.randn(T, D, generator=g) * self._position_spread() for g in generators])
+
+    def _position_spread(self) -> float:
+        """Standard deviation of the positions at the start, for a body without a position table."""
+        start = self.settings.position_start
+        return 0.02 if start is None else start * self.backbone.embedding_spread
 
     def _set_trained(self, trained: set[str]) -> None:
         self.input.requires_grad_(INPUT in trained)
@@ -244,3 +269,8 @@ class FPT(nn.Module):
             self.positions.requires_grad_("position" in trained)
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(self.body_roles[name] in trained & SINGLE_ROLES)
+
+
+def _size(tensor: Tensor) -> float:
+    """Root mean square of a tensor's numbers, or 1 if they are all zero."""
+    return float(tensor.detach().float().square().mean().sqrt()) or 1.0

@@ -13,14 +13,19 @@ class ModelSettings:
     input_hidden   hidden widths of the input layer; none for the paper's linear one
     output_hidden  hidden widths of the output layer
     dropout        rate of every dropout in the body while training
+    position_start  spread of the positions at the start, for bodies without a table, relative to that of the body's
+                    token embeddings; None for a standard deviation of 0.02
     """
 
     train_roles: tuple[str, ...] = FPT_ROLES
     input_hidden: tuple[int, ...] = ()
     output_hidden: tuple[int, ...] = ()
     dropout: float = 0.0
+    position_start: float | None = None
 
 
 def model_settings(config: RunConfig) -> ModelSettings:
     """The part of a run's configuration that shapes its model."""
-    return ModelSettings(config.train_roles, config.input_hidden, config.output_hidden, config.dropout)
+    return ModelSettings(
+        config.train_roles, config.input_hidden, config.output_hidden, config.dropout, config.position_start
+    )

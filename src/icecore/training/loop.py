@@ -109,7 +109,15 @@ class Pack:
         # measured with all runs at the start, because a resumed pack must be split as before
         measured = self.features is None and not context.micro_batch
         self.tokens_per_pass = tokens_per_pass(model, task) if measured else None
-        self.adam = PackedAdam(model.trained(), len(configs), config.clip, model.has_run_axis, factors)
+        self.adam = PackedAdam(
+            model.trained(),
+            len(configs),
+            config.clip,
+            model.has_run_axis,
+            factors,
+            scales=model.scales() if config.lr_scale == "relative" else None,
+            averaging=config.averaging,
+        )
         self.step = 0
         self.clock = time.perf_counter()
         self.saved = self.clock
@@ -205,14 +213,15 @@ class Pack:
     def validate(self) -> None:
         """Score the active runs, keep the best state of each, and decide which ones stop."""
         config = self.config
-        metrics = self._score(self._choice_split(), config.eval_examples)
+        with self.adam.averaged():
+            metrics = self._score(self._choice_split(), config.eval_examples)
         for row, (member, metric) in enumerate(zip(self.active, metrics, strict=True)):
             progress = member.progress
             if progress.stopped:
                 continue
             if progress.best_metric is None or metric > progress.best_metric:
                 progress.best_metric, progress.best_step, progress.stale = metric, self.step, 0
-                member.best = self.adam.values[row].clone()
+                member.best = self.adam.best_guess[row].clone()
             else:
                 progress.stale += 1
             member.folder.log([{"event": "validation", "step": self.step, "metric": metric}])
@@ -227,7 +236,7 @@ class Pack:
         """Write a state of every active run; older states are deleted once all runs have the new one."""
         self._count_seconds(self.active)
         for row, member in enumerate(self.active):
-            tensors = {name: getattr(self.adam, name)[row] for name in ("values", "first", "second", "alive")}
+            tensors = {name: getattr(self.adam, name)[row] for name in self.adam.state_names}
             if member.best is not None:
                 tensors["best"] = member.best
             member.folder.save_state(self.step, tensors, dataclasses.asdict(member.progress))
@@ -316,7 +325,7 @@ class Pack:
         if not self.active:
             return
         self._narrow()
-        for name in ("values", "first", "second", "alive"):
+        for name in self.adam.state_names:
             getattr(self.adam, name).copy_(torch.stack([tensors[name] for tensors in states]))
         self.adam.write()
 

@@ -5,6 +5,7 @@ the result back. The formula is torch.optim.Adam's, run by run.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +33,12 @@ class PackedAdam:
         runs: R
         clip: largest gradient norm of a run
         factors: learning rate of a parameter, by name, relative to its run's (1 where not named)
+        scales: unit in which a parameter is trained, by name (1 where not named): a parameter of scale s is s times
+            a number that Adam moves. So its steps, and its share in the norm of the gradient, are relative to s
+        averaging: length of the average over past values, as a share of the steps so far; None for no average
 
-    Attributes: values, first, second: (R, K) fp32, parameters and moments; alive (R,) bool, False once a
-    run's loss, gradient or update was not finite; such a run keeps its last finite values.
+    Attributes: values, first, second: (R, K) fp32, parameters and moments; average (R, K), or None; alive (R,) bool,
+    False once a run's loss, gradient or update was not finite; such a run keeps its last finite values.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class PackedAdam:
         clip: float,
         has_run_axis: Callable[[str], bool],
         factors: Mapping[str, float] | None = None,
+        scales: Mapping[str, float] | None = None,
+        averaging: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
@@ -61,9 +67,10 @@ class PackedAdam:
         for slot in self.slots:
             self.values[:, slot.start : slot.stop] = self.parameters[slot.name].detach().reshape(runs, -1)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
-        self.factors = torch.ones(stop, device=device)
-        for slot in self.slots:
-            self.factors[slot.start : slot.stop] = (factors or {}).get(slot.name, 1.0)
+        self.averaging = averaging
+        self.average = None if averaging is None else self.values.clone()
+        self.scales = None if not scales else self._by_name(scales)
+        self.factors = self._by_name(factors or {}) * (1.0 if self.scales is None else self.scales)
         self.alive = torch.ones(runs, dtype=torch.bool, device=device)
         self.on_cpu = device.type == "cpu"
         #: the values of the previous step, whose memory is used for the next ones
@@ -90,6 +97,8 @@ class PackedAdam:
 
         `step` counts from 0, `lr` is (R,). Runs with a number that is not finite stay as they are.
         """
+        if self.scales is not None:
+            grads.mul_(self.scales)
         norm = torch.linalg.vector_norm(grads, dim=1)
         self.alive &= norm.isfinite()
         scale = (self.clip / (norm + 1e-6)).clamp(max=1.0).nan_to_num_(0.0)
@@ -109,20 +118,51 @@ class PackedAdam:
             self.values, self._spare = moved, self.values
         else:
             self.values = torch.where(self.alive[:, None], moved, self.values)
+        if self.average is not None and self.averaging is not None:
+            self.average.lerp_(self.values, min(1.0, 1 / (self.averaging * (step + 1))))
         self.write()
 
     def keep(self, runs: Sequence[int]) -> None:
         """Keep only the given runs; the model must do the same (`FPT.set_programs`)."""
         index = torch.tensor(list(runs), device=self.values.device)
-        self.values, self.first, self.second = self.values[index], self.first[index], self.second[index]
-        self.alive = self.alive[index]
+        for name in self.state_names:
+            setattr(self, name, getattr(self, name)[index])
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the attributes, each with R rows, that continue a training."""
+        return ("values", "first", "second", "alive", *(() if self.average is None else ("average",)))
+
+    @property
+    def best_guess(self) -> Tensor:
+        """The numbers (R, K) to score and to keep: the average over past values, or the values."""
+        return self.values if self.average is None else self.average
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The parameters are the average over past values inside this context, if there is one."""
+        if self.average is not None:
+            self.write(self.average)
+        try:
+            yield
+        finally:
+            if self.average is not None:
+                self.write()
 
     @torch.no_grad()
-    def write(self) -> None:
-        """Copy the numbers of all runs into the parameters."""
+    def write(self, values: Tensor | None = None) -> None:
+        """Copy the numbers of all runs, or other `values` (R, K), into the parameters."""
+        values = self.values if values is None else values
         for slot in self.slots:
             parameter = self.parameters[slot.name]
-            parameter.copy_(self.values[:, slot.start : slot.stop].reshape(parameter.shape))
+            parameter.copy_(values[:, slot.start : slot.stop].reshape(parameter.shape))
+
+    def _by_name(self, numbers: Mapping[str, float]) -> Tensor:
+        """One number for each of the K, given by parameter name; 1 where not named."""
+        flat = torch.ones(self.values.shape[1], device=self.values.device)
+        for slot in self.slots:
+            flat[slot.start : slot.stop] = numbers.get(slot.name, 1.0)
+        return flat
 
     def tensors(self, values: Tensor) -> dict[str, Tensor]:
         """One run's numbers (K,) as named tensors without run axis."""
