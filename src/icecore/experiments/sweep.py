@@ -61,6 +61,9 @@ def make_config(task: str, precision: str = "auto", device: str = "auto", **sett
         "lr_factors": protocol.lr_factors,
         "schedule": protocol.schedule,
         "warmup": protocol.warmup,
+        "lr_scale": protocol.lr_scale,
+        "averaging": protocol.averaging,
+        "position_start": protocol.position_start,
         "precision": select_runtime(device, precision).precision,
     }
     if name == "paper" and str(given.get("backbone", "")).startswith("lstm"):
