@@ -135,14 +135,17 @@ def peak_memory(runtime: Runtime) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def options(about: str | None, seconds: float) -> argparse.ArgumentParser:
-    """The options that all scripts share; `seconds` is the default of --seconds."""
+def options(about: str | None, seconds: float | None) -> argparse.ArgumentParser:
+    """The options that all scripts share; `seconds` is the default of --seconds, None if there is no such option."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--precision", default="fast", help="precision of icecore: fast, auto, fp32, bf16 or int8")
-    parser.add_argument(
-        "--seconds", type=float, default=seconds, help="approximate duration of the measurement (%(default)s)"
-    )
+    if seconds is None:
+        parser.set_defaults(seconds=0.0)
+    else:
+        parser.add_argument(
+            "--seconds", type=float, default=seconds, help="approximate duration of the measurement (%(default)s)"
+        )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, only to test the script")
     parser.add_argument("--write", action="store_true", help="store the result in benchmarks/results")
     return parser
@@ -161,6 +164,8 @@ class Bench:
         self.runtime = runtimes.select_runtime(arguments.device, arguments.precision)
         #: of icecore; "each" if a script compares several
         self.precision = self.runtime.precision
+        #: which part of the script was run, for the name of the result file; "" for the usual one
+        self.part = ""
 
     @property
     def on_gpu(self) -> bool:
@@ -168,11 +173,12 @@ class Bench:
         return self.runtime.device.type == "cuda" and not self.quick
 
     def path(self, suffix: str) -> Path:
-        """The result file benchmarks/results/<name>_<hardware>-<precision>_<date><suffix>."""
+        """The result file benchmarks/results/<name>_<part>_<hardware>-<precision>_<date><suffix>."""
         about = hardware(self.runtime)
         parts = [about["gpu"]] if "gpu" in about else [about["cpu"], *about["flags"][:1], f"{about['threads']} threads"]
         slug = re.sub(r"[^a-z0-9.]+", "-", " ".join(parts).lower().replace("(r)", "")).strip("-")
-        return RESULTS / f"{self.name}_{slug}-{self.precision}_{date.today().isoformat()}{suffix}"
+        name = f"{self.name}_{self.part}" if self.part else self.name
+        return RESULTS / f"{name}_{slug}-{self.precision}_{date.today().isoformat()}{suffix}"
 
     def report(
         self, numbers: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequence[object]], setting: str
@@ -183,7 +189,9 @@ class Bench:
         setting  what was compared, in words
         """
         table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (heads, ["---"] * len(heads), *rows))
-        configuration = {"precision": self.precision, "time_box": self.seconds, "quick": self.quick}
+        configuration: dict[str, Any] = {"precision": self.precision, "quick": self.quick}
+        if self.seconds:
+            configuration["time_box"] = self.seconds
         about = {
             "hardware": hardware(self.runtime),
             "versions": runtimes.package_versions(),

@@ -96,8 +96,8 @@ def plain_model(body: str, task: Task, runtime: Runtime, body_trained: bool = Tr
     """The plain side of `task` on the GPT-2 in folder `body`, in fp32."""
     from transformers import GPT2Model
 
-    model, spec = GPT2Model.from_pretrained(body, dtype=torch.float32), task.spec
-    return PlainFPT(model, spec.size, spec.outputs, spec.read_positions, body_trained).to(runtime.device)
+    model = GPT2Model.from_pretrained(body, dtype=torch.float32)
+    return PlainFPT(model, task.spec, body_trained).to(runtime.device)
 
 
 def plain_models(pack: Pack) -> list[PlainFPT]:

