@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from icecore.backbones import build_body_of
-from icecore.core.config import PROTOCOLS, RunConfig
+from icecore.core.config import PROTOCOLS, SINGLE_ROLES, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
 from icecore.core.settings import check_names, check_types
@@ -32,6 +32,7 @@ from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.loop import train_pack
 from icecore.training.micro_batches import max_runs
+from icecore.training.racing import race_cost
 from icecore.training.run_summary import BEHIND, RunSummary, SweepSummary
 
 
@@ -163,6 +164,13 @@ class Sweep:
         lrs, seeds = len(self.lrs), len(self.seeds)
         return lrs + seeds - 1 if self.staged else lrs * seeds
 
+    def cost(self, race: bool) -> float:
+        """The training of the sweep in runs that are trained to their end, if its learning rates race or not."""
+        if not race or SINGLE_ROLES & set(self.config.train_roles):
+            return len(self)
+        cost, seeds = race_cost(len(self.lrs)), len(self.seeds)
+        return cost + seeds - 1 if self.staged else cost * seeds
+
     def runs(self, done: Mapping[str, RunSummary], race: bool = False) -> list[RunConfig]:
         """The runs that are known so far, given the summaries of finished runs by run id.
 
@@ -274,8 +282,8 @@ def open_run(
     program_path = path / PROGRAM
     if RunFolder(path.parent, config).race():
         raise ConfigError(
-            f"The run in {path} has no program, because its learning rate {config.lr:g} fell behind in a race. Train it "
-            "with --no-race, or open the run of a rate that went on."
+            f"The run in {path} has no program, because its learning rate {config.lr:g} fell behind in a race. Train "
+            "it with --no-race, or open the run of a rate that went on."
         )
     if not program_path.exists():
         raise ConfigError(

@@ -4,6 +4,7 @@ At a few rungs, the learning rates that are behind on validation stop, all their
 influence each other, so a run that goes on is the same as without a race.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,14 +93,9 @@ def race_cost(rates: int) -> float:
     >>> race_cost(1), race_cost(2), race_cost(5)
     (1.0, 1.6, 2.05)
     """
-    return float(sum(share * kept for share, kept in race_stages(rates)))
-
-
-def race_stages(rates: int) -> list[tuple[Fraction, int]]:
-    """The stages of a race: the share of the steps that each takes, and the number of learning rates in it."""
-    ends = [rung.share for rung in RUNGS] + [Fraction(1)]
-    kept = [rates, *(min(rates, rung.keep) for rung in RUNGS)]
-    return [(end - start, n) for start, end, n in zip([Fraction(0), *ends], ends, kept, strict=False)]
+    shares = [Fraction(0), *(rung.share for rung in RUNGS), Fraction(1)]
+    left = [rates, *(min(rates, rung.keep) for rung in RUNGS)]
+    return float(sum((end - start) * n for (start, end), n in zip(itertools.pairwise(shares), left, strict=True)))
 
 
 def decide_rung(step: int, rung: Rung, runs: Sequence[tuple[float, RunProgress]]) -> RungDecision | None:
