@@ -145,9 +145,10 @@ def _rate_line(ax: Axes, cell: TableCell, style: RowStyle) -> None:
     points: dict[float, MeanWithError] = {}
     for rate, runs in runs_by_rate.items():
         point = _validation([run for seed, run in runs.items() if seed in shared_seeds])
-        if point and any(map(is_behind, runs.values())):
-            face = {"markerfacecolor": "white", "markersize": 5}
-            ax.plot(rate, point.mean, color=style.colour, marker=style.marker, linestyle="", zorder=3, **face)
+        if any(map(is_behind, runs.values())):
+            hollow = {"markerfacecolor": "white", "markersize": 5}
+            heights = [] if point is None else [point.mean]
+            ax.plot([rate] * len(heights), heights, style.marker, color=style.colour, zorder=3, **hollow)
         elif point is None:
             ax.plot(rate, 0.03, "x", color=style.colour, transform=ax.get_xaxis_transform(), markersize=6, zorder=3)
         else:
