@@ -148,7 +148,8 @@ def test_a_fit_races_unless_told_otherwise(
         _, fitted, _ = fit_arrays(tmp_path / str(race), replace(settings, race=race))
         summaries = [json.loads(path.read_text()) for path in tmp_path.glob(f"{race}/.mine.fit/*/summary.json")]
         assert [s["status"] for s in sorted(summaries, key=lambda s: s["lr"])] == statuses
-        assert (fitted.result.lr, fitted.result.seeds_lr) == (3e-2, 3e-2)
+        if race:  # the written program is of a run that was trained to its end
+            assert (fitted.result.lr, fitted.result.seeds_lr) == (3e-2, 3e-2)
         assert len(fitted.result.scores_by_seed) == 2
 
 
