@@ -22,7 +22,7 @@ from icecore.core.errors import ConfigError, UserError
 from icecore.model.program import Program
 from icecore.sharing import model_card
 from icecore.training import context
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import BEHIND, RunSummary
 from icecore.user_data import DataSettings, TaskKind
 
 N = 240
@@ -135,6 +135,22 @@ def test_each_seeds_scores_are_those_of_its_own_run(
     result = fitted.program.extra["result"]
     over = f"the mean over seeds 0, 1 is {result['seeds_mean']:.4f} ± {result['seeds_error']:.4f} (standard error)"
     assert over in model_card.page(fitted.program, "mine")
+
+
+def test_a_fit_races_unless_told_otherwise(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(fit, "EARLY_STOPPING_PATIENCE", None)
+    settings = replace(settings, lrs=(1e-4, 3e-2), seeds=(0, 1), steps=40)
+    for race, statuses in ((True, [BEHIND] * 2 + ["completed"] * 2), (False, ["completed"] * 4)):
+        (tmp_path / str(race)).mkdir()
+        _, fitted, _ = fit_arrays(tmp_path / str(race), replace(settings, race=race))
+        summaries = [json.loads(path.read_text()) for path in tmp_path.glob(f"{race}/.mine.fit/*/summary.json")]
+        assert [s["status"] for s in sorted(summaries, key=lambda s: s["lr"])] == statuses
+        if race:  # the written program is of a run that was trained to its end
+            assert (fitted.result.lr, fitted.result.seeds_lr) == (3e-2, 3e-2)
+        assert len(fitted.result.scores_by_seed) == 2
 
 
 def test_a_random_body_is_not_its_own_control(tmp_path: Path, settings: FitSettings) -> None:

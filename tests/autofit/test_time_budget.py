@@ -12,6 +12,7 @@ from icecore.autofit import time_budget
 from icecore.autofit.fit import base_config
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.time_budget import measure_affordable, plan_training
+from icecore.core.config import RunConfig
 from icecore.training.context import ExecutionContext
 from icecore.user_data import UserTask
 
@@ -47,6 +48,25 @@ def test_few_minutes_score_few_rows_of_a_large_split(settings: FitSettings, cont
     config = base_config(task, settings, "fp32")
     plan = measure_affordable(config, task, replace(settings, minutes=1e-6), context)
     assert plan["eval_examples"] == plan["test_examples"] == 100
+
+
+@pytest.mark.parametrize(("race", "cost"), [(False, 4.0), (True, 0.4 + 3 * 0.15 + 2 * 0.35 + 0.4)])
+def test_the_steps_of_a_race_fill_the_same_minutes(
+    settings: FitSettings, context: ExecutionContext, monkeypatch: pytest.MonkeyPatch, race: bool, cost: float
+) -> None:
+    """A step of n rates takes 1 + n seconds here, and scoring nothing."""
+    measured = []
+
+    def measure(runs: list[RunConfig], *_: object) -> tuple[float, float]:
+        measured.append(len(runs))
+        return 1.0 + len({run.lr for run in runs}), 1e-9
+
+    monkeypatch.setattr(time_budget, "_measure_seconds", measure)
+    task = build_task(240)
+    settings = replace(settings, lrs=(1e-4, 1e-3, 1e-2, 1e-1), seeds=(0, 1), minutes=10.0, race=race)
+    plan = measure_affordable(base_config(task, settings, "fp32"), task, settings, context)
+    assert measured == ([8, 2] if race else [8])
+    assert plan["steps"] == pytest.approx(600 * 0.85 / (1 + cost), abs=1)
 
 
 def test_steps_are_not_measured_if_they_are_given(

@@ -79,6 +79,20 @@ def test_a_finished_run_is_free(run: Run, body: Path, tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == before
 
 
+def test_a_race_shows_which_rates_stopped(run: Run, body: Path, tmp_path: Path):
+    words = ("--lr", "1e-4,1e-2", "--steps", 10, "--eval-every", 2)
+    ended = train(run, body, tmp_path, *words, "--race")
+    assert "Race at step 6 (3/5 of the steps): learning rate " in ended.err
+    assert "behind in the race, step 6" in ended.out
+    assert "completed" in ended.out
+    assert "Validation chose learning rate" in ended.out
+    (behind,) = [run for run in json.loads((tmp_path / "summary.json").read_text())["runs"] if run["steps_done"] == 6]
+    assert "fell behind in a race" in run("eval", tmp_path / behind["run_id"], "--device", "cpu").err
+    whole = train(run, body, tmp_path, *words)
+    assert "Race" not in whole.err
+    assert "behind in the race" not in whole.out
+
+
 def test_quiet_prints_the_result_only(run: Run, body: Path, tmp_path: Path):
     ended = train(run, body, tmp_path, "--quiet")
     assert ended.err == ""

@@ -28,6 +28,7 @@ class Example:
     factors: Mapping[str, float] = setting(default_factory=dict, help="Factors.")
     task_options: Mapping[str, Any] = setting(default_factory=dict, help="An option.")
     strict: bool = setting(False, help="A flag.")
+    race: bool = setting(True, help="A flag that is on.")
     hidden: int = setting(0, help="Not shown.")
 
 
@@ -57,13 +58,20 @@ def test_values_have_the_types_of_their_settings() -> None:
         "factors": {"x": 1.0, "y": 0.5},
         "task_options": {"n": "3", "mode": "odd"},
         "strict": True,
+        "race": True,
         "device": "cpu",
     }
 
 
 def test_options_that_are_not_given_leave_the_defaults_to_the_settings() -> None:
     received, _ = call()
-    assert received == {"count": 3, "kind": "near", "strict": False, "device": "auto"}
+    assert received == {"count": 3, "kind": "near", "strict": False, "race": True, "device": "auto"}
+
+
+def test_a_flag_that_is_on_can_be_switched_off() -> None:
+    received, _ = call("--no-race")
+    assert received["race"] is False
+    assert "--no-race" in call("--help")[1]
 
 
 def test_help_shows_text_default_and_heading_of_every_field() -> None:

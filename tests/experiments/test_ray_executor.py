@@ -31,7 +31,7 @@ from icecore.experiments.study import CellPlan, run_study
 from icecore.model.program import Program
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import BEHIND, RunSummary
 
 Configure = Callable[..., RunConfig]
 #: keys of a summary in which two trainings of the same run may differ
@@ -221,6 +221,29 @@ def test_runs_that_started_together_stay_together(
     executor.next_result()
     assert [list(job.configs) for job in ray.jobs] == [configs[:2], configs[2:3], configs[3:]]
     assert Path(ray.jobs[0].context.data_dir or "").is_absolute()
+
+
+def test_a_race_is_not_split_and_its_runs_are_done_for_the_same_race_only(
+    config: Configure, tmp_path: Path, lossy: Callable[..., Lossy]
+) -> None:
+    configs = sweep.expand_sweep(config(), [1e-2, 3e-2], [0, 1])
+    for started in configs[:2]:
+        folder = RunFolder(tmp_path / "runs", started)
+        folder.open()
+        summary = RunSummary(run_id=started.run_id, status=BEHIND, race=tuple(c.run_id for c in configs))
+        folder.summary_path.write_text(json.dumps(summary.to_json()))
+
+    def sent(requested: list[RunConfig], race: bool) -> list[list[RunConfig]]:
+        ray = lossy({"CPU": 8.0})
+        executor = RayExecutor(context(tmp_path, race=race), RayOptions(), ".marker", print)
+        executor.submit(requested, "title", wait=False)
+        executor.next_result()
+        return [list(job.configs) for job in ray.jobs]
+
+    assert sent(configs, race=True) == [configs[2:]]
+    assert sent(configs, race=False) == [[each] for each in configs]
+    others = sweep.expand_sweep(config(), [1e-2, 3e-2], [0, 1, 2])
+    assert sent(others, race=True) == [others]
 
 
 # --- on clusters -------------------------------------------------------------------------------------

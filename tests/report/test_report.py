@@ -26,7 +26,7 @@ from icecore.report.markdown import render_markdown
 from icecore.report.quantities import QUANTITIES, convergence_step
 from icecore.report.result_tables import ResultTable, build_tables
 from icecore.tasks import TASKS
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import BEHIND, RunSummary
 
 VERSIONS = {"icecore": "0.1.0", "python": "3.11.7", "torch": "2.13.0+cpu", "transformers": "5.23.0"}
 MNIST = CellKey("table2", "pretrained", "mnist", "cpu", "minilm")
@@ -213,6 +213,43 @@ def test_a_run_that_stopped_early_keeps_its_last_accuracy_in_the_curve() -> None
     assert coordinates(mean, "x") == [10, 20, 30, 40]
     assert coordinates(mean, "y") == pytest.approx([45, 80, 100, 100])
     assert (coordinates(marker, "x"), marker.get_markerfacecolor() == "white") == ([30], False)
+
+
+def test_rates_that_fell_behind_in_a_race_are_noted_and_enter_no_mean() -> None:
+    def behind(lr: float, val: float | None, steps: int, seed: int = 0) -> RunRecord:
+        stopped: dict[str, Any] = {"status": BEHIND, "steps_done": steps, "test_metrics": {"test": None}}
+        return run(MNIST, lr, seed, val, None, test_examples=0, **stopped)
+
+    seeds = [run(MNIST, 3e-3, seed, 0.6 + 0.1 * seed, 0.5 + 0.1 * seed) for seed in (0, 1)]
+    others = [behind(lr, 0.9, steps, s) for lr, steps in ((1e-3, 50), (1e-2, 120)) for s in (0, 1)]
+    table = only_table([*seeds, *others])
+    cell = cell_of(table, "pretrained", "mnist")
+    assert (cell.lr, cell.state, len(cell.runs)) == (3e-3, "", 6)
+    assert cell.chosen == tuple(seeds)
+    assert cell_text(cell, "%") == "55.0 ± 5.0 ≠"
+    assert table.notes == [
+        "Learning rates that stopped in a race, before their last step: 1e-3 at step 50 and 1e-2 at step 120."
+    ]
+    assert not table.warnings  # that they were not tested is no difference between runs
+    figure = plots.draw_rates(table)
+    assert figure is not None
+    line, _ = (drawn[0] for drawn in figure.axes[0].containers)
+    assert (coordinates(line, "x"), coordinates(line, "y")) == ([3e-3], pytest.approx([65]))
+    hollow = [drawn for drawn in figure.axes[0].lines if drawn.get_markerfacecolor() == "white"]
+    assert [coordinates(each, "x") for each in hollow] == [[1e-3], [1e-2]]
+    assert [coordinates(each, "y") for each in hollow] == [pytest.approx([90])] * 2
+    assert plots.draw_rates(only_table([seeds[0], behind(1e-3, None, 50)])) is not None
+
+
+def test_an_edge_of_the_sweep_is_noted_whatever_fell_behind() -> None:
+    inner = run(MNIST, 3e-3, 0, 0.9, None, status=BEHIND, steps_done=50, test_metrics={"test": None})
+    table = only_table([run(MNIST, 1e-3), inner, run(MNIST, 1e-2, 0, 0.4)])
+    assert "The chosen learning rate is the smallest of the sweep, so a smaller one may be better." in table.notes
+
+
+def test_a_cell_with_nothing_but_runs_that_fell_behind_is_not_finished() -> None:
+    alone = only_table([run(MNIST, 1e-3, 0, 0.9, None, status=BEHIND, steps_done=50)])
+    assert cell_text(cell_of(alone, "pretrained", "mnist"), "%") == "not finished"
 
 
 def test_divergence_is_noted() -> None:

@@ -22,7 +22,8 @@ def main(jobs: Path) -> None:
         for job in json.loads(jobs.read_text()):
             configs = [RunConfig.from_json(text) for text in job["configs"]]
             out, job_world = Path(job["out"]), replace(world, shard=job["shard"])
-            context = ExecutionContext(out, device="cpu", micro_batch=job["micro_batch"], world=job_world)
+            options = {"micro_batch": job["micro_batch"], "race": job["race"]}
+            context = ExecutionContext(out, device="cpu", world=job_world, **options)
             summaries = [summary.to_json() for summary in sweep.train_runs(configs, context)]
             if job["shard"]:
                 (out / f"local_numbers_{world.rank}.json").write_text(json.dumps(local_numbers(configs[0], context)))

@@ -29,7 +29,7 @@ from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
 from icecore.training.distributed import World, agree_on_store_prefix
 from icecore.training.loop import Pack
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import BEHIND, RunSummary
 from interruption import Killed, interrupt
 
 Configure = Callable[..., RunConfig]
@@ -44,6 +44,7 @@ class Job:
     shard: bool = False
     micro_batch: int | None = None
     begun: bool = False
+    race: bool = False
 
 
 def torchrun(*words: object, processes: int = 2, restarts: int = 0) -> list[str]:
@@ -69,6 +70,7 @@ def jobs(bodies: Mapping[str, str]) -> Mapping[str, Job]:
         "packed": Job(sweep.expand_sweep(config(dropout=0.1), [1e-3, 1e-2], [0, 1])),
         "lengths": Job(sweep.expand_sweep(trees, [1e-2], [0, 1]), micro_batch=2),
         "stopping": Job(sweep.expand_sweep(config(patience=1, eval_every=2), [1e-4, 1e-1])),
+        "racing": Job(sweep.expand_sweep(config(eval_every=1), [1e-5, 1e-4, 1e-1, 1e-2]), race=True),
         "whole body": Job([config(train_roles=tuple(ROLES), lr=1e-3)]),
         "features": Job([config(task="listops", task_options=LISTOPS, train_roles=("output",), steps=20)]),
         "resumed": Job(sweep.expand_sweep(config(dropout=0.1, steps=16), [1e-3, 1e-2]), begun=True),
@@ -96,6 +98,7 @@ def outcomes(jobs: Mapping[str, Job], tmp_path_factory: pytest.TempPathFactory) 
             "out": str(folder / "two" / name),
             "shard": job.shard,
             "micro_batch": job.micro_batch,
+            "race": job.race,
         }
         for name, job in jobs.items()
     ]
@@ -107,7 +110,8 @@ def outcomes(jobs: Mapping[str, Job], tmp_path_factory: pytest.TempPathFactory) 
     try:
         # this process trains its part while the other two are still importing
         for name, job in jobs.items():
-            context = ExecutionContext(folder / "one" / name, device="cpu", micro_batch=job.micro_batch)
+            options: dict[str, Any] = {"micro_batch": job.micro_batch, "race": job.race}
+            context = ExecutionContext(folder / "one" / name, device="cpu", **options)
             sweep.train_runs(job.configs, context)
         assert process.wait(timeout=300) == 0, errors.read_text()
     finally:
@@ -118,7 +122,7 @@ def outcomes(jobs: Mapping[str, Job], tmp_path_factory: pytest.TempPathFactory) 
 
 
 NAMES = (
-    *("packed", "lengths", "stopping", "whole body", "features", "resumed"),
+    *("packed", "lengths", "stopping", "racing", "whole body", "features", "resumed"),
     *("divided", "divided lengths", "divided causal"),
 )
 
@@ -131,6 +135,8 @@ def test_two_processes_equal_one(name: str, jobs: Mapping[str, Job], outcomes: P
         summary = two.summary()
         assert summary is not None
         assert comparable(one.summary()) == comparable(summary)
+        if summary.status == BEHIND:
+            continue
         expected, tensors = (Program.load(folder.program_path).tensors for folder in (one, two))
         assert tensors.keys() == expected.keys()
         for key, tensor in expected.items():
@@ -147,6 +153,12 @@ def comparable(summary: RunSummary | None) -> dict[str, Any]:
     assert summary is not None
     times = ("seconds", "seconds_share", "steps_per_second", "device")
     return {key: value for key, value in summary.to_json().items() if key not in times}
+
+
+@pytest.mark.slow
+def test_processes_stop_the_same_rates_of_a_race(jobs: Mapping[str, Job], outcomes: Path) -> None:
+    summaries = [RunFolder(outcomes / "two" / "racing", config).summary() for config in jobs["racing"].configs]
+    assert sorted(summary.steps_done for summary in summaries if summary) == [2, 3, 8, 12]
 
 
 @pytest.mark.slow

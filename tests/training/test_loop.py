@@ -73,6 +73,9 @@ class Recorder:
         for name, metric in metrics.items():
             self.metrics.setdefault(name, []).append(metric)
 
+    def note(self, text: str) -> None:
+        self.calls.append(text)
+
     def finished(self, summaries: Sequence[RunSummary]) -> None:
         self.calls.append(f"finished {len(summaries)}")
 

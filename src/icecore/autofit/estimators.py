@@ -68,6 +68,7 @@ class _FPTEstimator(BaseEstimator):
         weights: str = FitSettings.weights,
         layers: int | None = FitSettings.layers,
         lrs: float | Sequence[float] = FitSettings.lrs,
+        race: bool = FitSettings.race,
         minutes: float = 1.0,
         steps: int | None = FitSettings.steps,
         batch_size: int = FitSettings.batch_size,
@@ -84,6 +85,7 @@ class _FPTEstimator(BaseEstimator):
         self.weights = weights
         self.layers = layers
         self.lrs = lrs
+        self.race = race
         self.minutes = minutes
         self.steps = steps
         self.batch_size = batch_size
@@ -234,6 +236,7 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
         weights: "pretrained", "random", "statistics" or the path of a weights file
         layers: number of layers of the body to use, counted from the input; None: all
         lrs: learning rates, which are trained together; validation chooses one of them
+        race: stop learning rates that are behind on validation early, so that the others train longer
         minutes: approximate time of `fit`, which stops earlier if the validation metric no longer improves
         steps: training steps of each run; None: as many as fit into the minutes. With a number, the same
             `random_state` gives the same program

@@ -30,6 +30,7 @@ from icecore.training.checkpoint import RunFolder
 from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import predict
+from icecore.training.run_summary import BEHIND
 from icecore.user_data import UserTask
 
 #: validations without improvement after which a run stops, but not while its learning rate is still high
@@ -56,7 +57,7 @@ def fit(
     runtime = select_runtime(device, settings.precision)
     task = task.to(runtime.device)
     folder = out.parent / f".{out.stem}.fit"
-    context = ExecutionContext(folder, device=device, callbacks=callbacks)
+    context = ExecutionContext(folder, device=device, race=settings.race, callbacks=callbacks)
     config = base_config(task, settings, runtime.precision)
     config = replace(config, **plan_training(config, task, settings, context))
     program, result = _train_sweep(f"{settings.backbone}, {settings.weights}", config, task, settings, context)
@@ -114,16 +115,19 @@ def _train_controls(
 def _train_sweep(
     name: str, config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
 ) -> tuple[Program, ModelResult]:
-    """Train every learning rate with every seed. Returns the program with the best validation metric and its result."""
+    """Train every learning rate with every seed, except for those that fall behind in a race.
+
+    Returns the program with the best validation metric and its result.
+    """
     start = time.perf_counter()
     summaries = sweep.train_runs(sweep.expand_sweep(config, settings.lrs, settings.seeds), context, task)
-    finite = [summary for summary in summaries if summary.val_metric is not None]
+    finite = [summary for summary in summaries if summary.val_metric is not None and summary.status != BEHIND]
     if not finite:
         rates = ", ".join(f"{lr:g}" for lr in settings.lrs)
         raise UserError(f"{name}: training diverged at every learning rate ({rates}). Give lower ones with --lr.")
     # the same order as in `summarize_runs`: with one seed, the best run is the one at the chosen learning rate
     best = min(finite, key=lambda summary: (-(summary.val_metric or 0.0), summary.best_step, summary.lr))
-    lr = sweep.summarize_runs(finite).chosen_lr
+    lr = sweep.summarize_runs(summaries).chosen_lr
     at_lr = [summary for summary in finite if summary.lr == lr]
     seconds = time.perf_counter() - start
     scored = at_lr if best in at_lr else [*at_lr, best]

@@ -46,6 +46,11 @@ class FitSettings:
         check=must(lambda lrs: bool(lrs) and all(map(positive, lrs)), "at least one learning rate above 0"),
         group=TRAINING,
     )
+    race: bool = setting(
+        True,
+        help="Stop learning rates that are behind after 1/10, 1/4 and 3/5 of the steps. The time goes to the others.",
+        group=TRAINING,
+    )
     seeds: tuple[int, ...] = setting(
         (0,),
         help="Seeds, which are trained together. With several, controls are compared by means over seeds.",

@@ -15,6 +15,7 @@ from icecore.experiments import sweep
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate
 from icecore.training.loop import Pack
+from icecore.training.racing import race_cost
 from icecore.user_data import UserTask
 
 VALIDATIONS_PER_RUN = 20
@@ -36,7 +37,7 @@ def plan_training(
     The plan is kept in `context.out`, because a repeated measurement would differ and start other runs.
     """
     path = context.out / "schedule.json"
-    request = {"minutes": settings.minutes, "steps": settings.steps, "config": config.run_id}
+    request = {"minutes": settings.minutes, "steps": settings.steps, "config": config.run_id, "race": settings.race}
     stored = _read_json(path)
     if stored.get("wanted") == request:
         return stored["schedule"]
@@ -56,24 +57,43 @@ def measure_affordable(
 
     Runs train for at most `MAX_EPOCHS` epochs. Every run is scored on the whole splits if that takes at most a third
     of the time, otherwise on as many rows as a validation. The best run, and the runs that the mean over seeds
-    consists of, are always scored on the whole split.
+    consists of, are always scored on the whole split. With `settings.race`, learning rates that fall behind stop early
+    and are not scored, so the others train for more steps.
     """
     epochs = math.ceil(MAX_EPOCHS * task.split_size("train") / config.batch_size)
     max_steps = max(MIN_STEP_LIMIT, epochs)
     runs = sweep.expand_sweep(replace(config, steps=max_steps), settings.lrs, settings.seeds)
-    step_seconds, row_seconds = _measure_seconds(runs, task, context)
+    train, score, final = _measure_sweep(runs, task, settings.race, context)
     seconds = settings.minutes * 60 * (1 - FINAL_SCORE_SHARE)
     # a small validation split is used whole, because its noise decides which learning rate is chosen
-    affordable_rows = max(MIN_VALIDATION_ROWS, seconds / 3 / (VALIDATIONS_PER_RUN * row_seconds))
+    affordable_rows = max(MIN_VALIDATION_ROWS, seconds / 3 / (VALIDATIONS_PER_RUN * score))
     rows = int(min(MAX_VALIDATION_ROWS, task.split_size("val"), affordable_rows))
     sizes = [task.split_size(split) for split in dict.fromkeys(("val", *task.test_splits))]
-    subsample = sum(sizes) * row_seconds > seconds / 3
+    subsample = sum(sizes) * final > seconds / 3
     final_rows = sum(min(size, rows) if subsample else size for size in sizes)
     seeds = len(set(settings.seeds))
-    final_rows += sizes[-1] * (seeds + (seeds > 1)) / len(runs)
-    training_seconds = seconds - (VALIDATIONS_PER_RUN * rows + final_rows) * row_seconds
-    steps = int(min(max_steps, max(MIN_STEPS, training_seconds / step_seconds)))
+    final_rows += sizes[-1] * (seeds + (seeds > 1)) / (seeds if settings.race else len(runs))
+    training_seconds = seconds - VALIDATIONS_PER_RUN * rows * score - final_rows * final
+    steps = int(min(max_steps, max(MIN_STEPS, training_seconds / train)))
     return {"steps": steps, "eval_examples": rows, "test_examples": rows if subsample else None}
+
+
+def _measure_sweep(
+    runs: list[RunConfig], task: UserTask, race: bool, context: ExecutionContext
+) -> tuple[float, float, float]:
+    """Seconds of a sweep for a training step and for a row of a validation, on average, and for a row at the end.
+
+    In a race, the time of a step is taken to be linear in the number of learning rates that are left.
+    """
+    all_step, all_row = _measure_seconds(runs, task, context)
+    n = len({run.lr for run in runs})
+    if not race or n == 1:
+        return all_step, all_row, all_row
+    one_step, one_row = _measure_seconds([run for run in runs if run.lr == runs[0].lr], task, context)
+    # rates beyond the first, on average over the steps
+    others = (race_cost(n) - 1) / (n - 1)
+    step, row = (one + max(0.0, whole - one) * others for one, whole in ((one_step, all_step), (one_row, all_row)))
+    return step, row, one_row
 
 
 def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionContext) -> tuple[float, float]:

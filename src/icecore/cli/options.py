@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from icecore.core.config import COMPUTATION
+from icecore.core.config import COMPUTATION, TRAINING
 
 # Headings beside those of the settings of a run.
 FILES, RAY, SELECTION = "Files and output", "Ray cluster", "Selection"
@@ -32,6 +32,14 @@ Resume = Annotated[
     bool,
     typer.Option(
         help="Skip finished runs and continue interrupted ones, or train everything again.", rich_help_panel=FILES
+    ),
+]
+Race = Annotated[
+    bool,
+    typer.Option(
+        "--race/--no-race",
+        help="Stop learning rates that are behind after 1/10, 1/4 and 3/5 of the steps, or train all to the end.",
+        rich_help_panel=TRAINING,
     ),
 ]
 DryRun = Annotated[

@@ -9,11 +9,11 @@ from rich.markup import escape
 
 from icecore.cli.console import new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_numbers
-from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Resume, RunPath
+from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Race, Resume, RunPath
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
 from icecore.core.text import pluralize
-from icecore.training.run_summary import SweepSummary
+from icecore.training.run_summary import BEHIND, SweepSummary
 
 LearningRates = Annotated[
     str | None,
@@ -73,6 +73,7 @@ def train(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task. `icecore tasks` lists them.")],
     lr: LearningRates = None,
     seeds: Seeds = "0",
+    race: Race = False,
     *,
     settings: dict[str, Any],
     device: Device = "auto",
@@ -100,7 +101,7 @@ def train(
     with distributed.join_processes(shard) as world:
         device = world.device(device)
         with training_displays(out, quiet or not world.is_main, tensorboard and world.is_main) as displays:
-            options = {"compile": compile, "callbacks": displays, "world": world}
+            options = {"race": race, "compile": compile, "callbacks": displays, "world": world}
             group = sweep.run_sweep(configs, ExecutionContext(out, data_dir, device, micro_batch, resume, **options))
     if world.is_main:
         _print_group(group, out)
@@ -185,10 +186,12 @@ def _print_group(sweep: SweepSummary, out: Path) -> None:
     for run in runs:
         values = (run.train_metric, run.val_metric, run.test_metric)
         metrics = ("-" if value is None else f"{value:.2%}" for value in values)
-        settings = (run.run_id, f"{run.lr:g}", str(run.seed), run.status, f"{run.best_step:,}")
+        status = f"{run.status}, step {run.steps_done:,}" if run.status == BEHIND else run.status
+        settings = (run.run_id, f"{run.lr:g}", str(run.seed), status, f"{run.best_step:,}")
         table.add_row(*settings, *metrics, f"{run.seconds:.0f}")
     stdout().print(table)
-    scores = {split: value for split, value in runs[0].test_metrics.items() if value is not None}
+    first = next((run for run in runs if run.lr == sweep.chosen_lr), runs[0])
+    scores = {split: value for split, value in first.test_metrics.items() if value is not None}
     if len(scores) > 1:
         print_text("  ".join(f"{split} {value:.2%}" for split, value in scores.items()))
     metric = f"Test {runs[0].metric_name}"

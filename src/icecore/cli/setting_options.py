@@ -36,8 +36,9 @@ class SettingOption:
     def parameter(self) -> inspect.Parameter:
         """The parameter from which typer builds the option."""
         metadata, default = self.field.metadata, self._default()
+        declared = f"{self.name}/--no-{self.name[2:]}" if self.hint is bool and default else self.name
         info = typer.Option(
-            self.name,
+            declared,
             help=metadata.get("help"),
             rich_help_panel=metadata.get("group") or None,
             metavar=self._metavar(),
@@ -75,7 +76,7 @@ class SettingOption:
     def _default(self) -> Any:
         """The default that typer passes on; None where the setting is left to its owner."""
         if self.hint is bool:
-            return False
+            return self.field.default is True
         has_scalar = self.hint in (int, float) or get_origin(self.hint) not in (tuple, Mapping)
         has_default = self.field.default is not dataclasses.MISSING and not self.field.metadata.get("default_note")
         return self.field.default if has_scalar and has_default else None

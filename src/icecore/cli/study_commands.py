@@ -19,6 +19,7 @@ from icecore.cli.options import (
     DryRun,
     Precision,
     Quiet,
+    Race,
     RayAddress,
     RayCpus,
     RayGpus,
@@ -62,6 +63,7 @@ def paper(
     only: OnlyTasks = None,
     rows: OnlyRows = None,
     body: BodyName = None,
+    race: Race = False,
     dry_run: DryRun = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -82,10 +84,10 @@ def paper(
         return
     names = planning.select_studies(tables)
     request = planning.TableRequest(
-        budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device
+        budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device, race
     )
     plans = {name: planning.plan_table(name, request, out) for name in names}
-    context = ExecutionContext(out / "runs", data_dir, device, resume=resume)
+    context = ExecutionContext(out / "runs", data_dir, device, resume=resume, race=race)
     _run_plans(plans, out, context, _ray_options(ray, cpus, gpus), dry_run, quiet)
 
 
@@ -93,6 +95,7 @@ def grid(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A TOML file in which any setting of a run can be a list of values.")
     ],
+    race: Race = False,
     dry_run: DryRun = False,
     device: Device = "auto",
     ray: RayAddress = None,
@@ -107,8 +110,8 @@ def grid(
     from icecore.experiments.grid_file import read_grid
     from icecore.training.context import ExecutionContext
 
-    cells = read_grid(file, device)
-    context = ExecutionContext(out / "runs", data_dir, device, resume=resume)
+    cells = read_grid(file, device, race)
+    context = ExecutionContext(out / "runs", data_dir, device, resume=resume, race=race)
     _run_plans({cells[0].key.study: cells}, out, context, _ray_options(ray, cpus, gpus), dry_run, quiet)
 
 
@@ -171,7 +174,7 @@ def _run_plans(
             if not cells:
                 print_text(f"{name}: No cell of this table matches the requested tasks and rows.")
                 continue
-            unfinished = study.unfinished_cells(cells, out, context.device, context.resume)
+            unfinished = study.unfinished_cells(cells, out, context.device, context.resume, context.race)
             print_text(_describe_plan(name, cells, unfinished))
             if dry_run:
                 if unfinished:

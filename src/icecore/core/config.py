@@ -317,10 +317,14 @@ class RunConfig:
             raise ConfigError(f"This is not a run configuration: expected a JSON object, found {text[:40]!r}")
         return from_values(cls, values)
 
+    def sweep_key(self) -> str:
+        """A text that is equal for runs of one sweep: they differ in learning rate and seed only."""
+        return dataclasses.replace(self, lr=1.0, seed=0).to_json()
+
     def pack_key(self) -> str:
-        """A text that is equal for runs that can share one pack: they differ in learning rate and seed only."""
+        """A text that is equal for runs that can share one pack: those of one sweep, unless they train the body."""
         distinct = f"{self.lr} {self.seed}" if SINGLE_ROLES & set(self.train_roles) else ""
-        return dataclasses.replace(self, lr=1.0, seed=0).to_json() + distinct
+        return self.sweep_key() + distinct
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

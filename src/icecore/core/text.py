@@ -1,5 +1,7 @@
 """Numbers and durations in words, for messages."""
 
+from collections.abc import Sequence
+
 
 def pluralize(count: int, noun: str) -> str:
     """A count and its noun, in the plural where needed.
@@ -8,6 +10,15 @@ def pluralize(count: int, noun: str) -> str:
     ('1 row', '2,000 rows', '0 classes')
     """
     return f"{count:,} {noun}" + ("es" if noun.endswith("s") else "s") * (count != 1)
+
+
+def list_in_words(words: Sequence[str]) -> str:
+    """Words in a row.
+
+    >>> list_in_words(["a"]), list_in_words(["a", "b"]), list_in_words(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def approximate_duration(seconds: float) -> str:

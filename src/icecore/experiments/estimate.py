@@ -52,9 +52,10 @@ class Speed:
         return cls(2 * size**3 * count / (time.perf_counter() - begun))
 
 
-def seconds(config: RunConfig, runs: int, speed: Speed) -> float:
+def seconds(config: RunConfig, runs: float, speed: Speed) -> float:
     """Expected seconds of `runs` runs of a configuration: training, validations and final scores.
 
+    A race counts as the runs that would train as many steps (`Sweep.cost`).
     Raises ConfigError for an unknown task.
     """
     task = find_task(config.task)

@@ -29,8 +29,8 @@ FILE_KEYS = ("name", "tasks", "staged")
 Number = TypeVar("Number", int, float)
 
 
-def read_grid(path: Path, device: str = "auto") -> list[CellPlan]:
-    """Read the cells of a grid file, task by task.
+def read_grid(path: Path, device: str = "auto", race: bool = False) -> list[CellPlan]:
+    """Read the cells of a grid file, task by task. The commands of the cells say whether learning rates `race`.
 
     Keys of the file: any setting of a run, with one value or a list of values; `[tasks.NAME]` with settings of one
     task; `name` of the grid (by default the file's name); `staged`, with which only the first seed tries every
@@ -41,12 +41,12 @@ def read_grid(path: Path, device: str = "auto") -> list[CellPlan]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
     try:
-        return _plan_cells(content, path, device)
+        return _plan_cells(content, path, device, race)
     except UserError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _plan_cells(content: Mapping[str, Any], path: Path, device: str) -> list[CellPlan]:
+def _plan_cells(content: Mapping[str, Any], path: Path, device: str, race: bool) -> list[CellPlan]:
     task_settings = _task_tables(content)
     common = {key: value for key, value in content.items() if key not in FILE_KEYS}
     tasks = _alternatives("task", common.pop("task", list(task_settings)))
@@ -56,7 +56,7 @@ def _plan_cells(content: Mapping[str, Any], path: Path, device: str) -> list[Cel
         if name not in tasks:
             raise unknown_name("task", name, tasks)
     grid_name, staged = str(content.get("name", path.stem)), bool(content.get("staged", False))
-    cells = []
+    cells, command = [], f"icecore grid {path.name}" + " --race" * race
     for task in tasks:
         settings = {**common, **task_settings.get(task, {})}
         lrs = _numbers("lr", settings.pop("lr", []), float)
@@ -66,7 +66,7 @@ def _plan_cells(content: Mapping[str, Any], path: Path, device: str) -> list[Cel
             key = CellKey(grid_name, _row_name(config, varied), _column_name(task, varied))
             lr_sweep = sweep.Sweep(config, lrs or [config.lr], seeds, staged)
             sweep.expand_sweep(config, lrs, seeds)  # raises for impossible runs before the first one is trained
-            cells.append(CellPlan(key, lr_sweep, f"icecore grid {path.name}"))
+            cells.append(CellPlan(key, lr_sweep, command))
     return cells
 
 

@@ -25,6 +25,7 @@ from icecore.core.storage import storage_errors, write_atomic
 from icecore.core.text import pluralize
 from icecore.experiments import sweep
 from icecore.experiments.executor import Completion
+from icecore.experiments.race_plan import done_for
 from icecore.training.checkpoint import CONFIG, EVENTS, PROGRAM, SUMMARY, RunFolder
 from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
@@ -175,13 +176,12 @@ class RayExecutor:
 
     def submit(self, configs: Sequence[RunConfig], title: str, wait: bool) -> None:
         """Remember runs of one task; `next_result` sends them to the cluster, together with all others."""
-        missing = []
-        for config in configs:
-            summary = RunFolder(self.template.context.out, config).summary() if self.template.context.resume else None
-            if summary is None:
-                missing.append(config)
-            else:
-                self.already_finished.append((config, summary))
+        context = self.template.context
+        folders = [RunFolder(context.out, config) for config in configs] if context.resume else []
+        found = {folder.config.run_id: summary for folder in folders if (summary := folder.summary()) is not None}
+        finished = done_for(found, configs, context.race)
+        missing = [config for config in configs if config.run_id not in finished]
+        self.already_finished += [(c, finished[c.run_id]) for c in configs if c.run_id in finished]
         self.submissions.append(_Submission(missing, title, wait))
 
     def next_result(self) -> Completion:
@@ -227,7 +227,9 @@ class RayExecutor:
                 has_started = any(last_packs[config.run_id] for config in pack)
                 (resumed if has_started else new).append(replace(submission, configs=pack))
         self.submissions = []
-        parts = split_packs([pack.configs for pack in new], self.slots - len(self.running) - len(resumed))
+        # a race needs its learning rates in one pack
+        free = 0 if self.template.context.race else self.slots - len(self.running) - len(resumed)
+        parts = split_packs([pack.configs for pack in new], free)
         packs = resumed + [replace(pack, configs=p) for ps, pack in zip(parts, new, strict=True) for p in ps]
         for pack in packs:
             context, files = replace(self.template.context, wait=pack.wait), self._references(pack.configs)

@@ -23,7 +23,7 @@ from icecore.model.program import Program
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import BEHIND, RunSummary
 
 #: measures a trained model on its task; may write files below the results folder. (model, task, folder, run id)
 Analysis = Callable[[FPT, Task, Path, str], Mapping[str, Any]]
@@ -146,7 +146,8 @@ class _StudyRun:
 
     def _next_runs(self, cell: CellPlan) -> list[RunConfig]:
         """The runs that a cell needs next: first the one that trains its body, then those of its sweep."""
-        configs, pretraining, body = _missing(cell, self.summaries), cell.pretraining, Path(cell.sweep.config.weights)
+        configs, pretraining = cell.sweep.missing(self._done(cell), self.context.race), cell.pretraining
+        body = Path(cell.sweep.config.weights)
         if not configs or pretraining is None or body.exists():
             return configs
         if pretraining.run_id not in self.trained:  # a line in the results is not enough, the program is needed
@@ -155,14 +156,26 @@ class _StudyRun:
         write_body(program, build_body_of(pretraining), body)
         return configs
 
+    def _done(self, cell: CellPlan) -> dict[str, RunSummary]:
+        """What is known of all runs. A run that fell behind in several races counts with that of the cell."""
+        done = dict(self.summaries)
+        for record in self.records:
+            summary = done.get(record.run_id)
+            if record.key == cell.key and summary and record.run_id not in self.trained and summary.status == BEHIND:
+                done[record.run_id] = record.summary
+        return done
+
     def _finished_records(self, cell: CellPlan) -> list[RunRecord]:
         """The records of a cell whose runs are finished: its own, copies from other cells, or new ones."""
         if self.context.resume:
             self.records = read_existing(self.file.parent)  # another process may have recorded the same cell
-        of_cell = {record.run_id: record for record in self.records if record.key == cell.key}
-        of_all = {record.run_id: record for record in self.records}
+        done = self._done(cell)
+        # a run that fell behind in a race may have been trained again since
+        current = [r for r in self.records if r.run_id in done and r.summary.race == done[r.run_id].race]
+        of_cell = {record.run_id: record for record in current if record.key == cell.key}
+        of_all = {record.run_id: record for record in current}
         records = []
-        for config in cell.sweep.runs(self.summaries):
+        for config in cell.sweep.runs(done, self.context.race):
             record = of_cell.get(config.run_id)
             if record is None and config.run_id in of_all:
                 record = replace(of_all[config.run_id], key=cell.key)
@@ -213,18 +226,21 @@ def read_existing(folder: Path, log: Callable[[str], object] = lambda message: N
 
 
 def unfinished_cells(
-    cells: Sequence[CellPlan], folder: Path, device: str = "auto", resume: bool = True
+    cells: Sequence[CellPlan], folder: Path, device: str = "auto", resume: bool = True, race: bool = False
 ) -> list[tuple[CellPlan, float]]:
-    """The cells that are not complete in the results, each with the expected seconds of its training (`estimate`)."""
+    """The cells that are not complete in the results, each with the expected seconds of its training (`estimate`).
+
+    race  learning rates that fall behind stop early
+    """
     summaries = _summaries(read_existing(folder)) if resume else {}
-    unfinished = [cell for cell in cells if _missing(cell, summaries)]
+    unfinished = [cell for cell in cells if cell.sweep.missing(summaries, race)]
     if not unfinished:
         return []
     speed = estimate.Speed.measure(device, unfinished[0].sweep.config.precision)
     estimates: list[tuple[CellPlan, float]] = []
     pretrained: set[str] = set()
     for cell in unfinished:
-        seconds = estimate.seconds(cell.sweep.config, len(cell.sweep), speed)
+        seconds = estimate.seconds(cell.sweep.config, cell.sweep.cost(race), speed)
         if cell.pretraining and cell.pretraining.run_id not in pretrained:  # once for all cells
             pretrained.add(cell.pretraining.run_id)
             seconds += estimate.seconds(cell.pretraining, 1, speed)
@@ -233,8 +249,6 @@ def unfinished_cells(
 
 
 def _summaries(records: Sequence[RunRecord]) -> dict[str, RunSummary]:
-    return {record.run_id: record.summary for record in records if record.run_id}
-
-
-def _missing(cell: CellPlan, summaries: Mapping[str, RunSummary]) -> list[RunConfig]:
-    return cell.sweep.missing(summaries)
+    """Summaries by run id; of a run that fell behind in a race and was also trained to its end, the latter."""
+    in_order = sorted(records, key=lambda record: record.summary.status != BEHIND)
+    return {record.run_id: record.summary for record in in_order if record.run_id}

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from icecore.backbones import build_body_of
-from icecore.core.config import PROTOCOLS, RunConfig
+from icecore.core.config import PROTOCOLS, SINGLE_ROLES, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
 from icecore.core.settings import check_names, check_types
 from icecore.core.storage import write_json
+from icecore.experiments.race_plan import can_race, done_for, start_over_after_race, why_not_raced
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs
 from icecore.model.model_settings import model_settings
@@ -31,7 +32,8 @@ from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.loop import train_pack
 from icecore.training.micro_batches import max_runs
-from icecore.training.run_summary import RunSummary, SweepSummary
+from icecore.training.racing import race_cost
+from icecore.training.run_summary import BEHIND, RunSummary, SweepSummary
 
 
 def make_config(task: str, precision: str = "auto", device: str = "auto", **settings: Any) -> RunConfig:
@@ -91,6 +93,9 @@ def train_runs(configs: Sequence[RunConfig], context: ExecutionContext, task: Ta
 
     task  the task of all configurations, on the device, if it has been read already
 
+    With `context.race`, learning rates that fall behind stop early. Their runs count as finished only for the same race
+    again; any other request trains them from their start.
+
     Waits for runs that another process is training, or raises BusyError if `context.wait` is false.
     """
     for config in configs:
@@ -107,25 +112,42 @@ def train_runs(configs: Sequence[RunConfig], context: ExecutionContext, task: Ta
                 locks.enter_context(folders[run_id].lock())
             if not context.resume:
                 folders[run_id].reset()
+        requested = [folder.config for folder in folders.values()]
+        restarted = start_over_after_race(folders.values(), requested, context.race)
         finished = {run_id: summary for run_id, folder in folders.items() if (summary := folder.summary()) is not None}
-        unfinished = [(folder.config, folder.pack()) for run_id, folder in folders.items() if run_id not in finished]
-        trained = _train_unfinished(context.world.broadcast(unfinished), context, task)
+        unfinished = [
+            # runs that start over must not take the others of their pack with them
+            (folder.config, [each for each in folder.pack() if each not in restarted])
+            for run_id, folder in folders.items()
+            if run_id not in finished
+        ]
+        trained = _train_unfinished(context.world.broadcast(unfinished), requested, context, task)
     summaries = context.world.broadcast({**finished, **{summary.run_id: summary for summary in trained}})
     return [summaries[run_id] for run_id in folders]
 
 
 def _train_unfinished(
-    unfinished: Sequence[tuple[RunConfig, list[str]]], context: ExecutionContext, task: Task | None
+    unfinished: Sequence[tuple[RunConfig, list[str]]],
+    requested: Sequence[RunConfig],
+    context: ExecutionContext,
+    task: Task | None,
 ) -> list[RunSummary]:
-    """Train runs, each given with the ids of the pack that it was last in."""
+    """Train runs, each given with the ids of the pack that it was last in. `requested` are also the finished ones."""
     summaries: list[RunSummary] = []
+    notes: set[str] = set()
     for group in packs([config for config, _ in unfinished], [pack for _, pack in unfinished]):
         device = context.runtime(group[0]).device
         data = task or load_task(group[0], context.data_dir).to(device)
         size = pack_size(group, data, context)
         for first in range(0, len(group), size):
-            backbone = context.backbone(group[first])
-            summaries += train_pack(data, backbone, group[first : first + size], context)
+            pack = group[first : first + size]
+            race = context.race and can_race(pack, requested)
+            note = why_not_raced(pack, requested) if context.race else None
+            if note is not None and note not in notes:
+                notes.add(note)
+                for callback in context.callbacks:
+                    callback.note(note)
+            summaries += train_pack(data, context.backbone(pack[0]), pack, replace(context, race=race))
     return summaries
 
 
@@ -145,17 +167,33 @@ class Sweep:
         lrs, seeds = len(self.lrs), len(self.seeds)
         return lrs + seeds - 1 if self.staged else lrs * seeds
 
-    def runs(self, done: Mapping[str, RunSummary]) -> list[RunConfig]:
-        """The runs that are known so far, given the summaries of finished runs by run id."""
-        first = expand_sweep(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
-        if len(first) == len(self) or any(config.run_id not in done for config in first):
-            return first
-        chosen = summarize_runs([done[config.run_id] for config in first]).chosen_lr
-        return first if chosen is None else first + expand_sweep(self.config, [chosen], self.seeds[1:])
+    def cost(self, race: bool) -> float:
+        """The training of the sweep in runs that are trained to their end, if its learning rates race or not."""
+        if not race or SINGLE_ROLES & set(self.config.train_roles):
+            return len(self)
+        cost, seeds = race_cost(len(self.lrs)), len(self.seeds)
+        return cost + seeds - 1 if self.staged else cost * seeds
 
-    def missing(self, done: Mapping[str, RunSummary]) -> list[RunConfig]:
+    def runs(self, done: Mapping[str, RunSummary], race: bool = False) -> list[RunConfig]:
+        """The runs that are known so far, given the summaries of finished runs by run id.
+
+        race  learning rates that fall behind stop early
+        """
+        return [config for stage in self._stages(done, race) for config in stage]
+
+    def missing(self, done: Mapping[str, RunSummary], race: bool = False) -> list[RunConfig]:
         """The runs to train next; none if all are finished."""
-        return [config for config in self.runs(done) if config.run_id not in done]
+        stages = [(stage, done_for(done, stage, race)) for stage in self._stages(done, race)]
+        return [config for stage, finished in stages for config in stage if config.run_id not in finished]
+
+    def _stages(self, done: Mapping[str, RunSummary], race: bool) -> list[list[RunConfig]]:
+        """The runs that try the learning rates, then, if they are finished, those of the other seeds."""
+        first = expand_sweep(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
+        finished = done_for(done, first, race)
+        if len(first) == len(self) or len(finished) < len(first):
+            return [first]
+        chosen = summarize_runs(list(finished.values())).chosen_lr
+        return [first] if chosen is None else [first, expand_sweep(self.config, [chosen], self.seeds[1:])]
 
 
 def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> list[list[RunConfig]]:
@@ -177,8 +215,9 @@ def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> 
 def pack_size(configs: Sequence[RunConfig], task: Task, context: ExecutionContext) -> int:
     """How many of the runs, which share a body, train at once: as many as memory allows (`max_runs`).
 
-    A larger group is trained in packs of this size, in order. If it is interrupted, it is split at the same places
-    again: finished runs are whole packs, and the interrupted pack is a group of its own (`packs`).
+    A larger group is trained in packs of this size, in order; those of a race have all seeds of their learning rates.
+    If it is interrupted, it is split at the same places again: finished runs are whole packs, and the interrupted pack
+    is a group of its own (`packs`).
     """
     if len(configs) == 1:
         return 1
@@ -186,7 +225,9 @@ def pack_size(configs: Sequence[RunConfig], task: Task, context: ExecutionContex
     runtime, backbone = context.runtime(config), context.backbone(config)
     # measured with two runs, because a model of one run keeps less
     trial = context.place(FPT(task.spec, backbone, [0, 1], model_settings(config), runtime.precision), runtime)
-    return min(len(configs), max_runs(trial, task, min(context.micro_batch or 1, config.batch_size)))
+    size = min(len(configs), max_runs(trial, task, min(context.micro_batch or 1, config.batch_size)))
+    seeds = len({each.seed for each in configs})
+    return size - size % seeds if context.race and seeds < size < len(configs) else size
 
 
 def load_task(config: RunConfig, data_dir: str | None) -> Task:
@@ -197,12 +238,14 @@ def load_task(config: RunConfig, data_dir: str | None) -> Task:
 def summarize_runs(runs: Sequence[RunSummary]) -> SweepSummary:
     """The summary of a sweep: the learning rate that validation chose, and the metrics there over seeds.
 
-    Of rates that validation finds equal, the one whose best states came first is chosen, then the smallest.
+    Of rates that validation finds equal, the one whose best states came first is chosen, then the smallest. A rate that
+    fell behind in a race is never chosen.
     """
     seconds = round(sum(run.seconds_share for run in runs), 3)
     by_lr: dict[float, list[RunSummary]] = {}
+    behind = {run.lr for run in runs if run.status == BEHIND}
     for run in runs:
-        if run.val_metric is not None:
+        if run.val_metric is not None and run.lr not in behind:
             by_lr.setdefault(run.lr, []).append(run)
     # a learning rate at which some seed diverged counts only if no other is left
     complete = max(map(len, by_lr.values()), default=0)
@@ -240,6 +283,11 @@ def open_run(
     """
     config = read_run_config(path)
     program_path = path / PROGRAM
+    if RunFolder(path.parent, config).race():
+        raise ConfigError(
+            f"The run in {path} has no program, because its learning rate {config.lr:g} fell behind in a race. Train "
+            "it with --no-race, or open the run of a rate that went on."
+        )
     if not program_path.exists():
         raise ConfigError(
             f"The run in {path} has no program: it is not finished (give its command again), or it diverged."

@@ -24,6 +24,7 @@ class TableRequest:
     only   columns or tasks to train; empty: all
     rows   rows to train; empty: all
     body   replaces the budget's body
+    race   learning rates that fall behind stop early
     """
 
     budget: str = "smoke"
@@ -33,6 +34,7 @@ class TableRequest:
     body: str | None = None
     precision: str = "auto"
     device: str = "auto"
+    race: bool = False
 
     def command(self, study: str) -> str:
         """The command that trains these cells of a study."""
@@ -42,6 +44,7 @@ class TableRequest:
         words += ["--rows", ",".join(self.rows)] * bool(self.rows)
         words += ["--body", self.body or ""] * bool(self.body)
         words += ["--precision", self.precision] * (self.precision != "auto")
+        words += ["--race"] * self.race
         return shlex.join(words)
 
 

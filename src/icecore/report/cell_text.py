@@ -52,7 +52,7 @@ def marked_number_text(number: CellNumber, unit: str) -> str:
 
 
 def cell_text(cell: TableCell, unit: str) -> str:
-    """Our numbers, or "missing" or "diverged"; empty if nothing was run."""
+    """Our numbers, or "missing", "diverged" or "not finished"; empty if nothing was run."""
     if cell.state:
         return "" if cell.state == "not run" else cell.state
     texts = [marked_number_text(number, unit) for number in cell.numbers]

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icecore.core.text import pluralize
+from icecore.core.text import list_in_words, pluralize
 from icecore.experiments import sweep
 from icecore.experiments.results import RunRecord
 from icecore.report.quantities import Quantity
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import BEHIND, DIVERGED, RunSummary
 
 #: published percentages are rounded to tenths; a difference of less than half a tenth does not count
 ROUNDING = 0.05
@@ -66,7 +66,8 @@ class TableCell:
     """A cell of a table: its numbers and the runs behind them.
 
     runs    all runs of the sweep; `chosen` are those at the learning rate `lr` that validation chose
-    state   empty if the cell has a number, else "not run", "missing" (weights or data) or "diverged"
+    state   empty if the cell has a number, else "not run", "missing" (weights or data), "diverged", or "not finished"
+            if there are only runs that fell behind in a race
     notes   what a reader must know
     """
 
@@ -119,15 +120,15 @@ def build_cell(records: Sequence[RunRecord], quantity: Quantity, published: Mapp
         readings = [reading for reading in map(read, chosen) if reading is not None]
         ours = MeanWithError.of([value for value, _ in readings])
         numbers.append(CellNumber(name, ours, published.get(name), any(bound for _, bound in readings)))
-    notes += [*_divergence_notes(runs, chosen), *_edge_notes(lr, runs)]
-    state = "" if chosen else "diverged"
+    notes += [*_divergence_notes(runs, chosen), *_race_notes(runs), *_edge_notes(lr, runs)]
+    state = "" if chosen else "not finished" if any(is_behind(run) for run in runs) else DIVERGED
     return TableCell(tuple(numbers), tuple(runs), tuple(chosen), lr, state, tuple(notes))
 
 
 def _is_complete(summary: RunSummary) -> bool:
-    """Whether a summary has a learning rate, and metrics unless the run diverged."""
+    """Whether a summary has a learning rate, and metrics unless the run diverged or fell behind in a race."""
     has_metrics = summary.val_metric is not None and summary.test_metric is not None
-    return summary.lr > 0 and (has_metrics or summary.status == "diverged")
+    return summary.lr > 0 and (has_metrics or summary.status in (DIVERGED, BEHIND))
 
 
 def _same_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
@@ -153,27 +154,42 @@ def _same_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], lis
 
 def _divergence_notes(runs: Sequence[RunRecord], chosen: Sequence[RunRecord]) -> list[str]:
     """A note on the learning rates at which runs diverged, if there are any."""
-    diverged = sorted({run.summary.lr for run in runs if run.summary.status == "diverged"})
+    diverged = sorted({run.summary.lr for run in runs if run.summary.status == DIVERGED})
     if not diverged:
         return []
     rates = ", ".join(rate_text(lr) for lr in diverged)
     if not chosen:
         return [f"Runs diverged at every learning rate ({rates})."]
-    count = sum(run.summary.status == "diverged" for run in chosen)
+    count = sum(run.summary.status == DIVERGED for run in chosen)
     note = f"Runs diverged at learning rate {rates}."
     if count:
         note += f" {count} of {pluralize(len(chosen), 'seed')} of this number diverged and counts with its best state."
     return [note]
 
 
+def is_behind(run: RunRecord) -> bool:
+    """Whether the run stopped because its learning rate fell behind in a race."""
+    return run.summary.status == BEHIND
+
+
+def _race_notes(runs: Sequence[RunRecord]) -> list[str]:
+    """A note on the learning rates that fell behind in a race and the steps at which they stopped, if there are any."""
+    steps = {run.summary.lr: run.summary.steps_done for run in runs if is_behind(run)}
+    rates = [f"{rate_text(lr)} at step {steps[lr]:,}" for lr in sorted(steps)]
+    return [f"Learning rates that stopped in a race, before their last step: {list_in_words(rates)}."] if rates else []
+
+
 def _edge_notes(lr: float | None, runs: Sequence[RunRecord]) -> list[str]:
-    """A note if the chosen learning rate is the smallest or largest one and none between them is as good."""
+    """A note if the chosen learning rate is the smallest or largest one and none between them is as good.
+
+    What a rate would have reached that fell behind in a race is not known, so it does not count as good.
+    """
     rates = sorted({run.summary.lr for run in runs})
     if lr is None or len(rates) < 2 or lr not in (rates[0], rates[-1]):
         return []
     metrics: dict[float, dict[int, float]] = {rate: {} for rate in rates}
     for run in runs:
-        metric = run.summary.val_metric
+        metric = None if is_behind(run) else run.summary.val_metric
         metrics[run.summary.lr][run.summary.seed] = -1.0 if metric is None else metric
     for rate in rates[1:-1]:
         shared_seeds = metrics[rate].keys() & metrics[lr].keys()

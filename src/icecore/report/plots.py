@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from icecore.experiments.results import RunRecord
-from icecore.report.cells import CellNumber, MeanWithError, TableCell, rate_text
+from icecore.report.cells import CellNumber, MeanWithError, TableCell, is_behind, rate_text
 from icecore.report.plot_style import (
     GAP_COLOUR,
     MATPLOTLIB_SETTINGS,
@@ -136,7 +136,8 @@ def _rate_line(ax: Axes, cell: TableCell, style: RowStyle) -> None:
     """Draw a line through the seeds that tried every rate, and a ring for the mean of all seeds at the chosen rate.
 
     Other seeds trained only at the chosen rate. In the line they would make it look worse or better than its
-    neighbours. A rate at which all runs diverged is a cross at the bottom.
+    neighbours. A rate at which all runs diverged is a cross at the bottom. A rate that fell behind in a race is a
+    hollow marker beside the line, which shows what runs have reached at their end.
     """
     runs_by_rate = {rate: {r.summary.seed: r for r in cell.runs if r.summary.lr == rate} for rate in cell.rates}
     seeds = [set(runs) for runs in runs_by_rate.values()]
@@ -144,7 +145,11 @@ def _rate_line(ax: Axes, cell: TableCell, style: RowStyle) -> None:
     points: dict[float, MeanWithError] = {}
     for rate, runs in runs_by_rate.items():
         point = _validation([run for seed, run in runs.items() if seed in shared_seeds])
-        if point is None:
+        if any(map(is_behind, runs.values())):
+            hollow = {"markerfacecolor": "white", "markersize": 5}
+            heights = [] if point is None else [point.mean]
+            ax.plot([rate] * len(heights), heights, style.marker, color=style.colour, zorder=3, **hollow)
+        elif point is None:
             ax.plot(rate, 0.03, "x", color=style.colour, transform=ax.get_xaxis_transform(), markersize=6, zorder=3)
         else:
             points[rate] = point
@@ -320,7 +325,7 @@ PLOT_KINDS: dict[str, tuple[str, Callable[[ResultTable], Figure | None]]] = {
     "rates": (
         "Validation accuracy against learning rate, over the seeds that tried every rate (in a staged sweep the first "
         "seed). The ring is the mean of all seeds at the chosen rate, ± standard error. A cross (×) is a rate at which "
-        "all runs diverged.",
+        "all runs diverged. A hollow marker is a rate that stopped in a race, with its best accuracy until then.",
         draw_rates,
     ),
     "curves": (

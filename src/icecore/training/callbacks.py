@@ -22,5 +22,8 @@ class Callback(Protocol):
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Validation metric by run id."""
 
+    def note(self, text: str) -> None:
+        """A sentence that a person who follows the training should read, for example which learning rates stop."""
+
     def finished(self, summaries: Sequence[RunSummary]) -> None:
         """The pack is finished."""

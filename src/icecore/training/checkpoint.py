@@ -7,8 +7,8 @@ writes loses nothing but steps.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,17 @@ class RunFolder:
         starts = [event["pack"] for event in self.events() if event["event"] == "start"]
         return starts[-1] if starts else []
 
+    def race(self) -> Sequence[str]:
+        """Ids of the runs in the race in which this run fell behind; empty if it did not.
+
+        Raises ConfigError or StorageError if its summary or its last state is damaged.
+        """
+        summary = self.summary()
+        if summary is not None:
+            return summary.race
+        steps = self.saved_steps()
+        return self.load_values(steps[-1]).get("race", ()) if steps else ()
+
     def check_origin(self, origin: Mapping[str, str]) -> None:
         """Raise ConfigError unless the run was started with the body and the data that `origin` names."""
         begun = [event["origin"] for event in self.events() if "origin" in event]
@@ -125,11 +136,21 @@ class RunFolder:
 
     def load_state(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state that `save_state` wrote. Raises StorageError if it is damaged."""
+        with self._opened_state(step) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            return tensors, json.loads(file.metadata()["state"])
+
+    def load_values(self, step: int) -> dict[str, Any]:
+        """The values of a state, without its tensors. Raises StorageError if it is damaged."""
+        with self._opened_state(step) as file:
+            return json.loads(file.metadata()["state"])
+
+    @contextmanager
+    def _opened_state(self, step: int) -> Iterator[Any]:
         path = self._state(step)
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-                return tensors, json.loads(file.metadata()["state"])
+                yield file
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StorageError(
                 f"The state {path} is damaged ({error}). Delete it to continue from an earlier state or from the start."
@@ -175,6 +196,9 @@ class SecondaryRunFolder(RunFolder):
 
     def events(self) -> list[dict[str, Any]]:
         return []
+
+    def race(self) -> Sequence[str]:
+        return ()
 
     def saved_steps(self) -> list[int]:
         return []

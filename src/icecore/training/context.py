@@ -1,4 +1,4 @@
-"""Where and how runs are executed. None of it changes results or is part of a run's id."""
+"""Where and how runs are executed. None of it changes the numbers of a finished run or is part of a run's id."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,6 +46,7 @@ class ExecutionContext:
     micro_batch         rows of each run per pass (None: as many as memory allows); the gradient is the same
     resume              continue from the last state; otherwise start over
     wait                wait for runs that another process is training; otherwise raise BusyError
+    race                stop learning rates that fall behind (`training/racing.py`); the others train as without it
     compile             compile the elementwise kernels (None: if training is long enough to pay for it)
     callbacks           are called as training proceeds
     world               the processes that train together, this one among them
@@ -60,6 +61,7 @@ class ExecutionContext:
     micro_batch: int | None = None
     resume: bool = True
     wait: bool = True
+    race: bool = False
     compile: bool | None = None
     callbacks: Sequence[Callback] = ()
     world: World = ALONE

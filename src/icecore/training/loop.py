@@ -9,7 +9,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,35 +32,9 @@ from icecore.training.evaluation import evaluate
 from icecore.training.feature_cache import FeatureCache, plan_feature_cache
 from icecore.training.micro_batches import split_by_length, tokens_per_pass
 from icecore.training.optimizer import PackedAdam
-from icecore.training.run_summary import RunSummary
-
-
-@dataclass
-class RunProgress:
-    """Counters of one run that resuming needs besides tensors.
-
-    seconds  wall time of the packs that it was trained in
-    share    its share of that time: the time of each pack divided by its active runs
-    """
-
-    best_metric: float | None = None
-    best_step: int = 0
-    stale: int = 0
-    stopped: str | None = None
-    seconds: float = 0.0
-    share: float = 0.0
-    final: dict[str, Any] | None = None
-
-
-@dataclass(eq=False)
-class PackedRun:
-    """A run in a pack. `best` (K,) are the trained numbers of the state with the best validation metric."""
-
-    config: RunConfig
-    folder: RunFolder
-    initial: dict[str, Tensor]
-    best: Tensor | None = None
-    progress: RunProgress = field(default_factory=RunProgress)
+from icecore.training.racing import decide_rung, rung_at
+from icecore.training.run_progress import PackedRun, RunProgress
+from icecore.training.run_summary import BEHIND, DIVERGED, NO_IMPROVEMENT, STOP_AT_REACHED, RunSummary
 
 
 def train_pack(
@@ -226,11 +199,33 @@ class Pack:
                 progress.stale += 1
             member.folder.log([{"event": "validation", "step": self.step, "metric": metric}])
             if config.stop_at is not None and metric >= config.stop_at:
-                progress.stopped = "reached stop_at"
+                progress.stopped = STOP_AT_REACHED
             elif config.patience is not None and progress.stale >= config.patience:
-                progress.stopped = "no improvement"
+                progress.stopped = NO_IMPROVEMENT
         for callback in self.context.callbacks:
             callback.validated(self.step, {m.config.run_id: x for m, x in zip(self.active, metrics, strict=True)})
+        if self.context.race:
+            self._race()
+
+    def _race(self) -> None:
+        """Stop the runs of the learning rates that are behind, if a rung of the race is decided at this step."""
+        rung = rung_at(self.config, self.step)
+        if rung is None:
+            return
+        runs = [(m.config.lr, m.progress) for m in self.members]
+        decision = self.world.broadcast(decide_rung(self.step, rung, runs))
+        if decision is None:
+            return
+        metrics = {rate.lr: rate.metric for rate in decision.behind}
+        ahead = {f"{rate.lr:g}": rate.metric for rate in decision.ahead}
+        for member in self.active:
+            if member.config.lr in metrics and not member.progress.stopped:
+                member.progress.stopped = BEHIND
+                member.progress.race = tuple(m.config.run_id for m in self.members)
+                event = {"event": "behind", "step": self.step, "rung": str(rung.share), "keep": rung.keep}
+                member.folder.log([{**event, "metric": metrics[member.config.lr], "ahead": ahead}])
+        for callback in self.context.callbacks:
+            callback.note(decision.describe())
 
     def save(self) -> None:
         """Write a state of every active run; older states are deleted once all runs have the new one."""
@@ -257,9 +252,8 @@ class Pack:
         """Write the programs and, after all of them, the summaries. Returns these."""
         summaries = []
         for member in self.members:
-            program = None if member.best is None else self._program(member)
-            if program is not None:
-                program.save(member.folder.program_path)
+            if member.has_program:
+                self._program(member).save(member.folder.program_path)
             summaries.append(self._summary(member))
         for member, summary in zip(self.members, summaries, strict=True):
             member.folder.log([{"event": "end", "step": summary.steps_done}])
@@ -277,9 +271,12 @@ class Pack:
 
     def _score_final(self) -> None:
         """Score the best states. The metrics are stored in the states first, so that a kill cannot change them."""
-        scored = [m for m in self.members if m.best is not None]
+        scored = [m for m in self.members if m.has_program]
         for member in self.members:
             member.progress.final = {}
+            # scoring whole splits would cost what the race saves; the split of other choices is not "val"
+            if member.progress.stopped == BEHIND and self._choice_split() == "val":
+                member.progress.final["val"] = member.progress.best_metric
         if scored:
             self.model.set_programs([m.initial | self.adam.tensors(_known(m.best)) for m in scored])
             self.rows = scored
@@ -350,7 +347,7 @@ class Pack:
             finite = loss if math.isfinite(loss) else None
             member.folder.log([{"event": "train", "step": self.step, "loss": finite, "lr": lr}])
             if not ok:
-                member.progress.stopped = "diverged"
+                member.progress.stopped = DIVERGED
                 member.folder.log([{"event": "diverged", "step": self.step}])
         for callback in self.context.callbacks:
             callback.progress(self.step, shown)
@@ -373,6 +370,7 @@ class Pack:
         final = progress.final or {}
         steps = self.config.steps if not progress.stopped else max(run.folder.saved_steps(), default=0)
         trained, frozen = self.model.counts()
+        limit = 0 if progress.stopped == BEHIND else config.test_examples or sys.maxsize
         return RunSummary(
             task=config.task,
             task_options=dict(config.task_options),
@@ -392,7 +390,7 @@ class Pack:
             val_metric=final.get("val"),
             test_metric=final.get(task.test_splits[0]),
             test_metrics={split: final.get(split) for split in task.test_splits},
-            test_examples=min(task.split_size(task.test_splits[0]), config.test_examples or sys.maxsize),
+            test_examples=min(task.split_size(task.test_splits[0]), limit),
             metric_name=task.metric_name,
             trainable_parameters=trained,
             frozen_parameters=frozen,
@@ -404,13 +402,14 @@ class Pack:
             versions=package_versions(),
             data=dict(task.data),
             run_id=config.run_id,
+            race=tuple(progress.race),
         )
 
 
 def _end(folder: RunFolder) -> int | None:
     """The step of a run's last state if the run stopped there, otherwise None."""
     last = max(folder.saved_steps(), default=None)
-    return last if last is not None and folder.load_state(last)[1]["stopped"] else None
+    return last if last is not None and folder.load_values(last)["stopped"] else None
 
 
 def _known(values: Tensor | None) -> Tensor:

@@ -21,17 +21,22 @@ class _Counted:
         self.configs: Sequence[RunConfig] = ()
         self.losses: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
-        self.first = 0
+        #: the step of the last losses, and the rows of all runs that were trained on since the display began
+        self.counted, self.rows = 0, 0
         self.clock = time.perf_counter()
 
     def count(self, configs: Sequence[RunConfig], step: int) -> None:
-        self.configs, self.first, self.clock = configs, step, time.perf_counter()
+        self.configs, self.counted, self.rows, self.clock = configs, step, 0, time.perf_counter()
         self.losses, self.metrics = {}, {}
 
-    def speed(self, step: int) -> float:
+    def count_losses(self, step: int, losses: Mapping[str, float]) -> None:
+        """Remember the last losses, and count the rows of the runs that made the steps, which may be fewer later."""
+        self.rows += len(losses) * self.configs[0].batch_size * (step - self.counted)
+        self.counted, self.losses = step, dict(losses)
+
+    def speed(self) -> float:
         """Samples per second over all runs."""
-        rows = len(self.losses) * self.configs[0].batch_size
-        return rows * (step - self.first) / max(1e-9, time.perf_counter() - self.clock)
+        return self.rows / max(1e-9, time.perf_counter() - self.clock)
 
     def title(self) -> str:
         """The pack in a few words."""
@@ -40,11 +45,11 @@ class _Counted:
         runs = f", {len(self.configs)} runs" if len(self.configs) > 1 else ""
         return f"{first.task} on {first.backbone} ({first.weights}{depth}{runs})"
 
-    def numbers(self, step: int) -> str:
+    def numbers(self) -> str:
         """Loss, validation metric and speed; the best ones of several runs."""
         loss = f"loss {min(self.losses.values()):.4f}" if self.losses else ""
         val = f"  val {max(self.metrics.values()):.2%}" if self.metrics else ""
-        return f"{loss}{val}  {self.speed(step):,.0f} samples/s"
+        return f"{loss}{val}  {self.speed():,.0f} samples/s"
 
 
 class LiveDisplay(_Counted):
@@ -56,7 +61,7 @@ class LiveDisplay(_Counted):
         self.bar: Progress | None = None
 
     def waiting(self, run_id: str) -> None:
-        self.console.print(f"Another process is training the run {run_id}. Waiting until it ends.", highlight=False)
+        self.note(f"Another process is training the run {run_id}. Waiting until it ends.")
 
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         self.count(configs, step)
@@ -73,16 +78,19 @@ class LiveDisplay(_Counted):
         self.bar.start()
 
     def progress(self, step: int, losses: Mapping[str, float]) -> None:
-        self.losses = dict(losses)
+        self.count_losses(step, losses)
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, description=self.numbers(step))
+            self.bar.update(self.task, completed=step, description=self.numbers())
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         self.metrics = dict(metrics)
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, description=self.numbers(step))
+            self.bar.update(self.task, completed=step, description=self.numbers())
             if step >= self.configs[0].steps:
                 self.bar.update(self.task, description="scoring the whole validation and test sets")
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
 
     def finished(self, summaries: Sequence[RunSummary]) -> None:
         self.close()
@@ -98,7 +106,7 @@ class LineDisplay(_Counted):
     """One plain line for each validation, for logs and pipes."""
 
     def waiting(self, run_id: str) -> None:
-        self.say(f"Another process is training the run {run_id}. Waiting until it ends.")
+        self.note(f"Another process is training the run {run_id}. Waiting until it ends.")
 
     def begin(self, configs: Sequence[RunConfig], step: int, info: Mapping[str, Any]) -> None:
         self.count(configs, step)
@@ -107,11 +115,14 @@ class LineDisplay(_Counted):
                  f"{configs[0].precision} on {info['device']}{resumed}")  # fmt: skip
 
     def progress(self, step: int, losses: Mapping[str, float]) -> None:
-        self.losses = dict(losses)
+        self.count_losses(step, losses)
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         self.metrics = dict(metrics)
-        self.say(f"step {step}/{self.configs[0].steps}  {self.numbers(step)}")
+        self.say(f"step {step}/{self.configs[0].steps}  {self.numbers()}")
+
+    def note(self, text: str) -> None:
+        self.say(text)
 
     def finished(self, summaries: Sequence[RunSummary]) -> None:
         pass
@@ -150,6 +161,9 @@ class TensorBoardLogger:
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         for run, metric in metrics.items():
             self.writers[run].add_scalar("metric/validation", metric, step)
+
+    def note(self, text: str) -> None:
+        pass
 
     def finished(self, summaries: Sequence[RunSummary]) -> None:
         self.close()

@@ -7,20 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+#: the status of a run that stopped before its last step; any other is "completed"
+DIVERGED, STOP_AT_REACHED, NO_IMPROVEMENT = "diverged", "reached stop_at", "no improvement"
+#: the status of a run whose learning rate fell behind in a race (`training/racing.py`)
+BEHIND = "behind in the race"
+
 
 @dataclass(frozen=True)
 class RunSummary:
     """What is known of a finished run. Fields that a file does not have are None, zero or empty.
 
     steps_done        updates made, fewer than `steps` if the run stopped early
-    status            "completed", or why the run stopped, for example "diverged"
+    status            "completed", or why the run stopped: one of the words above
     best_step         step of the best validation, whose state the program holds
-    *_metric          of that state; None if the run diverged before its first validation
+    *_metric          of that state; None if the run diverged before its first validation. A run that is behind in a
+                      race has only `val_metric`, which it had on the examples of a validation during training
     test_metrics      metric of each test split; `test_metric` is that of the first one
     seconds           wall time of the whole packs that the run was trained in
     seconds_share     the run's part of that time
     packed_runs       how many runs were trained in the pack
     data              where the examples come from, how many there are, and their digest
+    race              ids of the runs in the race in which the run fell behind; otherwise empty and not in the file
     other             keys of the file that this version does not know
     """
 
@@ -54,21 +61,28 @@ class RunSummary:
     versions: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     run_id: str = ""
+    race: tuple[str, ...] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The summary in a parsed `summary.json` of any version."""
         known = {name: values[name] for name in _RUN_KEYS if name in values}
-        if "train_roles" in known:
-            known["train_roles"] = tuple(known["train_roles"])
+        known |= {name: tuple(known[name]) for name in ("train_roles", "race") if name in known}
         return cls(**known, other={name: value for name, value in values.items() if name not in _RUN_KEYS})
 
     def to_json(self) -> dict[str, Any]:
         """The content of `summary.json`, ready for `json.dump`."""
         known = {name: getattr(self, name) for name in _RUN_KEYS}
         mappings = {name: dict(value) for name, value in known.items() if isinstance(value, Mapping)}
-        return {**known, **mappings, "train_roles": list(self.train_roles), **self.other}
+        race = known.pop("race")
+        return {
+            **known,
+            **mappings,
+            "train_roles": list(self.train_roles),
+            **({"race": list(race)} if race else {}),
+            **self.other,
+        }
 
 
 _RUN_KEYS = tuple(each.name for each in fields(RunSummary) if each.name != "other")

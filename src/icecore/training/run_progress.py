@@ -1,0 +1,45 @@
+"""How far a run of a pack has come."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from icecore.core.config import RunConfig
+from icecore.training.checkpoint import RunFolder
+from icecore.training.run_summary import BEHIND
+
+
+@dataclass
+class RunProgress:
+    """Counters of one run that resuming needs besides tensors.
+
+    race     if it is behind in a race: the ids of all runs in that race
+    seconds  wall time of the packs that it was trained in
+    share    its share of that time: the time of each pack divided by its active runs
+    """
+
+    best_metric: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    stopped: str | None = None
+    race: tuple[str, ...] = ()
+    seconds: float = 0.0
+    share: float = 0.0
+    final: dict[str, Any] | None = None
+
+
+@dataclass(eq=False)
+class PackedRun:
+    """A run in a pack. `best` (K,) are the trained numbers of the state with the best validation metric."""
+
+    config: RunConfig
+    folder: RunFolder
+    initial: dict[str, Tensor]
+    best: Tensor | None = None
+    progress: RunProgress = field(default_factory=RunProgress)
+
+    @property
+    def has_program(self) -> bool:
+        """Whether the run ends with a program: it has a validated state, and is not behind in a race."""
+        return self.best is not None and self.progress.stopped != BEHIND
