@@ -19,7 +19,7 @@ from icecore.autofit.comparison import RANDOM_BODY, verdict
 from icecore.autofit.fit_result import FitResult, ModelResult
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.time_budget import plan_training
-from icecore.core.config import PROTOCOLS, RunConfig
+from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import StorageError, UserError
 from icecore.experiments import sweep
@@ -76,7 +76,7 @@ def fit(
 
 def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunConfig:
     """The configuration that all runs of a fit share, except for how long they train."""
-    fair = PROTOCOLS["fair"]
+    protocol = PROTOCOLS[DEFAULT_PROTOCOL]
     return RunConfig(
         task=task.name,
         task_options={"data": task.data.get("sha256", "")},
@@ -87,10 +87,13 @@ def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunCon
         weights=settings.weights,
         layers=settings.layers,
         precision=precision,
-        schedule=fair.schedule,
-        warmup=fair.warmup,
-        dropout=fair.dropout,
-        lr_factors=fair.lr_factors,
+        schedule=protocol.schedule,
+        warmup=protocol.warmup,
+        dropout=protocol.dropout,
+        lr_factors=protocol.lr_factors,
+        lr_scale=protocol.lr_scale,
+        averaging=protocol.averaging,
+        position_start=protocol.position_start,
         patience=EARLY_STOPPING_PATIENCE,
         start=settings.start,
     )

@@ -38,7 +38,7 @@ BudgetName = Annotated[str, typer.Option(help="How much to compute: smoke, cpu o
 ProtocolName = Annotated[
     str,
     typer.Option(
-        help="How runs are trained and scored: fair, or paper (the published settings with their faults).",
+        help="How runs are trained and scored: fair, fast, or paper (the published settings with their faults).",
         rich_help_panel=SELECTION,
     ),
 ]

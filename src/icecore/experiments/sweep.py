@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from icecore.backbones import build_body_of
-from icecore.core.config import PROTOCOLS, SINGLE_ROLES, RunConfig
+from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, SINGLE_ROLES, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
 from icecore.core.settings import check_names, check_types
@@ -49,7 +49,7 @@ def make_config(task: str, precision: str = "auto", device: str = "auto", **sett
     check_types(RunConfig, given)
     # all options are written out, so that a configuration keeps its meaning if a default changes later
     given["task_options"] = read_options(TaskRequest(given.get("task_options", {})), task, entry.options)
-    name = given.get("protocol", "fair")
+    name = given.get("protocol", DEFAULT_PROTOCOL)
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS)
     protocol = PROTOCOLS[name]

@@ -90,8 +90,9 @@ def _plan_cell(study: Study, column: str, row: str, budget: Budget, request: Tab
         settings["weights"] = str(out / "bodies" / f"{pretraining.run_id}.safetensors")
     config = sweep.make_config(study.task_of(column), **settings, **common)
     lrs, label = (config.lr,), f"{request.budget}, {request.protocol} protocol"
-    if request.protocol == "fair":
+    if request.protocol != "paper":
         lrs = study.lrs or (budget.trained_lrs if study.rows[row].trains_body else budget.lrs)
+    if request.protocol == "fair":
         label = request.budget
     seeds = study.seeds or budget.seeds
     if pretraining is not None and pretraining.seed in seeds:
