@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from icecore.inspection.measurement import Inspection
 
 COLUMNS = ("layer", "rms", "min", "max", "at", "top1", "top10", "alike", "first", "reach", "gains", "biases")
-LEGEND = (
+COLUMN_MEANINGS = (
     "rms: root mean square of the hidden states, with the smallest and largest of all positions, and the position "
     "(from 0) of the largest. top1, top10: % of the squared norm in the largest dimensions. alike: mean cosine of two "
     "tokens. first: % of attention on the first position. reach: positions that a query attends to, exp(entropy). "
@@ -98,7 +98,7 @@ def inspect_(
         for sentence in inspection.findings:
             print_text(f"- {sentence}")
         print_text("")
-    print_text(LEGEND)
+    print_text(COLUMN_MEANINGS)
     if out is not None:
         print_text(f"Wrote {out}.")
 
