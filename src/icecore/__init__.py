@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from icecore.core.version import __version__
 
 if TYPE_CHECKING:
-    from icecore.api import fit, load_backbone, load_run, load_task, plan, predict, sweep, train
+    from icecore.api import fit, inspect_body, load_backbone, load_run, load_task, plan, predict, sweep, train
     from icecore.autofit.estimators import FPTClassifier, FPTRegressor
     from icecore.core.errors import UserError
     from icecore.inference.engine import Engine
@@ -29,6 +29,7 @@ __all__ = [
     "UserError",
     "__version__",
     "fit",
+    "inspect_body",
     "load_backbone",
     "load_run",
     "load_task",
@@ -41,7 +42,8 @@ __all__ = [
 #: the module that defines each public name
 _MODULES = {
     **dict.fromkeys(
-        ("fit", "load_backbone", "load_run", "load_task", "plan", "predict", "sweep", "train"), "icecore.api"
+        ("fit", "inspect_body", "load_backbone", "load_run", "load_task", "plan", "predict", "sweep", "train"),
+        "icecore.api",
     ),
     **dict.fromkeys(("FPTClassifier", "FPTRegressor"), "icecore.autofit.estimators"),
     "FPT": "icecore.model.fpt",

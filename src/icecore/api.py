@@ -16,6 +16,8 @@ from icecore.autofit.predict import predict as predict_files
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.core.settings import from_values
 from icecore.experiments.sweep import expand_sweep, make_config, open_run, run_sweep
+from icecore.inspection.inspection_target import InspectionRequest, inspect_target
+from icecore.inspection.measurement import Inspection
 from icecore.model.fpt import FPT
 from icecore.tasks import build_task
 from icecore.tasks.entry import TaskRequest
@@ -124,6 +126,50 @@ def load_run(path: PathName, *, data_dir: PathName | None = None, device: str = 
     program was trained on.
     """
     return open_run(Path(path), None if data_dir is None else str(data_dir), device)
+
+
+def inspect_body(
+    target: PathName,
+    *,
+    task: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    weights: PathName | None = None,
+    layers: int | None = None,
+    examples: int = 16,
+    data: PathName | None = None,
+    data_dir: PathName | None = None,
+    device: str = "auto",
+) -> Inspection:
+    """Measure what a body does with the tokens of a task, layer by layer.
+
+    `inspect_body("minilm", task="mnist").findings` says in words what stands out.
+
+    Parameters:
+        target: a body as `load_backbone` takes it, the folder of a run, or a program file; a body gets the input layer
+            of a fresh start with seed 0
+        task: for a body: name of a task, see `load_task`; None takes bit XOR
+        task_options: for a body: options of the task, for example `{"n": 20}`
+        weights: for a body: "pretrained" (the default), "random", "statistics", or the path of a weights file
+        layers: for a body: number of layers to keep, counted from the input; None keeps all
+        examples: number of examples of the validation split
+        data: for a program that was fitted to your own data: the path of rows to read
+        data_dir: folder with data files, see `load_task`
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps"
+
+    Raises ConfigError for a setting that does not fit the target, DataError, and WeightsError.
+    """
+    request = InspectionRequest(
+        str(target),
+        task,
+        task_options or {},
+        () if weights is None else (str(weights),),
+        layers,
+        examples,
+        None if data is None else str(data),
+        None if data_dir is None else str(data_dir),
+        device,
+    )
+    return inspect_target(request)[0]
 
 
 def plan(data: Any, y: Any = None, *, data_settings: DataSettings | None = None) -> Plan:

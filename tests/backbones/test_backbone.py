@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_parity import TINY, tiny_body
 from torch import Tensor, nn
 
 from icecore.backbones import BACKBONES, Backbone, BodyRequest, Role, build_backbone
@@ -14,6 +13,7 @@ from icecore.backbones.lstm import build_matched
 from icecore.backbones.modules.norm import RunNorm
 from icecore.backbones.modules.patching import norm_kind
 from icecore.core.errors import ConfigError, WeightsError
+from tiny_models import TINY, tiny_body
 
 WIDTH = {"width": "16"}
 RECURRENT: dict[str, Callable[[], Backbone]] = {

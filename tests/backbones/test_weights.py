@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_parity import TINY, tiny_config, tiny_model, with_positions
+from test_parity import with_positions
 from torch import Tensor, nn
 
 from icecore.backbones import Backbone, BodyRequest, Role, build_backbone, weights
@@ -23,6 +23,7 @@ from icecore.backbones.weights import NAMED, installed
 from icecore.core.errors import ConfigError, StorageError, UserError, WeightsError
 from icecore.model.fpt import FPT
 from icecore.tasks.bits import BitXor
+from tiny_models import TINY, tiny_config, tiny_model
 
 
 @pytest.fixture(autouse=True)

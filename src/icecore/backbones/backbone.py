@@ -193,6 +193,10 @@ class Backbone(nn.Module):
         """The equal blocks that the body is a chain of, in order; none if it is not a transformer."""
         return ()
 
+    def residual_blocks(self) -> Sequence[nn.Module]:
+        """The modules that hidden states (N, T, D) pass in turn, in order: the layers of any body; none without one."""
+        return self.transformer_blocks()
+
     def norms(self) -> dict[str, RunNorm]:
         """Every norm of the body, by module name, in order."""
         if not self._norms:

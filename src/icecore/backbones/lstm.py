@@ -5,7 +5,7 @@ and trainable counts of a given transformer.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -44,11 +44,12 @@ class LayerNormLSTM(nn.Module):
     """One layer of the paper's LSTM: norms on both halves of the preactivation and on the cell.
 
     It differs from the published code where that is wrong (docs/method.md): gains start at 1 and biases at 0, and the
-    initial states are zeros instead of new draws.
+    initial states are zeros instead of new draws. With `residual`, its input is added to its output.
     """
 
-    def __init__(self, width: int, generator: torch.Generator) -> None:
+    def __init__(self, width: int, residual: bool, generator: torch.Generator) -> None:
         super().__init__()
+        self.residual = residual
         bound = 1 / math.sqrt(width)
         self.input = _drawn(nn.Linear(width, 4 * width, device="meta"), bound, generator)
         self.recurrent = _drawn(StepWeights(width, 4 * width, device="meta"), bound, generator)
@@ -67,7 +68,8 @@ class LayerNormLSTM(nn.Module):
         drive = drive + per_row(recurrent.bias, drive, run_of_row)
         rows = x[:, 0]
         gains = (per_row(values, rows, run_of_row) for values in (recurrent.weight, cell.weight, cell.bias))
-        return Recurrence.apply(drive, self.recurrent.weight, self.recurrent.bias, *gains)
+        out = Recurrence.apply(drive, self.recurrent.weight, self.recurrent.bias, *gains)
+        return x + out if self.residual else out
 
 
 class _RecurrentBody(Backbone):
@@ -101,12 +103,14 @@ class LSTMBody(_RecurrentBody):
         generator = torch.Generator().manual_seed(seed)
         super().__init__(info, positions, generator)
         self.takes_positions = positions > 0
-        self.residual = residual
-        self.layers = nn.ModuleList(LayerNormLSTM(info.width, generator) for _ in range(info.layers))
+        self.layers = nn.ModuleList(LayerNormLSTM(info.width, residual, generator) for _ in range(info.layers))
+
+    def residual_blocks(self) -> Sequence[nn.Module]:
+        return list(self.layers)
 
     def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         for layer in self.layers:
-            x = x + layer(x) if self.residual else layer(x)
+            x = layer(x)
         return x
 
 
@@ -196,6 +200,9 @@ class MatchedLSTM(_RecurrentBody):
             MatchedBlock(D, hidden, norm, generator) for hidden in matched_hidden_sizes(D, L, frozen)
         )
         self.last = norm() if norms > 2 * L else nn.Identity()
+
+    def residual_blocks(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
 
     def run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.first(x)

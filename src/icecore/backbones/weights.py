@@ -17,6 +17,7 @@ import torch
 from icecore.backbones import gguf, huggingface
 from icecore.backbones.backbone import Backbone, BodyRequest
 from icecore.backbones.modules import attention
+from icecore.backbones.weight_check import check_values
 from icecore.core.errors import UserError, WeightsError
 from icecore.core.storage import write_atomic
 
@@ -132,7 +133,9 @@ def _pretrained(request: BodyRequest) -> Backbone:
     except Exception as error:
         raise _load_error(request.name, place, error) from error
     huggingface.check_complete(report, place, config.model_type)
-    return huggingface.build(config, request.name, "pretrained", source, model)
+    body = huggingface.build(config, request.name, "pretrained", source, model)
+    check_values(body, request.name)
+    return body
 
 
 def _random(request: BodyRequest) -> Backbone:
@@ -291,7 +294,10 @@ def save(body: Backbone, path: Path) -> None:
 
 @torch.no_grad()
 def load(body: Backbone, path: Path) -> None:
-    """Fill `body` from a file that `save` wrote. Raises WeightsError naming the first tensor that does not fit."""
+    """Fill `body` from a file that `save` wrote.
+
+    Raises WeightsError naming the first tensor that does not fit or cannot be used.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -309,3 +315,4 @@ def load(body: Backbone, path: Path) -> None:
                 f"{path}: tensor {name} has shape {tuple(stored[name].shape)}, expected {tuple(tensor.shape)}."
             )
         tensor.copy_(stored[name])
+    check_values(body, str(path))

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from icecore.cli import fit_commands, list_commands, run_commands, share_commands, study_commands
+from icecore.cli import fit_commands, inspect_command, list_commands, run_commands, share_commands, study_commands
 from icecore.cli.console import stderr
 from icecore.core.errors import ConfigError, UserError
 from icecore.core.version import __version__
@@ -52,6 +52,7 @@ _add(PAPER_TASKS, run_commands.demo, takes_arguments=False)
 _add(PAPER_TASKS, run_commands.train)
 _add(PAPER_TASKS, run_commands.evaluate, name="eval")
 _add(PAPER_TASKS, run_commands.attend)
+_add(PAPER_TASKS, inspect_command.inspect_, name="inspect")
 _add(PAPER_TASKS, run_commands.info)
 _add(USER_DATA, fit_commands.fit)
 _add(USER_DATA, fit_commands.predict)

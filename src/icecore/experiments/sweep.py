@@ -292,10 +292,14 @@ def open_run(
         raise ConfigError(
             f"The run in {path} has no program: it is not finished (give its command again), or it diverged."
         )
-    program = Program.load(program_path)
-    runtime = select_runtime(device, config.precision)
-    task = (task or load_task(config, data_dir)).to(runtime.device)
-    model = load_programs([program], build_body_of(config), runtime.precision).to(runtime.device)
+    return open_program(Program.load(program_path), task or load_task(config, data_dir), device)
+
+
+def open_program(program: Program, task: Task, device: str = "auto") -> tuple[FPT, Task]:
+    """The model of a program and its task, ready to score on `device`. Raises WeightsError if the body has changed."""
+    runtime = select_runtime(device, program.config.precision)
+    task = task.to(runtime.device)
+    model = load_programs([program], build_body_of(program.config), runtime.precision).to(runtime.device)
     rows = sum(task.split_size(split) for split in task.test_splits)
     model.compiled = pays_to_compile(model, rows, training=False)
     return model, task

@@ -7,7 +7,7 @@ Source: Lu et al. 2021, Section 2; the run axis is ours.
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -113,11 +113,34 @@ class FPT(nn.Module):
         """
         lengths = None if batch.lengths is None else to_device(batch.lengths, batch.tokens.device)
         segment = Segment(self._stack(), batch.tokens, run_of_row)
-        autocast = self.body_trained and self.dtype != torch.float32
-        inputs = torch.float32 if self.body_trained else self.dtype
-        with torch.autocast(batch.tokens.device.type, self.dtype) if autocast else nullcontext():
+        with self._autocast(batch.tokens.device):
             body_pass = self._body_pass(run_of_row, row_keys, record)
-            return read_features(self.backbone, [segment], lengths, body_pass, inputs)[0]
+            return read_features(self.backbone, [segment], lengths, body_pass, self._input_dtype)[0]
+
+    def hidden_states(self, batch: Batch, record: Callable[[Tensor], object] | None = None) -> Tensor:
+        """The body's last hidden states (N, T, D) at all positions, for run-major rows (N = R * B).
+
+        record  is called with the attention weights (N, H, T, T) of each layer in turn
+
+        Padding holds whatever the body leaves there.
+        """
+        mask = None
+        if batch.lengths is not None and not self.backbone.info.causal:
+            lengths = to_device(batch.lengths, batch.tokens.device)
+            mask = torch.arange(batch.tokens.shape[1], device=lengths.device) < lengths[:, None]
+        with self._autocast(batch.tokens.device):
+            x = self._stack().embed(batch.tokens, None).to(self._input_dtype)
+            return self.backbone(x, mask, body_pass=self._body_pass(None, None, record))
+
+    @property
+    def _input_dtype(self) -> torch.dtype:
+        """Type of the body's inputs."""
+        return torch.float32 if self.body_trained else self.dtype
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """In which products of trained weights, which stay fp32, are rounded to the model's precision."""
+        rounds = self.body_trained and self.dtype != torch.float32
+        return torch.autocast(device.type, self.dtype) if rounds else nullcontext()
 
     def logits(self, features: Tensor, run_of_row: Tensor | None = None) -> Tensor:
         """The output layer alone: from `features` of any dtype to logits (N, n, C) in fp32."""
