@@ -84,7 +84,8 @@ class BitMemory(BitTask):
     """
 
     name = "bit-memory"
-    defaults = TaskDefaults(steps=2000, batch_size=16)
+    # Small batches: the gradient of one example has little noise here, so it is the number of steps that counts.
+    defaults = TaskDefaults(steps=4000, batch_size=8, lr=3e-3)
 
     def __init__(self, strings: int = 5, bits: int = 1000, width: int = 50) -> None:
         _require_positive(self.name, strings=strings, bits=bits, width=width)
@@ -128,7 +129,8 @@ class BitXor(BitTask):
     """
 
     name = "bit-xor"
-    defaults = TaskDefaults(steps=1000, batch_size=32, eval_every=50)
+    # small batches, as for bit-memory
+    defaults = TaskDefaults(steps=2000, batch_size=8, lr=3e-3, eval_every=50)
 
     def __init__(self, n: int = 5) -> None:
         _require_positive(self.name, n=n)
