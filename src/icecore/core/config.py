@@ -193,8 +193,8 @@ class RunConfig:
     )
     lr_scale: str | None = setting(
         None,
-        help="Whether a step of a pretrained tensor (norms, positions, trained weights of the body) is relative to the "
-        "size of the tensor's numbers: absolute or relative.",
+        help="Whether a step of the body's tensors (norms, and weights if they are trained) is relative to the size of "
+        "their numbers: absolute or relative.",
         check=one_of("lr_scale", LR_SCALES),
         group=TRAINING,
         default_note=FROM_PROTOCOL,

@@ -190,11 +190,11 @@ class FPT(nn.Module):
         return {name: p for name, p in self.program().items() if p.requires_grad}
 
     def scales(self) -> dict[str, float]:
-        """The size of the numbers of each trained tensor that starts from the body's: their root mean square there.
+        """The size of the numbers of each trained tensor of the body: their root mean square in the body.
 
         That of a bias is its norm's or its matrix's, since biases start near zero, also where they do not stay there.
-        Positions that the body does not have start from ours, at a size of their own. Input and output layers have
-        scale 1 and are not listed.
+        Input and output layers and positions have scale 1 and are not listed. Positions are added to what the input
+        layer gives, so that is what they must compare with, not the body's table (0.025 in MiniLM).
         """
         starts = dict(self.backbone.named_parameters())
         scales: dict[str, float] = {}
@@ -202,9 +202,6 @@ class FPT(nn.Module):
             part, _, rest = name.partition(".")
             if part == "body":
                 scales[name] = _size(starts.get(rest.removesuffix("bias") + "weight", starts[rest]))
-            elif part == "positions":
-                table = self.backbone.position_table
-                scales[name] = self._position_spread() if table is None else _size(table)
         return scales
 
     def role_of(self, name: str) -> str:
@@ -277,12 +274,9 @@ class FPT(nn.Module):
         if table is not None:
             rows = torch.arange(T) % len(table)
             return table[rows].float().expand(len(generators), T, D).clone()
-        return torch.stack([torch.randn(T, D, generator=g) * self._position_spread() for g in generators])
-
-    def _position_spread(self) -> float:
-        """Standard deviation of the positions at the start, for a body without a position table."""
         start = self.settings.position_start
-        return 0.02 if start is None else start * self.backbone.embedding_spread
+        spread = 0.02 if start is None else start * self.backbone.embedding_spread
+        return torch.stack([torch.randn(T, D, generator=g) * spread for g in generators])
 
     def _set_trained(self, trained: set[str]) -> None:
         self.input.requires_grad_(INPUT in trained)
