@@ -16,3 +16,16 @@ def approximate_duration(seconds: float) -> str:
         if seconds / size < limit:
             return f"about {seconds / size:.0f} {unit}"
     return f"about {seconds / 86400:.0f} days"
+
+
+def shortened(value: object, limit: int = 60) -> str:
+    """The start of a value's representation, for a message about a value that may be large or deeply nested.
+
+    >>> shortened("abc"), shortened(list(range(100)), limit=12)
+    ("'abc'", '[0, 1, 2, 3, ...')
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end, or an integer of too many digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[:limit]} ..."
