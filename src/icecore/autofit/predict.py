@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from icecore import user_data
-from icecore.backbones import build_body_of
+from icecore.backbones import HubAccess, build_body_of
 from icecore.core.device import select_runtime
 from icecore.core.errors import DataError
 from icecore.core.storage import write_atomic
@@ -85,12 +85,18 @@ def read_encoder(program: Program, path: Path) -> user_data.DataEncoder:
 
 
 def predict(
-    paths: Sequence[Path], data: Any, device: str = "auto", score: bool = False, strict: bool = False
+    paths: Sequence[Path],
+    data: Any,
+    device: str = "auto",
+    score: bool = False,
+    strict: bool = False,
+    hub: HubAccess = "off",
 ) -> dict[Path, Predictions]:
     """Predict the rows of `data` with each program file. Programs of one body share its passes.
 
     score   raise DataError if the data have no targets, or classes that were not in training
     strict  raise DataError for damaged rows, which are skipped and counted otherwise
+    hub     whether a body that is not on this machine may be fetched, because program files may be somebody else's
 
     Raises DataError if a program cannot read the data, and WeightsError if the body of a program is missing.
     """
@@ -102,7 +108,7 @@ def predict(
     for path, program in programs.items():
         paths_by_body.setdefault(program.config.body, []).append(path)
     for body_paths in paths_by_body.values():
-        engine = _build_engine([programs[path] for path in body_paths], [str(path) for path in body_paths], device)
+        engine = _build_engine({str(path): programs[path] for path in body_paths}, device, hub)
         # the tokens of one pass after the other
         tokens = ((path, row) for path in body_paths for row in _iterate_tokens(encoders[path], rows[path]))
         while part := list(itertools.islice(tokens, ROWS_PER_PASS)):
@@ -112,12 +118,12 @@ def predict(
     return {path: _decode(encoders[path], rows[path], torch.cat(logits[path])) for path in paths}
 
 
-def _build_engine(programs: Sequence[Program], names: Sequence[str], device: str) -> Engine:
+def _build_engine(programs: Mapping[str, Program], device: str, hub: HubAccess) -> Engine:
     """An engine that holds programs of one body by name."""
-    config = programs[0].config
+    config = next(iter(programs.values())).config
     runtime = select_runtime(device, config.precision)
-    engine = Engine(build_body_of(config).to(runtime.device), runtime.precision)
-    for program, name in zip(programs, names, strict=True):
+    engine = Engine(build_body_of(config, hub).to(runtime.device), runtime.precision)
+    for name, program in programs.items():
         engine.add(program, name)
     return engine
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icecore.backbones import build_body_of
+from icecore.backbones import HubAccess, build_body_of
 from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
@@ -227,11 +227,16 @@ def read_run_config(path: Path) -> RunConfig:
 
 
 def open_run(
-    path: Path, data_dir: str | None = None, device: str = "auto", task: Task | None = None
+    path: Path,
+    data_dir: str | None = None,
+    device: str = "auto",
+    task: Task | None = None,
+    hub: HubAccess = "off",
 ) -> tuple[FPT, Task]:
     """The trained model and the task of a run folder, ready to score on `device`.
 
     task  the task of the run, if it has been read already
+    hub   whether a body that is not on this machine may be fetched, because run folders may be somebody else's
 
     Raises ConfigError for a folder that is not a finished run, WeightsError if the body has changed.
     """
@@ -244,7 +249,7 @@ def open_run(
     program = Program.load(program_path)
     runtime = select_runtime(device, config.precision)
     task = (task or load_task(config, data_dir)).to(runtime.device)
-    model = load_programs([program], build_body_of(config), runtime.precision).to(runtime.device)
+    model = load_programs([program], build_body_of(config, hub), runtime.precision).to(runtime.device)
     rows = sum(task.split_size(split) for split in task.test_splits)
     model.compiled = pays_to_compile(model, rows, training=False)
     return model, task
