@@ -143,6 +143,10 @@ def _decode(encoder: user_data.DataEncoder, rows: user_data.EncodedRows, logits:
         probabilities = zip(target.names, target.probabilities(logits), target.class_indices(logits), strict=True)
         for name, by_class, chosen in probabilities:  # (N, C) and (N,)
             columns[f"{name} probability"] = by_class.gather(1, chosen[:, None])[:, 0].numpy()
+    for name, values in columns.items():
+        is_label = target.task == "classification" and name in target.names
+        if not is_label and not np.isfinite(values).all():
+            raise DataError(f"The program gives values of {name!r} that are not finite numbers. Train it again.")
     spreads = dict(zip(target.names, target.std or [0.0] * len(target.names), strict=True))
     score = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
     return Predictions(rows.names, columns, target.metric_name, score, rows.notes, spreads)

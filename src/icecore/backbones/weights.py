@@ -322,4 +322,6 @@ def load(body: Backbone, path: Path) -> None:
             raise WeightsError(
                 f"{path}: tensor {name} has shape {tuple(stored[name].shape)}, expected {tuple(tensor.shape)}."
             )
+        if not stored[name].isfinite().all():
+            raise WeightsError(f"{path}: tensor {name} has values that are not finite numbers. Use another file.")
         tensor.copy_(stored[name])

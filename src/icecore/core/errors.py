@@ -28,7 +28,7 @@ class StorageError(UserError):
 
 
 class BusyError(UserError):
-    """Another process is training the same run."""
+    """Another process is training the same run or fitting the same file."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:

@@ -6,6 +6,7 @@ from which validation chooses the rate. docs/reproducing.md has an example.
 
 import dataclasses
 import itertools
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, get_origin
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, UserError, unknown_name
 from icecore.core.settings import type_hints
+from icecore.core.text import shortened
 from icecore.experiments import sweep
 from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
@@ -37,7 +39,7 @@ def read_grid(path: Path, device: str = "auto") -> list[CellPlan]:
     learning rate. Raises ConfigError that names the file and what is wrong in it.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
     try:
@@ -55,7 +57,7 @@ def _plan_cells(content: Mapping[str, Any], path: Path, device: str) -> list[Cel
     for name in task_settings:
         if name not in tasks:
             raise unknown_name("task", name, tasks)
-    grid_name, staged = str(content.get("name", path.stem)), bool(content.get("staged", False))
+    grid_name, staged = _file_name(content.get("name", path.stem)), bool(content.get("staged", False))
     cells = []
     for task in tasks:
         settings = {**common, **task_settings.get(task, {})}
@@ -68,6 +70,17 @@ def _plan_cells(content: Mapping[str, Any], path: Path, device: str) -> list[Cel
             sweep.expand_sweep(config, lrs, seeds)  # raises for impossible runs before the first one is trained
             cells.append(CellPlan(key, lr_sweep, f"icecore grid {path.name}"))
     return cells
+
+
+def _file_name(name: Any) -> str:
+    """The name of a grid, after which its results file is called. Raises ConfigError unless it names a file."""
+    text = str(name)
+    if not re.fullmatch(r"[^\W_.][\w .,+=()-]{0,99}", text):
+        raise ConfigError(
+            f"name: expected letters, digits, spaces and - _ . only, at most 100, because the results file has this "
+            f"name; found {shortened(text)}"
+        )
+    return text
 
 
 def _task_tables(content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

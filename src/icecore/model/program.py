@@ -85,6 +85,7 @@ class Program:
                 raise DataError(f"Tensor {name} is missing in {path}. Copy the file again.")
             if _checksum(tensors[name]) != checksum:
                 raise DataError(f"Tensor {name} in {path} is damaged (its checksum differs). Copy the file again.")
+        _check_numbers(tensors, path)
         try:
             return cls(
                 config=RunConfig.from_json(json.dumps(header["config"])),
@@ -100,6 +101,18 @@ class Program:
             raise DataError(
                 f"{path} was written by icecore {made} and cannot be read here. Upgrade icecore. {error}"
             ) from error
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
+    """Raise DataError naming a tensor that does not consist of finite floating-point numbers."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+            raise DataError(f"Tensor {name} in {path} has the type {tensor.dtype}, but programs hold numbers in fp32.")
+        if not tensor.isfinite().all():
+            raise DataError(
+                f"Tensor {name} in {path} has values that are not finite numbers, so its predictions would have no "
+                "meaning. Train the program again."
+            )
 
 
 def _checksum(tensor: Tensor) -> str:

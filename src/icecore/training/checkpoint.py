@@ -150,9 +150,11 @@ class RunFolder:
 
     def reset(self) -> None:
         """Delete everything except the configuration, to start over."""
+        with storage_errors(self.path):
+            self.summary_path.unlink(missing_ok=True)  # first, because it says that everything else is complete
         self.drop_states()
         with storage_errors(self.path):
-            for name in (EVENTS, SUMMARY, PROGRAM):
+            for name in (EVENTS, PROGRAM):
                 (self.path / name).unlink(missing_ok=True)
 
     def _state(self, step: int) -> Path:
