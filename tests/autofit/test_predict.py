@@ -181,3 +181,11 @@ def test_a_run_folder_cannot_make_icecore_ask_the_network(
     with pytest.raises(WeightsError, match="--download"):
         icecore.load_run(folder)
     assert not asked
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet() -> None:
+    columns = {"=y": np.array(["=1+1", "-2.5", "-x", "@a", "+b", "\t=c", "plain"])}
+    text = Predictions(["=cmd()", *"bcdefg"], columns, "accuracy").to_csv()
+    rows = list(csv.reader(io.StringIO(text)))
+    assert [row[0] for row in rows][:2] == ["row", "'=cmd()"]
+    assert [row[1] for row in rows] == ["'=y", "'=1+1", "-2.5", "'-x", "'@a", "'+b", "'\t=c", "plain"]

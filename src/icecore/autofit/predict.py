@@ -18,6 +18,7 @@ from icecore.backbones import HubAccess, build_body_of
 from icecore.core.device import select_runtime
 from icecore.core.errors import DataError
 from icecore.core.storage import write_atomic
+from icecore.core.text import shortened
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 
@@ -48,19 +49,30 @@ class Predictions:
         return len(self.names)
 
     def to_csv(self) -> str:
-        """A table with a header and one line for each row."""
+        """A table with a header and one line for each row. Texts that begin like a formula get an apostrophe."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["row", *self.columns])
+        writer.writerow(["row", *map(_not_a_formula, self.columns)])
         spreads = [self.spreads.get(name) for name in self.columns]
         for name, *values in zip(self.names, *self.columns.values(), strict=True):
             cells = [_format_cell(value, spread) for value, spread in zip(values, spreads, strict=True)]
-            writer.writerow([name, *cells])
+            writer.writerow([_not_a_formula(name), *map(_not_a_formula, cells)])
         return text.getvalue()
 
     def save(self, path: Path) -> None:
         """Write the table as a CSV file. Raises StorageError."""
         write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), encoding="utf-8"))
+
+
+def _not_a_formula(cell: Any) -> Any:
+    """The cell, with an apostrophe before a text that a spreadsheet would take for a formula and run."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _format_cell(value: Any, spread: float | None) -> Any:
@@ -81,7 +93,15 @@ def read_encoder(program: Program, path: Path) -> user_data.DataEncoder:
             f"{path} is a program for the built-in task {program.config.task}, which cannot read your own data. "
             "Score its run folder with `icecore eval`."
         )
-    return user_data.DataEncoder.from_json(text)
+    if not isinstance(text, str):
+        raise DataError(f"{path} has no data encoder where it should be, but {shortened(text)}. Fit the program again.")
+    try:
+        encoder = user_data.DataEncoder.from_json(text)
+    except DataError as error:
+        raise DataError(f"{path} cannot be used on your own data. {error}") from error
+    if encoder.spec != program.spec:
+        raise DataError(f"{path} makes tokens of other sizes than its tensors read, so it is damaged. Copy it again.")
+    return encoder
 
 
 def predict(

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from icecore.autofit.fit_settings import FitSettings
-from icecore.cli.console import new_table, print_text, stdout, training_displays
+from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_hub_access
 from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, Strict
 from icecore.cli.setting_options import with_settings
@@ -100,16 +100,16 @@ def predict(
     in_folder = out is not None and (len(programs) > 1 or out.is_dir())
     for path, predictions in predict_rows(programs, data, device, score, strict, hub).items():
         for name, text in predictions.notes:
-            typer.echo(f"{name}: {text}", err=True)
+            echo(f"{name}: {text}", error=True)
         if out is None:
             _print_predictions(predictions, title=str(path) if len(programs) > 1 else None)
         else:
             csv_path = out / f"{path.stem}.csv" if in_folder else out
             predictions.save(csv_path)
-            typer.echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
+            echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
-            typer.echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", err=True)
+            echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", error=True)
 
 
 def _check_not_input(out: Path, *inputs: Path) -> None:
@@ -120,8 +120,8 @@ def _check_not_input(out: Path, *inputs: Path) -> None:
 
 def _print_predictions(predictions: "Predictions", title: str | None) -> None:
     if title is not None:
-        typer.echo(f"# {title}")
-    typer.echo(predictions.to_csv(), nl=False)
+        echo(f"# {title}")
+    echo(predictions.to_csv(), end="")
 
 
 def _print_fit(result: "FitResult", out: Path) -> None:

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from icecore.cli.console import new_table, print_text, stdout, training_displays
+from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_hub_access, read_numbers
 from icecore.cli.options import FILES, DataDir, Device, Download, Precision, Quiet, Resume, RunPath, SendToken
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
-from icecore.core.text import pluralize
+from icecore.core.text import pluralize, printable
 from icecore.training.run_summary import SweepSummary
 
 LearningRates = Annotated[
@@ -124,7 +124,7 @@ def evaluate(
         splits = task.test_splits
     for name in splits:
         metric = float(score(model, task, name)[0])
-        typer.echo(f"{name} {task.metric_name}: {metric:.4f} ({pluralize(task.split_size(name), 'example')})")
+        echo(f"{name} {task.metric_name}: {metric:.4f} ({pluralize(task.split_size(name), 'example')})")
 
 
 def attend(
@@ -172,9 +172,9 @@ def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder o
         if stdout().is_terminal:
             from rich.markdown import Markdown
 
-            stdout().print(Markdown(model_card.page(program, run.stem)))
+            stdout().print(Markdown(printable(model_card.page(program, run.stem))))
         else:
-            typer.echo(model_card.card(program, run.stem))
+            echo(model_card.card(program, run.stem))
         return
     table = new_table("", "")
     for name, value in sweep.describe_run(run).items():

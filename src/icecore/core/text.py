@@ -1,4 +1,9 @@
-"""Numbers and durations in words, for messages."""
+"""Numbers and durations in words, and texts from files made harmless, for messages."""
+
+import re
+
+#: control characters except tabs and line breaks, and marks that reverse the direction of text on a terminal
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def pluralize(count: int, noun: str) -> str:
@@ -29,3 +34,12 @@ def shortened(value: object, limit: int = 60) -> str:
     except (RecursionError, ValueError):  # nested without end, or an integer of too many digits
         return f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
+def printable(text: str) -> str:
+    """The text with its control characters in visible form, so that no name from a file steers a terminal.
+
+    >>> print(printable("a" + chr(27) + "[2Jb"))
+    a\\x1b[2Jb
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

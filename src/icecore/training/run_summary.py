@@ -7,6 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from icecore.core.errors import ConfigError
+from icecore.core.settings import check_types
+from icecore.core.text import shortened
+
+#: larger numbers than any summary has, but small enough to be squared and summed
+LARGEST_NUMBER = 1e100
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -58,8 +65,12 @@ class RunSummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The summary in a parsed `summary.json` of any version."""
+        """The summary in a parsed `summary.json` of any version. Raises ConfigError for values of the wrong type."""
         known = {name: values[name] for name in _RUN_KEYS if name in values}
+        check_types(cls, known)
+        for name, value in known.items():
+            if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
+                raise ConfigError(f"{name}: expected a finite number, found {shortened(value)}")
         if "train_roles" in known:
             known["train_roles"] = tuple(known["train_roles"])
         return cls(**known, other={name: value for name, value in values.items() if name not in _RUN_KEYS})
