@@ -25,7 +25,7 @@ from icecore.autofit.time_budget import plan_training
 from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, StorageError, UserError
-from icecore.core.storage import file_lock
+from icecore.core.storage import file_lock, sweep_temporaries
 from icecore.experiments import sweep
 from icecore.model.loading import load_programs
 from icecore.model.program import Program
@@ -70,6 +70,7 @@ def _fit_alone(
     """What `fit` does while no other process fits the same file."""
     # the whole name, because files of one stem may be fitted at the same time
     context = replace(context, out=out.with_name(f".{out.name}.fit"))
+    sweep_temporaries(out)
     for leftover in out.parent.glob(f"{glob.escape(context.out.name)}.*.removed"):
         shutil.rmtree(leftover, ignore_errors=True)
     runtime = select_runtime(context.device, settings.precision)

@@ -105,6 +105,8 @@ def train_runs(configs: Sequence[RunConfig], context: ExecutionContext, task: Ta
             if not context.resume:
                 folders[run_id].reset()
         finished = {run_id: summary for run_id, folder in folders.items() if (summary := folder.summary()) is not None}
+        for run_id in finished:
+            folders[run_id].drop_states()  # a kill may have come after the summary and before this
         unfinished = [(folder.config, folder.pack()) for run_id, folder in folders.items() if run_id not in finished]
         trained = _train_unfinished(context.world.broadcast(unfinished), context, task)
     summaries = context.world.broadcast({**finished, **{summary.run_id: summary for summary in trained}})

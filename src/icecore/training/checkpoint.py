@@ -114,6 +114,13 @@ class RunFolder:
         starts = [event.get("pack", []) for event in self.events() if event["event"] == "start"]
         return starts[-1] if starts else []
 
+    def largest_pack(self) -> int:
+        """How many runs the largest pack had that this run was trained in; 0 if it has not started.
+
+        A run that is continued alone, because a kill came between the summaries of its pack, was still trained in it.
+        """
+        return max((len(event.get("pack", [])) for event in self.events() if event["event"] == "start"), default=0)
+
     def check_origin(self, origin: Mapping[str, str]) -> None:
         """Raise ConfigError unless the run was started with the body and the data that `origin` names."""
         begun = [event["origin"] for event in self.events() if "origin" in event]
