@@ -21,7 +21,7 @@ from icecore.core.errors import ConfigError, WeightsError, unknown_name
 Module = TypeVar("Module", bound=nn.Module)
 
 #: more layers than any body has, and few enough to be built in seconds
-MAX_LAYERS = 1000
+MAX_RECURRENT_LAYERS = 1000
 #: names that `torch.backends.cpu.get_cpu_capability` gives CPUs without AVX-512
 WITHOUT_AVX512 = ("DEFAULT", "NO AVX", "AVX2")
 
@@ -242,10 +242,10 @@ def _random_lstm(request: BodyRequest, layers: int, residual: bool, positions: i
         raise ConfigError(f"{request.name} needs at least 1 layer, but {layers} were requested.")
     width = requested_width(request, 768)
     needed, memory = 32 * width**2 * layers, total_memory(torch.device("cpu"))
-    if layers > MAX_LAYERS or needed > memory:
+    if layers > MAX_RECURRENT_LAYERS or needed > memory:
         raise ConfigError(
             f"{request.name} with {layers:,} layers would need about {needed / 2**30:,.1f} GiB, and may have at most "
-            f"{MAX_LAYERS:,} layers in the {memory / 2**30:,.1f} GiB of this machine. Choose fewer with --layers."
+            f"{MAX_RECURRENT_LAYERS:,} layers in the {memory / 2**30:,.1f} GiB of this machine. Choose fewer with --layers."
         )
     info = _info(request.name, width, layers, f"random, seed {request.seed}")
     return LSTMBody(info, residual, positions, request.seed)

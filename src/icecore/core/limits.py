@@ -16,7 +16,7 @@ MIN_LIMIT_BYTES = 2**30
 MAX_RATIO = 100
 #: characters of the longest line of a text file; the longest human chromosome has 249 million
 MAX_LINE = 2**28
-CHUNK_BYTES = 2**20
+READ_BYTES = 2**20
 
 
 def unpacked_limit(compressed: int) -> int:
@@ -45,7 +45,7 @@ def read_limited(file: IO[bytes], path: Path, limit: int) -> bytes:
     """All bytes of an open file. Raises DataError naming `path` if there are more than `limit`."""
     parts: list[bytes] = []
     left = limit
-    while part := file.read(min(CHUNK_BYTES, left + 1)):
+    while part := file.read(min(READ_BYTES, left + 1)):
         left -= len(part)
         if left < 0:
             raise too_large(path, limit)

@@ -26,7 +26,7 @@ BIG_DATA = 1
 NO_PAGE = 2**64 - 1
 PAGE_SIZES = tuple(2**power for power in range(9, 16))
 #: levels of the largest tree that is read; each has hundreds of times as many pages as the one above
-MAX_DEPTH = 16
+MAX_TREE_DEPTH = 16
 
 
 class _Meta(NamedTuple):
@@ -97,7 +97,7 @@ class LmdbFile:
         meta = max(first, second, key=lambda each: each.transaction)
         if meta.last_page >= 2**40 or (needed := (meta.last_page + 1) * self.page_size) > self.size:
             raise self._fault(f"it has {self.size:,} bytes instead of {needed if meta.last_page < 2**40 else 'many'}")
-        if meta.depth > MAX_DEPTH or meta.flags:
+        if meta.depth > MAX_TREE_DEPTH or meta.flags:
             raise self._fault("its main table is of another kind than icecore reads")
         return meta
 

@@ -17,7 +17,7 @@ from icecore.user_data.targets import TargetEncoder
 #: more numbers than the tokens of any row have
 MAX_NUMBERS = 2**26
 #: larger numbers cannot be standardised in float64
-LARGEST_NUMBER = 1e300
+LARGEST_STATISTIC = 1e300
 #: numbers of a column that are stored, by type; text has none
 COLUMN_NUMBERS = {"number": 1, "date": 4, "text": 0}
 
@@ -58,8 +58,8 @@ def _in_range(name: str, value: int) -> None:
 
 def _check_statistics(mean: Sequence[float], std: Sequence[float], count: int) -> None:
     _require(len(mean) == len(std) == count, f"there must be {count} means and standard deviations")
-    _require(all(abs(value) <= LARGEST_NUMBER for value in mean), "means must be finite")
-    _require(all(0 < value <= LARGEST_NUMBER for value in std), "standard deviations must be above 0")
+    _require(all(abs(value) <= LARGEST_STATISTIC for value in mean), "means must be finite")
+    _require(all(0 < value <= LARGEST_STATISTIC for value in std), "standard deviations must be above 0")
 
 
 def _check_table(inputs: TableEncoder) -> None:
