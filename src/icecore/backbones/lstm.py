@@ -244,8 +244,8 @@ def _random_lstm(request: BodyRequest, layers: int, residual: bool, positions: i
     needed, memory = 32 * width**2 * layers, total_memory(torch.device("cpu"))
     if layers > MAX_RECURRENT_LAYERS or needed > memory:
         raise ConfigError(
-            f"{request.name} with {layers:,} layers would need about {needed / 2**30:,.1f} GiB, and may have at most "
-            f"{MAX_RECURRENT_LAYERS:,} layers in the {memory / 2**30:,.1f} GiB of this machine. Choose fewer with --layers."
+            f"{request.name} with {layers:,} layers would need about {needed / 2**30:,.1f} GiB, but this machine has "
+            f"{memory / 2**30:,.1f} GiB, and at most {MAX_RECURRENT_LAYERS:,} layers are built. Choose fewer."
         )
     info = _info(request.name, width, layers, f"random, seed {request.seed}")
     return LSTMBody(info, residual, positions, request.seed)
