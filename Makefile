@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check docs bench clean
+.PHONY: setup demo test check audit docs bench clean
 
 setup: $(VENV)/installed
 
@@ -27,6 +27,13 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive src --configfile pyproject.toml
+
+# known faults of the installed versions; needs a network, and says so where there is none
+audit: setup
+	@if $(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/audit pip-audit; then \
+		$(BIN)/python -m pip install --quiet pip-audit && $(BIN)/pip-audit; \
+	else echo "pip-audit was skipped: the package index cannot be reached."; fi
 
 # the guides and the API reference as pages that need no network; a broken link or an unknown name is an error
 docs: setup

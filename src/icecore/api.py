@@ -13,7 +13,7 @@ from icecore.autofit.fit_result import FitResult
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.predict import Predictions
 from icecore.autofit.predict import predict as predict_files
-from icecore.backbones import Backbone, BodyRequest, build_backbone
+from icecore.backbones import Backbone, BodyRequest, HubAccess, build_backbone
 from icecore.core.settings import from_values
 from icecore.experiments.sweep import expand_sweep, make_config, open_run, run_sweep
 from icecore.inspection.inspection_target import InspectionRequest, inspect_target
@@ -114,18 +114,23 @@ def sweep(
     return train(task, lr=lrs, seeds=seeds, race=race, **settings)
 
 
-def load_run(path: PathName, *, data_dir: PathName | None = None, device: str = "auto") -> tuple[FPT, Task]:
+def load_run(
+    path: PathName, *, data_dir: PathName | None = None, device: str = "auto", download: bool = False
+) -> tuple[FPT, Task]:
     """Open a finished run: the model with its trained program, and the task with its data, on one device.
 
     Parameters:
         path: folder of the run, `out/run_id` of `train`
         data_dir: folder with data files, see `load_task`
         device: "auto", "cpu", "cuda", "cuda:1" or "mps"
+        download: fetch the body from the hub if it is not on this machine; the folder may be somebody else's, so this
+            is never done by itself, and without your token
 
     Raises ConfigError if the folder holds no finished run, and WeightsError if the body is not the one that the
     program was trained on.
     """
-    return open_run(Path(path), None if data_dir is None else str(data_dir), device)
+    folder = None if data_dir is None else str(data_dir)
+    return open_run(Path(path), folder, device, hub="anonymous" if download else "off")
 
 
 def inspect_body(
@@ -215,16 +220,18 @@ def fit(
 # a str is also a sequence of str, which only the first overload means
 @overload
 def predict(  # pyright: ignore[reportOverlappingOverload]
-    programs: PathName, data: Any, *, device: str = "auto"
+    programs: PathName, data: Any, *, device: str = "auto", download: bool = False
 ) -> Predictions: ...
 
 
 @overload
-def predict(programs: Sequence[PathName], data: Any, *, device: str = "auto") -> Mapping[Path, Predictions]: ...
+def predict(
+    programs: Sequence[PathName], data: Any, *, device: str = "auto", download: bool = False
+) -> Mapping[Path, Predictions]: ...
 
 
 def predict(
-    programs: PathName | Sequence[PathName], data: Any, *, device: str = "auto"
+    programs: PathName | Sequence[PathName], data: Any, *, device: str = "auto", download: bool = False
 ) -> Predictions | Mapping[Path, Predictions]:
     """Predict new rows with one program file or several; programs of one body share its passes.
 
@@ -232,10 +239,13 @@ def predict(
         programs: path of a program file, or a list of paths
         data: new rows, of the form that the program was fitted to: a path, or arrays
         device: "auto", "cpu", "cuda" or "mps"
+        download: fetch a body from the hub if it is not on this machine; program files may be somebody else's, so this
+            is never done by itself, and without your token
 
     Returns the predictions, by path if a list was given. Raises DataError for data that a program cannot read.
     """
+    hub: HubAccess = "anonymous" if download else "off"
     if isinstance(programs, str | PathLike):
         path = Path(programs)
-        return predict_files([path], data, device)[path]
-    return predict_files([Path(path) for path in programs], data, device)
+        return predict_files([path], data, device, hub=hub)[path]
+    return predict_files([Path(path) for path in programs], data, device, hub=hub)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from commandline import Run
@@ -18,12 +19,14 @@ from icecore.autofit.fit_result import FitResult
 from icecore.autofit.fit_settings import FitSettings
 from icecore.backbones import backbone, build_body_of
 from icecore.core.config import RunConfig
-from icecore.core.errors import ConfigError, UserError
+from icecore.core.errors import BusyError, ConfigError, UserError
 from icecore.model.program import Program
 from icecore.sharing import model_card
 from icecore.training import context
+from icecore.training.callbacks import Callback
 from icecore.training.run_summary import BEHIND, RunSummary
 from icecore.user_data import DataSettings, TaskKind
+from interruption import Killed, interrupt
 
 N = 240
 
@@ -185,11 +188,70 @@ def test_an_interrupted_fit_continues(tmp_path: Path, settings: FitSettings, mon
         patch.setattr(fit, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fit.fit(plan.task(), timed, out, {}, "cpu")
-    assert (tmp_path / ".mine.fit").is_dir()
+    assert (tmp_path / ".mine.safetensors.fit").is_dir()
     fit.fit(plan.task(), timed, out, {}, "cpu")
     # the steps were measured once, so the runs are the same and were not trained again
     assert len(calls) == 1
-    assert not (tmp_path / ".mine.fit").exists()
+    assert not (tmp_path / ".mine.safetensors.fit").exists()
+
+
+def test_two_fits_of_one_file_do_not_disturb_each_other(tmp_path: Path, settings: FitSettings) -> None:
+    plan, out = user_data.from_arrays(*arrays()), tmp_path / "mine.safetensors"
+    refused: list[str] = []
+
+    class Second(Callback):
+        """Starts another fit of the same file, and one of the same stem, in the middle of training."""
+
+        def begin(self, configs: Any, step: int, info: Any) -> None:
+            if not refused:
+                with pytest.raises(BusyError, match=r"Another process is fitting .*mine\.safetensors\. Wait") as caught:
+                    fit.fit(plan.task(), settings, out, {}, "cpu")
+                refused.append(str(caught.value))
+                fit.fit(plan.task(), settings, tmp_path / "mine.program", {}, "cpu")
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+    fit.fit(plan.task(), settings, out, {}, "cpu", [Second()])
+    assert refused
+    assert Program.load(out).config == Program.load(tmp_path / "mine.program").config
+
+
+def test_only_ones_own_runs_are_removed(tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an interrupted fit with other settings stay, so that the same command continues it."""
+    plan, out = user_data.from_arrays(*arrays()), tmp_path / "mine.safetensors"
+    with monkeypatch.context() as patch:
+        interrupt(patch, fit, "predict", 0)
+        with pytest.raises(Killed):
+            fit.fit(plan.task(), replace(settings, batch_size=4), out, {}, "cpu")
+    theirs = {path.name for path in (tmp_path / ".mine.safetensors.fit").iterdir()}
+    fit.fit(plan.task(), settings, out, {}, "cpu")
+    assert {path.name for path in (tmp_path / ".mine.safetensors.fit").iterdir()} == theirs
+    fit.fit(plan.task(), replace(settings, batch_size=4), out, {}, "cpu")
+    assert not (tmp_path / ".mine.safetensors.fit").exists()
+
+
+def test_a_fit_killed_in_its_clean_up_can_be_repeated(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which file goes first depends on the file system: after any of them is gone, the same call must succeed."""
+    plan, out = user_data.from_arrays(*arrays()), tmp_path / "mine.safetensors"
+    for kept in ("summary.json", "program.safetensors", ".lock"):
+
+        def remove_some(folder: Path, ignore_errors: bool, kept: str = kept) -> None:
+            for file in folder.rglob("*"):
+                if file.is_file() and file.name != kept:
+                    file.unlink()
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.rmtree", remove_some)
+            with pytest.raises(Killed):
+                fit.fit(plan.task(), settings, out, {}, "cpu")
+        first = out.read_bytes()
+        fit.fit(plan.task(), settings, out, {}, "cpu")
+        assert {path.name for path in tmp_path.iterdir()} == {"mine.safetensors", ".mine.safetensors.lock"}
+        assert Program.load(out).tensors.keys() == safetensors.torch.load(first).keys()
 
 
 def test_starting_from_a_program(tmp_path: Path, settings: FitSettings) -> None:

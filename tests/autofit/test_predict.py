@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+import icecore
+from commandline import Run
 from icecore import user_data
 from icecore.autofit import fit, predict
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.predict import Predictions
 from icecore.core.config import RunConfig
-from icecore.core.errors import DataError
+from icecore.core.errors import DataError, WeightsError
 from icecore.experiments import sweep
 from icecore.training.context import ExecutionContext
 from icecore.user_data import DataSettings
@@ -116,3 +118,74 @@ def test_a_program_of_a_built_in_task_cannot_read_your_own_data(
     path = tmp_path / run.run_id / "program.safetensors"
     with pytest.raises(DataError, match="is a program for the built-in task bit-xor, which cannot read your own data"):
         predict.predict([path], np.zeros((2, 4)))
+
+
+@pytest.fixture
+def foreign(settings: FitSettings, tmp_path: Path) -> Path:
+    """A program whose header names a model on the hub."""
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    plan = user_data.from_arrays(X, X[:, 0] > 0)
+    extra = {"encoder": plan.encoder.to_json()}
+    path = tmp_path / "theirs.safetensors"
+    program = fit.fit(plan.task(), settings, path, extra, "cpu").program
+    replace(program, config=replace(program.config, backbone="someone/theirs", weights="random")).save(path)
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The token of each question to the hub, which cannot be reached."""
+    tokens: list[Any] = []
+
+    class Hub:
+        def __init__(self, token: Any = None) -> None:
+            tokens.append(token)
+
+        def model_info(self, *_: Any, **__: Any) -> None:
+            raise OSError("no such host")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    return tokens
+
+
+def test_a_program_cannot_make_icecore_ask_the_network(foreign: Path, asked: list[Any], run: Run) -> None:
+    data = foreign.parent / "rows.csv"
+    data.write_text("x0,x1,x2\n1,2,3\n")
+    ended = run("predict", foreign, data)
+    assert ended.code == 2
+    assert "does not fetch what a file names by itself" in ended.err
+    assert "--download" in ended.err
+    with pytest.raises(WeightsError, match="download=True"):
+        icecore.predict(foreign, np.ones((1, 3)))
+    assert not asked
+
+
+def test_the_hub_is_asked_with_permission_and_without_the_token(foreign: Path, asked: list[Any], run: Run) -> None:
+    data = foreign.parent / "rows.csv"
+    data.write_text("x0,x1,x2\n1,2,3\n")
+    assert "neither cached nor reachable" in run("predict", foreign, data, "--download").err
+    assert asked == [False]
+    assert run("predict", foreign, data, "--download", "--token").code == 2
+    assert asked == [False, None]
+    assert "Add --download" in run("predict", foreign, data, "--token").err
+
+
+def test_a_run_folder_cannot_make_icecore_ask_the_network(
+    config: Callable[..., RunConfig], tmp_path: Path, asked: list[Any]
+) -> None:
+    own = config()
+    sweep.train_runs([own], ExecutionContext(tmp_path, device="cpu"))
+    folder = tmp_path / own.run_id
+    (folder / "config.json").write_text(replace(own, backbone="someone/theirs").to_json())
+    with pytest.raises(WeightsError, match="--download"):
+        icecore.load_run(folder)
+    assert not asked
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet() -> None:
+    columns = {"=y": np.array(["=1+1", "-2.5", "-x", "@a", "+b", "\t=c", "plain"])}
+    text = Predictions(["=cmd()", *"bcdefg"], columns, "accuracy").to_csv()
+    rows = list(csv.reader(io.StringIO(text)))
+    assert [row[0] for row in rows][:2] == ["row", "'=cmd()"]
+    assert [row[1] for row in rows] == ["'=y", "'=1+1", "-2.5", "'-x", "'@a", "'+b", "'\t=c", "plain"]

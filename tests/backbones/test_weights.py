@@ -577,3 +577,12 @@ def test_packaged_smollm2(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_error_is_one_a_user_can_mend() -> None:
     assert issubclass(WeightsError, UserError)
     assert {named.family for named in NAMED.values()} <= set(FAMILIES)
+
+
+def test_a_weights_file_with_numbers_that_are_not_finite_is_refused(bert: Path, tmp_path: Path) -> None:
+    tensors = {name: tensor.clone() for name, tensor in body_of(bert).tensors().items()}
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(WeightsError, match=r"bad\.safetensors: tensor .* not finite numbers"):
+        body_of(bert, str(tmp_path / "bad.safetensors"))

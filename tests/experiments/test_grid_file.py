@@ -114,3 +114,14 @@ def test_mistakes_name_the_file(tmp_path: Path, text: str, message: str) -> None
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml is not a readable TOML file"):
         read_grid(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "../../x", "a/b", ".hidden", "..", "", "a\\\\b", "x" * 101, "a\u001b[2J"])
+def test_a_grid_cannot_write_outside_of_the_results_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.toml: name: expected letters, digits"):
+        read(tmp_path, f'task = "bit-xor"\nname = "{name}"'.replace("\u001b", "\\u001b"))
+
+
+def test_a_grid_is_utf8_in_every_locale(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes('task = "bit-xor"\nname = "größe"'.encode())
+    assert read_grid(tmp_path / "mine.toml", "cpu")[0].key.study == "größe"

@@ -333,3 +333,13 @@ def test_a_tensor_that_does_not_fit_is_named(bare: Body, change: dict[str, Tenso
     with pytest.raises(DataError, match=rf"Program 'toy': .*{message}"):
         engine.add(replace(program, tensors=held))
     assert len(engine) == 0
+
+
+def test_logits_that_are_not_finite_are_refused(bare: Body) -> None:
+    """Weights of 1e38 are finite, but their sums are not; a label of them would have the probability nan."""
+    program = make(bare("bert"), *MIXTURE[0][:1], seed=0)
+    tensors = {name: torch.full_like(t, 3e38) if "output" in name else t for name, t in program.tensors.items()}
+    engine = Engine(bare("bert")).add(replace(program, tensors=tensors), "large")
+    row = draw(program.spec, torch.Generator().manual_seed(0))
+    with pytest.raises(DataError, match=r"Program 'large' gives no finite numbers for row 0\."):
+        engine.predict([row], "large")

@@ -296,3 +296,21 @@ def test_a_program_of_another_version(path: Path, change: Mapping[str, Any], mes
     save_file(load_file(path), path, {"icecore": text, "sha256": checksum})
     with pytest.raises(DataError, match=message):
         Program.load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused(make: Callable[..., Program], tmp_path: Path, value: float) -> None:
+    program = make()
+    tensors = {name: tensor.clone() for name, tensor in program.tensors.items()}
+    tensors["output.layers.0.weight"].view(-1)[0] = value
+    replace(program, tensors=tensors).save(tmp_path / "bad.safetensors")
+    with pytest.raises(DataError, match=r"output\.layers\.0\.weight in .* not finite numbers"):
+        Program.load(tmp_path / "bad.safetensors")
+
+
+def test_tensors_of_another_kind_are_refused(make: Callable[..., Program], tmp_path: Path) -> None:
+    program = make()
+    strange = {name: tensor.to(torch.int8) for name, tensor in program.tensors.items()}
+    replace(program, tensors=strange).save(tmp_path / "bad.safetensors")
+    with pytest.raises(DataError, match=r"has the type torch\.int8, but programs hold numbers in fp32"):
+        Program.load(tmp_path / "bad.safetensors")

@@ -1,10 +1,11 @@
 """Remote homology: every file format gives the same examples; hostile and broken files are refused and named."""
 
+import contextlib
 import json
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from icecore.core.errors import ConfigError, DataError
 from icecore.tasks import remote_homology
 from icecore.tasks.entry import TaskRequest
+from icecore.tasks.lmdb_files import LmdbFile
 from icecore.tasks.pickles import unpickle
 from icecore.tasks.protein_files import STEMS
 from icecore.tasks.remote_homology import CLS, IUPAC_VOCABULARY, SEP, UNK, RemoteHomology, build_remote_homology, encode
@@ -337,18 +339,57 @@ def test_an_empty_file_is_named(tmp_path: Path):
         build(tmp_path)
 
 
-def test_lmdb_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_lmdb(tmp_path, ROWS)
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(DataError, match=r"pip install icecore\[lmdb\]"):
-        build(tmp_path)
+TRAIN = "remote_homology/remote_homology_train.lmdb"
 
 
 def test_a_damaged_lmdb_is_named(tmp_path: Path):
     write_lmdb(tmp_path, ROWS)
-    (tmp_path / "remote_homology/remote_homology_train.lmdb/data.mdb").write_bytes(b"nonsense" * 2000)
+    (tmp_path / TRAIN / "data.mdb").write_bytes(b"nonsense" * 2000)
     with pytest.raises(DataError, match=r"remote_homology_train\.lmdb: not a readable LMDB"):
         build(tmp_path)
+
+
+def test_lmdb_files_are_read_as_the_library_reads_them(tmp_path: Path):
+    lmdb = pytest.importorskip("lmdb")
+    values = {str(index).encode(): bytes([index % 251]) * (7 * index % 9000) for index in range(700)}
+    with lmdb.open(str(tmp_path / "data"), map_size=2**26) as store:
+        for part in (values, {b"5": b"changed", b"new": b""}):
+            with store.begin(write=True) as transaction:
+                for key, value in part.items():
+                    transaction.put(key, value)
+        with store.begin(write=True) as transaction:
+            transaction.delete(b"6")
+        with store.begin() as transaction:
+            expected = {bytes(key): bytes(value) for key, value in transaction.cursor()}
+    with LmdbFile(tmp_path / "data") as store:
+        assert {key: store.get(key) for key in store.places} == expected
+        assert store.get(b"6") is None
+
+
+def test_a_truncated_lmdb_is_an_error_and_no_signal(tmp_path: Path):
+    """The library maps the file, so that a page beyond its end kills the process with SIGBUS."""
+    write_lmdb(tmp_path, ROWS)
+    path = tmp_path / TRAIN / "data.mdb"
+    whole = path.read_bytes()
+    for size in (0, 100, 4096, 8192, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"not a readable LMDB \(it has [\d,]+ bytes"):
+            build(tmp_path)
+
+
+def test_no_byte_of_an_lmdb_can_do_harm(tmp_path: Path):
+    write_lmdb(tmp_path, ROWS)
+    path = tmp_path / TRAIN / "data.mdb"
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        changed = bytearray(whole)
+        for place in random.integers(0, len(whole), 3):
+            changed[place] = random.integers(256)
+        start = 4096 * int(random.integers(len(whole) // 4096)) + int(random.integers(40))
+        changed[start : start + 8] = random.bytes(8)
+        path.write_bytes(changed)
+        with contextlib.suppress(DataError):
+            build(tmp_path)
 
 
 def test_a_length_without_room_is_refused(tmp_path: Path):
@@ -375,3 +416,73 @@ def test_the_real_files(real_data: Path):
         last = part.inputs.gather(1, part.lengths[:, None] - 1)
         assert (last == SEP).all()
         assert (part.inputs[:, 0] == CLS).all()
+
+
+class _Crafted:
+    """Pickles to an array whose dtype was given a state that makes object pointers of the bytes that follow."""
+
+    def __init__(self, code: str, state: tuple[Any, ...], data: bytes = b"\0" * 16, shape: tuple[int, ...] = (2,)):
+        self.parts = code, state, data, shape
+
+    def __reduce__(self):
+        code, state, data, shape = self.parts
+        reconstruct, arguments, _ = np.zeros(1).__reduce__()
+        return reconstruct, arguments, (1, shape, _CraftedType(code, state), False, data)
+
+
+class _CraftedType:
+    def __init__(self, code: str, state: tuple[Any, ...]):
+        self.parts = code, state
+
+    def __reduce__(self):
+        return np.dtype, (self.parts[0], False, True), self.parts[1]
+
+
+OBJECTS = _CraftedType("O", (3, "|", None, None, None, -1, -1, 63))
+
+
+@pytest.mark.parametrize(
+    ("crafted", "message"),
+    [
+        # 63: the flags of a dtype of objects, on a dtype whose code says eight bytes
+        (_Crafted("V8", (3, "|", None, None, None, 8, 1, 63)), "names the dtype 'V8'"),
+        (_Crafted("i8", (3, "<", None, None, None, -1, -1, 63)), "dtype with fields or objects"),
+        (_Crafted("i8", (3, "<", None, ("a",), {"a": (OBJECTS, 0)}, 8, 8, 0)), "names the dtype 'O'"),
+        (_Crafted("O8", (3, "|", None, None, None, -1, -1, 63)), "names the dtype 'O8'"),
+        (_Crafted("i8", (3, "<", None, None, None, -1, -1, 0), shape=(3,)), r"array of int64 \(3,\) has 16 bytes"),
+        (_Crafted("i8", (3, "<", None, None, None, -1, -1, 0), shape=(-1, -2)), "has 16 bytes"),
+        (_Crafted("S1", (3, "|", None, None, None, -1, -1, 0), b"", (2**62,)), "has 0 bytes"),
+    ],
+)  # fmt: skip
+def test_a_crafted_array_is_refused_before_memory_is_touched(crafted: _Crafted, message: str):
+    with pytest.raises(DataError, match=f"not a pickle of plain data .*{message}"):
+        unpickle(pickle.dumps({"fold_label": crafted}), "here")
+
+
+def test_a_pickle_cannot_ask_for_memory_that_the_file_does_not_have():
+    huge_index, huge_bytes = b"\x80\x02Nr\xff\xff\xff\x7f.", b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x."
+    assert unpickle(huge_index, "here") is None
+    with pytest.raises(DataError, match="not a pickle"):
+        unpickle(huge_bytes, "here")
+
+
+def test_a_deeply_nested_key_does_not_overflow_the_stack():
+    nested = b"\x80\x02})" + b"\x85" * 100_000 + b"Ns."
+    with pytest.raises(DataError, match="it has a tuple as a key"):
+        unpickle(nested, "here")
+
+
+def test_big_endian_arrays_and_arrays_named_twice_are_read():
+    value = np.arange(6, dtype=">i4").reshape(2, 3, order="F")
+    first, second = unpickle(pickle.dumps([value, value], 2), "here")
+    np.testing.assert_array_equal(first, value)
+    assert second is first
+
+
+@pytest.mark.parametrize("fold", [[[1], [2, 3]], {"a": 1}, None, [1, 2], "x"])
+def test_a_fold_that_is_no_number_is_refused(tmp_path: Path, fold: object):
+    write_json(tmp_path, ROWS)
+    path = tmp_path / "remote_homology" / "remote_homology_train.json"
+    path.write_text(json.dumps([{"primary": "MKV", "fold_label": fold}]))
+    with pytest.raises(DataError, match="record 0: expected an integer of at least 0 as fold_label, found"):
+        build(tmp_path)

@@ -4,9 +4,12 @@ A fit is one packed sweep over learning rates, which stops early by validation a
 The controls get the same budget: a random body, no body, and models of scikit-learn.
 """
 
+import contextlib
+import glob
+import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.time_budget import plan_training
 from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
-from icecore.core.errors import StorageError, UserError
+from icecore.core.errors import BusyError, StorageError, UserError
+from icecore.core.storage import file_lock, sweep_temporaries
 from icecore.experiments import sweep
 from icecore.model.loading import load_programs
 from icecore.model.program import Program
@@ -47,31 +51,63 @@ def fit(
 ) -> FitResult:
     """Train programs for `task` and write the best one to `out`, with `extra` in its header.
 
-    The runs are kept beside `out` in a hidden folder, which is removed at the end: if a fit is interrupted, the same
-    call continues it. Raises UserError, with a remedy, for mistakes in settings and data.
+    The runs are kept beside `out` in a hidden folder, and are removed at the end: if a fit is interrupted, the same
+    call continues it. Raises BusyError if another process is fitting the same file, and UserError, with a remedy, for
+    mistakes in settings and data.
     """
     if out.is_dir():  # checked here so that no training is lost
         raise StorageError(f"{out} is a folder. Name the file to write, for example {out / 'program.safetensors'}.")
     if settings.controls:
         require_sklearn()
-    runtime = select_runtime(device, settings.precision)
+    with file_lock(out.with_name(f".{out.name}.lock"), wait=False) as is_alone:
+        if not is_alone:
+            raise BusyError(f"Another process is fitting {out}. Wait until it ends, or name another file to write.")
+        return _fit_alone(task, settings, out, extra or {}, ExecutionContext(device=device, callbacks=callbacks))
+
+
+def _fit_alone(
+    task: UserTask, settings: FitSettings, out: Path, extra: dict[str, Any], context: ExecutionContext
+) -> FitResult:
+    """What `fit` does while no other process fits the same file."""
+    # the whole name, because files of one stem may be fitted at the same time
+    context = replace(context, out=out.with_name(f".{out.name}.fit"))
+    sweep_temporaries(out)
+    for leftover in out.parent.glob(f"{glob.escape(context.out.name)}.*.removed"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    runtime = select_runtime(context.device, settings.precision)
     task = task.to(runtime.device)
-    folder = out.parent / f".{out.stem}.fit"
-    context = ExecutionContext(folder, device=device, race=settings.race, callbacks=callbacks)
+    context = replace(context, race=settings.race)
     config = base_config(task, settings, runtime.precision)
     config = replace(config, **plan_training(config, task, settings, context))
-    program, result = _train_sweep(f"{settings.backbone}, {settings.weights}", config, task, settings, context)
-    controls = tuple(_train_controls(config, task, settings, context)) if settings.controls else ()
+    used: set[str] = set()
+    program, result = _train_sweep(f"{settings.backbone}, {settings.weights}", config, task, settings, context, used)
+    controls = tuple(_train_controls(config, task, settings, context, used)) if settings.controls else ()
     split = "test" if task.test_splits[0] == "test" else "validation"
     sentences = verdict(result, controls, task.metric_name, split) if controls else ""
     header = {"result": result.summary(), "controls": {control.name: control.summary() for control in controls}}
     # during the sweep, the run may have been scored on a part of the test rows only
     metrics = {**program.metrics, task.test_splits[0]: result.metric}
     header |= {"verdict": sentences} if controls else {}
-    program = replace(program, metrics=metrics, extra={**program.extra, **(extra or {}), **header})
+    program = replace(program, metrics=metrics, extra={**program.extra, **extra, **header})
     program.save(out)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove_runs(context.out, used)
     return FitResult(program, result, controls, task.metric_name, split, sentences)
+
+
+def _remove_runs(folder: Path, run_ids: Collection[str]) -> None:
+    """Remove these runs, and the folder if no others are in it, for example those of a fit with other settings.
+
+    What is removed is renamed first: a run whose files are gone in part could be neither used nor trained again.
+    """
+    removed = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.removed")
+    with contextlib.suppress(OSError):  # the program is written, and the next fit removes what is left
+        if {path.name for path in folder.iterdir() if path.is_dir()} <= set(run_ids):
+            folder.rename(removed)
+        else:
+            removed.mkdir()
+            for run_id in run_ids:
+                (folder / run_id).rename(removed / run_id)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunConfig:
@@ -100,30 +136,35 @@ def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunCon
 
 
 def _train_controls(
-    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
+    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext, used: set[str]
 ) -> Iterator[ModelResult]:
-    """The results of a random body (unless the body is random itself), of no body, and of scikit-learn."""
+    """The results of a random body (unless the body is random itself), of no body, and of scikit-learn.
+
+    The ids of their runs are added to `used`.
+    """
     changes: dict[str, dict[str, Any]] = {RANDOM_BODY: {}, "no body": {"backbone": "none", "layers": None}}
     if settings.weights == "random":
         del changes[RANDOM_BODY]
     for name, changed in changes.items():
         # a program to start from is part of what a control must do without
         control = replace(config, weights="random", start=None, **changed)
-        yield _train_sweep(name, control, task, settings, context)[1]
+        yield _train_sweep(name, control, task, settings, context, used)[1]
     baseline = fit_baseline(task, task.test_splits[0])
     scores = task.metric(baseline.logits, baseline.targets)
     yield ModelResult(baseline.name, scores, baseline.val_metric, baseline.seconds)
 
 
 def _train_sweep(
-    name: str, config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
+    name: str, config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext, used: set[str]
 ) -> tuple[Program, ModelResult]:
     """Train every learning rate with every seed, except for those that fall behind in a race.
 
-    Returns the program with the best validation metric and its result.
+    Adds the run ids to `used`. Returns the program with the best validation metric and its result.
     """
     start = time.perf_counter()
-    summaries = sweep.train_runs(sweep.expand_sweep(config, settings.lrs, settings.seeds), context, task)
+    runs = sweep.expand_sweep(config, settings.lrs, settings.seeds)
+    used |= {run.run_id for run in runs}
+    summaries = sweep.train_runs(runs, context, task)
     finite = [summary for summary in summaries if summary.val_metric is not None and summary.status != BEHIND]
     if not finite:
         rates = ", ".join(f"{lr:g}" for lr in settings.lrs)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from icecore import user_data
-from icecore.backbones import build_body_of
+from icecore.backbones import HubAccess, build_body_of
 from icecore.core.device import select_runtime
 from icecore.core.errors import DataError
 from icecore.core.storage import write_atomic
+from icecore.core.text import shortened
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 
@@ -48,19 +49,30 @@ class Predictions:
         return len(self.names)
 
     def to_csv(self) -> str:
-        """A table with a header and one line for each row."""
+        """A table with a header and one line for each row. Texts that begin like a formula get an apostrophe."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["row", *self.columns])
+        writer.writerow(["row", *map(_not_a_formula, self.columns)])
         spreads = [self.spreads.get(name) for name in self.columns]
         for name, *values in zip(self.names, *self.columns.values(), strict=True):
             cells = [_format_cell(value, spread) for value, spread in zip(values, spreads, strict=True)]
-            writer.writerow([name, *cells])
+            writer.writerow([_not_a_formula(name), *map(_not_a_formula, cells)])
         return text.getvalue()
 
     def save(self, path: Path) -> None:
         """Write the table as a CSV file. Raises StorageError."""
         write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), encoding="utf-8"))
+
+
+def _not_a_formula(cell: Any) -> Any:
+    """The cell, with an apostrophe before a text that a spreadsheet would take for a formula and run."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _format_cell(value: Any, spread: float | None) -> Any:
@@ -81,16 +93,30 @@ def read_encoder(program: Program, path: Path) -> user_data.DataEncoder:
             f"{path} is a program for the built-in task {program.config.task}, which cannot read your own data. "
             "Score its run folder with `icecore eval`."
         )
-    return user_data.DataEncoder.from_json(text)
+    if not isinstance(text, str):
+        raise DataError(f"{path} has no data encoder where it should be, but {shortened(text)}. Fit the program again.")
+    try:
+        encoder = user_data.DataEncoder.from_json(text)
+    except DataError as error:
+        raise DataError(f"{path} cannot be used on your own data. {error}") from error
+    if encoder.spec != program.spec:
+        raise DataError(f"{path} makes tokens of other sizes than its tensors read, so it is damaged. Copy it again.")
+    return encoder
 
 
 def predict(
-    paths: Sequence[Path], data: Any, device: str = "auto", score: bool = False, strict: bool = False
+    paths: Sequence[Path],
+    data: Any,
+    device: str = "auto",
+    score: bool = False,
+    strict: bool = False,
+    hub: HubAccess = "off",
 ) -> dict[Path, Predictions]:
     """Predict the rows of `data` with each program file. Programs of one body share its passes.
 
     score   raise DataError if the data have no targets, or classes that were not in training
     strict  raise DataError for damaged rows, which are skipped and counted otherwise
+    hub     whether a body that is not on this machine may be fetched, because program files may be somebody else's
 
     Raises DataError if a program cannot read the data, and WeightsError if the body of a program is missing.
     """
@@ -102,7 +128,7 @@ def predict(
     for path, program in programs.items():
         paths_by_body.setdefault(program.config.body, []).append(path)
     for body_paths in paths_by_body.values():
-        engine = _build_engine([programs[path] for path in body_paths], [str(path) for path in body_paths], device)
+        engine = _build_engine({str(path): programs[path] for path in body_paths}, device, hub)
         # the tokens of one pass after the other
         tokens = ((path, row) for path in body_paths for row in _iterate_tokens(encoders[path], rows[path]))
         while part := list(itertools.islice(tokens, ROWS_PER_PASS)):
@@ -112,12 +138,12 @@ def predict(
     return {path: _decode(encoders[path], rows[path], torch.cat(logits[path])) for path in paths}
 
 
-def _build_engine(programs: Sequence[Program], names: Sequence[str], device: str) -> Engine:
+def _build_engine(programs: Mapping[str, Program], device: str, hub: HubAccess) -> Engine:
     """An engine that holds programs of one body by name."""
-    config = programs[0].config
+    config = next(iter(programs.values())).config
     runtime = select_runtime(device, config.precision)
-    engine = Engine(build_body_of(config).to(runtime.device), runtime.precision)
-    for program, name in zip(programs, names, strict=True):
+    engine = Engine(build_body_of(config, hub).to(runtime.device), runtime.precision)
+    for name, program in programs.items():
         engine.add(program, name)
     return engine
 
@@ -137,6 +163,10 @@ def _decode(encoder: user_data.DataEncoder, rows: user_data.EncodedRows, logits:
         probabilities = zip(target.names, target.probabilities(logits), target.class_indices(logits), strict=True)
         for name, by_class, chosen in probabilities:  # (N, C) and (N,)
             columns[f"{name} probability"] = by_class.gather(1, chosen[:, None])[:, 0].numpy()
+    for name, values in columns.items():
+        is_label = target.task == "classification" and name in target.names
+        if not is_label and not np.isfinite(values).all():
+            raise DataError(f"The program gives values of {name!r} that are not finite numbers. Train it again.")
     spreads = dict(zip(target.names, target.std or [0.0] * len(target.names), strict=True))
     score = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
     return Predictions(rows.names, columns, target.metric_name, score, rows.notes, spreads)

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from icecore.backbones import lstm, no_body, weights
-from icecore.backbones.backbone import Backbone, BodyRequest, Role
+from icecore.backbones.backbone import Backbone, BodyRequest, HubAccess, Role
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, WeightsError, unknown_name
 
-__all__ = ["BACKBONES", "Backbone", "BodyRequest", "Role", "build_backbone", "build_body_of"]
+__all__ = ["BACKBONES", "Backbone", "BodyRequest", "HubAccess", "Role", "build_backbone", "build_body_of"]
 
 Builder = Callable[[BodyRequest], Backbone]
 
@@ -18,7 +18,7 @@ def _matched(request: BodyRequest) -> Backbone:
     """`lstm-matched:NAME`: an LSTM with the frozen and trainable counts of the transformer NAME."""
     lstm.require_random(request)
     name = request.options.get("like", "minilm")
-    like = build_backbone(BodyRequest(name, "random", request.layers, request.seed))
+    like = build_backbone(BodyRequest(name, "random", request.layers, request.seed, hub=request.hub))
     if like.info.heads is None:
         raise ConfigError(
             f"lstm-matched:{name}: {name} is not a transformer. Name one, for example lstm-matched:minilm."
@@ -77,6 +77,9 @@ def build_backbone(request: BodyRequest) -> Backbone:
     return body
 
 
-def build_body_of(config: RunConfig) -> Backbone:
-    """The body of a run's configuration. Raises what `build_backbone` raises."""
-    return build_backbone(BodyRequest(*config.body))
+def build_body_of(config: RunConfig, hub: HubAccess = "login") -> Backbone:
+    """The body of a run's configuration. Raises what `build_backbone` raises.
+
+    hub  "off" for a configuration from a file that may be somebody else's
+    """
+    return build_backbone(BodyRequest(*config.body, hub=hub))

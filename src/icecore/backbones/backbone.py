@@ -275,15 +275,24 @@ def gather(hidden: Tensor, positions: Tensor) -> Tensor:
     return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
+#: whether a body may come from the hub: never; without the user's token; or with the token of their login
+HubAccess = Literal["off", "anonymous", "login"]
+
+
 @dataclass(frozen=True)
 class BodyRequest:
-    """Which body to build: name or path of the backbone, its weights, its depth, and the seed of random weights."""
+    """Which body to build: name or path of the backbone, its weights, its depth, and the seed of random weights.
+
+    hub  what is allowed for a model that is not on this machine; anything but "off" is for names that the user gave,
+         not for those that stand in a file
+    """
 
     name: str
     weights: str = "pretrained"
     layers: int | None = None
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
+    hub: HubAccess = "login"
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -15,10 +15,13 @@ from icecore.backbones.backbone import Backbone, BackboneInfo, BodyRequest, Role
 from icecore.backbones.modules.body_pass import per_row, running_pass
 from icecore.backbones.modules.norm import NormKind, RunNorm
 from icecore.backbones.recurrence import EPS, Recurrence
+from icecore.core.device import total_memory
 from icecore.core.errors import ConfigError, WeightsError, unknown_name
 
 Module = TypeVar("Module", bound=nn.Module)
 
+#: more layers than any body has, and few enough to be built in seconds
+MAX_RECURRENT_LAYERS = 1000
 #: names that `torch.backends.cpu.get_cpu_capability` gives CPUs without AVX-512
 WITHOUT_AVX512 = ("DEFAULT", "NO AVX", "AVX2")
 
@@ -244,7 +247,14 @@ def _random_lstm(request: BodyRequest, layers: int, residual: bool, positions: i
     layers = layers if request.layers is None else request.layers
     if layers < 1:
         raise ConfigError(f"{request.name} needs at least 1 layer, but {layers} were requested.")
-    info = _info(request.name, requested_width(request, 768), layers, f"random, seed {request.seed}")
+    width = requested_width(request, 768)
+    needed, memory = 32 * width**2 * layers, total_memory(torch.device("cpu"))
+    if layers > MAX_RECURRENT_LAYERS or needed > memory:
+        raise ConfigError(
+            f"{request.name} with {layers:,} layers would need about {needed / 2**30:,.1f} GiB, but this machine has "
+            f"{memory / 2**30:,.1f} GiB, and at most {MAX_RECURRENT_LAYERS:,} layers are built. Choose fewer."
+        )
+    info = _info(request.name, width, layers, f"random, seed {request.seed}")
     return LSTMBody(info, residual, positions, request.seed)
 
 

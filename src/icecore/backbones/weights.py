@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from icecore.backbones import gguf, huggingface
-from icecore.backbones.backbone import Backbone, BodyRequest
+from icecore.backbones.backbone import Backbone, BodyRequest, HubAccess
 from icecore.backbones.modules import attention
 from icecore.backbones.weight_check import check_values
 from icecore.core.errors import UserError, WeightsError
@@ -119,7 +119,7 @@ def build_transformer(request: BodyRequest) -> Backbone:
 
 def _pretrained(request: BodyRequest) -> Backbone:
     place, file, source = _opened(request.name)
-    config = huggingface.prepare_config(_read_config(request.name, place, file), request.layers)
+    config = huggingface.prepare_config(_read_config(request.name, place, file, request.hub), request.layers)
     family = huggingface.family_of(config)
     try:
         model, report = huggingface.model_class(family).from_pretrained(
@@ -128,7 +128,7 @@ def _pretrained(request: BodyRequest) -> Backbone:
             dtype=torch.float32,
             attn_implementation=family.attention,
             output_loading_info=True,
-            **_access(place, file, CHECKPOINTS),
+            **_access(place, file, CHECKPOINTS, request.hub),
         )
     except Exception as error:
         raise _load_error(request.name, place, error) from error
@@ -140,7 +140,7 @@ def _pretrained(request: BodyRequest) -> Backbone:
 
 def _random(request: BodyRequest) -> Backbone:
     """The family's own initialisation, seeded by `request.seed`. Reads sizes only, never weights."""
-    config = huggingface.prepare_config(_sizes(request.name), request.layers)
+    config = huggingface.prepare_config(_sizes(request.name, request.hub), request.layers)
     family = huggingface.family_of(config)
     # the token embedding is dropped at once, so it is made as small as its padding index allows
     padding = getattr(config, "pad_token_id", None)
@@ -154,7 +154,7 @@ def _random(request: BodyRequest) -> Backbone:
     return huggingface.build(config, request.name, request.weights, f"random, seed {request.seed}", model)
 
 
-def _sizes(name: str) -> Any:
+def _sizes(name: str, hub: HubAccess) -> Any:
     """Configuration of the model `name`; that of a named model needs no files."""
     from transformers import AutoConfig
 
@@ -162,12 +162,12 @@ def _sizes(name: str) -> Any:
     if named is not None:
         return AutoConfig.for_model(named.family, **named.sizes)
     place, file, _ = _locate(name)
-    return _read_config(name, place, file)
+    return _read_config(name, place, file, hub)
 
 
 def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
     """(layers, width) of the transformer `name`, with `layers` layers. Raises WeightsError if it is not here."""
-    config = _sizes(name)
+    config = _sizes(name, "login")
     return layers or config.num_hidden_layers, config.hidden_size
 
 
@@ -222,30 +222,40 @@ def _cached(place: str, files: Iterable[str]) -> bool:
     return any(isinstance(try_to_load_from_cache(place, file), str) for file in files)
 
 
-def _access(place: str, file: str | None, files: Iterable[str]) -> dict[str, Any]:
+class _NotPermittedError(Exception):
+    """The model would have to be fetched from the hub, which the user has not permitted."""
+
+
+def _access(place: str, file: str | None, files: Iterable[str], hub: HubAccess) -> dict[str, Any]:
     """Arguments of `from_pretrained` to read one of `files` from `place`.
 
     Cached files are used without the network. For others the hub is asked once, with a limit of ten seconds, because
-    the library would repeat a hopeless request for half a minute. Raises what the hub's client raises.
+    the library would repeat a hopeless request for half a minute. Raises what the hub's client raises, and
+    _NotPermittedError if the hub may not be asked.
     """
     if file is not None:
-        return {"gguf_file": file}
+        return {"gguf_file": file, "local_files_only": True}
     if Path(place).is_dir():
-        return {}
+        # a folder may name an adapter's base model, which the library would fetch
+        return {"local_files_only": True}
     if _cached(place, files):
         return {"local_files_only": True}
+    if hub == "off":
+        raise _NotPermittedError
     from huggingface_hub import HfApi
 
-    HfApi().model_info(place, timeout=10)
-    return {}
+    token = None if hub == "login" else False
+    HfApi(token=token).model_info(place, timeout=10)
+    return {"token": token}
 
 
-def _read_config(name: str, place: str, file: str | None) -> Any:
+def _read_config(name: str, place: str, file: str | None, hub: HubAccess) -> Any:
     from transformers import AutoConfig
 
     try:
         # never run code that comes with a model; without the argument, the library asks the user on the terminal
-        return AutoConfig.from_pretrained(place, trust_remote_code=False, **_access(place, file, ["config.json"]))
+        access = _access(place, file, ["config.json"], hub)
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, **access)
     except Exception as error:
         raise _load_error(name, place, error) from error
 
@@ -255,6 +265,11 @@ def _load_error(name: str, place: str, error: Exception) -> WeightsError:
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(place).is_dir():
         return WeightsError(f"{place} cannot be loaded as a body ({type(error).__name__}: {cause}).")
+    if isinstance(error, _NotPermittedError):
+        return WeightsError(
+            f"The body {name} is not on this machine, and icecore does not fetch what a file names by itself. If you "
+            f"trust {place}, give the command again with --download (in Python: download=True)."
+        )
     named = next((n for n in NAMED.values() if place == n.hub), None)
     install = f"`{named.package[3]}`, or " if named is not None and named.package is not None else ""
     return WeightsError(
@@ -314,5 +329,7 @@ def load(body: Backbone, path: Path) -> None:
             raise WeightsError(
                 f"{path}: tensor {name} has shape {tuple(stored[name].shape)}, expected {tuple(tensor.shape)}."
             )
+        if not stored[name].isfinite().all():
+            raise WeightsError(f"{path}: tensor {name} has values that are not finite numbers. Use another file.")
         tensor.copy_(stored[name])
     check_values(body, str(path))

@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+
+from icecore.core.text import printable
 
 #: width of tables in pipes and logs, so that nothing that a program may read is cut
 PIPE_WIDTH = 200
@@ -25,10 +28,22 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+def echo(text: object, *, error: bool = False, end: str = "\n") -> None:
+    """Print a text as it is, but for control characters, on standard output or on standard error."""
+    typer.echo(printable(f"{text}{end}"), err=error, nl=False)
+
+
 def print_text(text: str) -> None:
     """Print a sentence on standard output, wrapped between words in a terminal and as it is in a pipe."""
     console = stdout()
-    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
+    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
+
+
+class _PlainTable(Table):
+    """A table whose cells, which may come from files, cannot steer the terminal."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 def new_table(*columns: str) -> Table:
@@ -36,9 +51,9 @@ def new_table(*columns: str) -> Table:
 
     In a narrow terminal, the first column is neither cut nor wrapped, and long words in others continue below.
     """
-    table = Table(box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
+    table = _PlainTable(box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, no_wrap=number == 0, overflow="fold")
+        table.add_column(printable(column), no_wrap=number == 0, overflow="fold")
     return table
 
 

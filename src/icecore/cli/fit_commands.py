@@ -8,8 +8,9 @@ import typer
 from rich.markup import escape
 
 from icecore.autofit.fit_settings import FitSettings
-from icecore.cli.console import new_table, print_text, stdout, training_displays
-from icecore.cli.options import FILES, Device, Quiet, Strict
+from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
+from icecore.cli.option_values import read_hub_access
+from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, Strict
 from icecore.cli.setting_options import with_settings
 from icecore.core.errors import ConfigError
 from icecore.core.settings import from_values
@@ -78,11 +79,14 @@ def predict(
         bool, typer.Option("--score", help="Stop with an error if the data have no targets to score.")
     ] = False,
     strict: Strict = False,
+    download: Download = False,
+    token: SendToken = False,
     device: Device = "auto",
 ) -> None:
     """Predict new rows. Several programs on one body share its passes."""
     from icecore.autofit.predict import predict as predict_rows
 
+    hub = read_hub_access(download, token)
     *programs, data = paths
     if not programs:
         raise ConfigError("Name a program and the data, for example: icecore predict my.safetensors DATA")
@@ -94,18 +98,18 @@ def predict(
                 "Rename one of the programs, or leave out --out."
             )
     in_folder = out is not None and (len(programs) > 1 or out.is_dir())
-    for path, predictions in predict_rows(programs, data, device, score, strict).items():
+    for path, predictions in predict_rows(programs, data, device, score, strict, hub).items():
         for name, text in predictions.notes:
-            typer.echo(f"{name}: {text}", err=True)
+            echo(f"{name}: {text}", error=True)
         if out is None:
             _print_predictions(predictions, title=str(path) if len(programs) > 1 else None)
         else:
             csv_path = out / f"{path.stem}.csv" if in_folder else out
             predictions.save(csv_path)
-            typer.echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
+            echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
-            typer.echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", err=True)
+            echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", error=True)
 
 
 def _check_not_input(out: Path, *inputs: Path) -> None:
@@ -116,8 +120,8 @@ def _check_not_input(out: Path, *inputs: Path) -> None:
 
 def _print_predictions(predictions: "Predictions", title: str | None) -> None:
     if title is not None:
-        typer.echo(f"# {title}")
-    typer.echo(predictions.to_csv(), nl=False)
+        echo(f"# {title}")
+    echo(predictions.to_csv(), end="")
 
 
 def _print_fit(result: "FitResult", out: Path) -> None:

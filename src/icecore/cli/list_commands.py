@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from icecore.cli.console import download_progress, new_table, print_text, stdout
+from icecore.cli.console import download_progress, echo, new_table, print_text, stdout
 
 
 def tasks() -> None:
@@ -49,7 +49,7 @@ def data_get(
     with download_progress() as progress:
         paths = download.get(name, dest, progress)
     for path in paths:
-        typer.echo(path)
+        echo(path)
 
 
 def data_list() -> None:

@@ -4,12 +4,13 @@ Mistakes that a user can correct end with one message and exit code 2, never wit
 only when they compute, so that `--help` is quick.
 """
 
+import io
 import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -17,6 +18,7 @@ from rich.markup import escape
 from icecore.cli import fit_commands, inspect_command, list_commands, run_commands, share_commands, study_commands
 from icecore.cli.console import stderr
 from icecore.core.errors import ConfigError, UserError
+from icecore.core.text import printable
 from icecore.core.version import __version__
 
 #: exit code that typer turns Ctrl-C into
@@ -71,15 +73,29 @@ data.command(name="list")(list_commands.data_list)
 def main() -> None:
     """Entry point: run a command. A UserError ends it with one message and exit code 2."""
     limit_spinning()
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a name shows its code instead
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(insert_ray_address(sys.argv[1:]), prog_name="icecore")
     except UserError as error:
-        stderr().print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except MemoryError:
+        _fail("The memory of this machine is too small for this. Use fewer or smaller data, or a smaller body.")
+    except OSError as error:
+        if error.filename is None:  # not about a file, so probably a mistake of icecore
+            raise
+        _fail(f"{error.filename}: {error.strerror}. Check the name, the permissions and the disk.")
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             stderr().print("Interrupted. The same command continues from the last saved state.")
         raise
+
+
+def _fail(message: str) -> NoReturn:
+    """End with a message and exit code 2."""
+    stderr().print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 def limit_spinning() -> None:

@@ -1,9 +1,12 @@
 """Read the values of options that hold several things: lists, numbers and name=value pairs."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from icecore.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from icecore.backbones import HubAccess
 
 Number = TypeVar("Number", int, float)
 
@@ -38,3 +41,14 @@ def read_pairs(option: str, texts: Sequence[str], kind: Callable[[str], Any] = s
         if not equals:
             raise ConfigError(f"{option} {text}: expected name=value")
     return values
+
+
+def read_hub_access(download: bool, token: bool) -> "HubAccess":
+    """What --download and --token allow. Raises ConfigError for --token alone.
+
+    >>> read_hub_access(download=False, token=False), read_hub_access(download=True, token=False)
+    ('off', 'anonymous')
+    """
+    if token and not download:
+        raise ConfigError("--token says how to fetch a private body. Add --download to fetch it.")
+    return "login" if token else "anonymous" if download else "off"

@@ -49,6 +49,18 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="Stop with an error where rows would otherwise be skipped and counted."),
 ]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download",
+        help="Fetch the body from the Hugging Face hub if it is not on this machine.",
+        rich_help_panel=FILES,
+    ),
+]
+SendToken = Annotated[
+    bool,
+    typer.Option("--token", help="With --download: also send your token, for a private body.", rich_help_panel=FILES),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
 Repository = Annotated[

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from icecore.cli.console import new_table, print_text, stdout, training_displays
-from icecore.cli.option_values import read_numbers
-from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Race, Resume, RunPath
+from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
+from icecore.cli.option_values import read_hub_access, read_numbers
+from icecore.cli.options import FILES, DataDir, Device, Download, Precision, Quiet, Race, Resume, RunPath, SendToken
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
-from icecore.core.text import pluralize
+from icecore.core.text import pluralize, printable
 from icecore.training.run_summary import BEHIND, SweepSummary
 
 LearningRates = Annotated[
@@ -112,18 +112,20 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split to score: train, val, test, or another test split.")] = "test",
     device: Device = "auto",
     data_dir: DataDir = None,
+    download: Download = False,
+    token: SendToken = False,
 ) -> None:
     """Score a trained program on a whole split."""
     from icecore.experiments import sweep
     from icecore.training.evaluation import evaluate as score
 
-    model, task = sweep.open_run(run, data_dir, device)
+    model, task = sweep.open_run(run, data_dir, device, hub=read_hub_access(download, token))
     splits: Sequence[str] = [split]
     if split == "test" and "test" not in task.test_splits:
         splits = task.test_splits
     for name in splits:
         metric = float(score(model, task, name)[0])
-        typer.echo(f"{name} {task.metric_name}: {metric:.4f} ({pluralize(task.split_size(name), 'example')})")
+        echo(f"{name} {task.metric_name}: {metric:.4f} ({pluralize(task.split_size(name), 'example')})")
 
 
 def attend(
@@ -135,6 +137,8 @@ def attend(
     examples: Annotated[int, typer.Option(help="Number of examples to average over.")] = 64,
     device: Device = "auto",
     data_dir: DataDir = None,
+    download: Download = False,
+    token: SendToken = False,
 ) -> None:
     """Draw the attention maps of a trained program, averaged over examples."""
     from icecore.experiments import sweep
@@ -143,7 +147,7 @@ def attend(
 
     path = out or run / "attention.png"
     attention_plot.picture_format(path)  # refuses a wrong name before the work begins
-    model, task = sweep.open_run(run, data_dir, device)
+    model, task = sweep.open_run(run, data_dir, device, hub=read_hub_access(download, token))
     maps = attention_analysis.attention_maps(model, task, examples=examples)
     info = model.backbone.info
     attention_plot.draw_attention(maps, path, f"{task.name} on {info.name} ({info.weights})", task)
@@ -169,9 +173,9 @@ def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder o
         if stdout().is_terminal:
             from rich.markdown import Markdown
 
-            stdout().print(Markdown(model_card.page(program, run.stem)))
+            stdout().print(Markdown(printable(model_card.page(program, run.stem))))
         else:
-            typer.echo(model_card.card(program, run.stem))
+            echo(model_card.card(program, run.stem))
         return
     table = new_table("", "")
     for name, value in sweep.describe_run(run).items():

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from icecore.cli.console import echo
 from icecore.cli.options import Repository, Revision
 
 
@@ -18,7 +19,7 @@ def push(
     """Share a program on the Hugging Face hub or in a folder, with a model card."""
     from icecore.sharing import hub
 
-    typer.echo(hub.push(program, repo, private=private, revision=revision, message=message))
+    echo(hub.push(program, repo, private=private, revision=revision, message=message))
 
 
 def pull(
@@ -29,4 +30,4 @@ def pull(
     """Fetch a program that someone shared. It is checked before it is put in place."""
     from icecore.sharing import hub
 
-    typer.echo(f"Wrote {hub.pull(repo, out, revision=revision)}.")
+    echo(f"Wrote {hub.pull(repo, out, revision=revision)}.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from icecore.cli.console import new_table, print_text, stdout, training_displays
+from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_list
 from icecore.cli.options import (
     SELECTION,
@@ -129,10 +129,10 @@ def report(
 
     records, problems = read_records(results)
     for problem in problems:
-        typer.echo(problem, err=True)
+        echo(problem, error=True)
     folder = results if results.is_dir() else results.parent
     for path in write_report(records, problems, out or folder / "report", folder):
-        typer.echo(path)
+        echo(path)
 
 
 def _list_tables() -> None:
@@ -183,7 +183,7 @@ def _run_plans(
                 continue
             if unfinished and executor is None:
                 executor = stack.enter_context(_executor(context, ray, quiet))
-            _print_tables(study.run_study(cells, out / f"{name}.jsonl", context, typer.echo, executor))
+            _print_tables(study.run_study(cells, out / f"{name}.jsonl", context, echo, executor))
     if not dry_run:
         print_text(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
 
@@ -211,7 +211,7 @@ def _executor(context: Any, ray: Any, quiet: bool) -> Iterator[Any]:
     else:
         from icecore.experiments.ray_executor import ray_executor
 
-        log: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(typer.echo, err=True)
+        log: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(echo, error=True)
         with ray_executor(context, ray, log) as executor:
             yield executor
 

@@ -6,6 +6,9 @@ The command line prints a `UserError` without a traceback and exits with code 2.
 import difflib
 from collections.abc import Iterable
 
+#: characters of an unknown name that are shown and compared; the comparison takes time by the square of them
+MAX_SHOWN_NAME = 100
+
 
 class UserError(Exception):
     """A mistake in the request, the data or the environment, which the user can correct."""
@@ -28,7 +31,7 @@ class StorageError(UserError):
 
 
 class BusyError(UserError):
-    """Another process is training the same run."""
+    """Another process is training the same run or fitting the same file."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
@@ -38,6 +41,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     "Unknown task 'mnits'. Did you mean 'mnist'? Known: listops, mnist."
     """
     names = sorted(known)
-    similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    name = str(name)  # in a file, it may be anything
+    similar = difflib.get_close_matches(name[:MAX_SHOWN_NAME], names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
-    return ConfigError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+    shown = name if len(name) <= MAX_SHOWN_NAME else name[:MAX_SHOWN_NAME] + " ..."
+    return ConfigError(f"Unknown {kind} {shown!r}.{hint} Known: {', '.join(names)}.")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icecore.core.errors import ConfigError, unknown_name
+from icecore.core.text import shortened
 
 #: raises ConfigError if a value, given with the name of its setting, is not allowed
 Check = Callable[[str, Any], None]
@@ -96,7 +97,7 @@ def must(condition: Callable[[Any], bool], expected: str) -> Check:
 
     def check(name: str, value: Any) -> None:
         if not condition(value):
-            raise ConfigError(f"{name}: expected {expected}, found {value!r}")
+            raise ConfigError(f"{name}: expected {expected}, found {shortened(value)}")
 
     return check
 
@@ -128,7 +129,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         # name the entry that is wrong, not the whole table
         for key, entry in value.items():
             _check_type(f"{name} of {key}", entry, get_args(hint)[1])
-    raise ConfigError(f"{name}: expected {describe_type(hint)}, found {value!r}")
+    raise ConfigError(f"{name}: expected {describe_type(hint)}, found {shortened(value)}")
 
 
 def _is_instance(value: Any, hint: Any) -> bool:
@@ -163,7 +164,10 @@ def _convert(value: Any, hint: Any) -> Any:
         return {key: _convert(entry, arguments[1]) for key, entry in value.items()}
     if hint is int:
         return int(value)
-    return float(value) if hint is float else value
+    try:
+        return float(value) if hint is float else value
+    except OverflowError:  # a whole number with hundreds of digits
+        return math.inf if value > 0 else -math.inf
 
 
 def describe_type(hint: Any, plural: bool = False) -> str:

@@ -5,10 +5,13 @@ An error of the disk becomes one clear message, a StorageError.
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +26,8 @@ from icecore.core.errors import StorageError
 
 INTACT = "The file that was there before is unchanged."
 
+#: after so long without a change, a temporary file is no longer being written
+STALE_SECONDS = 3600.0
 #: error numbers of a file system that has no locks, such as some network file systems
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
@@ -58,6 +63,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], remark: str = INTA
     with storage_errors(path, remark):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            sweep_temporaries(path, STALE_SECONDS)
             temporary.touch()
             mode = temporary.stat().st_mode
             write(temporary)
@@ -67,6 +73,19 @@ def write_atomic(path: Path, write: Callable[[Path], object], remark: str = INTA
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sweep_temporaries(path: Path, age: float = 0.0) -> None:
+    """Remove what killed processes left while they wrote `path`: temporary files not changed for `age` seconds.
+
+    age  0 only for the holder of a lock, since other processes may be writing
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # another process was quicker
+            if re.fullmatch(r"[0-9a-f]{8}", leftover.name.split(".")[-2]) and (
+                time.time() - leftover.stat().st_mtime >= age
+            ):
+                leftover.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,10 @@
-"""Numbers and durations in words, for messages."""
+"""Numbers and durations in words, and texts from files made harmless, for messages."""
 
+import re
 from collections.abc import Sequence
+
+#: control characters except tabs and line breaks, and marks that reverse the direction of text on a terminal
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def pluralize(count: int, noun: str) -> str:
@@ -27,3 +31,25 @@ def approximate_duration(seconds: float) -> str:
         if seconds / size < limit:
             return f"about {seconds / size:.0f} {unit}"
     return f"about {seconds / 86400:.0f} days"
+
+
+def shortened(value: object, limit: int = 60) -> str:
+    """The start of a value's representation, for a message about a value that may be large or deeply nested.
+
+    >>> shortened("abc"), shortened(list(range(100)), limit=12)
+    ("'abc'", '[0, 1, 2, 3, ...')
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end, or an integer of too many digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
+def printable(text: str) -> str:
+    """The text with its control characters in visible form, so that no name from a file steers a terminal.
+
+    >>> print(printable("a" + chr(27) + "[2Jb"))
+    a\\x1b[2Jb
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -6,6 +6,8 @@ from which validation chooses the rate. docs/reproducing.md has an example.
 
 import dataclasses
 import itertools
+import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, TypeVar, get_origin
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, UserError, unknown_name
 from icecore.core.settings import type_hints
+from icecore.core.text import shortened
 from icecore.experiments import sweep
 from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
@@ -24,7 +27,9 @@ LIST_SETTINGS = frozenset(name for name, hint in type_hints(RunConfig).items() i
 #: settings whose value is a table; each entry of the table can be a list of values
 TABLE_SETTINGS = frozenset(name for name, hint in type_hints(RunConfig).items() if get_origin(hint) is Mapping)
 #: keys of a grid file beside the settings of runs
-FILE_KEYS = ("name", "tasks", "staged")
+FILE_KEYS = ("name", "tasks", "staged", "max_combinations")
+#: combinations of the settings of one task, unless the file allows more
+MAX_COMBINATIONS = 10_000
 
 Number = TypeVar("Number", int, float)
 
@@ -34,10 +39,11 @@ def read_grid(path: Path, device: str = "auto", race: bool = False) -> list[Cell
 
     Keys of the file: any setting of a run, with one value or a list of values; `[tasks.NAME]` with settings of one
     task; `name` of the grid (by default the file's name); `staged`, with which only the first seed tries every
-    learning rate. Raises ConfigError that names the file and what is wrong in it.
+    learning rate; `max_combinations`, if they may be more than 10,000. Raises ConfigError that names the file and what
+    is wrong in it.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
     try:
@@ -55,19 +61,33 @@ def _plan_cells(content: Mapping[str, Any], path: Path, device: str, race: bool)
     for name in task_settings:
         if name not in tasks:
             raise unknown_name("task", name, tasks)
-    grid_name, staged = str(content.get("name", path.stem)), bool(content.get("staged", False))
+    grid_name, staged = _file_name(content.get("name", path.stem)), bool(content.get("staged", False))
+    most = content.get("max_combinations", MAX_COMBINATIONS)
+    if not isinstance(most, int) or most < 1:
+        raise ConfigError(f"max_combinations: expected a whole number of at least 1, found {shortened(most)}")
     cells, command = [], f"icecore grid {path.name}" + " --race" * race
     for task in tasks:
         settings = {**common, **task_settings.get(task, {})}
         lrs = _numbers("lr", settings.pop("lr", []), float)
         seeds = _numbers("seed", settings.pop("seed", 0), int)
-        for chosen, varied in _combinations(settings):
+        for chosen, varied in _combinations(settings, most):
             config = sweep.make_config(task, device=device, **chosen)
             key = CellKey(grid_name, _row_name(config, varied), _column_name(task, varied))
             lr_sweep = sweep.Sweep(config, lrs or [config.lr], seeds, staged)
             sweep.expand_sweep(config, lrs, seeds)  # raises for impossible runs before the first one is trained
             cells.append(CellPlan(key, lr_sweep, command))
     return cells
+
+
+def _file_name(name: Any) -> str:
+    """The name of a grid, after which its results file is called. Raises ConfigError unless it names a file."""
+    text = str(name)
+    if not re.fullmatch(r"[^\W_.][\w .,+=()-]{0,99}", text):
+        raise ConfigError(
+            f"name: expected letters, digits, spaces and - _ . only, at most 100, because the results file has this "
+            f"name; found {shortened(text)}"
+        )
+    return text
 
 
 def _task_tables(content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -100,7 +120,7 @@ def _numbers(name: str, value: Any, kind: type[Number]) -> list[Number]:
         raise ConfigError(f"{name}: expected numbers, found {value!r}") from None
 
 
-def _combinations(settings: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _combinations(settings: Mapping[str, Any], most: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Every choice of one value per setting, each with the settings that differ between choices."""
     axes: dict[tuple[str, ...], list[Any]] = {}
     for name, value in settings.items():
@@ -110,6 +130,12 @@ def _combinations(settings: Mapping[str, Any]) -> list[tuple[dict[str, Any], dic
             axes |= {(name, key): _alternatives(f"{name}.{key}", entry) for key, entry in value.items()}
         else:
             axes[name,] = [_as_tuple(name, item) for item in _alternatives(name, value)]
+    count = math.prod(map(len, axes.values()))
+    if count > most:
+        raise ConfigError(
+            f"The lists multiply to {count:,} combinations, but at most {most:,} are allowed. Shorten a list, or add "
+            f"max_combinations = {count} if you mean it."
+        )
     combinations = []
     for values in itertools.product(*axes.values()):
         chosen: dict[str, Any] = {}

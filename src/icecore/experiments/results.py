@@ -6,13 +6,16 @@ most the line that it was writing. A line that cannot be read is reported, and t
 
 import datetime
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from icecore.core.errors import ConfigError, DataError, UserError
+from icecore.core.settings import check_types
 from icecore.core.storage import file_lock, storage_errors
+from icecore.core.text import shortened
 from icecore.training.checkpoint import CONFIG, RunFolder, read_config
 from icecore.training.run_summary import RunSummary
 
@@ -69,6 +72,8 @@ class RunRecord:
         """The inverse of `to_json`. Raises DataError if `text` is not a record."""
         try:
             values = json.loads(text)
+            if not isinstance(values, dict):
+                raise TypeError("it is not a table of names and values")
             key = CellKey(**{name: values.pop(name) for name in CellKey.__dataclass_fields__ if name in values})
             names = ("command", "date", "config", "validation", "training", "extra", "missing")
             fields: dict[str, Any] = {"command": "", "date": ""} | {
@@ -76,10 +81,16 @@ class RunRecord:
             }
             for name in ("validation", "training"):
                 fields[name] = tuple((int(step), float(value)) for step, value in fields.get(name, ()))
+                if not all(math.isfinite(value) for _, value in fields[name]):
+                    raise DataError(f"{name} has values that are not finite numbers")
+            check_types(CellKey, vars(key))
+            curves = ("validation", "training")
+            check_types(cls, {name: value for name, value in fields.items() if name not in curves})
+            _check_attention(fields.get("extra", {}))
             if not values.get("run_id") and not fields.get("missing"):
                 raise DataError("the record has no run_id")
             return cls(key, summary=RunSummary.from_json(values), **fields)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
             raise DataError(f"not the record of a run ({error})") from error
 
     @classmethod
@@ -91,11 +102,18 @@ class RunRecord:
         if summary is None:
             raise ConfigError(f"The run in {folder.path} is not finished. Give its command again to continue it.")
         events = folder.events()
-        validation = tuple((e["step"], e["metric"]) for e in events if e["event"] == "validation")
-        training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e["loss"] is not None)
+        validation = tuple((e["step"], e["metric"]) for e in events if e["event"] == "validation" and "metric" in e)
+        training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e.get("loss") is not None)
         changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
         config = json.loads(folder.config.to_json())
         return cls(key, command, f"{changed:%Y-%m-%d}", summary, config, validation, training, extra or {})
+
+
+def _check_attention(extra: Mapping[str, Any]) -> None:
+    """Raise DataError if the attention that a study measured is not numbers by name."""
+    shares = extra.get("attention", {})
+    if not isinstance(shares, Mapping) or not all(isinstance(share, int | float) for share in shares.values()):
+        raise DataError(f"attention: expected numbers by name, found {shortened(shares)}")
 
 
 def append_records(path: Path, records: Iterable[RunRecord]) -> None:
@@ -124,7 +142,14 @@ def read_records(path: Path) -> tuple[list[RunRecord], list[str]]:
     records: dict[tuple[CellKey, str], RunRecord] = {}
     faults: list[str] = []
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            lines = file.read_bytes().split(b"\n")
+        except OSError as error:
+            faults.append(f"{file.name} cannot be read: {error.strerror}. Check its permissions.")
+            continue
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
             try:
                 record = RunRecord.from_json(line.decode())
             except (DataError, UnicodeDecodeError) as error:

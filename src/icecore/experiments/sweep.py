@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icecore.backbones import build_body_of
+from icecore.backbones import HubAccess, build_body_of
 from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, SINGLE_ROLES, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
@@ -115,6 +115,8 @@ def train_runs(configs: Sequence[RunConfig], context: ExecutionContext, task: Ta
         requested = [folder.config for folder in folders.values()]
         restarted = start_over_after_race(folders.values(), requested, context.race)
         finished = {run_id: summary for run_id, folder in folders.items() if (summary := folder.summary()) is not None}
+        for run_id in finished:
+            folders[run_id].drop_states()  # a kill may have come after the summary and before this
         unfinished = [
             # runs that start over must not take the others of their pack with them
             (folder.config, [each for each in folder.pack() if each not in restarted])
@@ -273,11 +275,16 @@ def read_run_config(path: Path) -> RunConfig:
 
 
 def open_run(
-    path: Path, data_dir: str | None = None, device: str = "auto", task: Task | None = None
+    path: Path,
+    data_dir: str | None = None,
+    device: str = "auto",
+    task: Task | None = None,
+    hub: HubAccess = "off",
 ) -> tuple[FPT, Task]:
     """The trained model and the task of a run folder, ready to score on `device`.
 
     task  the task of the run, if it has been read already
+    hub   whether a body that is not on this machine may be fetched, because run folders may be somebody else's
 
     Raises ConfigError for a folder that is not a finished run, WeightsError if the body has changed.
     """
@@ -292,14 +299,14 @@ def open_run(
         raise ConfigError(
             f"The run in {path} has no program: it is not finished (give its command again), or it diverged."
         )
-    return open_program(Program.load(program_path), task or load_task(config, data_dir), device)
+    return open_program(Program.load(program_path), task or load_task(config, data_dir), device, hub)
 
 
-def open_program(program: Program, task: Task, device: str = "auto") -> tuple[FPT, Task]:
+def open_program(program: Program, task: Task, device: str = "auto", hub: HubAccess = "off") -> tuple[FPT, Task]:
     """The model of a program and its task, ready to score on `device`. Raises WeightsError if the body has changed."""
     runtime = select_runtime(device, program.config.precision)
     task = task.to(runtime.device)
-    model = load_programs([program], build_body_of(program.config), runtime.precision).to(runtime.device)
+    model = load_programs([program], build_body_of(program.config, hub), runtime.precision).to(runtime.device)
     rows = sum(task.split_size(split) for split in task.test_splits)
     model.compiled = pays_to_compile(model, rows, training=False)
     return model, task

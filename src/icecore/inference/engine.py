@@ -133,7 +133,8 @@ class Engine:
         rows      each (T, P) numbers or (T,) whole numbers, of any length up to its task's; or a batch
         programs  name or index of each row's program, or what `load` returned; or one for all rows
 
-        Raises ConfigError for an unknown program, DataError naming a row that its program cannot read.
+        Raises ConfigError for an unknown program, DataError naming a row that its program cannot read or for which
+        its logits are not finite.
         """
         if isinstance(rows, Batch):
             ends = [rows.tokens.shape[1]] * len(rows) if rows.lengths is None else rows.lengths.tolist()
@@ -151,6 +152,7 @@ class Engine:
             indices.sort(key=lambda index: ranks[chosen[index]])
             results = self._run_pass([rows[index] for index in indices], [chosen[index] for index in indices])
             logits |= zip(indices, results, strict=True)
+        _check_logits(logits, chosen)
         return [logits[index] for index in range(len(rows))]
 
     def _check_body(self, program: Program, name: str) -> None:
@@ -278,6 +280,17 @@ def _check_row(number: int, row: Tensor, program: LoadedProgram) -> None:
         low, high = (int(end) for end in row.aminmax())
         if low < 0 or high >= spec.size:  # beyond its vocabulary lies that of the next program
             raise DataError(f"Row {number} has tokens from {low} to {high}, but {reads} 0 to {spec.size - 1}.")
+
+
+def _check_logits(logits: Mapping[int, Tensor], programs: Sequence[LoadedProgram]) -> None:
+    """Raise DataError naming a row whose logits are not finite, so that no label is made of them."""
+    # one look for all rows, because each costs a wait for the device
+    if logits and not bool(torch.stack([row.isfinite().all() for row in logits.values()]).all()):
+        number = min(number for number, row in logits.items() if not row.isfinite().all())
+        raise DataError(
+            f"Program {programs[number].name!r} gives no finite numbers for row {number}. Its weights or the row's "
+            "numbers are too large."
+        )
 
 
 def _stacked_runs(programs: Sequence[LoadedProgram], device: torch.device) -> tuple[list[LoadedProgram], Tensor | None]:

@@ -20,6 +20,8 @@ from torch import Tensor
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError
 from icecore.core.storage import write_tensors
+from icecore.core.text import shortened
+from icecore.model.program_checks import check_parts, check_sizes, check_tensors, read_header, read_spec
 from icecore.tasks.task import TaskSpec
 
 FORMAT = 1
@@ -75,31 +77,36 @@ class Program:
             ) from error
         if hashlib.sha256(text.encode()).hexdigest() != checksum:
             raise DataError(f"The header of {path} is damaged (its checksum differs). Copy the file again.")
-        header = json.loads(text)
+        return _read(text, tensors, path)
+
+
+def _read(text: str, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> Program:
+    """The program of a header and tensors. Raises DataError."""
+    made: object = "unknown"
+    try:
+        header = read_header(text)
         if header.get("format") != FORMAT:
             raise DataError(
-                f"{path} has program format {header.get('format')}, but this version reads {FORMAT}. Upgrade icecore."
+                f"{path} has program format {shortened(header.get('format'))}, but this version reads {FORMAT}. "
+                "Upgrade icecore."
             )
-        for name, checksum in header["sha256"].items():
+        check_parts(header)
+        made = header["versions"].get("icecore", made)
+        checksums = header["sha256"]
+        for name in sorted(checksums.keys() | tensors.keys()):
             if name not in tensors:
                 raise DataError(f"Tensor {name} is missing in {path}. Copy the file again.")
-            if _checksum(tensors[name]) != checksum:
+            if _checksum(tensors[name]) != checksums.get(name):
                 raise DataError(f"Tensor {name} in {path} is damaged (its checksum differs). Copy the file again.")
-        try:
-            return cls(
-                config=RunConfig.from_json(json.dumps(header["config"])),
-                spec=TaskSpec(**header["spec"]),
-                fingerprint=header["fingerprint"],
-                tensors=tensors,
-                metrics=header["metrics"],
-                versions=header["versions"],
-                extra=header["extra"],
-            )
-        except (ConfigError, KeyError, TypeError) as error:
-            made = header.get("versions", {}).get("icecore", "unknown")
-            raise DataError(
-                f"{path} was written by icecore {made} and cannot be read here. Upgrade icecore. {error}"
-            ) from error
+        check_tensors(tensors, path)
+        config, spec = RunConfig.from_json(json.dumps(header["config"])), read_spec(header["spec"])
+        check_sizes(config, spec, tensors)
+    except ConfigError as error:
+        raise DataError(
+            f"{path} was written by icecore {made} and cannot be read here. Upgrade icecore. {error}"
+        ) from error
+    metrics, versions, extra = (header[name] for name in ("metrics", "versions", "extra"))
+    return Program(config, spec, header["fingerprint"], tensors, metrics, versions, extra)
 
 
 def _checksum(tensor: Tensor) -> str:

@@ -45,7 +45,8 @@ class ProgramHeader:
         extra, task = program.extra, program.config.task
         data, encoder = _mapping(extra.get("data")), _mapping(extra.get("encoder"))
         target = _mapping(encoder.get("target"))
-        classes = dict(zip(_sequence(target.get("names")), _sequence(target.get("classes")), strict=False))
+        names = map(str, _sequence(target.get("names")))
+        classes = dict(zip(names, _sequence(target.get("classes")), strict=False))
         classes = {str(name): [str(label) for label in _sequence(labels)] for name, labels in classes.items()}
         if not classes and _sequence(data.get("classes")):
             classes = {"": [str(label) for label in data["classes"]]}

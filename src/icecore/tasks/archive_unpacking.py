@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from icecore.core.errors import DataError
+from icecore.core.limits import SizeCounter
 from icecore.core.storage import storage_errors
 
 #: the advice if the disk refuses downloaded data
@@ -28,7 +29,9 @@ def unpack(archive: Path, inside: str, target: Path) -> None:
         new.mkdir()
         try:
             with tarfile.open(archive) as members:
+                counter = SizeCounter(archive)
                 for member in members:
+                    counter.add(member.size)
                     tarfile.data_filter(member, os.fspath(new))
                     parts = PurePosixPath(member.name).parts
                     if member.isfile() and inside in parts[:-1]:

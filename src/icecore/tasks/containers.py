@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 from icecore.core.errors import DataError
+from icecore.core.limits import SizeCounter, read_limited, unpacked_limit
 from icecore.tasks.data_files import FETCH_AGAIN, read_bytes
 
 #: what the readers of archives and of .npz files raise for damaged files
@@ -41,13 +42,17 @@ def _contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         return
     raw = read_bytes(path)
     if raw.startswith(b"\xfd7zXZ"):
-        raw = lzma.decompress(raw)
+        with lzma.LZMAFile(BytesIO(raw)) as unpacked:
+            raw = read_limited(unpacked, path, unpacked_limit(len(raw)))  # type: ignore[arg-type]
+    counter = SizeCounter(path)
     if raw.startswith(b"PK"):
         with zipfile.ZipFile(BytesIO(raw)) as archive:
-            for name in archive.namelist():
-                yield name, lambda name=name: archive.read(name)
+            for item in archive.infolist():
+                counter.add(item.file_size)
+                yield item.filename, lambda item=item: archive.read(item)
         return
     with tarfile.open(fileobj=BytesIO(raw), mode="r:") as archive:
         for member in archive:
+            counter.add(member.size)  # that of a sparse member has nothing to do with the archive's
             if (file := archive.extractfile(member) if member.isfile() else None) is not None:
                 yield member.name, file.read

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from icecore.core.errors import DataError
+from icecore.core.errors import DataError, UserError
+from icecore.core.limits import read_limited, unpacked_limit
 from icecore.core.storage import cache_dir
 
 #: the advice for a damaged file
@@ -44,10 +45,20 @@ def missing_data_error(dataset: str, roots: Iterable[Path], choices: Sequence[st
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, decompressed if it is gzip according to its first bytes. Raises DataError."""
+    """The bytes of a file, decompressed if it is gzip according to its first bytes. Raises DataError.
+
+    Data that unpack to far more than the file are refused (`unpacked_limit`).
+    """
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with path.open("rb") as file:
+            start = file.read(2)
+            file.seek(0)
+            if start != b"\x1f\x8b":
+                return file.read()
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return read_limited(unpacked, path, unpacked_limit(path.stat().st_size))
+    except UserError:
+        raise
     except (OSError, EOFError, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: cannot be read ({error}). It may be cut short. {FETCH_AGAIN}") from error
     except Exception as error:  # zlib.error has no public base class

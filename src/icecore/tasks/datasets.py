@@ -72,7 +72,7 @@ DATASETS: Mapping[str, Dataset] = {
                 inside="remote_homology",
             ),
         ),
-        "TAPE's 16,292 protein domains as LMDB; reading them needs icecore[lmdb]",
+        "TAPE's 16,292 protein domains as LMDB",
     ),
     "remote-homology-json": Dataset(
         (
@@ -82,7 +82,7 @@ DATASETS: Mapping[str, Dataset] = {
                 inside="remote_homology",
             ),
         ),
-        "the same domains as JSON, without an extra package; no checksum is published, so the first download sets it",
+        "the same domains as JSON; no checksum is published, so the first download sets it",
     ),
     "listops": Dataset(
         (

@@ -25,6 +25,10 @@ DownloadProgress = Callable[[int, int | None], None]
 
 #: bytes that are read at a time
 CHUNK_BYTES = 1 << 16
+#: slower transfers, measured over so many seconds, are broken off
+MIN_BYTES_PER_SECOND, SPEED_SECONDS = 1024, 60.0
+#: the largest file whose size neither icecore nor the server knows; the largest data set has 8 GB
+MAX_UNKNOWN_BYTES = 20 * 2**30
 #: HTTP status codes after which another attempt may succeed; after any other error, the next mirror is tried
 TEMPORARY_STATUS = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
@@ -144,12 +148,21 @@ def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
         raise _MirrorError(error.reason, retry=True) from error
     except (OSError, http.client.HTTPException) as error:
         raise _MirrorError(repr(error), retry=True) from error
+    except ValueError as error:  # a redirect to something that is no address
+        raise _MirrorError(f"the server names a broken address ({error})", retry=False) from error
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    begun, received = time.monotonic(), 0
     try:
-        while chunk := response.read(CHUNK_BYTES):
+        # read1 returns what has arrived, so that a server that sends a byte now and then is noticed
+        while chunk := response.read1(CHUNK_BYTES):
             yield chunk
+            received += len(chunk)
+            if (seconds := time.monotonic() - begun) > SPEED_SECONDS:
+                if received < MIN_BYTES_PER_SECOND * seconds:
+                    raise _MirrorError(f"it sends only {received / seconds:.0f} bytes per second", retry=True)
+                begun, received = time.monotonic(), 0
     except (OSError, http.client.HTTPException) as error:
         raise _MirrorError(f"the connection broke ({error!r})", retry=True) from error
 
@@ -180,6 +193,8 @@ def _transfer(url: str, part: Path, expected: int | None, timeout: float, progre
             for chunk in _chunks(response):
                 out.write(chunk)
                 done += len(chunk)
+                if done > (MAX_UNKNOWN_BYTES if size is None else size):
+                    raise _MirrorError(f"it sends more than {done - 1:,} bytes", retry=False, stale=True)
                 if progress:
                     progress(done, size)
     if size is not None and done != size:

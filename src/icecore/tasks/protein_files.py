@@ -1,7 +1,7 @@
 """Readers of remote homology files: TSV, FASTA with labels, and TAPE's own JSON and LMDB.
 
-All four give the same records, so the task does not depend on the format. LMDB values are pickles from the network, so
-they are read by an unpickler that builds plain data only.
+All four give the same records, so the task does not depend on the format. LMDB files and the
+pickles in them come from the network, so icecore reads both itself: neither can run code or touch foreign memory.
 """
 
 import csv
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError
+from icecore.core.text import shortened
 from icecore.tasks.data_files import FETCH_AGAIN, find_first, missing_data_error, read_bytes
+from icecore.tasks.lmdb_files import LmdbFile
 from icecore.tasks.pickles import unpickle
 
 #: file names of each split without their endings, ours first, then TAPE's
@@ -122,12 +124,19 @@ def _tape_record(location: str, index: int, item: Any) -> ProteinRecord:
     if not isinstance(item, dict) or not {"primary", "fold_label"} <= item.keys():
         found = ", ".join(map(str, item)) if isinstance(item, dict) else type(item).__name__
         raise DataError(f"{location}: expected a record with the fields primary and fold_label, found {found}")
-    primary, fold, name = item["primary"], np.asarray(item["fold_label"]), item.get("id", index)
+    primary, fold, name = item["primary"], item["fold_label"], item.get("id", index)
     if not isinstance(primary, str):
         raise DataError(f"{location}: expected a string as primary, found {type(primary).__name__}")
-    if fold.size != 1 or not np.issubdtype(fold.dtype, np.integer) or fold.item() < 0:
-        raise DataError(f"{location}: expected an integer of at least 0 as fold_label, found {item['fold_label']!r}")
-    return ProteinRecord(location, name.decode() if isinstance(name, bytes) else str(name), primary, str(fold.item()))
+    if isinstance(fold, np.ndarray) and fold.size == 1:
+        fold = fold.reshape(())[()]
+    if not isinstance(fold, int | np.integer) or fold < 0:
+        raise DataError(
+            f"{location}: expected an integer of at least 0 as fold_label, found {shortened(item['fold_label'])}"
+        )
+    if not isinstance(name, bytes | str | int | np.integer):
+        raise DataError(f"{location}: expected a text or a number as id, found {shortened(name)}")
+    name = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    return ProteinRecord(location, name, primary, str(int(fold)))
 
 
 def read_json(path: Path) -> Iterator[ProteinRecord]:
@@ -138,6 +147,8 @@ def read_json(path: Path) -> Iterator[ProteinRecord]:
         raise DataError(
             f"{path} line {error.lineno}: not JSON ({error.msg}). The file may be cut short. {FETCH_AGAIN}"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or lists in lists without end
+        raise DataError(f"{path}: not the JSON of records ({error}). {FETCH_AGAIN}") from error
     if not isinstance(items, list):
         raise DataError(f"{path}: expected a list of records, found {type(items).__name__}")
     for index, item in enumerate(items):
@@ -146,29 +157,19 @@ def read_json(path: Path) -> Iterator[ProteinRecord]:
 
 def read_lmdb(path: Path) -> Iterator[ProteinRecord]:
     """Records of TAPE's LMDB: key `num_examples`, then "0", "1", ... each a pickled dict."""
-    try:
-        import lmdb
-    except ImportError as error:
-        raise DataError(
-            f"{path}: reading LMDB files needs another package. Install it with `pip install icecore[lmdb]`, or fetch "
-            "the same data as JSON with `icecore data get remote-homology-json`."
-        ) from error
-    try:
-        with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False) as store, store.begin() as view:
+    with LmdbFile(path) as store:
 
-            def item(key: str) -> Any:
-                data = view.get(key.encode())
-                if data is None:
-                    raise DataError(f"{path}: expected a record {key!r}, found none. {FETCH_AGAIN}")
-                return unpickle(bytes(data), f"{path} record {key}")
+        def item(key: str) -> Any:
+            data = store.get(key.encode())
+            if data is None:
+                raise DataError(f"{path}: expected a record {key!r}, found none. {FETCH_AGAIN}")
+            return unpickle(data, f"{path} record {key}")
 
-            count = item("num_examples")
-            if not isinstance(count, int):
-                raise DataError(f"{path}: expected an integer as num_examples, found {count!r}")
-            for index in range(count):
-                yield _tape_record(f"{path} record {index}", index, item(str(index)))
-    except lmdb.Error as error:
-        raise DataError(f"{path}: not a readable LMDB ({error}). {FETCH_AGAIN}") from error
+        count = item("num_examples")
+        if not isinstance(count, int):
+            raise DataError(f"{path}: expected an integer as num_examples, found {shortened(count)}")
+        for index in range(count):
+            yield _tape_record(f"{path} record {index}", index, item(str(index)))
 
 
 FORMATS: Mapping[str, Format] = {

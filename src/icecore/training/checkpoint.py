@@ -76,8 +76,11 @@ class RunFolder:
         if not self.summary_path.exists():
             return None
         try:
-            return RunSummary.from_json(json.loads(self.summary_path.read_text()))
-        except ValueError as error:
+            values = json.loads(self.summary_path.read_text("utf-8"))
+            if not isinstance(values, dict):
+                raise ConfigError("it is not a table of names and values")
+            return RunSummary.from_json(values)
+        except (OSError, ValueError, RecursionError, ConfigError) as error:
             raise ConfigError(
                 f"The file {self.summary_path} is damaged ({error}). Delete it and train again."
             ) from error
@@ -88,12 +91,18 @@ class RunFolder:
             file.write("".join(json.dumps(event) + "\n" for event in events))
 
     def events(self) -> list[dict[str, Any]]:
-        """The logged events, without an incomplete last line, and without steps that a resumed run repeated."""
+        """The logged events, without lines that are incomplete or damaged and steps that a resumed run repeated.
+
+        Raises ConfigError if the file cannot be read.
+        """
         events: list[dict[str, Any]] = []
-        for line in self.events_path.read_text().splitlines() if self.events_path.exists() else []:
-            try:
-                event = json.loads(line)
-            except ValueError:
+        try:
+            text = self.events_path.read_text("utf-8", errors="replace") if self.events_path.exists() else ""
+        except OSError as error:
+            raise ConfigError(f"{self.events_path}: {error.strerror}. Check its permissions.") from error
+        for line in text.split("\n"):
+            event = _read_event(line)
+            if event is None:
                 continue
             if event.get("event") == "start":
                 events = [e for e in events if e["step"] <= event["step"]]
@@ -102,7 +111,7 @@ class RunFolder:
 
     def pack(self) -> list[str]:
         """Ids of the runs in the pack that this run was last trained in; empty if it has not started."""
-        starts = [event["pack"] for event in self.events() if event["event"] == "start"]
+        starts = [event.get("pack", []) for event in self.events() if event["event"] == "start"]
         return starts[-1] if starts else []
 
     def race(self) -> Sequence[str]:
@@ -115,6 +124,13 @@ class RunFolder:
             return summary.race
         steps = self.saved_steps()
         return self.load_values(steps[-1]).get("race", ()) if steps else ()
+
+    def largest_pack(self) -> int:
+        """How many runs the largest pack had that this run was trained in; 0 if it has not started.
+
+        A run that is continued alone, because a kill came between the summaries of its pack, was still trained in it.
+        """
+        return max((len(event.get("pack", [])) for event in self.events() if event["event"] == "start"), default=0)
 
     def check_origin(self, origin: Mapping[str, str]) -> None:
         """Raise ConfigError unless the run was started with the body and the data that `origin` names."""
@@ -138,12 +154,12 @@ class RunFolder:
         """The state that `save_state` wrote. Raises StorageError if it is damaged."""
         with self._opened_state(step) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            return tensors, json.loads(file.metadata()["state"])
+            return tensors, _counters(file)
 
     def load_values(self, step: int) -> dict[str, Any]:
         """The values of a state, without its tensors. Raises StorageError if it is damaged."""
         with self._opened_state(step) as file:
-            return json.loads(file.metadata()["state"])
+            return _counters(file)
 
     @contextmanager
     def _opened_state(self, step: int) -> Iterator[Any]:
@@ -151,7 +167,7 @@ class RunFolder:
         try:
             with safe_open(path, "pt") as file:
                 yield file
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise StorageError(
                 f"The state {path} is damaged ({error}). Delete it to continue from an earlier state or from the start."
             ) from error
@@ -171,13 +187,23 @@ class RunFolder:
 
     def reset(self) -> None:
         """Delete everything except the configuration, to start over."""
+        with storage_errors(self.path):
+            self.summary_path.unlink(missing_ok=True)  # first, because it says that everything else is complete
         self.drop_states()
         with storage_errors(self.path):
-            for name in (EVENTS, SUMMARY, PROGRAM):
+            for name in (EVENTS, PROGRAM):
                 (self.path / name).unlink(missing_ok=True)
 
     def _state(self, step: int) -> Path:
         return self.states / f"step_{step:09d}.safetensors"
+
+
+def _counters(state: Any) -> dict[str, Any]:
+    """The counters in an open state file. Raises what the caller turns into a StorageError."""
+    values = json.loads(state.metadata()["state"])
+    if not isinstance(values, dict) or "stopped" not in values:
+        raise ValueError("its counters are missing")
+    return values
 
 
 class SecondaryRunFolder(RunFolder):
@@ -208,6 +234,23 @@ class SecondaryRunFolder(RunFolder):
     def drop_states(self, keep: int | None = None) -> None: ...
 
     def reset(self) -> None: ...
+
+
+def _read_event(line: str) -> dict[str, Any] | None:
+    """The event in a line of a log; None if the line is incomplete, or says something that no event does."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str) or type(event.get("step")) is not int:
+        return None
+    number = {"validation": "metric", "train": "loss"}.get(event["event"])
+    kinds = (int, float) if number == "metric" else (int, float, type(None))
+    if number in event and not isinstance(event[number], kinds):
+        return None
+    pack, origin = event.get("pack", []), event.get("origin", {})
+    is_plain = isinstance(origin, dict) and isinstance(pack, list) and all(isinstance(name, str) for name in pack)
+    return event if is_plain else None
 
 
 def common_step(folders: Sequence[RunFolder], ends: Sequence[int | None]) -> int | None:

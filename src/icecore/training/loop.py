@@ -397,7 +397,7 @@ class Pack:
             seconds=round(progress.seconds, 3),
             steps_per_second=round(steps / progress.seconds, 3) if progress.seconds else None,
             seconds_share=round(progress.share, 3),
-            packed_runs=len(self.members),
+            packed_runs=max(len(self.members), run.folder.largest_pack()),
             device=self.runtime.describe(),
             versions=package_versions(),
             data=dict(task.data),

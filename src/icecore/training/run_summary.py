@@ -7,6 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from icecore.core.errors import ConfigError
+from icecore.core.settings import check_types
+from icecore.core.text import shortened
+
+#: larger numbers than any summary has, but small enough to be squared and summed
+LARGEST_NUMBER = 1e100
+
 #: the status of a run that stopped before its last step; any other is "completed"
 DIVERGED, STOP_AT_REACHED, NO_IMPROVEMENT = "diverged", "reached stop_at", "no improvement"
 #: the status of a run whose learning rate fell behind in a race (`training/racing.py`)
@@ -66,8 +73,12 @@ class RunSummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The summary in a parsed `summary.json` of any version."""
+        """The summary in a parsed `summary.json` of any version. Raises ConfigError for values of the wrong type."""
         known = {name: values[name] for name in _RUN_KEYS if name in values}
+        check_types(cls, known)
+        for name, value in known.items():
+            if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
+                raise ConfigError(f"{name}: expected a finite number, found {shortened(value)}")
         known |= {name: tuple(known[name]) for name in ("train_roles", "race") if name in known}
         return cls(**known, other={name: value for name, value in values.items() if name not in _RUN_KEYS})
 

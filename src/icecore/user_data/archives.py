@@ -4,12 +4,15 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from icecore.core.errors import DataError
+from icecore.core.limits import SizeCounter
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
+Member = TypeVar("Member", tarfile.TarInfo, zipfile.ZipInfo)
 _READ_ERRORS = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, RuntimeError)
 
 
@@ -20,9 +23,9 @@ def file_names(path: Path) -> list[str]:
             return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         if path.name.lower().endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
-                return [item.filename for item in archive.infolist() if not item.is_dir()]
+                return [item.filename for item in _counted(path, archive.infolist()) if not item.is_dir()]
         with tarfile.open(path) as archive:
-            return [member.name.removeprefix("./") for member in archive if member.isfile()]
+            return [member.name.removeprefix("./") for member in _counted(path, archive) if member.isfile()]
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from error
 
@@ -38,17 +41,25 @@ def read_files(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]
                 yield name, _read_file(path / name)
         elif path.name.lower().endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
-                for item in archive.infolist():
+                for item in _counted(path, archive.infolist()):
                     if item.filename in names:
                         yield item.filename, _read_zip_member(archive, item)
         else:
             with tarfile.open(path) as archive:
-                for member in archive:
+                for member in _counted(path, archive):
                     name = member.name.removeprefix("./")
                     if name in names and (file := archive.extractfile(member)) is not None:
                         yield name, file.read()
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from error
+
+
+def _counted(path: Path, members: Iterable[Member]) -> Iterator[Member]:
+    """The members of an archive. Raises DataError, before it is read, at the one with which they become too large."""
+    counter = SizeCounter(path)
+    for member in members:
+        counter.add(member.size if isinstance(member, tarfile.TarInfo) else member.file_size)
+        yield member
 
 
 def _unreadable(path: Path, error: BaseException) -> DataError:

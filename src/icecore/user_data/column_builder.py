@@ -145,6 +145,7 @@ class ColumnBuilder:
         self.options = options
         self.types = dict(options.types)
         self.names: list[str] | None = None
+        self._known: frozenset[str] = frozenset()
         self.notes: list[Note] = []
         self._parts: dict[str, list[np.ndarray]] = {}
         self._text_codes: dict[str, _TextCodes] = {}
@@ -164,8 +165,8 @@ class ColumnBuilder:
         names, cells, rows = chunk
         count = len(rows)
         if self.names is None:
-            self.names = list(names)
-        elif extra := [name for name in names if name not in self.names]:
+            self.names, self._known = list(names), frozenset(names)
+        elif extra := [name for name in names if name not in self._known]:
             raise DataError(
                 f"{path} has a column {join_names(extra)} that the files before it lack. "
                 "Give all files of the table the same columns."

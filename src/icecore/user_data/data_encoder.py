@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icecore.core.errors import DataError
+from icecore.core.errors import ConfigError, DataError
 from icecore.tasks.task import TaskSpec
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.encoder_checks import check_encoder
 from icecore.user_data.encoders.image_encoder import ImageEncoder
 from icecore.user_data.encoders.input_encoder import InputEncoder, to_tuples
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
@@ -65,12 +66,14 @@ class DataEncoder:
                     f"The data encoder has format {values['format']}, but this version of icecore reads formats up to "
                     f"{ENCODER_FORMAT}. Update icecore."
                 )
-            return cls(
+            encoder = cls(
                 values["form"],
                 DataSettings(**to_tuples(values["settings"])),
                 values["types"],
                 INPUT_ENCODERS[values["form"]](**to_tuples(values["inputs"])),
                 TargetEncoder(**to_tuples(values["target"])),
             )
-        except (ValueError, TypeError, KeyError) as error:
+            check_encoder(encoder.types, encoder.inputs, encoder.target)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError) as error:
             raise DataError(f"The text is not a data encoder ({type(error).__name__}: {error}).") from error
+        return encoder

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 #: (topic, message), for example ("dropped", "7 rows without a target")
 Note = tuple[str, str]
+#: characters of a name that are shown
+LONGEST_NAME = 200
 
 
 def join_names(names: Sequence[str], most: int = 5) -> str:
@@ -12,5 +14,5 @@ def join_names(names: Sequence[str], most: int = 5) -> str:
     >>> join_names(["a", "b", "c"], most=2)
     'a, b and 1 more'
     """
-    head = ", ".join(names[:most])
+    head = ", ".join(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]} ..." for name in names[:most])
     return head + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -6,6 +6,7 @@ whole file if a cell, or a quotation mark that is never closed, spans more than 
 
 import csv
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
+from icecore.core.limits import MAX_LINE, limited_lines
 from icecore.core.text import pluralize
 from icecore.user_data.cell_types import can_parse, is_missing_word
 from icecore.user_data.column_builder import ColumnBuilder, TableChunk
@@ -30,19 +32,19 @@ DELIMITERS = ",;\t|"
 
 def read_csv(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
     """Yield the chunks of a CSV or TSV file. Notes and damaged rows go to the builder. Raises DataError."""
-    csv.field_size_limit(2**31 - 1)  # a cell may hold a chromosome
+    csv.field_size_limit(MAX_LINE)  # a cell may hold a chromosome
     opened, encoding = open_text(path)
     if encoding != "UTF-8":
         builder.notes.append(("encoding", f"{path.name}: {encoding}"))
     try:
         with opened as file:
-            head = list(itertools.islice(file, HEAD_LINES))
+            head = list(itertools.islice(limited_lines(file.readline, path), HEAD_LINES))
             file.seek(0)
             delimiter = _find_delimiter(head)
             first_rows = [row for row in csv.reader(head, delimiter=delimiter) if row][:2]
             if not first_rows:
                 raise DataError(f"{path} is empty. A table needs a header and at least one row.")
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(limited_lines(file.readline, path), delimiter=delimiter)
             if _has_header(*first_rows):
                 names = [cell.strip() for cell in next(row for row in reader if row)]
                 if delimiter == ";":
@@ -52,7 +54,7 @@ def read_csv(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
                 message = f"{path.name} has none; its columns are called column1 to column{len(names)}"
                 builder.notes.append(("header", message))
             names = [name or f"column{i + 1}" for i, name in enumerate(names)]
-            if repeated := sorted({name for name in names if names.count(name) > 1}):
+            if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
                 raise DataError(f"{path} has several columns named {join_names(repeated)}. Rename all but one of them.")
             yield from _read_chunks(path, reader, names, delimiter == ";", builder)
     except (csv.Error, OSError, EOFError) as error:

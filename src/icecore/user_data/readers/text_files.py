@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import IO
 
 from icecore.core.errors import DataError
+from icecore.core.limits import too_large, unpacked_limit
 
 COMPRESSED_SUFFIX = ".gz"
 
@@ -32,8 +33,11 @@ def open_text(path: Path) -> tuple[IO[str], str]:
             )
         try:
             with open_with("utf-8-sig") as file:
-                while file.read(1 << 20):
-                    pass
+                limit, length = unpacked_limit(path.stat().st_size), 0
+                while part := file.read(1 << 20):
+                    length += len(part)
+                    if length > limit:
+                        raise too_large(path, limit)
         except UnicodeDecodeError:
             return open_with("latin-1"), "Latin-1"
         return open_with("utf-8-sig"), "UTF-8"
