@@ -95,8 +95,9 @@ class LmdbFile:
         if second.magic != MAGIC or second.page_size != self.page_size:
             raise self._fault("its second page is damaged")
         meta = max(first, second, key=lambda each: each.transaction)
-        if meta.last_page >= 2**40 or (needed := (meta.last_page + 1) * self.page_size) > self.size:
-            raise self._fault(f"it has {self.size:,} bytes instead of {needed if meta.last_page < 2**40 else 'many'}")
+        needed = (meta.last_page + 1) * self.page_size
+        if needed > self.size:
+            raise self._fault(f"it has {self.size:,} bytes instead of {needed:,}")
         if meta.depth > MAX_TREE_DEPTH or meta.flags:
             raise self._fault("its main table is of another kind than icecore reads")
         return meta

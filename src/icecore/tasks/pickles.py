@@ -114,6 +114,7 @@ _CONSTANTS: Mapping[str, Callable[[], Any]] = {
     "EMPTY_SET": set,
     "EMPTY_TUPLE": tuple,
 }
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 #: opcodes whose argument is the value
 _LITERALS = frozenset(
     (
@@ -148,7 +149,7 @@ class _Interpreter:
     def load(self) -> Any:
         """The value on top of the stack at the end. Raises nearly anything for damaged data."""
         while code := self.file.read(1):
-            opcode = pickletools.code2op.get(code.decode("latin-1"))
+            opcode = _OPCODES.get(code.decode("latin-1"))
             if opcode is None:
                 raise _NotPlainError(f"it has no opcode {code!r}")
             if opcode.name == "STOP":
