@@ -212,7 +212,8 @@ def test_two_fits_of_one_file_do_not_disturb_each_other(tmp_path: Path, settings
         def __getattr__(self, name: str) -> Any:
             return lambda *_: None
 
-    fit.fit(plan.task(), settings, out, {}, "cpu", [Second()])
+    second: Any = Second()
+    fit.fit(plan.task(), settings, out, {}, "cpu", [second])
     assert refused
     assert Program.load(out).config == Program.load(tmp_path / "mine.program").config
 

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 from fuzzing import cases, changed, damaged
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from commandline import Run
 from icecore.core.config import RunConfig
-from icecore.core.errors import UserError
+from icecore.core.errors import StorageError, UserError
 from icecore.experiments import sweep
 from icecore.experiments.results import CellKey, RunRecord, append_records, read_records
 from icecore.report.result_tables import build_tables
+from icecore.training import loop
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
+from interruption import Killed, interrupt
 
 
 @pytest.fixture
@@ -81,3 +85,29 @@ def test_a_tampered_run_folder_is_a_message(results: Path, name: str, config: Ca
             folder.check_origin({"body": "x"})
         except UserError:
             continue
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "counter", "no counters"])
+def test_a_state_that_is_not_of_this_run_is_a_message(
+    tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    own, context = config(), ExecutionContext(tmp_path, device="cpu")
+    with monkeypatch.context() as patch:
+        interrupt(patch, loop, "write_json", 0)
+        with pytest.raises(Killed):
+            sweep.train_runs([own], context)
+    (state,) = (tmp_path / own.run_id / "checkpoint").iterdir()
+    tensors = load_file(state)
+    with safe_open(state, "pt") as file:
+        values = json.loads(file.metadata()["state"])
+    if change == "shape":
+        tensors["first"] = tensors["first"][:-1].clone()
+    elif change == "missing":
+        del tensors["values"]
+    elif change == "counter":
+        values["colour"] = 1
+    else:
+        values = [1]
+    save_file(tensors, state, {"state": json.dumps(values)})
+    with pytest.raises(StorageError, match=r"is not one of this run\. Delete that folder|is damaged .* counters"):
+        sweep.train_runs([own], context)

@@ -5,9 +5,8 @@ The limit grows with the file: honest data rarely shrink a hundredfold, and smal
 
 import os
 from collections.abc import Callable, Iterator
-from gzip import GzipFile
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 from icecore.core.errors import ConfigError, DataError
 
@@ -42,7 +41,15 @@ def too_large(path: Path, limit: int) -> DataError:
     )
 
 
-def read_limited(file: IO[bytes] | GzipFile, path: Path, limit: int) -> bytes:
+class Readable(Protocol):
+    """An open binary file of any kind."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes."""
+        ...
+
+
+def read_limited(file: Readable, path: Path, limit: int) -> bytes:
     """All bytes of an open file. Raises DataError naming `path` if there are more than `limit`."""
     parts: list[bytes] = []
     left = limit

@@ -73,12 +73,10 @@ def check_tensors(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> N
 
 def check_sizes(config: RunConfig, spec: TaskSpec, tensors: Mapping[str, Tensor]) -> None:
     """Raise ConfigError if a size in the header is not that of its tensor, where the program has the tensor."""
-    sizes = {"positions": (0, spec.length), "input.layers.0.weight": (0, spec.size)}
+    sizes = [("positions", 0, spec.length), ("input.layers.0.weight", 0, spec.size)]
     for part, widths in (("input", config.input_hidden), ("output", config.output_hidden)):
-        sizes |= {f"{part}.layers.{number}.weight": (-1, width) for number, width in enumerate(widths)}
-    if config.input_hidden and (first := tensors.get("input.layers.0.weight")) is not None and first.dim():
-        sizes["input.layers.0.weight"] = (-1, config.input_hidden[0]) if first.shape[0] == spec.size else (0, spec.size)
-    for name, (axis, size) in sizes.items():
+        sizes += [(f"{part}.layers.{number}.weight", -1, width) for number, width in enumerate(widths)]
+    for name, axis, size in sizes:
         tensor = tensors.get(name)
         if tensor is not None and (tensor.dim() < 1 or tensor.shape[axis] != size):
             raise ConfigError(f"Tensor {name} has the shape {tuple(tensor.shape)}, but the header gives {size:,}.")

@@ -43,7 +43,7 @@ def _contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     raw = read_bytes(path)
     if raw.startswith(b"\xfd7zXZ"):
         with lzma.LZMAFile(BytesIO(raw)) as unpacked:
-            raw = read_limited(unpacked, path, unpacked_limit(len(raw)))  # type: ignore[arg-type]
+            raw = read_limited(unpacked, path, unpacked_limit(len(raw)))
     counter = SizeCounter(path)
     if raw.startswith(b"PK"):
         with zipfile.ZipFile(BytesIO(raw)) as archive:

@@ -23,8 +23,6 @@ Value = TypeVar("Value")
 
 #: dtypes of plain values: booleans, integers, floats, and texts or bytes of a fixed length
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU]\d{1,6})")
-#: the opcodes of pickles by their character
-OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 #: what the state of a dtype may say besides its byte order: no fields, no shape, no flags of objects
 _PLAIN_STATE = (None, None, None, -1, -1, 0)
 #: what a key of a dictionary or a member of a set may be; hashing a deeply nested tuple could overflow the stack
@@ -116,6 +114,7 @@ _CONSTANTS: Mapping[str, Callable[[], Any]] = {
     "EMPTY_SET": set,
     "EMPTY_TUPLE": tuple,
 }
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 #: opcodes whose argument is the value
 _LITERALS = frozenset(
     (
@@ -150,7 +149,7 @@ class _Interpreter:
     def load(self) -> Any:
         """The value on top of the stack at the end. Raises nearly anything for damaged data."""
         while code := self.file.read(1):
-            opcode = OPCODES.get(code.decode("latin-1"))
+            opcode = _OPCODES.get(code.decode("latin-1"))
             if opcode is None:
                 raise _NotPlainError(f"it has no opcode {code!r}")
             if opcode.name == "STOP":

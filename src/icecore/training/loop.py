@@ -8,7 +8,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from icecore.backbones import Backbone
 from icecore.core.config import RunConfig
 from icecore.core.device import package_versions, to_device
+from icecore.core.errors import StorageError
 from icecore.core.random_streams import DROPOUT, random_stream
 from icecore.core.storage import write_json
 from icecore.model.fpt import FPT
@@ -314,6 +315,7 @@ class Pack:
         """Restore the pack as it was after `step` steps, from the states of its runs."""
         self.step, device, states = step, self.adam.values.device, []
         for member, (tensors, values) in zip(self.members, run_states, strict=True):
+            self._check_state(member, tensors, values)
             member.progress = RunProgress(**values)
             member.best = tensors["best"].to(device) if "best" in tensors else None
             if not member.progress.stopped:
@@ -325,6 +327,18 @@ class Pack:
         for name in self.adam.state_names:
             getattr(self.adam, name).copy_(torch.stack([tensors[name] for tensors in states]))
         self.adam.write()
+
+    def _check_state(self, member: PackedRun, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Raise StorageError for a state whose tensors or counters are not those of this run."""
+        shapes = {name: getattr(self.adam, name).shape[1:] for name in ("values", "first", "second", "alive")}
+        if "best" in tensors:
+            shapes["best"] = shapes["values"]
+        known = {each.name for each in dataclasses.fields(RunProgress)}
+        fits = all(name in tensors and tensors[name].shape == shape for name, shape in shapes.items())
+        if not fits or not values.keys() <= known:
+            raise StorageError(
+                f"A state in {member.folder.states} is not one of this run. Delete that folder to start the run again."
+            )
 
     def _dropout_keys(self) -> Tensor:
         """Keys (N,) of this step's dropout draws, on the CPU; a function of seed, step and row."""
