@@ -49,7 +49,7 @@ def test_a_dimension_that_dominates_everywhere_is_a_massive_activation() -> None
     )
     assert describe_findings(stages) == [
         "One dimension holds more than half of a token's squared norm at 4 of 4 positions after layer 3, and at some "
-        "positions after layers 2 to 3 and 5. There, dimension 138 holds 97% on average over tokens.",
+        "positions after layers 2 to 3 and 5. After layer 3, dimension 138 holds 97% on average over tokens.",
         "The largest value is up to 3,400 times the median magnitude after layer 3: massive activations, which are at "
         "least 1,000 times the median (Sun et al. 2024).",
     ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from icecore.core.errors import ConfigError, UserError
-from icecore.inspection.inspection_plot import draw_inspections
+from icecore.inspection.inspection_plot import _label_stages, draw_inspections
 from icecore.inspection.measurement import Inspection, measure_model
 from icecore.model.fpt import FPT
 from icecore.tasks.bits import BitXor
@@ -25,11 +25,15 @@ def inspect(case: str, weights: str = "pretrained") -> Inspection:
 def test_a_picture_has_all_panels(case: str, tmp_path: Path) -> None:
     draw_inspections([inspect(case)], tmp_path / "one.svg")
     text = (tmp_path / "one.svg").read_text()
-    for title in ("root mean square of the hidden states", "how alike tokens look", "gains of each norm"):
+    for title in (
+        "root mean square of the hidden states",
+        "how alike tokens look",
+        "(dotted: uniform)",
+        "gains of each norm",
+    ):
         assert title in text
     assert f"{case} on bit-xor: 2 examples, not trained" in text
     assert ("not recorded" in text) == (case == "longformer")
-    assert ("if it were uniform" in text) == (case != "longformer")
 
 
 def test_two_bodies_are_told_apart(tmp_path: Path) -> None:
@@ -62,3 +66,14 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"Install it with: pip install 'icecore\[plot\]'"):
         draw_inspections([inspect("bert")], tmp_path / "a.png")
+
+
+def test_labels_of_deep_bodies_keep_a_distance() -> None:
+    (_, *layers, last), ticks = inspect("llama").stages, []
+    deep = [replace(layers[0], name=f"layer {n}") for n in range(1, 31)]
+    _label_stages(lambda places, labels: ticks.append((places, labels)), [replace(last, name="input"), *deep, last])
+    places, labels = ticks[0]
+    assert labels == ["input", *map(str, range(3, 30, 3)), "norm"]
+    assert places == [0, *range(3, 30, 3), 31]
+    _label_stages(lambda places, labels: ticks.append((places, labels)), [*deep[:6], last])
+    assert ticks[1] == ([*range(7)], [*"123456", "norm"])

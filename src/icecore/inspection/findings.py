@@ -68,9 +68,8 @@ def _dominant_dimensions(stages: Sequence[Stage]) -> Iterable[str]:
     )
     text += f", and at some positions {_places(shown)}." if len(shown) > 1 else "."
     if most.hidden.top_share > DOMINANT_SHARE:
-        text += (
-            f" There, dimension {most.hidden.top_dimension} holds {most.hidden.top_share:.0%} on average over tokens."
-        )
+        share = f"{most.hidden.top_share:.0%} on average over tokens"
+        text += f" {_at(most).capitalize()}, dimension {most.hidden.top_dimension} holds {share}."
     yield text
     massive = [stage for stage in shown if stage.hidden.peak_ratio >= MASSIVE_RATIO]
     if massive:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: most stages that have a label of their own on an axis
 MAX_LABELS = 14
+#: size of markers in deep bodies
+DEEP_MARKER_SIZE = 2.5
 #: height in inches of the heat maps and of a row of panels
 MAP_HEIGHT, PANEL_HEIGHT = 2.5, 1.9
 #: sideways shift of the norms of one layer, so that they do not cover each other
@@ -44,7 +46,8 @@ def draw_inspections(inspections: Sequence[Inspection], path: Path) -> None:
     names = [each.body.weights for each in inspections]
     styles = row_styles(names)
     stages = list(max((each.stages for each in inspections), key=len))
-    with rc_context(MATPLOTLIB_SETTINGS):
+    deep = {"lines.markersize": DEEP_MARKER_SIZE} if len(stages) > MAX_LABELS else {}
+    with rc_context({**MATPLOTLIB_SETTINGS, **deep}):
         figure = Figure(figsize=(PAGE_WIDTH, MAP_HEIGHT + 2 * PANEL_HEIGHT + 0.5), layout="constrained")
         halves = figure.subfigures(2, 1, squeeze=False, height_ratios=[MAP_HEIGHT, 2 * PANEL_HEIGHT])
         above, below = halves[:, 0]
@@ -77,8 +80,11 @@ def _add_legend(figure: "Figure", styles: Mapping[str, "RowStyle"]) -> None:
 def _label_stages(set_ticks: Callable[..., object], stages: Sequence[Stage]) -> None:
     """Label layers by number, every so many in deep bodies, and the stages around them by name."""
     step = -(-len(stages) // MAX_LABELS)
-    layers = [x for x, stage in enumerate(stages) if stage.name.startswith("layer")]
-    shown = [x for x, stage in enumerate(stages) if x not in layers or x == layers[-1] or (x - layers[0]) % step == 0]
+    named = [x for x, stage in enumerate(stages) if not stage.name.startswith("layer")]
+    numbers = {x: int(stages[x].name.split()[-1]) for x in range(len(stages)) if x not in named}
+    # labels keep a distance from each other
+    layers = [x for x, number in numbers.items() if number % step == 0 and all(abs(x - each) >= step for each in named)]
+    shown = sorted([*named, *layers])
     set_ticks(shown, [stages[x].name.split()[-1] for x in shown])
 
 
@@ -123,8 +129,7 @@ def _draw_shares(ax: "Axes", inspection: Inspection, places: Mapping[str, int], 
     hidden = [stage.hidden for stage in inspection.stages]
     ax.plot(x, [100 * each.top_share for each in hidden], color=style.colour, marker=style.marker)
     ax.plot(x, [100 * each.top10_share for each in hidden], color=style.colour, linestyle="--")
-    _explain(ax, {"1 dimension": "-", "10 dimensions": "--"})
-    _finish(ax, "share of the squared norm in the largest dimensions", "%", (0, 100))
+    _finish(ax, "squared norm in the largest dimension (dashed: in ten)", "%", (0, 100))
 
 
 def _draw_cosines(ax: "Axes", inspection: Inspection, places: Mapping[str, int], style: "RowStyle") -> None:
@@ -141,10 +146,9 @@ def _draw_attention(ax: "Axes", inspection: Inspection, places: Mapping[str, int
         first, uniform = ([100 * getattr(each, name) for _, each in pairs] for name in ("first", "uniform_first"))
         ax.plot(x, first, color=style.colour, marker=style.marker)
         ax.plot(x, uniform, color=NEUTRAL_COLOUR, linestyle=":")
-        _explain(ax, {"if it were uniform": ":"})
     else:
         ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center")
-    _finish(ax, "attention on the first position", "%", (0, 100))
+    _finish(ax, "attention on the first position (dotted: uniform)", "%", (0, 100))
 
 
 def _draw_gains(ax: "Axes", inspection: Inspection, places: Mapping[str, int], style: "RowStyle") -> None:
@@ -169,11 +173,3 @@ def _finish(ax: "Axes", title: str, label: str, limits: tuple[float, float] | No
         ax.set_ylim(*limits)
     for line in ax.lines:
         line.set_clip_on(False)  # whole markers at 0 and 100 %
-
-
-def _explain(ax: "Axes", dashes: Mapping[str, Literal["-", "--", ":"]]) -> None:
-    """A legend of line styles, in one colour for all bodies."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=NEUTRAL_COLOUR, linestyle=dash, label=text) for text, dash in dashes.items()]
-    ax.legend(handles=handles, loc="best")
