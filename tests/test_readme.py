@@ -31,7 +31,8 @@ FEW: dict[str, Any] = {"steps": 2, "eval_every": 1, "eval_examples": 8, "test_ex
 #: the same for fitting
 FEW_FITS: dict[str, Any] = {"steps": 4, "layers": 1, "lrs": (3e-3,)}
 #: commands that install or download
-NOT_RUN = ("pip install", "icecore data get")
+#: commands that need the network or hours
+NOT_RUN = ("pip install", "icecore data get", "ICECORE_FUZZ=")
 #: tasks of which the files must be there
 WITH_FILES = {"mnist", "cifar10", "cifar10-lra", "remote-homology"}
 
@@ -122,7 +123,7 @@ def shorten(words: list[str]) -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if line.startswith(NOT_RUN):
-        pytest.skip("needs the network")
+        pytest.skip("needs the network or hours")
     words = shlex.split(line)
     if words[0] == "make":
         subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)

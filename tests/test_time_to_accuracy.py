@@ -311,7 +311,7 @@ def test_a_rate_is_stopped_when_it_is_slower_than_the_best_so_far(measure: Calla
         "best": 0.485,
         "date": line["date"],
     }
-    assert "| bit-xor, 100% | 10.0 | 20.0 | 0.003 | 2.00 | 320 | 160 |" in text
+    assert "| bit-xor, 100% | 10.0 | 20.0 | 0.003 | 2.00 | 80 | 160 |" in text
     assert "as the geometric mean over the goals (2): **2.00**." in text
     assert "bound" not in text
 

@@ -106,7 +106,7 @@ def test_quiet_prints_the_result_only(run: Run, body: Path, tmp_path: Path):
         (["train", "bit-xor", "--backbone", "gpt"], "Unknown backbone 'gpt'. Did you mean 'gpt2'"),
         (["train", "bit-xor", "--train-roles", "norms"], "Unknown role 'norms'. Did you mean 'norm'?"),
         (["train", "bit-xor", "--weights", "pretraind"], "neither one of pretrained, random, statistics"),
-        (["train", "bit-xor", "--protocol", "fare"], "Unknown protocol 'fare'. Did you mean 'fair'?"),
+        (["train", "bit-xor", "--protocol", "fare"], "Unknown protocol 'fare'. Did you mean 'fair' or 'fast'?"),
         (["train", "bit-xor", "--device", "gpu"], "Unknown device 'gpu'"),
         (["train", "bit-xor", "--precision", "fp8"], "Unknown precision 'fp8'"),
         (["train", "bit-xor", "--lr", "fast"], "--lr: expected numbers separated by commas, found 'fast'"),

@@ -95,7 +95,7 @@ def test_committed_results_keep_their_ids() -> None:
     [
         ({"train_roles": ("nrom",)}, "Unknown role 'nrom'. Did you mean 'norm'?"),
         ({"train_roles": ()}, "train_roles: nothing would be trained. Name at least one role of input, output, norm"),
-        ({"protocol": "fare"}, "Unknown protocol 'fare'. Did you mean 'fair'?"),
+        ({"protocol": "fare"}, "Unknown protocol 'fare'. Did you mean 'fair' or 'fast'\\?"),
         ({"schedule": "cosin"}, "Unknown schedule 'cosin'. Did you mean 'cosine'?"),
         ({"precision": "bf61"}, "Unknown precision 'bf61'. Did you mean 'bf16'?"),
         ({"steps": 0}, "steps: expected at least 1, found 0"),

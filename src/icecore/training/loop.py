@@ -330,7 +330,7 @@ class Pack:
 
     def _check_state(self, member: PackedRun, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Raise StorageError for a state whose tensors or counters are not those of this run."""
-        shapes = {name: getattr(self.adam, name).shape[1:] for name in ("values", "first", "second", "alive")}
+        shapes = {name: getattr(self.adam, name).shape[1:] for name in self.adam.state_names}
         if "best" in tensors:
             shapes["best"] = shapes["values"]
         known = {each.name for each in dataclasses.fields(RunProgress)}
