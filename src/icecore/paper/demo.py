@@ -23,6 +23,7 @@ from icecore.training.run_summary import RunSummary
 
 DEMO_STEPS = 200
 DEMO_SETTINGS: dict[str, Any] = {
+    "protocol": "fair",
     "steps": DEMO_STEPS,
     "batch_size": 32,
     "lr": 1e-3,
