@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,3 +166,25 @@ def test_a_lock_in_no_folder_is_a_storage_error(tmp_path: Path) -> None:
 def test_the_module_needs_no_unix(tmp_path: Path) -> None:
     script = "import sys; sys.modules['fcntl'] = None; import icecore.core.storage"
     subprocess.run([sys.executable, "-c", script], check=True, env=ENVIRONMENT)
+
+
+def test_a_lock_whose_file_is_removed_still_excludes(tmp_path: Path) -> None:
+    """A thread that has the file open when it is removed must not hold the lock beside one that made a new file."""
+    path, holders, most = tmp_path / ".lock", 0, 0
+
+    def work() -> None:
+        nonlocal holders, most
+        for _ in range(20):
+            with file_lock(path, remove=True):
+                holders += 1
+                most = max(most, holders)
+                time.sleep(0.001)
+                holders -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert not path.exists()

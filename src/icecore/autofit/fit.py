@@ -59,7 +59,7 @@ def fit(
         raise StorageError(f"{out} is a folder. Name the file to write, for example {out / 'program.safetensors'}.")
     if settings.controls:
         require_sklearn()
-    with file_lock(out.with_name(f".{out.name}.lock"), wait=False) as is_alone:
+    with file_lock(out.with_name(f".{out.name}.lock"), wait=False, remove=True) as is_alone:
         if not is_alone:
             raise BusyError(f"Another process is fitting {out}. Wait until it ends, or name another file to write.")
         return _fit_alone(task, settings, out, extra or {}, ExecutionContext(device=device, callbacks=callbacks))

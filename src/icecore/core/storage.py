@@ -101,11 +101,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
+def file_lock(path: Path, wait: bool = True, remove: bool = False) -> Iterator[bool]:
     """Lock the file `path` against other processes and threads. Yields whether this call holds the lock.
 
-    path  a file that serves only as a lock, never one with data; it is created if it does not exist
-    wait  wait until the lock is free; otherwise return at once
+    path    a file that serves only as a lock, never one with data; it is created if it does not exist
+    wait    wait until the lock is free; otherwise return at once
+    remove  remove the file at the end; a process that has it open by then notices, and makes a new one
 
     The operating system frees the lock when its holder dies, so a lock is never stale. If the file system has no
     locks, the lock counts as held after a warning: refusing would make icecore unusable there for a single process,
@@ -128,6 +129,9 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
     try:
         yield acquired
     finally:
+        if remove and acquired:
+            with contextlib.suppress(OSError):  # the lock works as well with a file that stays
+                path.unlink()
         lock.release()
 
 
