@@ -46,8 +46,10 @@ def draw_inspections(inspections: Sequence[Inspection], path: Path) -> None:
     names = [each.body.weights for each in inspections]
     styles = row_styles(names)
     stages = list(max((each.stages for each in inspections), key=len))
-    deep = {"lines.markersize": DEEP_MARKER_SIZE} if len(stages) > MAX_LABELS else {}
-    with rc_context({**MATPLOTLIB_SETTINGS, **deep}):
+    settings = dict(MATPLOTLIB_SETTINGS)
+    if len(stages) > MAX_LABELS:
+        settings["lines.markersize"] = DEEP_MARKER_SIZE
+    with rc_context(settings):
         figure = Figure(figsize=(PAGE_WIDTH, MAP_HEIGHT + 2 * PANEL_HEIGHT + 0.5), layout="constrained")
         halves = figure.subfigures(2, 1, squeeze=False, height_ratios=[MAP_HEIGHT, 2 * PANEL_HEIGHT])
         above, below = halves[:, 0]
