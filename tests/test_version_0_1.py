@@ -84,7 +84,13 @@ def test_a_finished_run_is_not_trained_again() -> None:
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     options: dict[str, Any] = {"steps": 30, "batch_size": 8, "eval_every": 10, "eval_examples": 64, "test_examples": 64}
     # the default protocol of version 0.1
-    options |= {"protocol": "fair", "backbone": "./bert", "precision": "fp32", "device": "cpu", "task_options": {"n": 3}}
+    options |= {
+        "protocol": "fair",
+        "backbone": "./bert",
+        "precision": "fp32",
+        "device": "cpu",
+        "task_options": {"n": 3},
+    }
     icecore.train("bit-xor", lr=1e-2, out="runs", **options)
     assert {path.name for path in Path("runs").iterdir() if path.is_dir()} == {RUN_ID}
     assert {name: (run / name).read_bytes() for name in before} == before

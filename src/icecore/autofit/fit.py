@@ -22,7 +22,7 @@ from icecore.autofit.comparison import RANDOM_BODY, verdict
 from icecore.autofit.fit_result import FitResult, ModelResult
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.time_budget import plan_training
-from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, RunConfig
+from icecore.core.config import PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, StorageError, UserError
 from icecore.core.storage import file_lock, sweep_temporaries
@@ -112,7 +112,7 @@ def _remove_runs(folder: Path, run_ids: Collection[str]) -> None:
 
 def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunConfig:
     """The configuration that all runs of a fit share, except for how long they train."""
-    protocol = PROTOCOLS[DEFAULT_PROTOCOL]
+    protocol = PROTOCOLS["fair"]
     return RunConfig(
         task=task.name,
         task_options={"data": task.data.get("sha256", "")},
@@ -127,9 +127,7 @@ def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunCon
         warmup=protocol.warmup,
         dropout=protocol.dropout,
         lr_factors=protocol.lr_factors,
-        lr_scale=protocol.lr_scale,
-        averaging=protocol.averaging,
-        position_start=protocol.position_start,
+        protocol="fair",
         patience=EARLY_STOPPING_PATIENCE,
         start=settings.start,
     )

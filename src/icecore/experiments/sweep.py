@@ -299,7 +299,8 @@ def open_run(
         raise ConfigError(
             f"The run in {path} has no program: it is not finished (give its command again), or it diverged."
         )
-    return open_program(Program.load(program_path), task or load_task(config, data_dir), device, hub)
+    program = replace(Program.load(program_path), config=config)
+    return open_program(program, task or load_task(config, data_dir), device, hub)
 
 
 def open_program(program: Program, task: Task, device: str = "auto", hub: HubAccess = "off") -> tuple[FPT, Task]:
