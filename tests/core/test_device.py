@@ -83,19 +83,21 @@ def test_fast_is_8_bits_if_the_hardware_has_them_but_no_amx(
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "amx", "expected"),
+    ("capabilities", "amx", "amd", "expected"),
     [
-        ({"avx512_f": True, "avx512_vnni": True}, False, False),
-        ({"avx512_f": True, "avx512_bf16": True}, False, True),
-        ({"neon": True, "bf16": True}, False, True),
-        ({"neon": True, "bf16": False}, False, False),
-        ({"avx512_bf16": False}, True, True),
+        ({"avx512_f": True, "avx512_vnni": True}, False, True, False),
+        ({"avx512_f": True, "avx512_bf16": True}, False, True, True),
+        ({"avx512_f": True, "avx512_bf16": True}, False, False, False),
+        ({"neon": True, "bf16": True}, False, False, True),
+        ({"neon": True, "bf16": False}, False, False, False),
+        ({"avx512_bf16": False}, True, False, True),
     ],
-    ids=["AVX-512", "AVX512_BF16", "Arm BF16", "Arm", "AMX"],
+    ids=["AVX-512", "AMD with AVX512_BF16", "Intel with AVX512_BF16", "Arm BF16", "Arm", "AMX"],
 )
 def test_cpus_that_multiply_bf16_fast(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], amx: bool, expected: bool
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], amx: bool, amd: bool, expected: bool
 ) -> None:
+    monkeypatch.setattr(runtime, "_is_amd_cpu", lambda: amd)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert runtime.has_fast_bf16(CPU) == expected
