@@ -141,6 +141,19 @@ def _unfreezing_rows(base: Mapping[str, Any]) -> dict[str, StudyRow]:
     }
 
 
+def _scale_rows() -> dict[str, StudyRow]:
+    """Study `scales`: steps of the norms absolute or relative to their scale, and the positions' start beside both."""
+    bodies = (("pretrained", PRETRAINED_SETTINGS), ("random", RANDOM_SETTINGS), ("statistics", STATISTICS.settings))
+    scales = (("absolute", "absolute", 4.0), ("relative", "relative", 4.0))
+    rows = {
+        f"{name}-{key}": StudyRow(f"{name}, {scale} steps", {**base, "lr_scale": scale, "position_start": start})
+        for name, base in bodies
+        for key, scale, start in scales
+    }
+    old = {**PRETRAINED_SETTINGS, "lr_scale": "absolute"}
+    return rows | {"pretrained-small-start": StudyRow("pretrained, absolute steps, positions started at 0.02", old)}
+
+
 _STUDIES = (
     Study(
         "table1",
@@ -294,6 +307,17 @@ _STUDIES = (
         column_settings={f"bit-xor n={n}": {"task_options": {"n": n}} for n in (5, 20, 64, 256)},
         lrs=(1e-3,),
         seeds=(0,),
+    ),
+    Study(
+        "scales",
+        "Absolute or relative steps",
+        "Do bodies compare otherwise if each trained tensor of the body moves relative to its own scale? Positions of "
+        "bodies without a position table start at four times the spread of the token embeddings, except in the last "
+        "row.",
+        ("bit-xor", "mnist", "cifar10"),
+        _scale_rows(),
+        settings={"steps": 100, "eval_every": 25},
+        column_settings={"bit-xor": {"steps": 300, "eval_every": 30}},
     ),
     Study(
         "rebuttal",
