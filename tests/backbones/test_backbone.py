@@ -11,7 +11,7 @@ from icecore.backbones import BACKBONES, Backbone, BodyRequest, Role, build_back
 from icecore.backbones.backbone import fingerprint
 from icecore.backbones.lstm import build_matched
 from icecore.backbones.modules.norm import RunNorm
-from icecore.backbones.modules.patching import norm_kind
+from icecore.backbones.modules.patching import norm_kind, replace_norms
 from icecore.core.errors import ConfigError, WeightsError
 from tiny_models import TINY, tiny_body
 
@@ -61,18 +61,21 @@ def test_attention_and_feedforward_are_matrices_of_the_blocks(case: str) -> None
     for name, parameter in body.named_parameters():
         if parameter.dim() == 2 and roles[name] is not Role.NORM:
             matrices[roles[name]] += parameter.numel()
-    bias_table = 32 * 4 if case.startswith("t5") else 0
-    head = 12 if case == "qwen3" else D // 4
-    keys = 2 if body.info.family in ("llama", "mistral", "qwen2", "qwen3") else 4
+    grouped = body.info.family in ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+    bias_table = 32 * 4 if body.info.family in ("t5", "mpnet") else 0
+    head = 12 if case in ("qwen3", "gemma3_text") else D // 4
+    keys = 2 if grouped else 4
     projections = 2 * (2 * 4 * head * D + 2 * keys * head * D)
     if case == "longformer":
         projections += 2 * 3 * D * D  # projections of global attention
     assert matrices[Role.ATTENTION] == projections + bias_table
-    inner = 4 * D if case == "gpt2" else 64
-    gated = case == "t5-gated" or body.info.family in ("llama", "mistral", "qwen2", "qwen3")
+    # DINOv2's gated layer is two thirds as wide, rounded up to a multiple of 8
+    inner = {"gpt2": 4 * D, "dinov2-swiglu": 48}.get(case, 64)
+    gated = grouped or case in ("t5-gated", "modernbert", "dinov2-swiglu")
     assert matrices[Role.FEEDFORWARD] == 2 * (3 if gated else 2) * D * inner
-    assert counts[Role.OTHER] == 0
-    segments = {"bert": 2, "roberta": 2, "longformer": 2}.get(body.info.family, 0)
+    scales = 2 * 2 * D if body.info.family == "dinov2" else 0
+    assert counts[Role.OTHER] == scales
+    segments = {"bert": 2, "roberta": 2, "longformer": 2, "electra": 2}.get(body.info.family, 0)
     assert counts[Role.EMBEDDING] == segments * D
 
 
@@ -117,6 +120,18 @@ class GemmaNorm(nn.Module):
         return nn.functional.rms_norm(x, x.shape[-1:], None, self.eps) * (1 + self.weight)
 
 
+class ExponentialNorm(nn.Module):
+    """RMS norm whose gain is exp(weight), which no supported family has."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.5 * torch.randn(width))
+        self.eps = 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight.exp()
+
+
 class Scale(nn.Module):
     """One vector of gains and nothing normalised."""
 
@@ -143,7 +158,8 @@ def randomised(module: nn.Module) -> nn.Module:
         (randomised(nn.RMSNorm(16, eps=1e-6)), "rms"),
         (nn.LayerNorm(16), "layer"),
         (nn.RMSNorm(16, eps=1e-6), "rms"),
-        (GemmaNorm(16), None),
+        (GemmaNorm(16), "rms"),
+        (ExponentialNorm(16), None),
         (Scale(16), None),
         (nn.Linear(16, 16), None),
         (nn.LayerNorm(16, elementwise_affine=False), None),
@@ -159,11 +175,31 @@ def test_norms_are_told_by_what_they_compute(module: nn.Module, kind: str | None
     assert norm_kind(module) == kind
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 0.5, 3.0])
+def test_gains_that_are_stored_less_one(spread: float) -> None:
+    norm, x = GemmaNorm(16), torch.randn(5, 16)
+    norm.weight.data = spread * torch.randn(16)
+    body = nn.ModuleDict({"norm": norm})
+    replace_norms(body)
+    replaced = body["norm"]
+    assert isinstance(replaced, RunNorm)
+    torch.testing.assert_close(replaced(x), norm(x))
+    torch.testing.assert_close(replaced.weight, 1 + norm.weight)
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0, 1e-3, 50.0])
+def test_gains_that_are_stored_as_they_are(gain: float) -> None:
+    body = nn.ModuleDict({"norm": nn.RMSNorm(16, eps=1e-6)})
+    torch.nn.init.constant_(body["norm"].weight, gain)  # type: ignore[arg-type]
+    replace_norms(body)
+    assert torch.equal(body["norm"].weight, torch.full((16,), gain))  # type: ignore[arg-type]
+
+
 def test_a_norm_of_another_kind_is_refused_not_mistaken() -> None:
     body = tiny_body("gpt2")
-    body.get_submodule("model.h.0").register_module("ln_1", GemmaNorm(32))
+    body.get_submodule("model.h.0").register_module("ln_1", ExponentialNorm(32))
     assert "model.h.0.ln_1" not in body.norms()
-    with pytest.raises(TypeError, match=r"model\.h\.0\.ln_1\.weight of gpt2 \(GemmaNorm\) has no role"):
+    with pytest.raises(TypeError, match=r"model\.h\.0\.ln_1\.weight of gpt2 \(ExponentialNorm\) has no role"):
         body.roles()
 
 

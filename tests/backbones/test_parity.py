@@ -18,16 +18,18 @@ from icecore.backbones.modules.body_pass import BodyPass, NormParameters
 from icecore.backbones.modules.dropout_draws import CounterCache, DropoutDraws, hashed_uniform
 from tiny_models import TABLE, TINY, D, tiny_body, tiny_config, tiny_model
 
+VISION_FAMILIES = ("vit", "deit", "dinov2")
 T, N, R = 16, 3, 3
 LENGTHS = torch.tensor([16, 9, 5])
 
 
 def reference_forward(case: str, model: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     """The library's forward on embeddings x (N, T, D), positions included."""
-    if TINY[case][0] != "vit":
+    if TINY[case][0] not in VISION_FAMILIES:
         return model(inputs_embeds=x, attention_mask=None if mask is None else mask.long())[0]
-    # the library's ViT takes pixels and no mask: its blocks by hand
-    hidden = x + model.embeddings.position_embeddings[:, 1 : 1 + x.shape[1]]
+    # the library's vision transformers take pixels and no mask: their blocks by hand
+    first = FAMILIES[TINY[case][0]].first_position(model.config)
+    hidden = x + model.embeddings.position_embeddings[:, first : first + x.shape[1]]
     additive = None
     if mask is not None:
         additive = torch.zeros(N, 1, 1, x.shape[1]).masked_fill(~mask[:, None, None], torch.finfo().min)
@@ -97,7 +99,7 @@ def test_longer_than_the_table(case: str, kind: str) -> None:
     length = 2 * TABLE - 8
     config = tiny_config(case)
     longer: dict[str, Any] = {}
-    if case == "vit":
+    if TINY[case][0] in VISION_FAMILIES:
         longer = {"image_size": 40}
     elif FAMILIES[config.model_type].positions is not None:
         longer = {"max_position_embeddings": config.max_position_embeddings + TABLE}
@@ -170,14 +172,16 @@ def test_reading_some_positions_equals_reading_all(case: str, kind: str, count: 
 @pytest.mark.parametrize("case", TINY)
 def test_every_layer_has_its_activation_and_reads_less_in_the_last(case: str) -> None:
     body = tiny_body(case)
-    assert sum(isinstance(module, Activation) for module in body.modules()) == (0 if case == "t5" else 2)
+    # ReLU has no derivative to keep, and ESM's GELU is a function
+    others = ("t5", "opt", "esm")
+    assert sum(isinstance(module, Activation) for module in body.modules()) == (0 if case in others else 2)
     if case == "longformer":
         return
     rows: list[int] = []
     last = [module for module in body.modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
-    last[-1].register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[-2]))
+    last[-1].register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].flatten(0, -2).shape[0]))
     body(torch.randn(N, T, D), None, torch.full((N, 1), T - 1))
-    assert rows == [1]
+    assert rows == [N]
 
 
 @pytest.mark.usefixtures("path")

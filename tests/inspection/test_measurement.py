@@ -20,7 +20,9 @@ from tiny_models import TINY, D, tiny_body, tiny_model
 
 WIDTH = {"width": "16"}
 #: families whose last norm belongs to the last block
-POST_NORM = {"bert", "roberta", "longformer"}
+POST_NORM = {"bert", "roberta", "longformer", "electra", "distilbert", "mpnet"}
+#: families that read pixels, and those with attention of their own
+VISION, OWN_ATTENTION = {"vit", "deit", "dinov2"}, ("longformer", "mpnet")
 
 
 def library_inputs(case: str, model: FPT, tokens: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def check_hidden(found: HiddenStatistics, expected: Tensor) -> None:
     assert found.cosine == pytest.approx(float(((cosines.sum((1, 2)) - T) / (T * (T - 1))).mean()), abs=1e-5)
 
 
-@pytest.mark.parametrize("case", [case for case in TINY if case != "vit"])
+@pytest.mark.parametrize("case", [case for case in TINY if TINY[case][0] not in VISION])
 def test_values_are_those_of_the_library(case: str) -> None:
     """Its hidden states start before the first layer and end after the last norm."""
     task, reference = BitXor(n=8), tiny_model(case)
@@ -54,10 +56,11 @@ def test_values_are_those_of_the_library(case: str) -> None:
         out = reference(inputs_embeds=inputs, output_hidden_states=True, output_attentions=True)
     inspection = measure_model(model, task, examples=5)
     stages = {stage.name: stage for stage in inspection.stages}
-    first, last = ("first norm", "layer 2") if case in POST_NORM else ("input", "last norm")
+    first = "first norm" if case in {*POST_NORM, "modernbert"} else "input"
+    last = "layer 2" if case in POST_NORM else "last norm"
     for name, expected in zip((first, "layer 1", last), out.hidden_states, strict=True):
         check_hidden(stages[name].hidden, expected)
-    if case == "longformer":
+    if case in OWN_ATTENTION:
         assert stages["layer 1"].attention is None
         return
     for layer, weights in enumerate(out.attentions, 1):
@@ -92,7 +95,7 @@ def test_every_family_can_be_inspected(case: str, ragged: Ragged) -> None:
         assert stage.hidden.not_finite == 0
         assert stage.hidden.rms > 0
         assert (stage.attention is None) == (
-            case in ("longformer", *bodies_of_other_kinds()) or "layer" not in stage.name
+            case in (*OWN_ATTENTION, *bodies_of_other_kinds()) or "layer" not in stage.name
         )
     json.dumps(inspection.to_json(), allow_nan=False)
 

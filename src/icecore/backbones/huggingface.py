@@ -22,7 +22,7 @@ from icecore.backbones.modules.patching import (
     replace_dropouts,
     replace_norms,
 )
-from icecore.core.errors import WeightsError, unknown_name
+from icecore.core.errors import ConfigError, WeightsError, unknown_name
 
 Call = Callable[["HuggingFaceBackbone", Tensor, Tensor | None], Tensor]
 
@@ -41,6 +41,9 @@ class Family:
                interact, so that in the last block it needs the positions that are read only
     pre_norm   the same for blocks that add the residual themselves: names of their first norm and of the
                attention module
+    arguments  further arguments of the model's forward pass
+    max_length the longest sequence, None without a limit
+    unsupported  why a configuration of this family cannot be a body, or None
     """
 
     model: str
@@ -56,6 +59,7 @@ class Family:
     pre_norm: tuple[str, str] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     max_length: Callable[[Any], int | None] = lambda config: config.max_position_embeddings
+    unsupported: Callable[[Any], str | None] = lambda config: None
 
     @property
     def attention(self) -> str:
@@ -103,7 +107,9 @@ class HuggingFaceBackbone(Backbone):
             attention.register_forward_hook(_gather_output)
 
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
-        for ancestor in (module, *reversed(list(path))):
+        # a block may be named for its layers, but has no numbers of its own
+        own = () if list(module.children()) else (module,)
+        for ancestor in (*own, *reversed(list(path))):
             role = self.family.roles.get(type(ancestor).__name__)
             if role is not None:
                 return role
@@ -147,6 +153,13 @@ def _bert_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Ten
     ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
     attention_mask = None if mask is None else mask.long()
     return body.model(inputs_embeds=x, attention_mask=attention_mask, position_ids=ids[:1], token_type_ids=ids)[0]
+
+
+def _zero_positions_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
+    # explicit ids, as for BERT, for models without token types
+    ids = torch.zeros(1, x.shape[1], dtype=torch.long, device=x.device)
+    attention_mask = None if mask is None else mask.long()
+    return body.model(inputs_embeds=x, attention_mask=attention_mask, position_ids=ids)[0]
 
 
 def _longformer_call(body: HuggingFaceBackbone, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -211,21 +224,62 @@ def _bert_like(prefix: str, **changes: Any) -> Family:
     return Family(**settings | changes)
 
 
-def _llama_like(prefix: str) -> Family:
-    return Family(
-        model=f"{prefix}Model",
-        layers="num_hidden_layers",
-        roles={f"{prefix}Attention": Role.ATTENTION, f"{prefix}MLP": Role.FEEDFORWARD},
-        call=_standard_call,
-        remove=("embed_tokens",),
-        causal=True,
-        pre_norm=("input_layernorm", "self_attn"),
-        arguments={"use_cache": False},
-    )
+def _llama_like(prefix: str, **changes: Any) -> Family:
+    settings: dict[str, Any] = {
+        "model": f"{prefix}Model",
+        "layers": "num_hidden_layers",
+        "roles": {f"{prefix}Attention": Role.ATTENTION, f"{prefix}MLP": Role.FEEDFORWARD},
+        "call": _standard_call,
+        "remove": ("embed_tokens",),
+        "causal": True,
+        "pre_norm": ("input_layernorm", "self_attn"),
+        "arguments": {"use_cache": False},
+    }
+    return Family(**settings | changes)
+
+
+def _vit_like(prefix: str, *parts: str, **changes: Any) -> Family:
+    """`parts` are the ends of the class names of feed-forward modules."""
+    settings: dict[str, Any] = {
+        "model": f"{prefix}Model",
+        "layers": "num_hidden_layers",
+        "roles": {f"{prefix}Attention": Role.ATTENTION} | {prefix + part: Role.FEEDFORWARD for part in parts},
+        "call": _vit_call,
+        "remove": ("embeddings", "pooler"),
+        "positions": "embeddings.position_embeddings",
+        # the class token has the first row
+        "first_position": lambda config: 1,
+        "max_length": lambda config: (config.image_size // config.patch_size) ** 2,
+        "pre_norm": ("layernorm_before", "attention"),
+    }
+    return Family(**settings | changes)
 
 
 def _after_padding(config: Any) -> int:
     return config.pad_token_id + 1
+
+
+def _narrow_embeddings(field_name: str) -> Callable[[Any], str | None]:
+    """Refuses configurations whose token embeddings are narrower than the body, because positions are as narrow."""
+
+    def reason(config: Any) -> str | None:
+        width = getattr(config, field_name)
+        if width == config.hidden_size:
+            return None
+        return f"its embeddings have {width} numbers and its layers {config.hidden_size}"
+
+    return reason
+
+
+def _opt_unsupported(config: Any) -> str | None:
+    if not config.do_layer_norm_before:
+        return "its norms follow attention (do_layer_norm_before is false)"
+    return _narrow_embeddings("word_embed_proj_dim")(config)
+
+
+def _esm_unsupported(config: Any) -> str | None:
+    rotary = getattr(config, "position_embedding_type", "absolute") == "rotary"
+    return None if rotary else "its positions are not rotary (ESM-1)"
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -254,17 +308,56 @@ FAMILIES: Mapping[str, Family] = {
         first_position=_after_padding,
         max_length=lambda c: c.max_position_embeddings - _after_padding(c),
     ),
-    "vit": Family(
-        model="ViTModel",
-        layers="num_hidden_layers",
-        roles={"ViTAttention": Role.ATTENTION, "ViTMLP": Role.FEEDFORWARD}
-        | {"ViTIntermediate": Role.FEEDFORWARD, "ViTOutput": Role.FEEDFORWARD},
-        call=_vit_call,
-        remove=("embeddings", "pooler"),
+    "electra": _bert_like("Electra", last_step="attention.output", unsupported=_narrow_embeddings("embedding_size")),
+    "distilbert": Family(
+        model="DistilBertModel",
+        layers="n_layers",
+        roles={"DistilBertSelfAttention": Role.ATTENTION, "FFN": Role.FEEDFORWARD, "Embeddings": Role.EMBEDDING},
+        call=_zero_positions_call,
+        remove=("embeddings.word_embeddings",),
         positions="embeddings.position_embeddings",
-        first_position=lambda config: 1,
-        max_length=lambda c: (c.image_size // c.patch_size) ** 2,
-        pre_norm=("layernorm_before", "attention"),
+        last_step="sa_layer_norm",
+    ),
+    # one table of relative positions enters the scores of all layers: it is part of attention
+    "mpnet": Family(
+        model="MPNetModel",
+        layers="num_hidden_layers",
+        roles={"MPNetAttention": Role.ATTENTION, "Embedding": Role.ATTENTION}
+        | {"MPNetIntermediate": Role.FEEDFORWARD, "MPNetOutput": Role.FEEDFORWARD},
+        call=_zero_positions_call,
+        remove=("embeddings.word_embeddings", "pooler"),
+        positions="embeddings.position_embeddings",
+        first_position=_after_padding,
+        own_attention=True,
+        last_step="attention.LayerNorm",
+        max_length=lambda c: c.max_position_embeddings - _after_padding(c),
+    ),
+    "modernbert": Family(
+        model="ModernBertModel",
+        layers="num_hidden_layers",
+        roles={"ModernBertAttention": Role.ATTENTION, "ModernBertMLP": Role.FEEDFORWARD},
+        call=_standard_call,
+        remove=("embeddings.tok_embeddings",),
+        pre_norm=("attn_norm", "attn"),
+    ),
+    # ESM-2, a BERT of protein sequences with rotary positions
+    "esm": Family(
+        model="EsmModel",
+        layers="num_hidden_layers",
+        roles={"EsmAttention": Role.ATTENTION, "EsmIntermediate": Role.FEEDFORWARD, "EsmOutput": Role.FEEDFORWARD},
+        call=_standard_call,
+        remove=("embeddings", "pooler", "contact_head"),
+        pre_norm=("attention.LayerNorm", "attention.self"),
+        unsupported=_esm_unsupported,
+    ),
+    "vit": _vit_like("ViT", "MLP", "Intermediate", "Output"),
+    "deit": _vit_like("DeiT", "MLP", first_position=lambda config: 2),  # class token and distillation token
+    "dinov2": _vit_like(
+        "Dinov2",
+        roles={"Dinov2Attention": Role.ATTENTION, "Dinov2LayerScale": Role.OTHER}
+        | {"Dinov2MLP": Role.FEEDFORWARD, "Dinov2SwiGLUFFN": Role.FEEDFORWARD},
+        remove=("embeddings",),
+        pre_norm=("norm1", "attention"),
     ),
     # relative positions enter T5's attention scores: they are part of its attention
     "t5": Family(
@@ -281,14 +374,36 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": _llama_like("Mistral"),
     "qwen2": _llama_like("Qwen2"),
     "qwen3": _llama_like("Qwen3"),
+    "gemma3_text": _llama_like("Gemma3", model="Gemma3TextModel"),
+    "gpt_neox": _llama_like("GPTNeoX", remove=("embed_in",), pre_norm=("input_layernorm", "attention")),
+    # its dropout on the residual is a function and not a module, so only that on attention weights is icecore's
+    "opt": Family(
+        model="OPTModel",
+        layers="num_hidden_layers",
+        roles={"OPTAttention": Role.ATTENTION, "OPTDecoderLayer": Role.FEEDFORWARD},
+        call=_standard_call,
+        remove=("decoder.embed_tokens",),
+        positions="decoder.embed_positions",
+        first_position=lambda config: 2,
+        causal=True,
+        pre_norm=("self_attn_layer_norm", "self_attn"),
+        arguments={"use_cache": False},
+        unsupported=_opt_unsupported,
+    ),
 }
 
 
 def family_of(config: Any) -> Family:
-    """The family of a transformers configuration. Raises ConfigError naming the supported ones."""
+    """The family of a transformers configuration.
+
+    Raises ConfigError that names the supported families, or the reason why this model of a family is not supported.
+    """
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise unknown_name("model type", config.model_type, FAMILIES)
+    reason = family.unsupported(config)
+    if reason is not None:
+        raise ConfigError(f"This {config.model_type} model cannot be a body, because {reason}. Choose another model.")
     return family
 
 
@@ -349,6 +464,8 @@ def _embedding_spread(model: nn.Module) -> float:
     """Standard deviation of the token embeddings: of their rows, or of fresh ones where there are next to none."""
     table = next((m.weight for m in model.modules() if isinstance(m, nn.Embedding)), None)
     spread = 0.0 if table is None or len(table) < 16 else float(table.detach().float().std())
+    # some families multiply their embeddings when they look them up
+    spread *= getattr(table, "scalar_embed_scale", 1.0)
     fresh = getattr(model.config, "initializer_range", None)
     return spread or (fresh if isinstance(fresh, float) else 0.02)
 

@@ -112,7 +112,9 @@ def measure_model(model: FPT, task: Task, split: str = "val", examples: int = 16
             recorder.begin([batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist())
             recorder.end(model.hidden_states(batch, recorder.add_attention))
             count += len(batch)
-    return Inspection(info, task.name, start, count, recorder.stages(_norm_statistics(model)))
+    return Inspection(
+        info, task.name, start, count, recorder.stages(_norm_statistics(model, FIRST_NORM in recorder.hidden))
+    )
 
 
 class _Recorder:
@@ -189,15 +191,19 @@ def _layer_name(number: int) -> str:
     return f"layer {number}"
 
 
-def _norm_statistics(model: FPT) -> dict[str, list[NormStatistics]]:
-    """The norms of a model with one run, by the name of their stage."""
+def _norm_statistics(model: FPT, has_first: bool) -> dict[str, list[NormStatistics]]:
+    """The norms of a model with one run, by the name of their stage.
+
+    has_first  whether a norm comes before the blocks
+    """
     blocks = model.backbone.residual_blocks()
     stage_of = {module: _layer_name(n) for n, block in enumerate(blocks, 1) for module in block.modules()}
     tensors = model.program()
     stages: dict[str, list[NormStatistics]] = {}
     for name, norm in model.backbone.norms().items():
-        # norms outside of the blocks come before or after them
-        stage = stage_of.get(norm, LAST_NORM if _layer_name(1) in stages else FIRST_NORM)
+        # norms outside of the blocks come before or after them, and are not always listed in that order
+        outside = FIRST_NORM if has_first and _layer_name(1) not in stages else LAST_NORM
+        stage = stage_of.get(norm, outside)
         parameters = NormParameters(tensors[f"body.{name}.weight"], tensors.get(f"body.{name}.bias"))
         stages.setdefault(stage, []).append(NormStatistics.of(name, parameters))
     return stages

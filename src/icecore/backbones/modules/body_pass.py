@@ -80,11 +80,14 @@ def run_pass(value: BodyPass, positions: Tensor | None = None) -> Iterator[None]
 
 
 def per_row(values: Tensor, rows: Tensor, run_of_row: Tensor | None) -> Tensor:
-    """Per-run values (R, D), shaped so that they multiply rows (N, ..., D)."""
+    """Per-run values (R, D), shaped so that they multiply rows (N, ..., D).
+
+    run_of_row  the run of each row, or of each sequence if rows of one sequence after the other are a single axis
+    """
     N, D = rows.shape[0], values.shape[-1]
     inner = [1] * (rows.dim() - 2)
     if run_of_row is not None:
-        return values[run_of_row].view(N, *inner, D)
+        return values[run_of_row].repeat_interleave(N // len(run_of_row), 0).view(N, *inner, D)
     R = values.shape[0]
     if R == 1:
         return values.view(*[1] * (rows.dim() - 1), D)

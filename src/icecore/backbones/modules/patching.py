@@ -34,8 +34,8 @@ def parent_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 def norm_kind(module: nn.Module) -> NormKind | None:
     """The kind of norm that `module` is, or None. It has one vector of gains and perhaps one of biases.
 
-    It is compared with the formulas of layer norm and RMS norm on random numbers, so a norm of another kind (for
-    example with gains of 1 + w) is not mistaken for one of these.
+    It is compared with the formulas of layer norm and RMS norm on random numbers, so a norm of yet another kind is not
+    mistaken for one of these.
     """
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     vector = shapes.get("weight")
@@ -55,9 +55,20 @@ def norm_kind(module: nn.Module) -> NormKind | None:
             return None
         if torch.allclose(output, nn.functional.layer_norm(x, vector, weight, bias, eps), atol=1e-4):
             return "layer"
-        if bias is None and torch.allclose(output, nn.functional.rms_norm(x, vector, weight, eps), atol=1e-4):
+        if bias is None and torch.allclose(output, nn.functional.rms_norm(x, vector, gains(module), eps), atol=1e-4):
             return "rms"
     return None
+
+
+@torch.no_grad()
+def gains(module: nn.Module) -> Tensor:
+    """The gains (D,) of an RMS norm, of which some families store the difference from 1."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    # normalised already, so the norm returns its gains; epsilon changes the fourth digit at most
+    shown = module.float()(torch.ones(1, len(weight)))[0]
+    stores_difference = getattr(module, "bias", None) is None and torch.allclose(shown, 1 + weight, atol=1e-2)
+    return 1 + weight if stores_difference and not torch.allclose(shown, weight, atol=1e-2) else weight
 
 
 def norm_eps(module: nn.Module) -> float:
@@ -72,7 +83,8 @@ def replace_norms(model: nn.Module) -> None:
         if kind is not None:
             parent, child = parent_of(model, name)
             bias = getattr(module, "bias", None)
-            setattr(parent, child, RunNorm(kind, module.weight, bias, norm_eps(module)))  # type: ignore[arg-type]
+            weight = gains(module) if kind == "rms" else module.weight
+            setattr(parent, child, RunNorm(kind, weight, bias, norm_eps(module)))  # type: ignore[arg-type]
 
 
 def activation_name(module: nn.Module) -> str | None:
