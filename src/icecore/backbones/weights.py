@@ -29,12 +29,12 @@ CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.
 class Named:
     """A model that is known by name: its family, its sizes (enough for random weights), and where its weights are.
 
-    `package` is a package of the index that contains the weights: (module, folder inside it, suffix of the file or
+    `hub` is its name on the Hugging Face hub, None if it is not there. `package` is a package of the index that contains the weights: (module, folder inside it, suffix of the file or
     None, how to install it).
     """
 
     family: str
-    hub: str
+    hub: str | None
     sizes: Mapping[str, Any] = field(default_factory=dict)
     package: tuple[str, str, str | None, str] | None = None
 
@@ -49,6 +49,13 @@ _T5_BASE = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "d_
 _SMOLLM2 = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
 _SMOLLM2 |= {"intermediate_size": 1536, "max_position_embeddings": 8192, "rope_theta": 100000.0, "rms_norm_eps": 1e-5}
 _ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+_ELECTRA_BASE = {"embedding_size": 768, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+_PYTHIA_160M = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_ESM2_8M = {"hidden_size": 320, "num_hidden_layers": 6, "num_attention_heads": 20, "intermediate_size": 1280}
+_ESM2_8M |= {"position_embedding_type": "rotary", "max_position_embeddings": 1026, "layer_norm_eps": 1e-5}
+_ANTIBERTY = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
+_DEIT_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+_DINOV2_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
 _BERT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
 NAMED: Mapping[str, Named] = {
@@ -65,6 +72,26 @@ NAMED: Mapping[str, Named] = {
     "bert-base": Named("bert", "google-bert/bert-base-uncased"),
     "bert-large": Named("bert", "google-bert/bert-large-uncased", _BERT_LARGE),
     "roberta-base": Named("roberta", "FacebookAI/roberta-base", _ROBERTA),
+    "distilbert-base": Named("distilbert", "distilbert/distilbert-base-uncased"),
+    "electra-base": Named("electra", "google/electra-base-discriminator", _ELECTRA_BASE),
+    "mpnet-base": Named(
+        "mpnet",
+        "sentence-transformers/all-mpnet-base-v2",
+        {"max_position_embeddings": 514, "layer_norm_eps": 1e-5},
+    ),
+    "modernbert-base": Named("modernbert", "answerdotai/ModernBERT-base"),
+    "pythia-160m": Named("gpt_neox", "EleutherAI/pythia-160m", _PYTHIA_160M),
+    "opt-125m": Named("opt", "facebook/opt-125m"),
+    # a BERT of antibody sequences (Ruffolo et al. 2021); the package is its only source
+    "antiberty": Named(
+        "bert",
+        None,
+        _ANTIBERTY,
+        ("antiberty", "trained_models/AntiBERTy_md_smooth", None, "pip install --no-deps antiberty==0.1.3"),
+    ),
+    "esm2-8m": Named("esm", "facebook/esm2_t6_8M_UR50D", _ESM2_8M | {"pad_token_id": 1, "mask_token_id": 32}),
+    "deit-small": Named("deit", "facebook/deit-small-distilled-patch16-224", _DEIT_SMALL),
+    "dinov2-small": Named("dinov2", "facebook/dinov2-small", _DINOV2_SMALL),
     "vit-base": Named("vit", "google/vit-base-patch16-224-in21k"),
     "t5-small": Named("t5", "google-t5/t5-small", _T5_SMALL),
     "t5-base": Named("t5", "google-t5/t5-base", _T5_BASE),
@@ -172,7 +199,10 @@ def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
 
 
 def _locate(name: str) -> tuple[str, str | None, str]:
-    """Where the pretrained weights of `name` are: (folder or hub name, GGUF file or None, source in words)."""
+    """Where the pretrained weights of `name` are: (folder or hub name, GGUF file or None, source in words).
+
+    Raises WeightsError for a folder that is no body, and for a package that is not installed if it is the only source.
+    """
     named = NAMED.get(name)
     if named is None:
         path = Path(name).expanduser()
@@ -193,6 +223,12 @@ def _locate(name: str) -> tuple[str, str | None, str]:
             file = None if suffix is None else next((p for p in sorted(place.rglob(f"*{suffix}"))), None)
             if suffix is None or file is not None:
                 return str(place if file is None else file.parent), file and file.name, f"package {module}"
+    if named.hub is None:
+        assert named.package is not None
+        raise WeightsError(
+            f"There are no pretrained weights for {name} on this machine. Run `{named.package[3]}`. "
+            "--weights random needs no download."
+        )
     return named.hub, None, f"hub {named.hub}"
 
 
@@ -211,7 +247,10 @@ def _opened(name: str) -> tuple[str, str | None, str]:
 
 def installed(name: str) -> bool:
     """Whether the pretrained weights of the named model are on this machine. Uses no network."""
-    place, _, _ = _locate(name)
+    try:
+        place, _, _ = _locate(name)
+    except WeightsError:
+        return False
     return Path(place).is_dir() or _cached(place, CHECKPOINTS)
 
 

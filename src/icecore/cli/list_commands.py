@@ -33,7 +33,9 @@ def backbones() -> None:
             source = "needs none" if name == "none" else "none, use --weights random"
             table.add_row(name, name.partition("-")[0], source, "")
         else:
-            source = f"hub {weights.hub}" + (f", or {weights.package[3]}" if weights.package else "")
+            sources = [f"hub {weights.hub}"] * (weights.hub is not None)
+            sources += [weights.package[3]] if weights.package else []
+            source = ", or ".join(sources)
             table.add_row(name, weights.family, escape(source), "yes" if installed(name) else "no")
     stdout().print(table)
     print_text("You can also name a save_pretrained folder, a .gguf file, or a model org/model of these families.")
