@@ -11,9 +11,8 @@ from icecore.core.config import FPT_ROLES, ROLES, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.experiments.study import run_study
 from icecore.paper.budgets import BUDGETS
-from icecore.paper.paper_tables import STUDIES
+from icecore.paper.paper_tables import ALL_TASKS, STUDIES
 from icecore.paper.planning import TableRequest, plan_table, select_studies
-from icecore.tasks import TASKS
 from icecore.training.context import ExecutionContext
 
 OUT = Path("results")
@@ -57,7 +56,7 @@ def test_every_table_can_be_planned(name: str, budget: str, protocol: str) -> No
 def test_configurations_match_their_rows_and_columns() -> None:
     table = configs("table2")
     assert {row for row, _ in table} == {"pretrained", "random", "bit-memory", "statistics", "none", "lstm-matched"}
-    assert {column for _, column in table} == set(TASKS)
+    assert {column for _, column in table} == set(ALL_TASKS)
     assert table["statistics", "mnist"].weights == "statistics"
     assert table["lstm-matched", "mnist"].backbone == "lstm-matched:minilm"
     sets = configs("table15")

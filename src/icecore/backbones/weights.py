@@ -29,8 +29,8 @@ CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.
 class Named:
     """A model that is known by name: its family, its sizes (enough for random weights), and where its weights are.
 
-    `hub` is its name on the Hugging Face hub, None if it is not there. `package` is a package of the index that contains the weights: (module, folder inside it, suffix of the file or
-    None, how to install it).
+    `hub` is its name on the Hugging Face hub, None if it is not there. `package` is a package of the index that has the
+    weights: (module, folder inside it, suffix of the file or None, how to install it).
     """
 
     family: str

@@ -12,7 +12,6 @@ from importlib import resources
 from typing import Any
 
 from icecore.core.config import FPT_ROLES, INPUT, OUTPUT, ROLES, SINGLE_ROLES
-from icecore.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,10 @@ def published_numbers() -> Mapping[str, Any]:
     return tomllib.loads((resources.files("icecore.paper") / "published.toml").read_text())
 
 
-ALL_TASKS = tuple(TASKS)
+#: the tasks of Lu et al. 2021
+ALL_TASKS = ("bit-memory", "bit-xor", "listops", "mnist", "cifar10", "cifar10-lra", "remote-homology")
+#: the tasks of Zhong and Andreas 2024
+ALGORITHMS = ("modular-addition", "needle", "decimal-addition", "parenthesis-balancing")
 PRETRAINED_SETTINGS: Mapping[str, Any] = {"backbone": "{body}", "weights": "pretrained"}
 RANDOM_SETTINGS: Mapping[str, Any] = {"backbone": "{body}", "weights": "random"}
 
@@ -307,6 +309,20 @@ _STUDIES = (
         column_settings={f"bit-xor n={n}": {"task_options": {"n": n}} for n in (5, 20, 64, 256)},
         lrs=(1e-3,),
         seeds=(0,),
+    ),
+    Study(
+        "algorithms",
+        "Algorithmic tasks",
+        "What can a body compute whose attention and feed-forward layers were never trained? The published numbers are "
+        "of random GPT-2 bodies of two layers, 1,024 wide, of which only the embeddings are trained.",
+        ALGORITHMS,
+        {
+            "pretrained": PRETRAINED,
+            "random": RANDOM,
+            "statistics": STATISTICS,
+            "none": NO_BODY,
+            "full": _trained_row("transformer, all trained from random", RANDOM_SETTINGS),
+        },
     ),
     Study(
         "scales",

@@ -1,20 +1,18 @@
 """Bit memory and bit XOR: the two synthetic tasks of the paper, with an endless supply of examples.
 
-A training example depends on (run seed, step, row) only, one of a fixed split on (split, row). Random numbers are drawn
-on the CPU as packed bytes and unpacked on the training device for all runs at once.
+Random numbers are drawn on the CPU as packed bytes and unpacked on the training device for all runs at once.
 """
 
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Generator, Tensor
 
-from icecore.core.device import to_device
 from icecore.core.errors import ConfigError
-from icecore.core.random_streams import EXAMPLES, SPLIT, random_stream
+from icecore.core.random_streams import SPLIT, random_stream
 from icecore.tasks.entry import TaskEntry, TaskRequest, paper_settings, read_options
-from icecore.tasks.task import Batch, Task, TaskDefaults, TaskSpec
+from icecore.tasks.generated_task import GeneratedTask, require_positive
+from icecore.tasks.task import Batch, TaskDefaults, TaskSpec
 
 MEMORY_OPTIONS: Mapping[str, int] = {"strings": 5, "bits": 1000, "width": 50}
 XOR_OPTIONS: Mapping[str, int] = {"n": 5}
@@ -23,55 +21,10 @@ XOR_OPTIONS: Mapping[str, int] = {"n": 5}
 MAX_ENUMERATED_PAIRS = 4096
 
 
-class BitTask(Task):
-    """A task over random bits. A subclass says what an example draws and how the drawn bits become tokens.
-
-    Besides the endless training stream, each split is a fixed sequence of `sizes[split]` examples. The split "train"
-    is a sample from the distribution of training examples, drawn separately from that stream.
-    """
+class BitTask(GeneratedTask):
+    """A task over random bits, scored by the share of right bits."""
 
     metric_name = "bit accuracy"
-
-    def __init__(self, spec: TaskSpec, sizes: Mapping[str, int]) -> None:
-        self.spec = spec
-        self.sizes = dict(sizes)
-        self.device = torch.device("cpu")
-        self.data = {"source": "generated; training examples are drawn afresh from (seed, step)", **sizes}
-
-    @abstractmethod
-    def draw(self, count: int, generator: Generator) -> tuple[Tensor, ...]:
-        """The random numbers of `count` examples; each tensor has the leading axis `count`."""
-
-    @abstractmethod
-    def assemble(self, *draws: Tensor) -> Batch:
-        """Tokens and targets of N examples from their random numbers, on the same device."""
-
-    def split_draws(self, split: str, rows: range) -> tuple[Tensor, ...]:
-        """The random numbers of the examples `rows` of a fixed split."""
-        split_number = list(self.sizes).index(split)
-        return _concatenate(self.draw(1, random_stream(0, SPLIT, split_number, row)) for row in rows)
-
-    def to(self, device: torch.device) -> "BitTask":
-        """Assemble examples on `device` from now on, and return the task."""
-        self.device = device
-        return self
-
-    def train_batch(self, seeds: Sequence[int], step: int, batch_size: int) -> Batch:
-        """New examples of one step for R runs, run-major: N = R * B rows."""
-        return self._batch(_concatenate(self.draw(batch_size, random_stream(seed, EXAMPLES, step)) for seed in seeds))
-
-    def split_size(self, split: str) -> int:
-        """The number of examples of a fixed split."""
-        return self.sizes[split]
-
-    def batches(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-        """The fixed split in order. The examples do not depend on `batch_size`."""
-        rows = range(self.sizes[split])[:limit]
-        for first in range(0, len(rows), batch_size):
-            yield self._batch(self.split_draws(split, rows[first : first + batch_size]))
-
-    def _batch(self, draws: Iterable[Tensor]) -> Batch:
-        return self.assemble(*(to_device(draw, self.device) for draw in draws))
 
 
 class BitMemory(BitTask):
@@ -88,7 +41,7 @@ class BitMemory(BitTask):
     defaults = TaskDefaults(steps=4000, batch_size=8, lr=3e-3)
 
     def __init__(self, strings: int = 5, bits: int = 1000, width: int = 50) -> None:
-        _require_positive(self.name, strings=strings, bits=bits, width=width)
+        require_positive(self.name, strings=strings, bits=bits, width=width)
         if bits % width:
             raise ConfigError(
                 f"bit-memory: {bits} bits cannot be divided into tokens of {width} bits. Choose bits as a multiple of "
@@ -133,7 +86,7 @@ class BitXor(BitTask):
     defaults = TaskDefaults(steps=2000, batch_size=8, lr=3e-3, eval_every=50)
 
     def __init__(self, n: int = 5) -> None:
-        _require_positive(self.name, n=n)
+        require_positive(self.name, n=n)
         self.n = n
         self.pairs = 4**n
         self.enumerated = self.pairs <= MAX_ENUMERATED_PAIRS
@@ -200,17 +153,6 @@ BIT_XOR = TaskEntry(
     paper_settings(500, 4),
     XOR_OPTIONS,
 )
-
-
-def _require_positive(task: str, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ConfigError(f"option {name} of {task}: expected at least 1, found {size}")
-
-
-def _concatenate(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The random numbers of several examples or runs as one tuple of tensors."""
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def _random_bytes(count: int, bits: int, generator: Generator) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from icecore.core.errors import ConfigError, unknown_name
-from icecore.tasks import bits, image_tasks, listops, remote_homology
+from icecore.tasks import algorithms, bits, image_tasks, listops, remote_homology
 from icecore.tasks.entry import TaskEntry, TaskRequest
 from icecore.tasks.task import Task
 
@@ -16,6 +16,10 @@ _BUILT_IN = (
     image_tasks.CIFAR10,
     image_tasks.CIFAR10_LRA,
     remote_homology.REMOTE_HOMOLOGY,
+    algorithms.MODULAR_ADDITION,
+    algorithms.NEEDLE,
+    algorithms.DECIMAL_ADDITION,
+    algorithms.PARENTHESIS_BALANCING,
 )
 _ENTRIES = {entry.name: entry for entry in _BUILT_IN}
 
