@@ -14,7 +14,8 @@ from icecore.training.run_summary import RunSummary
 PAPER = ("bit-memory", "bit-xor", "listops", "mnist", "cifar10", "cifar10-lra", "remote-homology")
 ALGORITHMS = ("modular-addition", "needle", "decimal-addition", "parenthesis-balancing")
 GENERATED = {"bit-memory": {}, "bit-xor": {}, "listops": {"train": 60, "val": 10, "test": 10}}
-GENERATED |= dict.fromkeys(ALGORITHMS, {})
+PROCEDURAL = ("copy", "dyck", "nca")
+GENERATED |= {key: {} for key in ALGORITHMS + PROCEDURAL}
 
 
 def go(task: str, place: Path, data_dir: Path | None, **settings: Any) -> RunSummary:
@@ -42,7 +43,7 @@ def check(summary: RunSummary, task: str) -> None:
 
 
 def test_all_are_there():
-    assert tuple(TASKS) == PAPER + ALGORITHMS
+    assert tuple(TASKS) == PAPER + ALGORITHMS + PROCEDURAL
 
 
 @pytest.mark.parametrize("task", GENERATED)

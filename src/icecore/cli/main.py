@@ -15,7 +15,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from icecore.cli import fit_commands, inspect_command, list_commands, run_commands, share_commands, study_commands
+from icecore.cli import (
+    fit_commands,
+    inspect_command,
+    list_commands,
+    pretrain_command,
+    run_commands,
+    share_commands,
+    study_commands,
+)
 from icecore.cli.console import stderr
 from icecore.core.errors import ConfigError, UserError
 from icecore.core.text import printable
@@ -52,6 +60,7 @@ def _add(panel: str, command: Callable[..., Any], name: str | None = None, takes
 
 _add(PAPER_TASKS, run_commands.demo, takes_arguments=False)
 _add(PAPER_TASKS, run_commands.train)
+_add(PAPER_TASKS, pretrain_command.pretrain)
 _add(PAPER_TASKS, run_commands.evaluate, name="eval")
 _add(PAPER_TASKS, run_commands.attend)
 _add(PAPER_TASKS, inspect_command.inspect_, name="inspect")

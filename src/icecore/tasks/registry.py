@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from icecore.core.errors import ConfigError, unknown_name
-from icecore.tasks import algorithms, bits, image_tasks, listops, remote_homology
+from icecore.tasks import algorithms, bits, image_tasks, listops, procedural, remote_homology
 from icecore.tasks.entry import TaskEntry, TaskRequest
 from icecore.tasks.task import Task
 
@@ -20,6 +20,9 @@ _BUILT_IN = (
     algorithms.NEEDLE,
     algorithms.DECIMAL_ADDITION,
     algorithms.PARENTHESIS_BALANCING,
+    procedural.COPY,
+    procedural.DYCK,
+    procedural.NCA,
 )
 _ENTRIES = {entry.name: entry for entry in _BUILT_IN}
 

@@ -1,0 +1,53 @@
+"""The command that pretrains a body on a task that needs no data."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from icecore.cli.console import print_text, training_displays
+from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Resume
+from icecore.cli.run_commands import Compile, MicroBatch
+from icecore.cli.setting_options import with_settings
+from icecore.core.config import RunConfig
+
+#: settings of a run that a pretraining decides itself
+DECIDED = ("task", "precision", "weights", "train_roles", "start")
+
+
+@with_settings(RunConfig, "settings", omit=DECIDED)
+def pretrain(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="What to train on: dyck, nca, bit-memory, copy, or another task.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="File of the weights, .safetensors.", rich_help_panel=FILES)
+    ],
+    *,
+    settings: dict[str, Any],
+    device: Device = "auto",
+    precision: Precision = "auto",
+    micro_batch: MicroBatch = None,
+    compile: Compile = None,
+    runs: Annotated[Path, typer.Option(help="Parent folder of the run's folder.", rich_help_panel=FILES)] = Path(
+        "runs"
+    ),
+    data_dir: DataDir = None,
+    resume: Resume = True,
+    quiet: Quiet = False,
+) -> None:
+    """Train all of a random body on one task, and keep its weights for --weights FILE."""
+    from icecore.experiments.pretraining import pretrain as run_pretraining
+    from icecore.experiments.pretraining import pretraining_config
+    from icecore.training.context import ExecutionContext
+
+    config = pretraining_config(task, precision, device, **settings)
+    with training_displays(runs, quiet, False) as displays:
+        context = ExecutionContext(runs, data_dir, device, micro_batch, resume, compile=compile, callbacks=displays)
+        summary = run_pretraining(config, context, out)
+    layers = "" if config.layers is None else f" --layers {config.layers}"
+    print_text(
+        f"{config.backbone} has {summary.metric_name} {summary.test_metric:.2%} on {task} after "
+        f"{summary.steps_done:,} steps. Its weights are in {out}: "
+        f"`icecore train TASK --backbone {config.backbone}{layers} --weights {out}`."
+    )

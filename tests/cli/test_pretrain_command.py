@@ -1,0 +1,38 @@
+"""`icecore pretrain` writes weights that a body of the same sizes starts from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from commandline import Run
+from icecore.backbones import BodyRequest, build_backbone
+
+
+def test_a_pretrained_body_can_be_used(run: Run, bodies: Mapping[str, str], tmp_path: Path) -> None:
+    file, body = tmp_path / "new" / "dyck.safetensors", bodies["bert"]
+    few = ("--steps", 4, "--batch-size", 2, "--eval-every", 2, "--eval-examples", 4, "--test-examples", 4)
+    pretraining = ("pretrain", "dyck", "--task-option", "length=8", "--backbone", body, *few, "--quiet")
+    ended = run(*pretraining, "--out", file, "--runs", tmp_path / "runs")
+    assert ended.code == 0, ended.err
+    shown = " ".join(ended.out.split())
+    assert "on dyck after 4 steps" in shown
+    assert f"--weights {file}" in shown.replace(" ", "") or "--weights" in shown
+    trained, drawn = (build_backbone(BodyRequest(body, weights)) for weights in (str(file), "random"))
+    for name, tensor in trained.tensors().items():
+        # every tensor was trained, positions beyond the task's length excepted
+        assert not torch.equal(tensor, drawn.tensors()[name]), name
+    assert run("train", "bit-xor", "--backbone", body, "--weights", file, *few, "--out", tmp_path / "use").code == 0
+
+
+def test_what_cannot_be_written_is_said_before_training(run: Run, bodies: Mapping[str, str], tmp_path: Path) -> None:
+    ended = run("pretrain", "copy", "--backbone", bodies["bert"], "--out", tmp_path / "body.bin", "--runs", tmp_path)
+    assert ended.code == 2
+    assert "weights are written as .safetensors" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_bodies_without_random_weights_are_refused(run: Run, tmp_path: Path) -> None:
+    ended = run("pretrain", "copy", "--backbone", "nonesuch", "--out", tmp_path / "b.safetensors", "--runs", tmp_path)
+    assert ended.code == 2
+    assert "Unknown backbone 'nonesuch'" in ended.err
