@@ -54,13 +54,14 @@ class ReadOut:
     """Where the hidden states of some rows of a pass are read.
 
     rows       the rows, which lie beside each other
-    kind       "last": the last `positions` real positions; "mean": the mean over all real positions
+    kind       "last": the last `positions` real positions; "first": the first one; "mean": the mean over all real
+               positions
     positions  n, the number of positions read
     length     the longest sequence of the rows' task
     """
 
     rows: slice
-    kind: Literal["last", "mean"]
+    kind: Literal["last", "first", "mean"]
     positions: int
     length: int
 
@@ -134,7 +135,11 @@ class Backbone(nn.Module):
         # padding is at the end, where no real position of a causal body looks
         seen = None if self.info.causal else mask
         ends = torch.full((N,), T, device=x.device) if lengths is None else lengths
-        if any(each.kind == "mean" for each in read_outs):
+        kinds = {each.kind for each in read_outs}
+        if kinds == {"first"}:
+            first, n = torch.zeros_like(ends), 1
+            hidden = self(x, seen, first[:, None], body_pass)
+        elif kinds != {"last"}:
             hidden, first, n = self(x, seen, body_pass=body_pass), torch.zeros_like(ends), T
         else:
             n = max(each.positions for each in read_outs)
@@ -148,6 +153,8 @@ class Backbone(nn.Module):
             if each.kind == "mean":
                 real = torch.ones(len(rows), T, device=x.device) if mask is None else mask[each.rows].float()
                 features.append((real[:, None] @ rows.float()) / real.sum(1)[:, None, None])
+            elif each.kind == "first":
+                features.append(rows[:, :1])
             elif each.positions == n:
                 features.append(rows)
             else:

@@ -24,10 +24,11 @@ SINGLE_ROLES = frozenset({"attention", "feedforward", "embedding", "other"})
 FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
 SCHEDULES = ("constant", "cosine")
 LR_SCALES = ("absolute", "relative")
+READ_OUTS = ("last", "first", "mean")
 PRECISIONS = ("fp32", "bf16", "int8")
 #: Settings that were added after the first results. They are left out of the JSON while they are None, so that
 #: older runs keep their ids.
-OMITTED_IF_NONE = frozenset({"start", "lr_scale", "averaging", "position_start"})
+OMITTED_IF_NONE = frozenset({"start", "lr_scale", "averaging", "position_start", "read_out"})
 MAX_SEED = 2**63 - 1
 
 
@@ -162,6 +163,14 @@ class RunConfig:
         check=_are_widths,
         group=TRAINED,
         default_note="a linear layer",
+    )
+    read_out: str | None = setting(
+        None,
+        help="Which position the output layer reads: last, first, or mean for the average of all. For tasks with one "
+        "answer.",
+        check=one_of("read-out", READ_OUTS),
+        group=TRAINED,
+        default_note=FROM_TASK,
     )
     protocol: str = setting(
         DEFAULT_PROTOCOL,

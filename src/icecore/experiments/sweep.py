@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from icecore.backbones import HubAccess, build_body_of
 from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, SINGLE_ROLES, RunConfig
@@ -26,7 +26,7 @@ from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.entry import TaskRequest, read_options
-from icecore.tasks.task import Task
+from icecore.tasks.task import ReadOut, Task
 from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config
 from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
@@ -233,8 +233,19 @@ def pack_size(configs: Sequence[RunConfig], task: Task, context: ExecutionContex
 
 
 def load_task(config: RunConfig, data_dir: str | None) -> Task:
-    """The task of a configuration with its data, and with the faults that its protocol keeps."""
-    return build_task(config.task, TaskRequest(config.task_options, data_dir, config.faults))
+    """The task of a configuration with its data and read-out, and with the faults that its protocol keeps.
+
+    Raises ConfigError for another read-out than the last positions if the task reads several.
+    """
+    task = build_task(config.task, TaskRequest(config.task_options, data_dir, config.faults))
+    if config.read_out is not None:
+        if task.spec.read_positions > 1 and config.read_out != "last":
+            raise ConfigError(
+                f"--read-out {config.read_out}: {config.task} has {task.spec.read_positions} answers, each read at a "
+                "position of its own. Leave --read-out out."
+            )
+        task.spec = replace(task.spec, read_out=cast(ReadOut, config.read_out))
+    return task
 
 
 def summarize_runs(runs: Sequence[RunSummary]) -> SweepSummary:

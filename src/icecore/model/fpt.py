@@ -50,6 +50,11 @@ class FPT(nn.Module):
         precision: str = "fp32",
     ) -> None:
         super().__init__()
+        if spec.read_out == "first" and backbone.info.causal and backbone.mixes_positions:
+            raise ConfigError(
+                f"{backbone.info.name} is causal: its first position sees no other, so only the first token would be "
+                "read. Use --read-out last or mean."
+            )
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
         self.precision = precision

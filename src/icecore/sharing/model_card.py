@@ -145,6 +145,8 @@ def _describe_sizes(spec: TaskSpec) -> dict[str, str]:
     tokens = f"of P = {spec.size} numbers" if spec.kind == "continuous" else f"from a vocabulary of {spec.size}"
     if spec.read_out == "mean":
         positions = "the mean of all positions"
+    elif spec.read_out == "first":
+        positions = "the first position"
     elif spec.read_positions == 1:
         positions = "the last position"
     else:

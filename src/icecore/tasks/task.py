@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from icecore.core.device import to_device
 
 TokenKind = Literal["continuous", "discrete"]
-ReadOut = Literal["last", "mean"]
+ReadOut = Literal["last", "first", "mean"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class TaskSpec:
     length          T, the longest sequence in tokens
     size            P for continuous tokens, the size of the vocabulary for discrete ones
     outputs         C, the number of outputs at a read-out position
-    read_out        "last" reads the last `read_positions` real positions, "mean" the average of all real positions
-    read_positions  n; 1 if `read_out` is "mean"
+    read_out        "last" reads the last `read_positions` real positions, "first" the first one, "mean" the average of
+                    all real positions
+    read_positions  n; 1 unless `read_out` is "last"
     """
 
     kind: TokenKind
