@@ -47,7 +47,7 @@ def test_defaults_are_the_protocols_and_the_tasks(name: str, protocol: str) -> N
     defaults = entry.paper if protocol == "paper" else entry.defaults
     assert (config.steps, config.batch_size, config.lr) == (defaults.steps, defaults.batch_size, defaults.lr)
     assert config.eval_every == defaults.eval_every
-    expected = {"paper": (0.1, "constant", 0.0), "fair": (0.0, "cosine", 0.05), "fast": (0.0, "cosine", 0.05)}
+    expected = {"paper": (0.1, "constant", 0.0), "fair": (0.0, "cosine", 0.05), "fast": (0.0, "cosine", 0.01)}
     assert (config.dropout, config.schedule, config.warmup) == expected[protocol]
     shortcuts = (config.lr_scale, config.averaging, config.position_start)
     assert shortcuts == (("relative", 0.1, 4.0) if protocol == "fast" else (None, None, None))

@@ -71,7 +71,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         "as fair, but quicker to the same accuracy",
         0.0,
         "cosine",
-        0.05,
+        0.01,
         {"position": 3.0, "output": 0.3},
         lr_scale="relative",
         averaging=0.1,
