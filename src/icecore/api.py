@@ -36,7 +36,7 @@ def load_task(name: str, *, data_dir: PathName | None = None, **options: Any) ->
 
     Parameters:
         name: one of the names that `icecore tasks` lists, for example "bit-xor" or "mnist"
-        data_dir: folder with the data files; by default `ICECORE_DATA`, then the cache folder
+        data_dir: the only folder to search for the data files; by default that of `ICECORE_DATA`, then the cache
         options: options of the task, for example `n=20` for bit XOR
 
     Raises ConfigError for an unknown name or option, and DataError if data files are missing or damaged.

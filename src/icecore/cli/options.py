@@ -23,7 +23,9 @@ Precision = Annotated[
 DataDir = Annotated[
     str | None,
     typer.Option(
-        help="Folder with the data sets.", rich_help_panel=FILES, show_default="ICECORE_DATA, else the cache folder"
+        help="Folder with the data sets; no other one is searched.",
+        rich_help_panel=FILES,
+        show_default="ICECORE_DATA, else the cache folder",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.", rich_help_panel=FILES)]

@@ -1,10 +1,13 @@
 """Numbers and durations in words, and texts from files made harmless, for messages."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from reprlib import Repr
+from typing import Any
 
-#: control characters except tabs and line breaks, and marks that reverse the direction of text on a terminal
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+#: control characters except tabs and line breaks, marks that reverse the direction of text on a terminal, and halves
+#: of surrogate pairs, which no encoding can write
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def pluralize(count: int, noun: str) -> str:
@@ -39,8 +42,13 @@ def shortened(value: object, limit: int = 60) -> str:
     >>> shortened("abc"), shortened(list(range(100)), limit=12)
     ("'abc'", '[0, 1, 2, 3, ...')
     """
+    # `repr` itself could take for ever: a list may hold one list many times, which holds another one many times
+    writer = Repr()
+    writer.maxlevel, writer.maxlist, writer.maxtuple, writer.maxdict, writer.maxset = 3, 20, 20, 20, 20
+    writer.maxstring = writer.maxother = writer.maxlong = 2 * limit
+    is_short = isinstance(value, str | int | float | bool | type(None))
     try:
-        text = repr(value)
+        text = repr(value) if is_short else writer.repr(value)
     except (RecursionError, ValueError):  # nested without end, or an integer of too many digits
         return f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[:limit]} ..."
@@ -53,3 +61,12 @@ def printable(text: str) -> str:
     a\\x1b[2Jb
     """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_values(value: Any) -> Any:
+    """A JSON value with all of its texts, also the names in tables, as `printable` shows them."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable(str(name)): printable_values(part) for name, part in value.items()}
+    return [printable_values(part) for part in value] if isinstance(value, list) else value

@@ -21,6 +21,8 @@ from icecore.user_data.archives import read_files
 from icecore.user_data.notes import join_names
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+#: what Pillow may take a file for, whatever its name is: it would give PostScript to another program, which runs it
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 #: images that are inspected to choose the side and the number of channels
 INSPECTED_IMAGES = 64
 #: share of the machine's memory up to which decoded images are kept in memory
@@ -58,7 +60,7 @@ class ImageFiles:
         modes: list[str] = []
         for name, raw in read_files(self.path, chosen):
             try:
-                with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(raw)) as image:
+                with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
                     sizes.append(image.size)
                     modes.append(image.mode)
             except Exception as error:  # decoders raise exceptions of nearly any type
@@ -126,7 +128,7 @@ def to_pixels(raw: bytes, side: int, channels: int) -> np.ndarray:
 
     with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(raw)) as opened:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
             mode = "L" if channels == 1 else "RGB"
             opened.draft(mode, (2 * side, 2 * side))  # JPEG: decodes at a lower resolution, which is faster
             image = ImageOps.exif_transpose(opened)

@@ -1,8 +1,5 @@
 """Arrays as records: NumPy files, and arrays, lists and texts in memory."""
 
-import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.core.limits import SizeCounter
 from icecore.tasks.data_files import find_first
 from icecore.user_data.column_builder import target_column
 from icecore.user_data.columns import Column, column_from_values
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import Note, join_names
+from icecore.user_data.readers.array_files import array_errors, read_npy, read_npz
 from icecore.user_data.readers.labels import find_label_table, read_labels_in_order
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.records import NumberNames, Records, SequenceRecords, TableRecords, TextRecords
@@ -64,40 +61,15 @@ def read_array(request: ReadRequest) -> Records:
 
 def _load_arrays(path: Path) -> Mapping[str, np.ndarray]:
     """The arrays of a file by name in lower case; those of `.npy` files are called x and y. Raises DataError."""
-    try:
-        if path.suffix.lower() == ".npz":
-            # opened here, because np.load would leave a damaged file open
-            _check_npz(path)
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return {name.lower(): stored[name] for name in stored.files}
-        arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
-        names = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
-        target_path = find_first([path.parent], [name for name in names if name != path.name])
-        if target_path is not None:
-            arrays["y"] = np.load(target_path, mmap_mode="r", allow_pickle=False)
-        return arrays
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        remedy = "It may be damaged or incomplete: download or copy it again."
-        if "pickle" in str(error):
-            remedy = "Save it as an array of numbers or fixed-length texts, not of Python objects."
-        raise DataError(f"{path} cannot be read as an array ({error}). {remedy}") from error
-
-
-def _check_npz(path: Path) -> None:
-    """Raise ValueError or DataError for arrays that are larger than what the file holds of them.
-
-    NumPy takes the memory that a header asks for before it reads the values.
-    """
-    with zipfile.ZipFile(path) as archive:
-        counter = SizeCounter(path)
-        for item in archive.infolist():
-            counter.add(item.file_size)
-            with archive.open(item) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-            if math.prod(shape) * dtype.itemsize > item.file_size:
-                raise ValueError(f"{item.filename} has the shape {shape}, but only {item.file_size:,} bytes")
+    if path.suffix.lower() == ".npz":
+        with array_errors(path):
+            return {name.lower(): array for name, array in read_npz(path).items()}
+    arrays = {"x": read_npy(path)}
+    names = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
+    target_path = find_first([path.parent], [name for name in names if name != path.name])
+    if target_path is not None:
+        arrays["y"] = read_npy(target_path)
+    return arrays
 
 
 def _concatenate(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:

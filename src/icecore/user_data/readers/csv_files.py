@@ -6,6 +6,7 @@ whole file if a cell, or a quotation mark that is never closed, spans more than 
 
 import csv
 import itertools
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_csv(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
             if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
                 raise DataError(f"{path} has several columns named {join_names(repeated)}. Rename all but one of them.")
             yield from _read_chunks(path, reader, names, delimiter == ";", builder)
-    except (csv.Error, OSError, EOFError) as error:
+    except (csv.Error, OSError, EOFError, UnicodeError, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read as CSV ({error}). It may be damaged, or have another format than its name says."
         ) from error

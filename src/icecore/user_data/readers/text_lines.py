@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from icecore.core.archives import archive_errors
 from icecore.core.errors import DataError
+from icecore.core.limits import limited_lines
 from icecore.core.text import pluralize
 from icecore.user_data.notes import Note
 from icecore.user_data.readers.labels import label_target
@@ -19,8 +21,8 @@ LINE_ENDINGS = (".txt", ".smi", ".log")
 def iterate_lines(path: Path) -> Iterator[str]:
     """The lines of a text file without their line breaks. Raises DataError."""
     file, _ = open_text(path)
-    with file:
-        yield from (line.rstrip("\r\n") for line in file)
+    with archive_errors(path), file:
+        yield from (line.rstrip("\r\n") for line in limited_lines(file.readline, path))
 
 
 def read_lines(request: ReadRequest) -> TextRecords:
