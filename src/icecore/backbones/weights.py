@@ -7,6 +7,7 @@ the pretrained weights of a hub model.
 import contextlib
 import functools
 import importlib.util
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,10 @@ NAMED: Mapping[str, Named] = {
 }
 
 
+#: the library draws random weights from the one generator of the process, and its verbosity is the process's too
+_BUILDING = threading.RLock()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Hugging Face's progress bars and reports for a while: a shortened or headless body is intended here."""
@@ -108,7 +113,7 @@ def _quiet() -> Iterator[None]:
 def build_transformer(request: BodyRequest) -> Backbone:
     """A Hugging Face body: a name of NAMED, a `save_pretrained` folder, a GGUF file, or a hub name `org/model`."""
     attention.register()
-    with _quiet():
+    with _BUILDING, _quiet():
         if request.weights == "pretrained":
             return _pretrained(request)
         body = _random(request)

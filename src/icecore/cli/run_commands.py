@@ -124,7 +124,7 @@ def evaluate(
     if split == "test" and "test" not in task.test_splits:
         splits = task.test_splits
     for name in splits:
-        metric = float(score(model, task, name)[0])
+        metric = float(score(model, task, name, finite=True)[0])
         echo(f"{name} {task.metric_name}: {metric:.4f} ({pluralize(task.split_size(name), 'example')})")
 
 

@@ -25,6 +25,8 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
         if (program.spec, model_settings(program.config)) != (first.spec, model_settings(first.config)):
             tasks = f"{first.config.task} and {program.config.task}"
             raise ConfigError(f"Programs of {tasks} cannot share a model: their sizes or roles differ.")
+    if backbone.takes_positions and any("positions" not in program.tensors for program in programs):
+        raise DataError(f"Tensor positions is missing, expected shape {(first.spec.length, backbone.info.width)}.")
     model = FPT(first.spec, backbone, [p.config.seed for p in programs], model_settings(first.config), precision)
     for program in programs:
         if program.fingerprint != model.body_fingerprint:

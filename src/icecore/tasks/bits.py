@@ -19,8 +19,10 @@ from icecore.tasks.task import Batch, Task, TaskDefaults, TaskSpec
 MEMORY_OPTIONS: Mapping[str, int] = {"strings": 5, "bits": 1000, "width": 50}
 XOR_OPTIONS: Mapping[str, int] = {"n": 5}
 
-#: bit XOR scores every pair of strings once if there are at most this many (n <= 6)
-MAX_ENUMERATED_PAIRS = 4096
+#: bit XOR scores every pair of strings once, of which there are 4**n, up to this n
+MAX_ENUMERATED_BITS = 6
+#: bits of an example: more would take gigabytes in a batch
+MAX_BITS = 2**24
 
 
 class BitTask(Task):
@@ -89,6 +91,7 @@ class BitMemory(BitTask):
 
     def __init__(self, strings: int = 5, bits: int = 1000, width: int = 50) -> None:
         _require_positive(self.name, strings=strings, bits=bits, width=width)
+        _require_fewer(self.name, (strings + 1) * bits)
         if bits % width:
             raise ConfigError(
                 f"bit-memory: {bits} bits cannot be divided into tokens of {width} bits. Choose bits as a multiple of "
@@ -134,9 +137,10 @@ class BitXor(BitTask):
 
     def __init__(self, n: int = 5) -> None:
         _require_positive(self.name, n=n)
+        _require_fewer(self.name, 2 * n)
         self.n = n
-        self.pairs = 4**n
-        self.enumerated = self.pairs <= MAX_ENUMERATED_PAIRS
+        self.enumerated = n <= MAX_ENUMERATED_BITS
+        self.pairs = 4**n if self.enumerated else 0
         sizes = {"val": min(256, self.pairs), "test": self.pairs} if self.enumerated else {"val": 2000, "test": 2000}
         super().__init__(self.spec_of(n), {"train": 2000, **sizes})
         if self.enumerated:
@@ -206,6 +210,11 @@ def _require_positive(task: str, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ConfigError(f"option {name} of {task}: expected at least 1, found {size}")
+
+
+def _require_fewer(task: str, bits: int) -> None:
+    if bits > MAX_BITS:
+        raise ConfigError(f"{task}: an example would have {bits:,} bits, but at most {MAX_BITS:,} are possible.")
 
 
 def _concatenate(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

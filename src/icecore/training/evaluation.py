@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from icecore.core.errors import DataError
 from icecore.model.fpt import FPT
 from icecore.tasks.task import Task
 from icecore.training.distributed import ALONE, World
@@ -17,13 +18,18 @@ PASSES_PER_WINDOW = 8
 
 
 @torch.inference_mode()
-def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE) -> Tensor:
+def evaluate(
+    model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE, finite: bool = False
+) -> Tensor:
     """Mean metric of each program over the split, (R,) on the CPU.
 
     limit  at most this many examples, from the start
     world  processes that each score a share; all of them return the mean
+    finite raise DataError for logits that are not finite, whose metric would have no meaning
     """
     passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, world))
+    if finite:
+        passes = map(_checked, passes)
     return mean_metric(task, model.runs, passes, world)
 
 
@@ -56,6 +62,12 @@ def _passes(
             if counts:
                 yield logits, repeated.targets, places[index]
         first += len(rows)
+
+
+def _checked(logits_and_targets: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    if not logits_and_targets[0].isfinite().all():
+        raise DataError("The program gives numbers that are not finite. Its weights are too large: train it again.")
+    return logits_and_targets
 
 
 def examples_per_pass(model: FPT, runs: int = 1) -> int:
