@@ -61,7 +61,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write the table as a CSV file. Raises StorageError."""
-        write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), encoding="utf-8"))
+        write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), "utf-8", "backslashreplace"))
 
 
 def _not_a_formula(cell: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from icecore.autofit.fit_settings import FitSettings
 from icecore.core.config import RunConfig
+from icecore.core.limits import read_small
 from icecore.core.storage import write_json
 from icecore.experiments import sweep
 from icecore.training.context import ExecutionContext
@@ -39,7 +40,7 @@ def plan_training(
     path = context.out / "schedule.json"
     request = {"minutes": settings.minutes, "steps": settings.steps, "config": config.run_id, "race": settings.race}
     stored = _read_json(path)
-    if stored.get("wanted") == request:
+    if stored.get("wanted") == request and _is_schedule(stored.get("schedule")):
         return stored["schedule"]
     if settings.steps is None:
         plan: dict[str, Any] = measure_affordable(config, task, settings, context)
@@ -117,6 +118,18 @@ def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionCo
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        values = json.loads(read_small(path))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _is_schedule(values: Any) -> bool:
+    """Whether a file's values can be those of `plan_training`."""
+    names = ("steps", "eval_every", "eval_examples")
+    return (
+        isinstance(values, dict)
+        and values.keys() <= {*names, "test_examples"}
+        and all(type(values.get(name)) is int and values[name] > 0 for name in names)
+        and type(values.get("test_examples", 1)) in (int, type(None))
+    )

@@ -91,7 +91,7 @@ def sweep_temporaries(path: Path, age: float = 0.0) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically."""
     text = json.dumps(value, indent=2) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text))
+    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

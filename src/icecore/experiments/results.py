@@ -15,7 +15,7 @@ from icecore.core.errors import ConfigError, DataError, UserError
 from icecore.core.limits import small_lines
 from icecore.core.settings import check_types
 from icecore.core.storage import file_lock, storage_errors
-from icecore.core.text import printable_values, shortened
+from icecore.core.text import printable, printable_values, shortened
 from icecore.training.checkpoint import CONFIG, RunFolder, read_config
 from icecore.training.run_summary import LARGEST_NUMBER, RunSummary
 
@@ -114,7 +114,7 @@ class RunRecord:
         validation = tuple((e["step"], e["metric"]) for e in events if e["event"] == "validation" and "metric" in e)
         training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e.get("loss") is not None)
         changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
-        config = json.loads(folder.config.to_json())
+        config = printable_values(json.loads(folder.config.to_json()))
         return cls(key, command, f"{changed:%Y-%m-%d}", summary, config, validation, training, extra or {})
 
 
@@ -194,7 +194,8 @@ def _add_run_folders(path: Path, records: dict[tuple[CellKey, str], RunRecord], 
             folder = RunFolder(path, config)
             if folder.summary() is not None:
                 row = f"{config.backbone}, {config.weights}"
-                key = CellKey(path.resolve().name, row, config.task, body=config.backbone)
+                names = map(printable, (path.resolve().name, row, config.task, "", config.backbone))
+                key = CellKey(*names)
                 records.setdefault((key, config.run_id), RunRecord.from_folder(folder, key, ""))
         except UserError as error:
             faults.append(str(error))

@@ -17,6 +17,7 @@ from jinja2 import Environment, StrictUndefined
 
 from icecore.backbones.weights import NAMED, WEIGHTS
 from icecore.core.config import INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
+from icecore.core.text import printable
 from icecore.model.program import Program
 from icecore.sharing.card_text import escape, file_name, format_value, format_values, join_items
 from icecore.sharing.program_header import ProgramHeader
@@ -46,7 +47,7 @@ class BodySource:
 
 def card(program: Program, name: str) -> str:
     """The whole card of `program`, shared as `name`: a hub repository `owner/name`, or just a name."""
-    return f"---\n{front_matter(program)}\n---\n\n{page(program, name)}"
+    return printable(f"---\n{front_matter(program)}\n---\n\n{page(program, name)}")
 
 
 def front_matter(program: Program) -> str:

@@ -4,9 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from icecore.core.archives import archive_files
-from icecore.core.errors import DataError
-from icecore.tasks.data_files import FETCH_AGAIN
+from icecore.core.archives import archive_errors, archive_files
 
 
 def matching_files(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[str], bytes]]:
@@ -16,10 +14,8 @@ def matching_files(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Ma
     """
     for name, read in _contents(path):
         if match := pattern.fullmatch(name):
-            try:
+            with archive_errors(path):
                 data = read()
-            except OSError as error:
-                raise DataError(f"{path}: {name} cannot be read ({error}). {FETCH_AGAIN}") from error
             yield match, data
 
 

@@ -19,6 +19,7 @@ from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
 from icecore.core.limits import read_small, small_lines
 from icecore.core.storage import file_lock, storage_errors, write_json, write_tensors
+from icecore.core.text import printable_values
 from icecore.training.run_summary import RunSummary
 
 CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
@@ -79,7 +80,7 @@ class RunFolder:
         if not self.summary_path.exists():
             return None
         try:
-            values = json.loads(read_small(self.summary_path))
+            values = printable_values(json.loads(read_small(self.summary_path)))
             if not isinstance(values, dict):
                 raise ConfigError("it is not a table of names and values")
             return RunSummary.from_json(values)

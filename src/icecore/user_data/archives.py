@@ -30,7 +30,9 @@ def read_files(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]
     for file in archive_files(path):
         name = file.name.removeprefix("./")
         if name in names:
-            yield name, _read_or_nothing(file.read)
+            with archive_errors(path):
+                data = _read_or_nothing(file.read)
+            yield name, data
 
 
 def _read_or_nothing(read: Callable[[], bytes]) -> bytes:
