@@ -72,16 +72,14 @@ def check_tensors(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> N
 
 
 def check_sizes(config: RunConfig, spec: TaskSpec, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ConfigError if a size in the header is not that of its tensor."""
+    """Raise ConfigError if a size in the header is not that of its tensor, where the program has the tensor."""
     sizes = [("positions", 0, spec.length), ("input.layers.0.weight", 0, spec.size)]
     for part, widths in (("input", config.input_hidden), ("output", config.output_hidden)):
         sizes += [(f"{part}.layers.{number}.weight", -1, width) for number, width in enumerate(widths)]
     for name, axis, size in sizes:
         tensor = tensors.get(name)
-        if tensor is None and name != "positions":  # which a body without positions has no use for
-            raise ConfigError(f"Tensor {name} is missing.")
         if tensor is not None and (tensor.dim() < 1 or tensor.shape[axis] != size):
             raise ConfigError(f"Tensor {name} has the shape {tuple(tensor.shape)}, but the header gives {size:,}.")
     last = tensors.get(f"output.layers.{len(config.output_hidden)}.weight")
-    if last is None or math.prod(last.shape) < spec.outputs:
+    if last is not None and math.prod(last.shape) < spec.outputs:
         raise ConfigError(f"The header gives {spec.outputs:,} outputs, but the output layer has no room for them.")

@@ -4,9 +4,11 @@ A file gets its final name when it is complete and its checksum is right. Until 
 call resumes. Neither pooch nor huggingface_hub can resume a file of any server in a later call.
 """
 
+import contextlib
 import http.client
 import json
 import os
+import queue
 import re
 import threading
 import time
@@ -182,19 +184,55 @@ def _ask(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
     return response
 
 
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    begun, received = time.monotonic(), 0
+@contextlib.contextmanager
+def _reading(response: http.client.HTTPResponse) -> Iterator[Iterator[bytes]]:
+    """What a server sends, piece by piece, read and in the end closed by a thread.
+
+    A thread, because the lines between pieces have no time limit: a server could send them byte by byte for ever.
+    """
+    pieces: queue.Queue[bytes | BaseException] = queue.Queue(maxsize=4)
+    is_left = threading.Event()
+
+    def read() -> None:
+        piece: bytes | BaseException = b"more"
+        while piece and not isinstance(piece, BaseException) and not is_left.is_set():
+            try:
+                # read1 returns what has arrived, so that a server that sends a byte now and then is noticed
+                piece = response.read1(CHUNK_BYTES)
+            except BaseException as error:
+                piece = error
+            pieces.put(piece)
+        response.close()
+
+    threading.Thread(target=read, daemon=True).start()
     try:
-        # read1 returns what has arrived, so that a server that sends a byte now and then is noticed
-        while chunk := response.read1(CHUNK_BYTES):
-            yield chunk
-            received += len(chunk)
-            if (seconds := time.monotonic() - begun) > SPEED_SECONDS:
-                if received < MIN_BYTES_PER_SECOND * seconds:
-                    raise _MirrorError(f"it sends only {received / seconds:.0f} bytes per second", retry=True)
-                begun, received = time.monotonic(), 0
-    except (OSError, http.client.HTTPException) as error:
-        raise _MirrorError(f"the connection broke ({error!r})", retry=True) from error
+        yield _timed(pieces)
+    finally:
+        is_left.set()
+        while not pieces.empty():  # so that the thread, which may be waiting for room, ends
+            pieces.get_nowait()
+
+
+def _timed(pieces: "queue.Queue[bytes | BaseException]") -> Iterator[bytes]:
+    """The pieces until an empty one. Raises _MirrorError if the connection breaks or is too slow."""
+    begun, received = time.monotonic(), 0
+    while True:
+        try:
+            piece = pieces.get(timeout=SPEED_SECONDS)
+        except queue.Empty:
+            raise _MirrorError(f"it sent nothing for {SPEED_SECONDS:.0f} seconds", retry=True) from None
+        if isinstance(piece, OSError | http.client.HTTPException):
+            raise _MirrorError(f"the connection broke ({piece!r})", retry=True) from piece
+        if isinstance(piece, BaseException):
+            raise piece
+        if not piece:
+            return
+        yield piece
+        received += len(piece)
+        if (seconds := time.monotonic() - begun) > SPEED_SECONDS:
+            if received < MIN_BYTES_PER_SECOND * seconds:
+                raise _MirrorError(f"it sends only {received / seconds:.0f} bytes per second", retry=True)
+            begun, received = time.monotonic(), 0
 
 
 def _version(response: http.client.HTTPResponse) -> _Version:
@@ -209,7 +247,8 @@ def _transfer(url: str, part: Path, expected: int | None, timeout: float, progre
     received, stored = _resumable(part)
     if received and received == stored.size:
         return
-    with _open(url, received, timeout) as response:
+    response = _open(url, received, timeout)
+    with _reading(response) as chunks:
         version = _version(response)
         size = expected if version.size is None else version.size
         most = MAX_UNKNOWN_BYTES if expected is None else expected
@@ -224,7 +263,7 @@ def _transfer(url: str, part: Path, expected: int | None, timeout: float, progre
         # The old bytes are removed before the new version is stored, so that an interruption cannot mix them.
         with _disk_errors(part), part.open("ab" if done else "wb") as out:
             _state_file(part).write_text(json.dumps(version), encoding="utf-8")
-            for chunk in _chunks(response):
+            for chunk in chunks:
                 out.write(chunk)
                 done += len(chunk)
                 if done > (most if size is None else size):

@@ -28,6 +28,8 @@ _PLAIN_STATE = (None, None, None, -1, -1, 0)
 #: what a key of a dictionary or a member of a set may be. A file cannot choose the hashes of texts; with numbers, it
 #: could make all of them equal, and each look-up a walk through all keys. A nested tuple could overflow the stack
 _KEY_TYPES = (str, bytes)
+#: whole numbers below this are too few to be chosen so
+_MAX_KEY = 2**24
 #: the largest whole number; larger ones can be neither written in decimal digits nor used as a label
 _MAX_WHOLE = 2**64
 
@@ -74,7 +76,8 @@ def _text(value: Any) -> str:
 
 
 def _key(value: Any) -> Any:
-    if value is not None and not isinstance(value, _KEY_TYPES):
+    is_small = type(value) is int and abs(value) < _MAX_KEY
+    if value is not None and not is_small and not isinstance(value, _KEY_TYPES):
         raise _NotPlainError(f"it has a {type(value).__name__} as a key")
     return value
 

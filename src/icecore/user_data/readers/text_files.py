@@ -18,7 +18,8 @@ def open_text(path: Path) -> tuple[IO[str], str]:
     Raises DataError if the file cannot be read or is UTF-16 without a mark.
     """
     with archive_errors(path):
-        start = _open_bytes(path).read(1024)
+        with _open_bytes(path) as file:
+            start = file.read(1024)
         if start.startswith((b"\xff\xfe", b"\xfe\xff")):
             return _open_with(path, "utf-16"), "UTF-16"
         if 0 in start:
