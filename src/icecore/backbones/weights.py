@@ -223,8 +223,12 @@ def installed(name: str) -> bool:
 def _cached(place: str, files: Iterable[str]) -> bool:
     """Whether the hub's cache holds one of `files` of the hub model `place`."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return any(isinstance(try_to_load_from_cache(place, file), str) for file in files)
+    try:
+        return any(isinstance(try_to_load_from_cache(place, file), str) for file in files)
+    except (HFValidationError, ValueError, OSError):  # a name that no model and no folder can have
+        return False
 
 
 class _NotPermittedError(Exception):

@@ -91,14 +91,18 @@ def read_small(path: Path) -> str:
 
 
 def small_lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The lines of a file of JSON lines; None for one of over 64 MiB, which is passed over."""
+    """The lines of a file of JSON lines; None for one of over 64 MiB, which is passed over, as is all after a GiB."""
     while line := file.readline(MAX_JSON_BYTES + 1):
         if len(line) <= MAX_JSON_BYTES:
             yield line
             continue
-        while line and not line.endswith(b"\n"):
+        passed = 0
+        while line and not line.endswith(b"\n") and passed < MIN_LIMIT_BYTES:
             line = file.readline(MAX_JSON_BYTES)
+            passed += len(line)
         yield None
+        if passed >= MIN_LIMIT_BYTES:
+            return
 
 
 class LimitedFile(io.RawIOBase):

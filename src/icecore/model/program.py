@@ -21,7 +21,7 @@ from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError
 from icecore.core.storage import write_tensors
 from icecore.core.text import shortened
-from icecore.model.program_checks import check_parts, check_sizes, check_tensors, read_header, read_spec
+from icecore.model.program_checks import check_parts, check_sizes, checked_tensors, read_header, read_spec
 from icecore.tasks.task import TaskSpec
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def _read(text: str, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -
                 raise DataError(f"Tensor {name} is missing in {path}. Copy the file again.")
             if _checksum(tensors[name]) != checksums.get(name):
                 raise DataError(f"Tensor {name} in {path} is damaged (its checksum differs). Copy the file again.")
-        check_tensors(tensors, path)
+        tensors = checked_tensors(tensors, path)
         config, spec = RunConfig.from_json(json.dumps(header["config"])), read_spec(header["spec"])
         check_sizes(config, spec, tensors)
     except ConfigError as error:

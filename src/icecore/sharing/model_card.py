@@ -22,6 +22,7 @@ from icecore.model.program import Program
 from icecore.sharing.card_text import escape, file_name, format_value, format_values, join_items
 from icecore.sharing.program_header import ProgramHeader
 from icecore.tasks.task import TaskSpec
+from icecore.training.run_summary import LARGEST_NUMBER
 
 #: number of classes of a target that are listed
 MAX_LISTED_CLASSES = 30
@@ -228,4 +229,8 @@ def _describe_seeds(result: Mapping[str, Any]) -> str:
 
 
 def _describe_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, f"{value:.4f}") for name, value in metrics.items() if type(value) in (int, float)]
+    return [(name, f"{value:.4f}") for name, value in metrics.items() if _is_number(value)]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER

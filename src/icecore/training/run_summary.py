@@ -79,6 +79,8 @@ class RunSummary:
         for name, value in known.items():
             if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
                 raise ConfigError(f"{name}: expected a finite number, found {shortened(value)}")
+        _check_numbers("test_metrics", known.get("test_metrics", {}))
+        _check_numbers("counts of data", known.get("data", {}).get("counts", {}))
         known |= {name: tuple(known[name]) for name in ("train_roles", "race") if name in known}
         return cls(**known, other={name: value for name, value in values.items() if name not in _RUN_KEYS})
 
@@ -94,6 +96,14 @@ class RunSummary:
             **({"race": list(race)} if race else {}),
             **self.other,
         }
+
+
+def _check_numbers(name: str, values: Any) -> None:
+    """Raise ConfigError unless `values` is a table of names and finite numbers, or None for some names."""
+    if not isinstance(values, Mapping) or not all(
+        value is None or (isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER) for value in values.values()
+    ):
+        raise ConfigError(f"{name}: expected a table of names and finite numbers, found {shortened(values)}")
 
 
 _RUN_KEYS = tuple(each.name for each in fields(RunSummary) if each.name != "other")
