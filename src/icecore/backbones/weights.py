@@ -113,13 +113,21 @@ def _quiet() -> Iterator[None]:
 def build_transformer(request: BodyRequest) -> Backbone:
     """A Hugging Face body: a name of NAMED, a `save_pretrained` folder, a GGUF file, or a hub name `org/model`."""
     attention.register()
-    with _BUILDING, _quiet():
-        if request.weights == "pretrained":
-            return _pretrained(request)
-        body = _random(request)
-        if request.weights == "statistics":
-            match_statistics(body, _pretrained(request), request.seed)
-    return body
+    try:
+        with _BUILDING, _quiet():
+            if request.weights == "pretrained":
+                return _pretrained(request)
+            body = _random(request)
+            if request.weights == "statistics":
+                match_statistics(body, _pretrained(request), request.seed)
+        return body
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # an odd configuration may make the library raise nearly anything
+        place = _locate(request.name)[0]
+        if request.name in NAMED or not Path(place).is_dir():
+            raise
+        raise _load_error(request.name, place, error) from error
 
 
 def _pretrained(request: BodyRequest) -> Backbone:

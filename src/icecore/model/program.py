@@ -19,6 +19,7 @@ from torch import Tensor
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError
+from icecore.core.limits import check_fits_memory
 from icecore.core.storage import write_tensors
 from icecore.core.text import shortened
 from icecore.model.program_checks import check_parts, check_sizes, checked_tensors, read_header, read_spec
@@ -63,6 +64,7 @@ class Program:
     def load(cls, path: str | PathLike[str]) -> "Program":
         """Read a program and check every tensor. Raises DataError that names the file and the damaged part."""
         try:
+            check_fits_memory(Path(path))
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 text, checksum = metadata["icecore"], metadata["sha256"]
