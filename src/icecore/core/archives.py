@@ -18,7 +18,7 @@ from icecore.core.errors import DataError, UserError
 from icecore.core.limits import LimitedFile, SizeCounter, read_limited, unpacked_limit
 
 #: an archive may have so many files, or one for so many of its bytes
-MIN_FILE_LIMIT, BYTES_PER_FILE = 100_000, 16
+MIN_FILE_LIMIT, BYTES_PER_FILE = 100_000, 32
 #: compression methods of zip members whose reader can be stopped: the others unpack a whole block at once
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 #: how files begin that are compressed as a whole, and what opens them
