@@ -62,7 +62,7 @@ def test_a_file_cannot_choose_keys_of_one_hash() -> None:
 
 
 def test_texts_of_numbers_that_are_no_characters_are_refused() -> None:
-    raw = pickle.dumps({"fold_label": np.array(["\U0010ffff"])}, 2)
+    raw = pickle.dumps({"fold_label": np.array(["\U0010ffff"])}, 4)
     assert b"\xff\xff\x10\x00" in raw
     with pytest.raises(DataError, match="not a pickle of plain data"):
         unpickle(raw.replace(b"\xff\xff\x10\x00", b"\xff\xff\x7f\x7f"), "here")

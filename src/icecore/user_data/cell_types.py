@@ -14,6 +14,8 @@ from icecore.user_data.columns import ColumnType
 MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "nat"})
 #: those that mean a missing value in a text target too; the others, such as "none" or "-", may be classes
 MISSING_CLASS_WORDS = frozenset({"", "nan", "null"})
+#: longer cells are texts, and are not looked at: a small file may repeat a long text in all of its rows
+MAX_NUMBER_LENGTH = 1000
 #: a column holds numbers, or dates, if at least this share of the cells in its first chunk do
 TYPE_SHARE = 0.98
 #: a text column is reported as looking like numbers if at least this share of its first chunk does
@@ -28,7 +30,7 @@ _FORMATTED_NUMBER = re.compile(
 
 def is_missing_word(cell: str) -> bool:
     """Whether a cell means a missing value."""
-    return cell.strip().lower() in MISSING_WORDS
+    return len(cell) <= MAX_NUMBER_LENGTH and cell.strip().lower() in MISSING_WORDS
 
 
 def parse_number(cell: str) -> float:
@@ -60,6 +62,8 @@ PARSERS: Mapping[str, Callable[[str], float]] = {"number": parse_number, "date":
 
 def can_parse(kind: str, cell: str) -> bool:
     """Whether the cell is of this kind, a key of `PARSERS`, or means a missing value."""
+    if len(cell) > MAX_NUMBER_LENGTH:
+        return False
     try:
         PARSERS[kind](cell)
     except ValueError:
@@ -86,7 +90,9 @@ def find_leading_zero(cells: Sequence[str]) -> str:
 def describe_number_like(cells: Sequence[str]) -> str:
     """Why a text column looks numeric, such as "95% of its cells are numbers, but '<0.5' is not"; otherwise empty."""
     is_number = [can_parse("number", cell) for cell in cells]
-    is_formatted = [bool(_FORMATTED_NUMBER.fullmatch(cell.strip())) for cell in cells]
+    is_formatted = [
+        len(cell) <= MAX_NUMBER_LENGTH and bool(_FORMATTED_NUMBER.fullmatch(cell.strip())) for cell in cells
+    ]
     like = sum(plain or formatted for plain, formatted in zip(is_number, is_formatted, strict=True))
     if not cells or like < NUMBER_LIKE_SHARE * len(cells):
         return ""
