@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from icecore.core.errors import DataError, UserError
 from icecore.core.limits import LimitedFile, SizeCounter, read_limited, unpacked_limit
+from icecore.core.text import reason
 
 #: an archive may have so many files, or one for so many of its bytes
 MIN_FILE_LIMIT, BYTES_PER_FILE = 100_000, 32
@@ -44,9 +45,8 @@ def archive_errors(path: Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # damaged archives raise nearly anything
-        reason = str(error) or type(error).__name__
         raise DataError(
-            f"{path} cannot be read ({reason}). It may be damaged or incomplete: download or copy it again."
+            f"{path} cannot be read ({reason(error)}). It may be damaged or incomplete: download or copy it again."
         ) from error
 
 

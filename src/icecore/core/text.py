@@ -54,6 +54,12 @@ def shortened(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
+def reason(error: BaseException, limit: int = 300) -> str:
+    """What an exception says, or its type if it says nothing, at most `limit` characters: some quote a whole file."""
+    text = str(error) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
 def printable(text: str) -> str:
     """The text with its control characters in visible form, so that no name from a file steers a terminal.
 

@@ -15,7 +15,7 @@ from icecore.core.errors import ConfigError, DataError, UserError
 from icecore.core.limits import small_lines
 from icecore.core.settings import check_types
 from icecore.core.storage import file_lock, storage_errors
-from icecore.core.text import printable, printable_values, shortened
+from icecore.core.text import printable, printable_values, reason, shortened
 from icecore.training.checkpoint import CONFIG, RunFolder, read_config
 from icecore.training.run_summary import LARGEST_NUMBER, RunSummary
 
@@ -100,7 +100,7 @@ class RunRecord:
                 raise DataError("the record has no run_id")
             return cls(key, summary=RunSummary.from_json(values), **fields)
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
-            raise DataError(f"not the record of a run ({error})") from error
+            raise DataError(f"not the record of a run ({reason(error)})") from error
 
     @classmethod
     def from_folder(

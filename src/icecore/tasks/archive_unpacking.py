@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from icecore.core.archives import open_tar, tar_members
 from icecore.core.errors import DataError, UserError
 from icecore.core.storage import storage_errors
+from icecore.core.text import reason
 
 #: the advice if the disk refuses downloaded data
 CHOOSE_FOLDER = "Free space there, or name another folder with --dest or ICECORE_CACHE."
@@ -34,14 +35,14 @@ def unpack(archive: Path, inside: str, target: Path) -> None:
                         name = "/".join(parts[parts.index(inside) + 1 :])
                         members.extract(member.replace(name=name, deep=False), new, filter="data")
         except tarfile.FilterError as error:
-            raise DataError(f"{archive}: the archive is unsafe and was not unpacked ({error})") from error
+            raise DataError(f"{archive}: the archive is unsafe and was not unpacked ({reason(error)})") from error
         except (UserError, MemoryError):
             raise
         except Exception as error:  # damaged archives raise nearly anything
             if isinstance(error, OSError) and error.errno is not None:  # of the disk
                 raise
             raise DataError(
-                f"{archive}: expected a tar archive, found damaged data ({error}). Download it again."
+                f"{archive}: expected a tar archive, found damaged data ({reason(error)}). Download it again."
             ) from error
         if not any(new.iterdir()):
             raise DataError(f"{archive}: expected files in a folder {inside}, found none. Download it again.")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from icecore.core.errors import DataError
+from icecore.core.text import reason
 from icecore.tasks.data_files import FETCH_AGAIN, check_texts
 
 Value = TypeVar("Value")
@@ -142,7 +143,7 @@ def unpickle(data: bytes, location: str, encoding: str = "ASCII") -> Any:
     try:
         return _Interpreter(data, encoding).load()
     except Exception as error:  # damaged pickles raise nearly anything
-        raise DataError(f"{location}: not a pickle of plain data ({error}). {FETCH_AGAIN}") from error
+        raise DataError(f"{location}: not a pickle of plain data ({reason(error)}). {FETCH_AGAIN}") from error
 
 
 class _Interpreter:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icecore.core.errors import ConfigError, DataError
+from icecore.core.text import reason
 from icecore.tasks.task import TaskSpec
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
@@ -75,5 +76,5 @@ class DataEncoder:
             )
             check_encoder(encoder.types, encoder.inputs, encoder.target)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError) as error:
-            raise DataError(f"The text is not a data encoder ({type(error).__name__}: {error}).") from error
+            raise DataError(f"The text is not a data encoder ({type(error).__name__}: {reason(error)}).") from error
         return encoder

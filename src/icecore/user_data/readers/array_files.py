@@ -13,6 +13,7 @@ import numpy as np
 from icecore.core.archives import check_zip_method
 from icecore.core.errors import DataError, UserError
 from icecore.core.limits import SizeCounter
+from icecore.core.text import reason
 from icecore.tasks.data_files import check_texts
 
 #: bytes of the longest header, which is parsed as Python code for a literal value
@@ -33,8 +34,7 @@ def array_errors(path: Path) -> Iterator[None]:
         remedy = "It may be damaged or incomplete: download or copy it again."
         if "pickle" in str(error):
             remedy = "Save it as an array of numbers or fixed-length texts, not of Python objects."
-        reason = str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as an array ({reason}). {remedy}") from error
+        raise DataError(f"{path} cannot be read as an array ({reason(error)}). {remedy}") from error
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from icecore.core.errors import DataError, UserError
 from icecore.core.limits import too_large, unpacked_limit
+from icecore.core.text import reason
 from icecore.user_data.column_builder import ColumnBuilder, TableChunk
 from icecore.user_data.notes import join_names
 
@@ -47,7 +48,7 @@ def read_parquet(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
         raise
     except Exception as error:  # damaged files raise nearly anything
         raise DataError(
-            f"{path} cannot be read as Parquet ({error}). It may be damaged or incomplete: download or copy it again."
+            f"{path} cannot be read as Parquet ({reason(error)}). It may be damaged or incomplete: download or copy it again."
         ) from error
 
 
