@@ -48,7 +48,8 @@ def read_parquet(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
         raise
     except Exception as error:  # damaged files raise nearly anything
         raise DataError(
-            f"{path} cannot be read as Parquet ({reason(error)}). It may be damaged or incomplete: download or copy it again."
+            f"{path} cannot be read as Parquet ({reason(error)}). It may be damaged or incomplete: download or copy it "
+            "again."
         ) from error
 
 
