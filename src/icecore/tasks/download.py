@@ -146,18 +146,24 @@ def _resumable(part: Path) -> tuple[int, _Version]:
 def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
     """The answer of a server. Raises _MirrorError, also for one that sends its headers byte by byte for ever."""
     answers: list[http.client.HTTPResponse | BaseException] = []
+    is_left = threading.Event()
 
     def ask() -> None:
         try:
-            answers.append(_ask(url, start, timeout))
+            response = _ask(url, start, timeout)
         except BaseException as error:
             answers.append(error)
+            return
+        answers.append(response)
+        if is_left.is_set():
+            response.close()
 
     # a thread, because a time limit of a connection begins again with each byte
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)
     if not answers:
+        is_left.set()
         raise _MirrorError(f"it did not answer within {ANSWER_SECONDS:.0f} seconds", retry=True)
     if isinstance(answers[0], BaseException):
         raise answers[0]
