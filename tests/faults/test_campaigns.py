@@ -11,7 +11,7 @@ from fuzz_cases import KINDS
 from fuzzing import cases
 
 #: cases that take about as long for each kind
-FEW = {"programs": 120, "results": 60, "runs": 100, "archives": 40, "tables": 120, "datasets": 200, "bodies": 20}
+FEW = {"programs": 60, "results": 40, "runs": 60, "archives": 60, "tables": 200, "datasets": 200, "bodies": 20}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -20,4 +20,6 @@ def test_damaged_files_end_in_an_answer_or_a_message(tmp_path: Path, kind: str) 
     assert not result["failures"]
     assert result["slowest"] < SECONDS
     assert result["more_than_before"] < 1024
-    assert min(result["outcomes"].get(outcome, 0) for outcome in ("read", "refused")) > 0
+    # of a results file, the good lines are always read
+    expected = {"read"} if kind == "results" else {"read", "refused"}
+    assert result["outcomes"].keys() == expected
