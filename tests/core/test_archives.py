@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import os
 import struct
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ import pytest
 from icecore.core import archives
 from icecore.core.archives import archive_files
 from icecore.core.errors import DataError
+from icecore.user_data.archives import file_names
 
 MEBIBYTE = 2**20
 
@@ -106,3 +108,19 @@ def test_a_file_that_is_no_archive(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=rf"{name} cannot be read .*download or copy it again"):
             read(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"x")
+    scandir = os.scandir
+
+    def refuse(place: object) -> object:
+        if Path(str(place)).name == "b":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cannot be read .*Permission denied.*b"):
+        file_names(tmp_path)

@@ -87,7 +87,7 @@ def main() -> None:
             raise
         _fail(f"{error.filename}: {error.strerror}. Check the name, the permissions and the disk.")
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:
+        if ended.code == INTERRUPTED and os.environ.get("RANK", "0") == "0":  # one message for all of torchrun's
             stderr().print("Interrupted. The same command continues from the last saved state.")
         raise
 

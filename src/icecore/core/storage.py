@@ -37,6 +37,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ICECORE_CACHE") or Path.home() / ".cache" / "icecore")
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder. Raises OSError for a folder in it that cannot be read, instead of leaving it out."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=fail):
+        yield from (path for name in names if (path := Path(place, name)).is_file())
+
+
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Checksum of a file's bytes on disk, as hex digits."""
     with path.open("rb") as file:

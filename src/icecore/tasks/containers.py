@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from icecore.core.archives import archive_errors, archive_files
+from icecore.core.storage import files_below
 
 
 def matching_files(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[str], bytes]]:
@@ -21,7 +22,7 @@ def matching_files(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Ma
 
 def folder_files(folder: Path) -> list[tuple[str, Path]]:
     """(relative name, path) of every file below a folder, sorted by name."""
-    return sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
+    return sorted((file.relative_to(folder).as_posix(), file) for file in files_below(folder))
 
 
 def _contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from icecore.core.archives import archive_errors, archive_files
+from icecore.core.storage import files_below
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
 
@@ -14,7 +15,7 @@ def file_names(path: Path) -> list[str]:
     """Relative names of the files in a folder or archive. Raises DataError if it cannot be read."""
     with archive_errors(path):
         if path.is_dir():
-            return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+            return [file.relative_to(path).as_posix() for file in files_below(path)]
         return [file.name.removeprefix("./") for file in archive_files(path)]
 
 

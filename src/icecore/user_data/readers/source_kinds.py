@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from icecore.core.archives import archive_errors
 from icecore.core.errors import DataError
+from icecore.core.storage import files_below
 from icecore.user_data.archives import ARCHIVE_SUFFIXES
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
@@ -70,7 +72,8 @@ def _find_kind(path: Path, default: str | None) -> str:
                 f"Rename it to end in one of {known}; or set --kind."
             )
         return kind
-    names = [file.name for file in path.rglob("*") if file.is_file() and is_data_file(file.name)]
+    with archive_errors(path):
+        names = [file.name for file in files_below(path) if is_data_file(file.name)]
     if not names:
         raise DataError(
             f"{path} is empty. It should hold one folder of images per class, or tables, arrays, texts or FASTA files."
