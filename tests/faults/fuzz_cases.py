@@ -490,7 +490,7 @@ def bodies(folder: Path) -> Case:
     """Folders of bodies: their config.json and their weights."""
     from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
-    small = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small: dict[str, Any] = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     models = {
         "bert": BertModel(BertConfig(**small, intermediate_size=32, max_position_embeddings=32)),
         "gpt2": GPT2Model(GPT2Config(**small, n_positions=32, bos_token_id=0, eos_token_id=0)),

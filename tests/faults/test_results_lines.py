@@ -64,7 +64,7 @@ def test_report_and_grid_survive_a_bad_neighbour(results: Path, run: Run) -> Non
     assert ended.code == 0, ended.err
 
 
-ODD_TEXTS = ["a" * 5000, "\ud800", "\x1b[2J\x00", "$\\frac{$", "`<script>`|", "../../x"]
+ODD_TEXTS = ["a" * 100, "\ud800", "\x1b[2J\x00", "$\\frac{$", "`<script>`|", "../../x"]
 
 
 def test_the_report_shows_odd_texts_and_is_written_all_the_same(results: Path, run: Run) -> None:
@@ -72,10 +72,12 @@ def test_the_report_shows_odd_texts_and_is_written_all_the_same(results: Path, r
     odd = [{**first, "study": text, "row": text, "column": text, "date": text, "command": text} for text in ODD_TEXTS]
     odd += [{**first, "extra": {"picture": text + ".png"}} for text in ODD_TEXTS]
     odd += [{**first, "data": {"counts": [1]}}, {**first, "validation": [[10**400, 0.5]]}, {**first, "lr": -1e99}]
+    odd += [{**first, "row": "a" * 5000}, {**first, "extra": {"picture": "a" * 5000 + ".png"}}]
     odd += [{**first, "test_metrics": {"test": float("nan")}}, {**first, "trainable_parameters": 10**90}]
     (results / "odd.jsonl").write_text("".join(json.dumps(line) + "\n" for line in odd))
     ended = run("report", results, "--out", results / "report")
     assert ended.code == 0, ended.err
+    assert "a name in it has more than 400 characters" in ended.err
     assert "counts of data: expected a table of names and finite numbers" in ended.err
     assert "validation has steps or values that no training has" in ended.err
     for name in ("report.md", "index.html"):
