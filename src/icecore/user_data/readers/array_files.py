@@ -84,7 +84,7 @@ class _Rest:
     def __init__(self, start: bytes, file: BinaryIO) -> None:
         self.start, self.file = start, file
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = 0, /) -> bytes:
         taken, self.start = self.start[:size], self.start[size:]
         return taken + self.file.read(size - len(taken))
 
