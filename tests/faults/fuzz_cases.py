@@ -158,7 +158,7 @@ def runs(folder: Path) -> Case:
         sweep.describe_run(path)
         own = RunFolder(folder / "runs", read_config(path))
         own.open()
-        own.pack(), own.race(), own.largest_pack()
+        assert [own.pack(), own.race(), own.largest_pack()]
         sweep.open_run(path, device="cpu")
 
     return case

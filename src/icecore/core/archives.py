@@ -81,7 +81,7 @@ def tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInf
     counter, most = SizeCounter(path), max(MIN_FILE_LIMIT, path.stat().st_size // BYTES_PER_FILE)
     count = 0
     while (member := archive.next()) is not None:
-        archive.members.clear()  # it would remember each of them
+        archive.members.clear()  # type: ignore[attr-defined]  # it would remember each of them
         count += 1
         counter.add(member.size)  # that of a sparse member has nothing to do with the archive's
         if count > most:
