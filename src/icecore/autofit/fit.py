@@ -10,7 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from icecore.autofit.baseline import fit_baseline, require_sklearn
+from icecore.autofit.closed_form import Gain, start_program
 from icecore.autofit.comparison import RANDOM_BODY, verdict
 from icecore.autofit.fit_result import FitResult, ModelResult
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.time_budget import plan_training
-from icecore.core.config import PROTOCOLS, RunConfig
+from icecore.core.config import LOSS, PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, StorageError, UserError
 from icecore.core.storage import file_lock, sweep_temporaries
@@ -34,11 +35,12 @@ from icecore.training.checkpoint import RunFolder
 from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import predict
-from icecore.training.run_summary import BEHIND
+from icecore.training.run_summary import BEHIND, COMPLETED, RunSummary
 from icecore.user_data import UserTask
 
 #: validations without improvement after which a run stops, but not while its learning rate is still high
 EARLY_STOPPING_PATIENCE = 10
+PROTOCOL = "fair"
 
 
 def fit(
@@ -78,7 +80,6 @@ def _fit_alone(
     task = task.to(runtime.device)
     context = replace(context, race=settings.race)
     config = base_config(task, settings, runtime.precision)
-    config = replace(config, **plan_training(config, task, settings, context))
     used: set[str] = set()
     program, result = _train_sweep(f"{settings.backbone}, {settings.weights}", config, task, settings, context, used)
     controls = tuple(_train_controls(config, task, settings, context, used)) if settings.controls else ()
@@ -112,7 +113,7 @@ def _remove_runs(folder: Path, run_ids: Collection[str]) -> None:
 
 def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunConfig:
     """The configuration that all runs of a fit share, except for how long they train."""
-    protocol = PROTOCOLS["fair"]
+    protocol = PROTOCOLS[PROTOCOL]
     return RunConfig(
         task=task.name,
         task_options={"data": task.data.get("sha256", "")},
@@ -127,8 +128,12 @@ def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunCon
         warmup=protocol.warmup,
         dropout=protocol.dropout,
         lr_factors=protocol.lr_factors,
-        protocol="fair",
+        lr_scale=protocol.lr_scale,
+        averaging=protocol.averaging,
+        position_start=protocol.position_start,
+        protocol=PROTOCOL,
         patience=EARLY_STOPPING_PATIENCE,
+        tie_break=LOSS,
         start=settings.start,
     )
 
@@ -160,6 +165,7 @@ def _train_sweep(
     Adds the run ids to `used`. Returns the program with the best validation metric and its result.
     """
     start = time.perf_counter()
+    config = replace(config, **plan_training(config, task, settings, context))
     runs = sweep.expand_sweep(config, settings.lrs, settings.seeds)
     used |= {run.run_id for run in runs}
     summaries = sweep.train_runs(runs, context, task)
@@ -171,25 +177,45 @@ def _train_sweep(
     best = min(finite, key=lambda summary: (-(summary.val_metric or 0.0), summary.best_step, summary.lr))
     lr = sweep.summarize_runs(summaries).chosen_lr
     at_lr = [summary for summary in finite if summary.lr == lr]
-    seconds = time.perf_counter() - start
     scored = at_lr if best in at_lr else [*at_lr, best]
-    configs = [replace(config, lr=summary.lr, seed=summary.seed) for summary in scored]
-    programs = [Program.load(RunFolder(context.out, each).program_path) for each in configs]
-    scores = _score_programs(programs, config, task, context)
+    states = [_keep(replace(config, lr=each.lr, seed=each.seed), each, task, context) for each in scored]
+    scores = _score_programs([state.program for state in states], config, task, context)
     index, S = scored.index(best), len(at_lr)
     result = ModelResult(
         name,
         scores[index],
-        best.val_metric or 0.0,
-        seconds,
+        states[index].val_metric,
+        time.perf_counter() - start,
         lr=best.lr,
         seed=best.seed,
-        best_step=best.best_step,
+        best_step=states[index].step,
+        steps=best.steps_done,
+        is_cut_off=best.status == COMPLETED and best.steps_done < config.steps,
         seed_scores=scores[:S],
-        seeds=tuple(each.seed for each in configs[:S]),
+        seeds=tuple(each.seed for each in at_lr),
         seeds_lr=lr,
     )
-    return programs[index], result
+    return states[index].program, result
+
+
+@dataclass(frozen=True)
+class _KeptState:
+    """The state of a run that is kept: its program, after how many steps it was, and its validation metric."""
+
+    program: Program
+    step: int
+    val_metric: float
+
+
+def _keep(config: RunConfig, summary: RunSummary, task: UserTask, context: ExecutionContext) -> _KeptState:
+    """The best state of a run, or its start if training did not make that clearly better."""
+    trained = Program.load(RunFolder(context.out, config).program_path)
+    if config.output_start is not None and summary.best_step:
+        start = start_program(config, task, context)
+        gain = Gain.over_start(trained, start, task, context)
+        if not gain.is_clear:
+            return _KeptState(start, 0, gain.start_metric)
+    return _KeptState(trained, summary.best_step, summary.val_metric or 0.0)
 
 
 def _score_programs(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from icecore.autofit.closed_form import choose_start
 from icecore.autofit.fit_settings import FitSettings
 from icecore.core.config import RunConfig
 from icecore.core.storage import write_json
@@ -21,61 +22,78 @@ from icecore.user_data import UserTask
 VALIDATIONS_PER_RUN = 20
 #: more epochs than this teach a frozen body little; small data sets may still get `MIN_STEP_LIMIT` steps
 MAX_EPOCHS, MIN_STEP_LIMIT = 60, 200
-#: steps of each run, even if the minutes are too few for them
-MIN_STEPS = 20
+#: share of the minutes in which the start is chosen
+START_SHARE = 0.2
+#: seconds that are planned for, however few the minutes are
+MIN_SECONDS = 0.5
+#: share of the time that training has, however long the final scores take
+MIN_TRAINING_SHARE = 0.2
 #: rows of a validation: at most, and at least (if there are so many), even if the minutes are too few
 MAX_VALIDATION_ROWS, MIN_VALIDATION_ROWS = 1000, 100
-#: share of the minutes that is kept for the final scores
-FINAL_SCORE_SHARE = 0.15
 
 
 def plan_training(
     config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
 ) -> dict[str, Any]:
-    """The settings of `RunConfig` that say how long runs train and how many rows score them.
+    """The settings of `RunConfig` that say how runs start, how long they train and how many rows score them.
 
     The plan is kept in `context.out`, because a repeated measurement would differ and start other runs.
     """
-    path = context.out / "schedule.json"
-    request = {"minutes": settings.minutes, "steps": settings.steps, "config": config.run_id, "race": settings.race}
+    path = context.out / f"schedule-{config.run_id}.json"
+    request = {name: getattr(settings, name) for name in ("minutes", "steps", "race", "closed_form")}
+    request |= {"lrs": list(settings.lrs), "seeds": list(settings.seeds)}
     stored = _read_json(path)
     if stored.get("wanted") == request:
         return stored["schedule"]
+    begun = time.perf_counter()
+    plan: dict[str, Any] = {}
+    if settings.closed_form:
+        plan |= choose_start(config, task, context, START_SHARE * 60 * settings.minutes)
     if settings.steps is None:
-        plan: dict[str, Any] = measure_affordable(config, task, settings, context)
+        started = replace(config, **plan)
+        plan |= measure_affordable(started, task, settings, context, spent=time.perf_counter() - begun)
     else:
-        plan = {"steps": settings.steps, "eval_examples": min(MAX_VALIDATION_ROWS, task.split_size("val"))}
+        plan |= {"steps": settings.steps, "eval_examples": min(MAX_VALIDATION_ROWS, task.split_size("val"))}
     plan["eval_every"] = math.ceil(plan["steps"] / VALIDATIONS_PER_RUN)
     write_json(path, {"wanted": request, "schedule": plan})
     return plan
 
 
 def measure_affordable(
-    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
-) -> dict[str, int | None]:
-    """Steps and scored rows with which the whole sweep takes `settings.minutes`, from the time of a few steps.
+    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext, spent: float = 0.0
+) -> dict[str, Any]:
+    """Steps, time box and scored rows with which the sweep takes `settings.minutes`, from the time of a few steps.
 
-    Runs train for at most `MAX_EPOCHS` epochs. Every run is scored on the whole splits if that takes at most a third
-    of the time, otherwise on as many rows as a validation. The best run, and the runs that the mean over seeds
-    consists of, are always scored on the whole split. With `settings.race`, learning rates that fall behind stop early
-    and are not scored, so the others train for more steps.
+    spent  seconds of the minutes that are over already
+
+    Runs train for at most `MAX_EPOCHS` epochs, or until the time that the final scores leave is over: the schedule
+    follows the clock, so a machine that is busier than now does not prolong the fit. Every run is scored on the whole
+    splits if that takes at most a third of the time, otherwise on as many rows as a validation. The best run, and the
+    runs that the mean over seeds consists of, are always scored on the whole split. With `settings.race`, learning
+    rates that fall behind stop early and are not scored, so the others train for more steps.
     """
-    epochs = math.ceil(MAX_EPOCHS * task.split_size("train") / config.batch_size)
-    max_steps = max(MIN_STEP_LIMIT, epochs)
-    runs = sweep.expand_sweep(replace(config, steps=max_steps), settings.lrs, settings.seeds)
+    begun = time.perf_counter()
+    runs = sweep.expand_sweep(config, settings.lrs, settings.seeds)
     train, score, final = _measure_sweep(runs, task, settings.race, context)
-    seconds = settings.minutes * 60 * (1 - FINAL_SCORE_SHARE)
+    seconds = max(MIN_SECONDS, settings.minutes * 60 - spent - (time.perf_counter() - begun))
     # a small validation split is used whole, because its noise decides which learning rate is chosen
     affordable_rows = max(MIN_VALIDATION_ROWS, seconds / 3 / (VALIDATIONS_PER_RUN * score))
     rows = int(min(MAX_VALIDATION_ROWS, task.split_size("val"), affordable_rows))
     sizes = [task.split_size(split) for split in dict.fromkeys(("val", *task.test_splits))]
     subsample = sum(sizes) * final > seconds / 3
-    final_rows = sum(min(size, rows) if subsample else size for size in sizes)
+    final_rows = sum(min(size, rows) if subsample else size for size in sizes) + rows  # those of train as well
     seeds = len(set(settings.seeds))
     final_rows += sizes[-1] * (seeds + (seeds > 1)) / (seeds if settings.race else len(runs))
-    training_seconds = seconds - VALIDATIONS_PER_RUN * rows * score - final_rows * final
-    steps = int(min(max_steps, max(MIN_STEPS, training_seconds / train)))
-    return {"steps": steps, "eval_examples": rows, "test_examples": rows if subsample else None}
+    final_seconds = final_rows * final
+    if config.output_start is not None:  # it is solved once for training, and compared with the best states at the end
+        final_seconds += 2 * seeds * (config.start_examples or 0) * final + 2 * task.split_size("val") * final
+    training = max(seconds - final_seconds, MIN_TRAINING_SHARE * seconds)
+    # half the rows take little more than half the time
+    affordable = (training - VALIDATIONS_PER_RUN * rows * score) / train
+    batch_size = config.batch_size if affordable >= MIN_STEP_LIMIT else max(1, config.batch_size // 2)
+    steps = max(MIN_STEP_LIMIT, math.ceil(MAX_EPOCHS * task.split_size("train") / batch_size))
+    plan = {"steps": steps, "batch_size": batch_size, "minutes": round(training / 60, 4)}
+    return {**plan, "eval_examples": rows, "test_examples": rows if subsample else None}
 
 
 def _measure_sweep(

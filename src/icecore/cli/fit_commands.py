@@ -8,13 +8,13 @@ import typer
 from rich.markup import escape
 
 from icecore.autofit.fit_settings import FitSettings
-from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
+from icecore.cli.console import echo, new_table, print_rows, print_text, stdout, training_displays
 from icecore.cli.option_values import read_hub_access
 from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, Strict
 from icecore.cli.setting_options import with_settings
 from icecore.core.errors import ConfigError
 from icecore.core.settings import from_values
-from icecore.core.text import pluralize
+from icecore.core.text import metric_text, pluralize
 from icecore.user_data.data_settings import DataSettings
 
 if TYPE_CHECKING:
@@ -109,7 +109,10 @@ def predict(
             echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
-            echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", error=True)
+            echo(
+                f"{path.name}: {predictions.metric_name} {metric_text(predictions.score, predictions.metric_name)} on {rows}",
+                error=True,
+            )
 
 
 def _check_not_input(out: Path, *inputs: Path) -> None:
@@ -128,27 +131,36 @@ def _print_fit(result: "FitResult", out: Path) -> None:
     """Print the metrics of the program and its controls, then the verdict."""
     models = (result.result, *result.controls)
     several_seeds = any(len(model.seeds) > 1 for model in models)
-    metric = f"{result.metric_name} on {pluralize(len(result.result.scores), f'{result.split} row')}"
-    columns = (f"{metric}, mean over seeds", "of the best by validation") if several_seeds else (metric,)
-    table = new_table("", *columns, "learning rate", "seconds")
+    recommendation, _, explanation = result.verdict.partition("\n")
+    if recommendation:
+        print_text(recommendation)
+    metric = result.metric_name.replace("r2", "R²")
+    columns = (f"mean {metric}", "best by validation") if several_seeds else (metric,)
+    rows: list[tuple[str, ...]] = []
     for model in models:
         values = (_mean_text(model, result.metric_name), _best_text(model, result.metric_name))
         lr = "" if model.seeds_lr is None else f"{model.seeds_lr:g}"
-        table.add_row(escape(model.name), *values[: len(columns)], lr, f"{model.seconds:.0f}")
-    stdout().print(table)
+        rows.append((model.name, *values[: len(columns)], _steps_text(model), lr, f"{model.seconds:.0f}"))
+    scored = pluralize(len(result.result.scores), f"{result.split} row")
+    print_rows((f"on {scored}", *columns, "best step", "learning rate", "seconds"), rows)
     if several_seeds:
         print_text(
             "Means have their standard error over seeds and are at the learning rate shown. The program that was "
             "written is the first row's best by validation."
         )
-    if result.verdict:
-        print_text(result.verdict)
+    if explanation:
+        print_text(explanation)
     print_text(f"Wrote {out}. `icecore predict {out} DATA` predicts new rows, and `icecore info {out}` describes it.")
+
+
+def _steps_text(model: "ModelResult") -> str:
+    """The step of the state that is kept, of how many; step 0 is the closed-form start."""
+    return "" if model.steps is None else f"{model.best_step or 0:,} of {model.steps:,}"
 
 
 def _mean_text(model: "ModelResult", metric: str) -> str:
     """The mean metric over seeds, with its standard error if there are several."""
-    unit, scale, digits = ("", 1, 3) if metric == "r2" else ("%", 100, 1)
+    unit, scale, digits = ("", 1, 3) if metric == "r2" else (" %", 100, 1)
     mean = f"{scale * model.mean_metric:.{digits}f}"
     if len(model.seeds) > 1:
         mean += f" ± {scale * math.sqrt(model.variance_of_mean or 0.0):.{digits}f}"
@@ -159,6 +171,6 @@ def _best_text(model: "ModelResult", metric: str) -> str:
     """The metric of the training that validation finds best, and which training it is; empty for baselines."""
     if model.seed is None:
         return ""
-    value = f"{model.metric:.3f}" if metric == "r2" else f"{model.metric:.1%}"
+    value = metric_text(model.metric, metric).removeprefix("R² ")
     lr = "" if model.lr == model.seeds_lr else f", learning rate {model.lr:g}"
     return f"{value} (seed {model.seed}{lr})"

@@ -33,6 +33,39 @@ def approximate_duration(seconds: float) -> str:
     return f"about {seconds / 86400:.0f} days"
 
 
+def duration(seconds: float) -> str:
+    """A duration in two units at most.
+
+    >>> duration(26.4), duration(525), duration(3900), duration(180_000)
+    ('26 s', '8 min 45 s', '1 h 5 min', '2 days 2 h')
+    """
+    whole = round(max(0.0, seconds))
+    for unit, size, smaller, rest in (("days", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            count, left = whole // size, whole % size // rest
+            unit = "day" if unit == "days" and count == 1 else unit
+            return f"{count} {unit} {left} {smaller}" if left else f"{count} {unit}"
+    return f"{whole} s"
+
+
+def percent(share: float) -> str:
+    """A share as it is shown everywhere.
+
+    >>> percent(0.9234), percent(1.0)
+    ('92.3 %', '100.0 %')
+    """
+    return f"{100 * share:.1f} %"
+
+
+def metric_text(value: float, metric_name: str) -> str:
+    """A metric as it is shown everywhere.
+
+    >>> metric_text(0.9234, "accuracy"), metric_text(0.4123, "r2")
+    ('92.3 %', 'R² 0.412')
+    """
+    return f"R² {value:.3f}" if metric_name == "r2" else percent(value)
+
+
 def shortened(value: object, limit: int = 60) -> str:
     """The start of a value's representation, for a message about a value that may be large or deeply nested.
 

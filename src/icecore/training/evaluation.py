@@ -23,8 +23,16 @@ def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, world
     limit  at most this many examples, from the start
     world  processes that each score a share; all of them return the mean
     """
+    return evaluate_with_loss(model, task, split, limit, world)[0]
+
+
+@torch.inference_mode()
+def evaluate_with_loss(
+    model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE
+) -> tuple[Tensor, Tensor]:
+    """As `evaluate`, with the mean loss of each program as well: (R,) and (R,) on the CPU."""
     passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, world))
-    return mean_metric(task, model.runs, passes, world)
+    return mean_scores(task, model.runs, passes, world)
 
 
 @torch.inference_mode()
@@ -64,14 +72,21 @@ def examples_per_pass(model: FPT, runs: int = 1) -> int:
     return max(1, tokens // (runs * model.spec.length))
 
 
-def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], world: World = ALONE) -> Tensor:
-    """Mean metric of each run (R,), on the CPU, over passes of run-major logits (N, n, C) and targets (N, ...).
+def mean_scores(
+    task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], world: World = ALONE
+) -> tuple[Tensor, Tensor]:
+    """Mean metric and mean loss of each run, (R,) and (R,) on the CPU.
 
-    world  processes whose passes count together
+    passes  run-major logits (N, n, C) and targets (N, ...)
+    world   processes whose passes count together
     """
-    hits = [task.metric(logits, targets).view(runs, -1) for logits, targets in passes]
+    parts = [
+        torch.stack([score(logits, targets).view(runs, -1) for score in (task.metric, task.loss)])
+        for logits, targets in passes
+    ]
     # in fp64, so that the mean does not depend on how passes are split; fetched once, because fetching waits
-    values = torch.cat(hits, 1).cpu().double() if hits else torch.zeros(runs, 0, dtype=torch.float64)
-    total, count = values.sum(1), torch.tensor([values.shape[1]], dtype=torch.float64)
+    values = torch.cat(parts, 2).cpu().double() if parts else torch.zeros(2, runs, 0, dtype=torch.float64)
+    total, count = values.sum(2), torch.tensor([values.shape[2]], dtype=torch.float64)
     world.sum(total, count)
-    return total / count
+    metrics, losses = total / count
+    return metrics, losses

@@ -14,7 +14,9 @@ from icecore.core.text import shortened
 #: larger numbers than any summary has, but small enough to be squared and summed
 LARGEST_NUMBER = 1e100
 
-#: the status of a run that stopped before its last step; any other is "completed"
+#: the status of a run that was trained to the end of its schedule
+COMPLETED = "completed"
+#: the status of a run that stopped before
 DIVERGED, STOP_AT_REACHED, NO_IMPROVEMENT = "diverged", "reached stop_at", "no improvement"
 #: the status of a run whose learning rate fell behind in a race (`training/racing.py`)
 BEHIND = "behind in the race"

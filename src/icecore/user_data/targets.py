@@ -179,6 +179,21 @@ class TargetEncoder:
         hits = torch.stack(self.class_indices(logits), 1) == values
         return (hits * weights).mean(1)
 
+    def linear_targets(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What a linear output layer is solved for: values (N, 1, C) in float64 and weights (N,), from (N, 2, k).
+
+        If classes are imbalanced, the rows of each class of a target have the same weight together.
+        """
+        values = targets[:, 0].double()
+        weights = torch.ones(len(values), dtype=torch.float64, device=values.device)
+        if self.task == "regression":
+            return values[:, None], weights
+        codes = [(column.long(), len(labels)) for column, labels in zip(values.T, self.classes, strict=True)]
+        if self.balanced:
+            shares = [torch.bincount(code, minlength=size).clamp(min=1)[code] * size for code, size in codes]
+            weights = torch.stack([len(values) / share.double() for share in shares]).mean(0)
+        return torch.cat([F.one_hot(code, size) for code, size in codes], 1).double()[:, None], weights
+
     def predict(self, logits: Tensor) -> list[np.ndarray]:
         """Predictions (N,) of each target from logits (N, 1, C): numbers, or labels of the same type as in the data."""
         if self.task == "regression":

@@ -32,15 +32,16 @@ class SequenceEncoder:
     points     longest sequence; the rest of a longer one is cut off
     flags      values were missing in training: each point has one more number, 1 if any of its values is missing
     mean, std  (V,) of each value, over all points of the training rows
+    read_out   which hidden states predict
     """
 
     kind: ClassVar[TokenKind] = "continuous"
-    read_out: ClassVar[ReadOut] = "last"
     points: int
     patch: int
     flags: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    read_out: ReadOut = "last"
 
     @property
     def length(self) -> int:
@@ -63,7 +64,7 @@ class SequenceEncoder:
         longest = min(int(sequences.lengths[order[:train]].max()), settings.length or 2**31)
         patch = settings.patch or math.ceil(longest / MAX_SEQUENCE_TOKENS)
         mean, std, complete = _point_statistics(sequences.points, np.repeat(is_training, sequences.lengths))
-        encoder = cls(longest, patch, not complete, tuple(mean.tolist()), tuple(std.tolist()))
+        encoder = cls(longest, patch, not complete, tuple(mean.tolist()), tuple(std.tolist()), "mean")
         return encoder, encoder.encode(records, order)
 
     def encode(self, records: SequenceRecords, order: np.ndarray) -> EncodedInputs:

@@ -35,13 +35,14 @@ MAX_DEVIATIONS = 10.0
 class TableEncoder:
     """Columns as tokens: standardised numbers and dates, categories as one of their slots.
 
-    patch  columns per token
+    patch     columns per token
+    read_out  which hidden states predict
     """
 
     kind: ClassVar[TokenKind] = "continuous"
-    read_out: ClassVar[ReadOut] = "last"
     columns: tuple[ColumnEncoder, ...]
     patch: int
+    read_out: ReadOut = "last"
 
     def __post_init__(self) -> None:
         # the columns are dictionaries when they come from JSON
@@ -98,7 +99,7 @@ class TableEncoder:
                 f"No column is left to learn from ({reasons}). To learn from the characters of a text column, "
                 "name it with --column."
             )
-        encoder = cls(tuple(columns), settings.patch or math.ceil(len(columns) / MAX_TABLE_TOKENS))
+        encoder = cls(tuple(columns), settings.patch or math.ceil(len(columns) / MAX_TABLE_TOKENS), "mean")
         encoded = encoder.encode(records, order)
         encoded.notes[:0] = notes
         return encoder, encoded

@@ -1,0 +1,108 @@
+"""The start of a fit: an output layer in closed form, on the input scale at which it predicts best.
+
+With a small input layer the body is nearly linear in its inputs, so the start contains the linear model of the data;
+with a larger one it is a smooth function of them. Left-out losses on training rows choose. A training is kept only if
+it is clearly better than its start on the validation rows: a few of them cannot tell small differences.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icecore.core.config import RIDGE, RunConfig
+from icecore.core.device import package_versions
+from icecore.model.fpt import FPT
+from icecore.model.loading import load_programs, start_from_program
+from icecore.model.model_settings import model_settings
+from icecore.model.program import Program
+from icecore.training.closed_form_start import read_training_features, solve_output_layer, start_output_layers
+from icecore.training.context import ExecutionContext
+from icecore.training.evaluation import predict
+from icecore.user_data import UserTask
+
+#: factors on the input layer's weights to choose from
+INPUT_SCALES = (0.05, 0.2, 1.0)
+#: rows whose features are timed
+TIMED_ROWS = 32
+#: rows on which a start is solved, even if the time is short
+MIN_START_ROWS = 200
+
+
+def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float) -> dict[str, Any]:
+    """The settings of `RunConfig` for a closed-form start that takes about `seconds` in all."""
+    scales: tuple[float | None, ...] = INPUT_SCALES if config.start is None else (None,)
+    rows = _affordable_rows(config, task, context, seconds / (len(scales) + 1))
+    losses: dict[float | None, float] = {}
+    for scale in scales:
+        trial = replace(config, input_scale=scale)
+        losses[scale] = solve_output_layer(_fresh_model(trial, task, context), task, rows).loss
+    best = min(losses, key=lambda scale: losses[scale])
+    return {"output_start": RIDGE, "input_scale": best, "start_examples": rows}
+
+
+def _affordable_rows(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float) -> int:
+    """The training rows whose features take about `seconds`."""
+    model = _fresh_model(config, task, context)
+    read_training_features(model, task, 1)  # the first pass is slower than the others
+    begun = time.perf_counter()
+    timed = len(read_training_features(model, task, TIMED_ROWS)[0])
+    a_row = (time.perf_counter() - begun) / timed
+    return min(task.split_size("train"), max(MIN_START_ROWS, int(seconds / a_row)))
+
+
+def _fresh_model(config: RunConfig, task: UserTask, context: ExecutionContext) -> FPT:
+    """A model of one run at its start, but for its output layer."""
+    runtime = context.runtime(config)
+    model = FPT(task.spec, context.backbone(config), [config.seed], model_settings(config), runtime.precision)
+    if config.start is not None:
+        start_from_program(model, Program.load(config.start), config)
+    return model.to(runtime.device)
+
+
+def start_program(config: RunConfig, task: UserTask, context: ExecutionContext) -> Program:
+    """The program with which the run of a configuration begins."""
+    model = _fresh_model(config, task, context)
+    start_output_layers(model, task, [config.seed], config.start_examples)
+    tensors = {name: tensor.cpu() for name, tensor in model.programs()[0].items()}
+    extra = {"data": dict(task.data), "metric_name": task.metric_name}
+    return Program(config, task.spec, model.body_fingerprint, tensors, {}, package_versions(), extra)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What training gained over its start on the validation rows.
+
+    is_clear      the gain is more than its standard error: that of the metric, or that of the loss at no worse a metric
+    start_metric  validation metric of the start
+    """
+
+    is_clear: bool
+    start_metric: float
+
+    @classmethod
+    def over_start(cls, trained: Program, start: Program, task: UserTask, context: ExecutionContext) -> "Gain":
+        """Score both programs on the validation rows."""
+        after, before = (_scores(program, task, context) for program in (trained, start))
+        metric, loss = (after[name] - before[name] for name in ("metric", "loss"))
+        is_clear = _is_clear(metric) or (float(metric.mean()) >= 0 and _is_clear(-loss))
+        return cls(is_clear, float(before["metric"].mean()))
+
+
+def _is_clear(gains: Tensor) -> bool:
+    """Whether the mean of gains (N,) is above zero by more than its standard error."""
+    N = len(gains)
+    return N > 1 and float(gains.mean()) > float(gains.std()) / N**0.5
+
+
+def _scores(program: Program, task: UserTask, context: ExecutionContext) -> Mapping[str, Tensor]:
+    """Metric (N,) and loss (N,) of a program for each validation row."""
+    runtime = context.runtime(program.config)
+    model = load_programs([program], context.backbone(program.config), runtime.precision).to(runtime.device)
+    logits, targets = predict(model, task, "val")
+    with torch.inference_mode():
+        scores = {"metric": task.metric(logits[0], targets), "loss": task.loss(logits[0], targets)}
+    return {name: values.double() for name, values in scores.items()}
