@@ -179,7 +179,8 @@ def _train_sweep(
     at_lr = [summary for summary in finite if summary.lr == lr]
     scored = at_lr if best in at_lr else [*at_lr, best]
     states = [_keep(replace(config, lr=each.lr, seed=each.seed), each, task, context) for each in scored]
-    scores = _score_programs([state.program for state in states], config, task, context)
+    logits, targets = _predict_with([state.program for state in states], config, task, context)
+    scores = torch.stack([task.metric(each, targets) for each in logits])
     index, S = scored.index(best), len(at_lr)
     result = ModelResult(
         name,
@@ -194,6 +195,9 @@ def _train_sweep(
         seed_scores=scores[:S],
         seeds=tuple(each.seed for each in at_lr),
         seeds_lr=lr,
+        logits=logits[index],
+        targets=targets,
+        curves=_curves(config, best, summaries, context),
     )
     return states[index].program, result
 
@@ -218,13 +222,24 @@ def _keep(config: RunConfig, summary: RunSummary, task: UserTask, context: Execu
     return _KeptState(trained, summary.best_step, summary.val_metric or 0.0)
 
 
-def _score_programs(
+def _curves(
+    config: RunConfig, best: RunSummary, summaries: Sequence[RunSummary], context: ExecutionContext
+) -> dict[float, list[tuple[int, float]]]:
+    """Validation metric over steps of the best run's seed, by learning rate."""
+    curves: dict[float, list[tuple[int, float]]] = {}
+    for each in summaries:
+        if each.seed == best.seed:
+            events = RunFolder(context.out, replace(config, lr=each.lr, seed=each.seed)).events()
+            curves[each.lr] = [(e["step"], e["metric"]) for e in events if e["event"] == "validation"]
+    return curves
+
+
+def _predict_with(
     programs: Sequence[Program], config: RunConfig, task: UserTask, context: ExecutionContext
-) -> Tensor:
-    """The metric (R, N) of each of R programs for each row of the scored split."""
+) -> tuple[Tensor, Tensor]:
+    """Logits (R, N, 1, C) of each of R programs for each row of the scored split, and its targets (N, 2, k)."""
     split = task.test_splits[0]
     runtime = context.runtime(config)
     model = load_programs(programs, context.backbone(config), runtime.precision).to(runtime.device)
     model.compiled = pays_to_compile(model, task.split_size(split), training=False)
-    logits, targets = predict(model, task, split)
-    return torch.stack([task.metric(run_logits, targets) for run_logits in logits])
+    return predict(model, task, split)

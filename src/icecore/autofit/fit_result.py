@@ -1,7 +1,8 @@
 """The results of a fit: what the program and each control reached on the rows that they are compared by."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +29,8 @@ class ModelResult:
     seed_scores  (S, N) the same as `scores` for each seed at one learning rate; None if no seed is involved
     seeds        the S seeds
     seeds_lr     their learning rate, the one with the best mean validation metric
+    logits       (N, 1, C) of that training; `targets` (N, 2, k) of the rows. For pages, not for files
+    curves       validation metric over steps of its seed, by learning rate
     """
 
     name: str
@@ -42,6 +45,9 @@ class ModelResult:
     seed_scores: Tensor | None = None
     seeds: tuple[int, ...] = ()
     seeds_lr: float | None = None
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+    curves: Mapping[float, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def metric(self) -> float:

@@ -14,6 +14,7 @@ from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, Stric
 from icecore.cli.setting_options import with_settings
 from icecore.core.errors import ConfigError
 from icecore.core.settings import from_values
+from icecore.core.storage import write_atomic
 from icecore.core.text import metric_text, pluralize
 from icecore.user_data.data_settings import DataSettings
 
@@ -43,11 +44,22 @@ def fit(
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Only show what was inferred about the data.", rich_help_panel=FILES)
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Also write a page with verdict, plan, curves and errors.",
+            show_default="no page",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit a program to your own data. What you do not say about them is inferred."""
     data_settings, fit_settings = from_values(DataSettings, data_values), from_values(FitSettings, fit_values)
     _check_not_input(out, data)
+    if report is not None:
+        _check_not_input(report, data)
     from icecore import user_data
     from icecore.autofit.fit import fit as fit_program
 
@@ -62,6 +74,12 @@ def fit(
     with training_displays(out.parent, quiet) as displays:
         result = fit_program(plan.task(), fit_settings, out, {"encoder": plan.encoder.to_json()}, device, displays)
     _print_fit(result, out)
+    if report is not None:
+        from icecore.report.fit_page import render_fit_page
+
+        page = render_fit_page(result, plan.describe(), plan.encoder.target)
+        write_atomic(report, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        print_text(f"Wrote {report}.")
 
 
 def predict(
@@ -109,10 +127,8 @@ def predict(
             echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
-            echo(
-                f"{path.name}: {predictions.metric_name} {metric_text(predictions.score, predictions.metric_name)} on {rows}",
-                error=True,
-            )
+            value = metric_text(predictions.score, predictions.metric_name)
+            echo(f"{path.name}: {predictions.metric_name} {value} on {rows}", error=True)
 
 
 def _check_not_input(out: Path, *inputs: Path) -> None:

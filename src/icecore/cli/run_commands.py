@@ -125,9 +125,8 @@ def evaluate(
         splits = task.test_splits
     for name in splits:
         metric = float(score(model, task, name)[0])
-        echo(
-            f"{name} {task.metric_name}: {metric_text(metric, task.metric_name)} ({pluralize(task.split_size(name), 'example')})"
-        )
+        value = metric_text(metric, task.metric_name)
+        echo(f"{name} {task.metric_name}: {value} ({pluralize(task.split_size(name), 'example')})")
 
 
 def attend(
@@ -208,9 +207,8 @@ def _print_group(sweep: SweepSummary, out: Path) -> None:
         sem = "" if sweep.test_sem is None else f" ± {metric_text(sweep.test_sem, metric_name).removeprefix('R² ')}"
         mean = metric_text(sweep.test_mean, metric_name)
         over = f" (mean and its standard error over {sweep.n_seeds} seeds)" if sem else ""
-        print_text(
-            f"Validation chose learning rate {sweep.chosen_lr:g} (mean {metric_text(sweep.val_mean or 0.0, metric_name)})."
-        )
+        validation = metric_text(sweep.val_mean or 0.0, metric_name)
+        print_text(f"Validation chose learning rate {sweep.chosen_lr:g} (mean {validation}).")
         print_text(f"{metric} at this rate: {mean}{sem}{over}")
     else:
         print_text(f"{metric}: {metric_text(sweep.test_mean, metric_name)}")
