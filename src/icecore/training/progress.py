@@ -149,7 +149,8 @@ class LiveDisplay(_Counted):
 
     def finished(self, summaries: Sequence[RunSummary]) -> None:
         self.close()
-        self.note(f"  {self.result(summaries).removeprefix(f'{self.title()}: ')}")
+        if summaries:
+            self.note(f"  {self.result(summaries).removeprefix(f'{self.title()}: ')}")
 
     def close(self) -> None:
         """Remove the display, also after an error."""
@@ -181,7 +182,8 @@ class LineDisplay(_Counted):
         self.say(text)
 
     def finished(self, summaries: Sequence[RunSummary]) -> None:
-        self.say(self.result(summaries))
+        if summaries:
+            self.say(self.result(summaries))
 
     def close(self) -> None:
         """Do nothing."""
