@@ -166,6 +166,7 @@ def attend(
 def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a program file.")]) -> None:
     """Show what a run or a program is."""
     from icecore.experiments import sweep
+    from icecore.experiments.run_list import list_runs, run_card
     from icecore.model.program import Program
     from icecore.sharing import model_card
 
@@ -178,10 +179,40 @@ def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder o
         else:
             echo(model_card.card(program, run.stem))
         return
+    config = sweep.read_run_config(run)
+    (listed,) = (each for each in list_runs(run) if each.path == run)
     table = new_table("", "")
-    for name, value in sweep.describe_run(run).items():
-        table.add_row(name, escape(str(value)))
+    for topic, text in run_card(config, listed.summary, listed.status).items():
+        table.add_row(topic, escape(text))
     stdout().print(table)
+    print_text(f"All settings are in {run / 'config.json'}.")
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with run folders, at any depth.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """List the runs under a folder: what they are, and how they ended."""
+    from icecore.experiments.run_list import list_runs
+
+    rows: list[tuple[str, ...]] = []
+    for run in list_runs(folder):
+        name = str(run.path.relative_to(folder))
+        if run.config is None:
+            rows.append((name, "", "", "", "", run.status, "", ""))
+            continue
+        config, done = run.config, run.summary
+        body = config.backbone + ("" if config.backbone == "none" else f", {config.weights}")
+        scores = (None, None) if done is None else (done.val_metric, done.test_metric)
+        metric_name = "" if done is None else done.metric_name
+        shown = ("" if score is None else metric_text(score, metric_name) for score in scores)
+        rows.append((name, config.task, body, f"{config.lr:g}", str(config.seed), run.status, *shown))
+    if not rows:
+        print_text(f"There are no runs in {folder}.")
+        return
+    print_rows(("run", "task", "body", "lr", "seed", "status", "val", "test"), rows)
+    print_text(f"{pluralize(len(rows), 'run')}. `icecore info {folder / rows[0][0]}` shows one.")
 
 
 def _print_group(sweep: SweepSummary, out: Path) -> None:

@@ -311,26 +311,3 @@ def open_program(program: Program, task: Task, device: str = "auto", hub: HubAcc
     rows = sum(task.split_size(split) for split in task.test_splits)
     model.compiled = pays_to_compile(model, rows, training=False)
     return model, task
-
-
-def describe_run(path: Path) -> dict[str, Any]:
-    """The content of a run folder or a program file as one flat table. Raises ConfigError, DataError."""
-    if path.is_file():
-        program = Program.load(path)
-        metrics = {f"{split} metric": metric for split, metric in program.metrics.items()}
-        header = {
-            "run_id": program.config.run_id,
-            "fingerprint": program.fingerprint,
-            "versions": dict(program.versions),
-        }
-        return (
-            vars(program.config)
-            | metrics
-            | header
-            | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
-        )
-    config = read_run_config(path)
-    folder = RunFolder(path.parent, config)
-    summary = folder.summary()
-    state = {"status": f"unfinished, last state at step {max(folder.saved_steps(), default=0)}"}
-    return {**vars(config), **(summary.to_json() if summary is not None else state)}
