@@ -4,7 +4,7 @@ import io
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,7 +66,16 @@ def test_a_bar_fits_80_columns_and_a_line_with_the_result_stays(
 ):
     console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     each = config(minutes=minutes)
-    run_sweep([each], ExecutionContext(tmp_path, device="cpu", callbacks=[LiveDisplay(console)]))
+
+    class Drawn(LiveDisplay):
+        """A display that draws at every validation, however short the time since the last one."""
+
+        def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+            super().validated(step, metrics)
+            assert self.bar is not None
+            self.bar.refresh()
+
+    run_sweep([each], ExecutionContext(tmp_path, device="cpu", callbacks=[Drawn(console)]))
     assert isinstance(console.file, io.StringIO)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).replace("\r", "\n")
     lines = [line.rstrip() for line in shown.splitlines() if line.strip()]

@@ -25,7 +25,7 @@ MAX_EPOCHS, MIN_STEP_LIMIT = 60, 200
 #: share of the minutes in which the start is chosen
 START_SHARE = 0.2
 #: seconds that are planned for, however few the minutes are
-MIN_SECONDS = 0.5
+MIN_SECONDS = 0.001
 #: share of the time that training has, however long the final scores take
 MIN_TRAINING_SHARE = 0.2
 #: rows of a validation: at most, and at least (if there are so many), even if the minutes are too few
@@ -92,7 +92,7 @@ def measure_affordable(
     affordable = (training - VALIDATIONS_PER_RUN * rows * score) / train
     batch_size = config.batch_size if affordable >= MIN_STEP_LIMIT else max(1, config.batch_size // 2)
     steps = max(MIN_STEP_LIMIT, math.ceil(MAX_EPOCHS * task.split_size("train") / batch_size))
-    plan = {"steps": steps, "batch_size": batch_size, "minutes": round(training / 60, 4)}
+    plan = {"steps": steps, "batch_size": batch_size, "minutes": max(1e-6, round(training / 60, 6))}
     return {**plan, "eval_examples": rows, "test_examples": rows if subsample else None}
 
 

@@ -26,11 +26,17 @@ def list_in_words(words: Sequence[str]) -> str:
 
 
 def approximate_duration(seconds: float) -> str:
-    """A duration in one rounded unit: "about 40 s", "about 12 min", "about 3 h", "about 5 days"."""
-    for unit, size, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 72)):
+    """A duration in one rounded unit.
+
+    >>> [approximate_duration(seconds) for seconds in (40, 720, 10_800, 432_000)]
+    ['about 40 s', 'about 12 min', 'about 3 h', 'about 5 days']
+    >>> approximate_duration(1e10)
+    'about 317 years'
+    """
+    for unit, size, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 72), ("days", 86400, 730)):
         if seconds / size < limit:
             return f"about {seconds / size:.0f} {unit}"
-    return f"about {seconds / 86400:.0f} days"
+    return f"about {seconds / (365 * 86400):,.0f} years"
 
 
 def duration(seconds: float) -> str:

@@ -136,7 +136,7 @@ class LiveDisplay(_Counted):
         self.metrics = dict(metrics)
         self._show(step)
         if self.bar is not None and step and self.share(step) >= 1:
-            self.bar.update(self.task, description="scoring the whole validation and test sets")
+            self.bar.update(self.task, description=f"{self.steps(step)}, scoring the whole validation and test sets")
 
     def _show(self, step: int) -> None:
         if self.bar is not None:
