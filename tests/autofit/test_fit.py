@@ -178,8 +178,8 @@ def test_an_interrupted_fit_continues(tmp_path: Path, settings: FitSettings, mon
     calls: list[dict[str, Any]] = []
     measure = time_budget.measure_affordable
 
-    def count(*args: Any) -> dict[str, Any]:
-        calls.append(measure(*args))
+    def count(*args: Any, **options: Any) -> dict[str, Any]:
+        calls.append(measure(*args, **options))
         return dict(calls[-1])
 
     monkeypatch.setattr(time_budget, "measure_affordable", count)
@@ -286,10 +286,10 @@ def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodie
     few = ("--backbone", bodies["bert"], "--steps", 30, "--lr", "1e-2,3e-2", "--device", "cpu", "--batch-size", 8)
     planned = run("fit", table, "--plan", *few)
     assert planned.code == 0
-    assert "classes of kind" in planned.out
+    assert "2 (training rows of each): x (" in planned.out
     trained = run("fit", table, "--out", out, "--controls", "--quiet", *few)
     assert trained.code == 0
-    for word in ("accuracy on", "no body", "the same body, random", "training of each, the pretrained body", "predict"):
+    for word in ("accuracy", "on 36 test rows", "no body", "the same body, random", "of each, the pretrained body"):
         assert word in trained.out
     assert "over seeds" not in trained.out
     predicted = run("predict", out, table, "--device", "cpu")
@@ -315,9 +315,9 @@ def test_the_table_names_its_scores(run: Run, table: Path, tmp_path: Path, bodie
     words = ("--backbone", bodies["bert"], "--steps", 5, "--lr", "1e-2,3e-2", "--seeds", "0,1", "--device", "cpu")
     shown = run("fit", table, "--out", tmp_path / "m.safetensors", "--controls", "--quiet", *words)
     assert shown.code == 0
-    assert "mean over seeds" in shown.out
-    assert "of the best by validation" in shown.out
-    trained = r"[\d.]+ ± [\d.]+%\s+[\d.]+% \(seed [01](, learning rate [\d.]+)?\)\s+0.0[13]\s+\d+"
+    assert "mean accuracy" in shown.out
+    assert "best by validation" in shown.out
+    trained = r"[\d.]+ ± [\d.]+ %\s+[\d.]+ % \(seed [01](, learning rate [\d.]+)?\)\s+\d of \d\s+0.0[13]\s+\d+"
     assert len(re.findall(trained, shown.out)) == 3
     assert "means over 2 seeds" in run("info", tmp_path / "m.safetensors").out
 

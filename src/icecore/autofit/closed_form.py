@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icecore.core.config import RIDGE, RunConfig
+from icecore.backbones.backbone import SHARED_ROLES
+from icecore.core.config import INPUT, RIDGE, RunConfig
 from icecore.core.device import package_versions
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs, start_from_program
@@ -41,7 +42,10 @@ def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, s
         trial = replace(config, input_scale=scale)
         losses[scale] = solve_output_layer(_fresh_model(trial, task, context), task, rows).loss
     best = min(losses, key=lambda scale: losses[scale])
-    return {"output_start": RIDGE, "input_scale": best, "start_examples": rows}
+    factors = dict(config.lr_factors)
+    # what rows differ in is smaller by the input scale, and so must be the steps of all that comes before the output
+    factors |= {role: factors.get(role, 1.0) * (best or 1.0) for role in (INPUT, *SHARED_ROLES)}
+    return {"output_start": RIDGE, "input_scale": best, "start_examples": rows, "lr_factors": factors}
 
 
 def _affordable_rows(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float) -> int:

@@ -22,7 +22,8 @@ from icecore.autofit.closed_form import Gain, start_program
 from icecore.autofit.comparison import RANDOM_BODY, verdict
 from icecore.autofit.fit_result import FitResult, ModelResult
 from icecore.autofit.fit_settings import FitSettings
-from icecore.autofit.time_budget import plan_training
+from icecore.autofit.row_digests import sample_digests
+from icecore.autofit.time_budget import plan_file, plan_training
 from icecore.core.config import LOSS, PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, StorageError, UserError
@@ -89,25 +90,28 @@ def _fit_alone(
     # during the sweep, the run may have been scored on a part of the test rows only
     metrics = {**program.metrics, task.test_splits[0]: result.metric}
     header |= {"verdict": sentences} if controls else {}
+    train = task.splits["train"]
+    header["training_rows"] = sample_digests(train.inputs, train.lengths)
     program = replace(program, metrics=metrics, extra={**program.extra, **extra, **header})
     program.save(out)
     _remove_runs(context.out, used)
     return FitResult(program, result, controls, task.metric_name, split, sentences)
 
 
-def _remove_runs(folder: Path, run_ids: Collection[str]) -> None:
-    """Remove these runs, and the folder if no others are in it, for example those of a fit with other settings.
+def _remove_runs(folder: Path, names: Collection[str]) -> None:
+    """Remove these runs and plans, and the folder if no other runs are in it, such as those of other settings.
 
     What is removed is renamed first: a run whose files are gone in part could be neither used nor trained again.
     """
     removed = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.removed")
     with contextlib.suppress(OSError):  # the program is written, and the next fit removes what is left
-        if {path.name for path in folder.iterdir() if path.is_dir()} <= set(run_ids):
+        if {path.name for path in folder.iterdir() if path.is_dir()} <= set(names):
             folder.rename(removed)
         else:
             removed.mkdir()
-            for run_id in run_ids:
-                (folder / run_id).rename(removed / run_id)
+            for name in names:
+                if (folder / name).exists():
+                    (folder / name).rename(removed / name)
     shutil.rmtree(removed, ignore_errors=True)
 
 
@@ -143,7 +147,7 @@ def _train_controls(
 ) -> Iterator[ModelResult]:
     """The results of a random body (unless the body is random itself), of no body, and of scikit-learn.
 
-    The ids of their runs are added to `used`.
+    The names of their runs and plans are added to `used`.
     """
     changes: dict[str, dict[str, Any]] = {RANDOM_BODY: {}, "no body": {"backbone": "none", "layers": None}}
     if settings.weights == "random":
@@ -162,12 +166,14 @@ def _train_sweep(
 ) -> tuple[Program, ModelResult]:
     """Train every learning rate with every seed, except for those that fall behind in a race.
 
-    Adds the run ids to `used`. Returns the program with the best validation metric and its result.
+    Adds the names of runs and of their plan to `used`. Returns the program with the best validation metric, and its
+    result.
     """
     start = time.perf_counter()
+    plan_name = plan_file(config)
     config = replace(config, **plan_training(config, task, settings, context))
     runs = sweep.expand_sweep(config, settings.lrs, settings.seeds)
-    used |= {run.run_id for run in runs}
+    used |= {run.run_id for run in runs} | {plan_name}
     summaries = sweep.train_runs(runs, context, task)
     finite = [summary for summary in summaries if summary.val_metric is not None and summary.status != BEHIND]
     if not finite:

@@ -39,7 +39,7 @@ def plan_training(
 
     The plan is kept in `context.out`, because a repeated measurement would differ and start other runs.
     """
-    path = context.out / f"schedule-{config.run_id}.json"
+    path = context.out / plan_file(config)
     request = {name: getattr(settings, name) for name in ("minutes", "steps", "race", "closed_form")}
     request |= {"lrs": list(settings.lrs), "seeds": list(settings.seeds)}
     stored = _read_json(path)
@@ -57,6 +57,11 @@ def plan_training(
     plan["eval_every"] = math.ceil(plan["steps"] / VALIDATIONS_PER_RUN)
     write_json(path, {"wanted": request, "schedule": plan})
     return plan
+
+
+def plan_file(config: RunConfig) -> str:
+    """Name of the file with the plan of a sweep, given the configuration without it."""
+    return f"schedule-{config.run_id}.json"
 
 
 def measure_affordable(

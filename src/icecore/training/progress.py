@@ -90,7 +90,8 @@ class _Counted:
         if brief:
             return val
         loss = f"loss {min(self.losses.values()):.4f}" if self.losses else ""
-        return "  ".join(filter(None, (loss, val, f"{self.speed():,.0f} samples/s")))
+        speed = f"{self.speed():,.0f} samples/s" if self.rows else ""
+        return "  ".join(filter(None, (loss, val, speed)))
 
     def result(self, summaries: Sequence[RunSummary]) -> str:
         """One line that says what the pack reached."""

@@ -220,7 +220,8 @@ class TargetEncoder:
             lines.append(("training", text))
         for name, labels, counts in zip(self.names, self.classes, self.counts, strict=False):
             pairs = [f"{label} ({count:,})" for label, count in zip(labels, counts, strict=True)]
-            lines.append((f"classes of {name}", f"{len(labels)}: {join_names(pairs, 10)}"))
+            topic = "classes" if len(self.names) == 1 else f"classes of {name}"
+            lines.append((topic, f"{len(labels)} (training rows of each): {join_names(pairs, 10)}"))
         if self.balanced:
             lines.append(("imbalanced", "every class counts the same in the metric and the loss"))
         return [*lines, ("metric", self.metric_name)]
