@@ -145,14 +145,12 @@ def predict(
 
 def _note_on_training_rows(program: Program, rows: user_data.EncodedRows) -> Note | None:
     """A note if rows that are scored were trained on, which flatters the score."""
-    sample = program.extra.get("training_rows", ())
+    sample = program.extra.get("training_rows")
+    sample = [digest for digest in sample if isinstance(digest, str)] if isinstance(sample, list) else []
     share = share_seen(sample, rows.inputs, rows.lengths) if rows.targets is not None else 0.0
     if not share:
         return None
-    return (
-        "trained on",
-        f"about {share:.0%} of the training rows are among these rows, so the score flatters the program",
-    )
+    return "trained on", f"about {share:.0%} of the training rows are among these, so the score flatters the program"
 
 
 def _build_engine(programs: Mapping[str, Program], device: str, hub: HubAccess) -> Engine:
