@@ -5,6 +5,7 @@ Commands run in this process, and each finds the files that it needs whatever ra
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import re
 import shlex
@@ -20,6 +21,8 @@ import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
 import icecore
+from icecore.autofit import estimators
+from icecore.autofit.fit_settings import FitSettings
 from icecore.backbones.huggingface import FAMILIES
 from icecore.cli import main as cli
 
@@ -163,7 +166,13 @@ def families() -> Iterator[None]:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a page trains through the public API takes few steps."""
+    """What a page trains through the public API or an estimator takes few steps."""
+    estimate = estimators.fitting.fit
+
+    def fit_few(task: Any, settings: FitSettings, *arguments: Any) -> Any:
+        return estimate(task, dataclasses.replace(settings, **FEW_FITS), *arguments)
+
+    monkeypatch.setattr(estimators.fitting, "fit", fit_few)
     for name, few in (("train", FEW), ("sweep", FEW), ("fit", FEW_FITS)):
         function = getattr(icecore, name)
         monkeypatch.setattr(icecore, name, partial(_call, function, few))

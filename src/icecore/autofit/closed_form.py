@@ -20,32 +20,55 @@ from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs, start_from_program
 from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
-from icecore.training.closed_form_start import read_training_features, solve_output_layer, start_output_layers
+from icecore.training.closed_form_start import (
+    MAX_ROWS,
+    ClosedFormStart,
+    read_training_features,
+    solve_output_layer,
+    start_output_layers,
+)
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import predict
 from icecore.user_data import UserTask
 
 #: factors on the input layer's weights to choose from
 INPUT_SCALES = (0.05, 0.2, 1.0)
+#: norm of an output's weights at a random start: of D numbers that are uniform within 1 / sqrt(D)
+USUAL_OUTPUT_NORM = 3**-0.5
 #: rows whose features are timed
 TIMED_ROWS = 32
 #: rows on which a start is solved, even if the time is short
 MIN_START_ROWS = 200
 
 
-def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float) -> dict[str, Any]:
-    """The settings of `RunConfig` for a closed-form start that takes about `seconds` in all."""
+def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float | None) -> dict[str, Any]:
+    """The settings of `RunConfig` for a closed-form start that takes about `seconds` in all; None: however long."""
     scales: tuple[float | None, ...] = INPUT_SCALES if config.start is None else (None,)
-    rows = _affordable_rows(config, task, context, seconds / (len(scales) + 1))
-    losses: dict[float | None, float] = {}
+    rows = min(MAX_ROWS, task.split_size("train"))
+    if seconds is not None:
+        rows = min(rows, _affordable_rows(config, task, context, seconds / (len(scales) + 1)))
+    starts: dict[float | None, ClosedFormStart] = {}
     for scale in scales:
         trial = replace(config, input_scale=scale)
-        losses[scale] = solve_output_layer(_fresh_model(trial, task, context), task, rows).loss
-    best = min(losses, key=lambda scale: losses[scale])
-    factors = dict(config.lr_factors)
-    # what rows differ in is smaller by the input scale, and so must be the steps of all that comes before the output
-    factors |= {role: factors.get(role, 1.0) * (best or 1.0) for role in (INPUT, *SHARED_ROLES)}
-    return {"output_start": RIDGE, "input_scale": best, "start_examples": rows, "lr_factors": factors}
+        starts[scale] = solve_output_layer(_fresh_model(trial, task, context), task, rows)
+    best = min(starts, key=lambda scale: starts[scale].loss)
+    return {
+        "output_start": RIDGE,
+        "input_scale": best,
+        "start_examples": rows,
+        "lr_factors": _gentle_factors(config.lr_factors, starts[best]),
+    }
+
+
+def _gentle_factors(factors: Mapping[str, float], start: ClosedFormStart) -> dict[str, float]:
+    """Learning rates of roles, lower before an output layer with large weights.
+
+    Such a layer tells rows apart by small differences of their features, which steps of the usual size would destroy.
+    With these factors, a step changes the logits about as much as if the output layer were the usual random one.
+    """
+    norm = float(start.weight.square().sum(0).mean().sqrt())
+    share = min(1.0, USUAL_OUTPUT_NORM / max(norm, 1e-12))
+    return {**factors, **{role: factors.get(role, 1.0) * share for role in (INPUT, *SHARED_ROLES)}}
 
 
 def _affordable_rows(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float) -> int:
@@ -55,7 +78,7 @@ def _affordable_rows(config: RunConfig, task: UserTask, context: ExecutionContex
     begun = time.perf_counter()
     timed = len(read_training_features(model, task, TIMED_ROWS)[0])
     a_row = (time.perf_counter() - begun) / timed
-    return min(task.split_size("train"), max(MIN_START_ROWS, int(seconds / a_row)))
+    return max(MIN_START_ROWS, int(seconds / a_row))
 
 
 def _fresh_model(config: RunConfig, task: UserTask, context: ExecutionContext) -> FPT:

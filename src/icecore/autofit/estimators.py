@@ -71,6 +71,7 @@ class _FPTEstimator(BaseEstimator):
         race: bool = FitSettings.race,
         minutes: float = 1.0,
         steps: int | None = FitSettings.steps,
+        closed_form: bool = FitSettings.closed_form,
         batch_size: int = FitSettings.batch_size,
         start: str | None = FitSettings.start,
         validation_fraction: float = 0.15,
@@ -88,6 +89,7 @@ class _FPTEstimator(BaseEstimator):
         self.race = race
         self.minutes = minutes
         self.steps = steps
+        self.closed_form = closed_form
         self.batch_size = batch_size
         self.start = start
         self.validation_fraction = validation_fraction
@@ -155,6 +157,7 @@ class _FPTEstimator(BaseEstimator):
             layers=config.layers,
             lrs=(config.lr,),
             steps=config.steps,
+            closed_form=config.output_start is not None,
             batch_size=config.batch_size,
             start=config.start,
             validation_fraction=encoder.settings.val,
@@ -240,6 +243,7 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
         minutes: approximate time of `fit`, which stops earlier if the validation metric no longer improves
         steps: training steps of each run; None: as many as fit into the minutes. With a number, the same
             `random_state` gives the same program
+        closed_form: start from an output layer in closed form, and keep it unless training is clearly better
         batch_size: rows in each step, for each learning rate
         start: path of a program to start from: its norms, its positions and, if tokens are alike, its input layer
         validation_fraction: share of the rows that is used to choose the learning rate and when to stop

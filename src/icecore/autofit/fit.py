@@ -42,6 +42,8 @@ from icecore.user_data import UserTask
 #: validations without improvement after which a run stops, but not while its learning rate is still high
 EARLY_STOPPING_PATIENCE = 10
 PROTOCOL = "fair"
+#: a run that stopped early after fewer steps was stopped by the time rather than by what it had learned
+FEW_STEPS = 50
 
 
 def fit(
@@ -197,7 +199,7 @@ def _train_sweep(
         seed=best.seed,
         best_step=states[index].step,
         steps=best.steps_done,
-        is_cut_off=best.status == COMPLETED and best.steps_done < config.steps,
+        is_cut_off=best.steps_done < config.steps and (best.status == COMPLETED or best.steps_done < FEW_STEPS),
         seed_scores=scores[:S],
         seeds=tuple(each.seed for each in at_lr),
         seeds_lr=lr,

@@ -48,7 +48,9 @@ def plan_training(
     begun = time.perf_counter()
     plan: dict[str, Any] = {}
     if settings.closed_form:
-        plan |= choose_start(config, task, context, START_SHARE * 60 * settings.minutes)
+        # given steps are to give the same program on every machine
+        seconds = START_SHARE * 60 * settings.minutes if settings.steps is None else None
+        plan |= choose_start(config, task, context, seconds)
     if settings.steps is None:
         started = replace(config, **plan)
         plan |= measure_affordable(started, task, settings, context, spent=time.perf_counter() - begun)
