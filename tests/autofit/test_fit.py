@@ -82,7 +82,7 @@ def test_controls_get_the_same_budget(tmp_path: Path, settings: FitSettings) -> 
     plan, fitted, out = fit_arrays(tmp_path, replace(settings, controls=True))
     names = [control.name for control in fitted.controls]
     assert names[:2] == ["the same body, random", "no body"]
-    assert names[2] in ("logistic regression", "gradient boosting")
+    assert names[2] in ("logistic regression", "random forest", "gradient boosting")
     assert {len(r.scores) for r in (fitted.result, *fitted.controls)} == {len(plan.splits["test"])}
     assert set(Program.load(out).extra["controls"]) == set(names)
     assert fitted.verdict

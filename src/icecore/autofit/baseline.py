@@ -1,6 +1,7 @@
 """A simple baseline on flattened inputs: what one would try without a transformer.
 
-It is a linear model or boosted trees of scikit-learn, whichever is better on validation. Needs the extra `sklearn`.
+It is a linear model, a random forest or boosted trees of scikit-learn, whichever is best on validation. Needs the extra
+`sklearn`.
 """
 
 import importlib.util
@@ -23,16 +24,18 @@ from icecore.user_data.targets import TargetEncoder
 
 #: limits of training rows and of numbers in a row, so that the baseline does not take longer than the transformer
 MAX_TRAINING_ROWS, MAX_FEATURES = 20_000, 2_048
+#: on more numbers, a forest takes longer than boosting and is rarely better
+MAX_FOREST_NUMBERS = 2_000_000
 #: with more classes, boosting takes too long, because it grows a tree for each class in each round
 MAX_BOOSTED_CLASSES = 50
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The better one of the two models.
+    """The best one of the models.
 
     val_metric  its metric on the validation split
-    seconds     time to fit both models
+    seconds     time to fit all models
     logits      (N, 1, C) for the rows of the scored split
     targets     (N, 2, k) of these rows, for k target columns
     """
@@ -51,7 +54,7 @@ def require_sklearn() -> None:
 
 
 def fit_baseline(task: UserTask, split: str, seed: int = 0) -> Baseline:
-    """Fit both models to the training rows and predict `split` with the better one.
+    """Fit the models to the training rows and predict `split` with the best one.
 
     Raises UserError without scikit-learn.
     """
@@ -60,7 +63,7 @@ def fit_baseline(task: UserTask, split: str, seed: int = 0) -> Baseline:
     x, targets = flatten_rows(task, "train", MAX_TRAINING_ROWS)
     x_val, val_targets = flatten_rows(task, "val")
     best: tuple[float, str, Sequence[Any]] | None = None
-    for name, build in _model_builders(task.encoder.target, seed).items():
+    for name, build in _model_builders(task.encoder.target, seed, with_forest=x.size <= MAX_FOREST_NUMBERS).items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
             models = [build().fit(x, column) for column in targets[:, 0].numpy().T]
@@ -110,27 +113,37 @@ def _flatten_numbers(batch: Batch, spec: TaskSpec) -> Tensor:
     return F.avg_pool1d(flat[:, None], width, ceil_mode=True)[:, 0] if width > 1 else flat
 
 
-def _model_builders(target: TargetEncoder, seed: int) -> Mapping[str, Callable[[], Any]]:
+def _model_builders(target: TargetEncoder, seed: int, with_forest: bool) -> Mapping[str, Callable[[], Any]]:
     """A function that builds each model, by the name of the model."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.ensemble import (
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+        RandomForestClassifier,
+        RandomForestRegressor,
+    )
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if target.task == "regression":
-        return {
+        regressors: dict[str, Callable[[], Any]] = {
             "ridge regression": lambda: make_pipeline(StandardScaler(), Ridge()),
+            "random forest": lambda: RandomForestRegressor(random_state=seed, max_features=1 / 3),
             "gradient boosting": lambda: HistGradientBoostingRegressor(random_state=seed),
         }
+        return {name: build for name, build in regressors.items() if with_forest or name != "random forest"}
     weight = "balanced" if target.balanced else None
     models: dict[str, Callable[[], Any]] = {
         "logistic regression": lambda: make_pipeline(
             StandardScaler(), LogisticRegression(max_iter=300, class_weight=weight)
         ),
+        "random forest": lambda: RandomForestClassifier(random_state=seed, class_weight=weight),
         "gradient boosting": lambda: HistGradientBoostingClassifier(random_state=seed, class_weight=weight),
     }
     if max(map(len, target.classes)) > MAX_BOOSTED_CLASSES:
         del models["gradient boosting"]
+    if not with_forest:
+        del models["random forest"]
     return models
 
 

@@ -50,7 +50,8 @@ def solve_output_layer(model: FPT, task: Task, limit: int | None = None) -> Clos
         raise ConfigError("output_start ridge is for a linear output layer, but output_hidden makes it an MLP.")
     width = model.output.weights()[0].weight.shape[1]
     most = MAX_ROWS if width * model.spec.read_positions <= MAX_EIGENVALUES else MAX_EIGENVALUES
-    features, targets = read_training_features(model, task, min(limit or most, most))
+    # on the CPU, because not every device has float64
+    features, targets = (part.cpu() for part in read_training_features(model, task, min(limit or most, most)))
     N, n, F = features.shape
     values, weights = task.linear_targets(targets)
     values = values.reshape(N * n, -1)
