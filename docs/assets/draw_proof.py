@@ -57,12 +57,21 @@ def draw(means: dict[tuple[str, str], float], path: Path) -> None:
             if (row, task) in means:
                 size = 95 if row == "pretrained" else 62
                 place = 100 * means[row, task], line
-                ax.scatter(*place, size, colour, marker=marker, edgecolor="white", linewidth=0.8, zorder=3)
+                ax.scatter(
+                    *place,
+                    size,
+                    colour,
+                    marker=marker,
+                    edgecolor="white",
+                    linewidth=0.8,
+                    zorder=4 if row == "pretrained" else 3,
+                )
     for label, colour, marker in ROWS.values():
         ax.scatter([], [], 62, colour, marker=marker, label=label)
     ax.plot([], [], color="#222222", linewidth=2, label="an answer without training")
     ax.set_yticks(range(len(TASKS)), [name for name, _, _ in reversed(TASKS.values())])
-    ax.set_xlim(0, 102)
+    ax.set_xlim(0, 103)
+    ax.set_ylim(-0.6, len(TASKS) - 0.4)
     ax.set_xlabel("test accuracy in %, mean over three seeds")
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
