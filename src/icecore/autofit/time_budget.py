@@ -19,7 +19,9 @@ from icecore.training.loop import Pack
 from icecore.training.racing import race_cost
 from icecore.user_data import UserTask
 
-VALIDATIONS_PER_RUN = 20
+VALIDATIONS_PER_RUN, MIN_VALIDATIONS = 20, 5
+#: a first step that takes so many seconds is measure enough, although it is slower than the others
+LONG_STEP = 1.0
 #: more epochs than this teach a frozen body little; small data sets may still get `MIN_STEP_LIMIT` steps
 MAX_EPOCHS, MIN_STEP_LIMIT = 60, 200
 #: share of the minutes in which the start is chosen
@@ -56,7 +58,7 @@ def plan_training(
         plan |= measure_affordable(started, task, settings, context, spent=time.perf_counter() - begun)
     else:
         plan |= {"steps": settings.steps, "eval_examples": min(MAX_VALIDATION_ROWS, task.split_size("val"))}
-    plan["eval_every"] = math.ceil(plan["steps"] / VALIDATIONS_PER_RUN)
+        plan["eval_every"] = math.ceil(settings.steps / VALIDATIONS_PER_RUN)
     write_json(path, {"wanted": request, "schedule": plan})
     return plan
 
@@ -86,6 +88,8 @@ def measure_affordable(
     # a small validation split is used whole, because its noise decides which learning rate is chosen
     affordable_rows = max(MIN_VALIDATION_ROWS, seconds / 3 / (VALIDATIONS_PER_RUN * score))
     rows = int(min(MAX_VALIDATION_ROWS, task.split_size("val"), affordable_rows))
+    # where even few rows take long, they are scored less often
+    validations = int(min(VALIDATIONS_PER_RUN, max(MIN_VALIDATIONS, seconds / 3 / (rows * score))))
     sizes = [task.split_size(split) for split in dict.fromkeys(("val", *task.test_splits))]
     subsample = sum(sizes) * final > seconds / 3
     final_rows = sum(min(size, rows) if subsample else size for size in sizes) + rows  # those of train as well
@@ -96,11 +100,12 @@ def measure_affordable(
         final_seconds += 2 * seeds * (config.start_examples or 0) * final + 2 * task.split_size("val") * final
     training = max(seconds - final_seconds, MIN_TRAINING_SHARE * seconds)
     # half the rows take little more than half the time
-    affordable = (training - VALIDATIONS_PER_RUN * rows * score) / train
+    affordable = (training - validations * rows * score) / train
     batch_size = config.batch_size if affordable >= MIN_STEP_LIMIT else max(1, config.batch_size // 2)
     steps = max(MIN_STEP_LIMIT, math.ceil(MAX_EPOCHS * task.split_size("train") / batch_size))
-    plan = {"steps": steps, "batch_size": batch_size, "minutes": max(1e-6, round(training / 60, 6))}
-    return {**plan, "eval_examples": rows, "test_examples": rows if subsample else None}
+    plan: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "eval_every": math.ceil(steps / validations)}
+    plan |= {"minutes": max(1e-6, round(training / 60, 6)), "eval_examples": rows}
+    return {**plan, "test_examples": rows if subsample else None}
 
 
 def _measure_sweep(
@@ -108,17 +113,12 @@ def _measure_sweep(
 ) -> tuple[float, float, float]:
     """Seconds of a sweep for a training step and for a row of a validation, on average, and for a row at the end.
 
-    In a race, the time of a step is taken to be linear in the number of learning rates that are left.
+    In a race, the time of a step is taken to be proportional to the number of learning rates that are left.
     """
     all_step, all_row = _measure_seconds(runs, task, context)
     n = len({run.lr for run in runs})
-    if not race or n == 1:
-        return all_step, all_row, all_row
-    one_step, one_row = _measure_seconds([run for run in runs if run.lr == runs[0].lr], task, context)
-    # rates beyond the first, on average over the steps
-    others = (race_cost(n) - 1) / (n - 1)
-    step, row = (one + max(0.0, whole - one) * others for one, whole in ((one_step, all_step), (one_row, all_row)))
-    return step, row, one_row
+    share = race_cost(n) / n if race else 1.0
+    return share * all_step, share * all_row, all_row / n if race else all_row
 
 
 def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionContext) -> tuple[float, float]:
@@ -126,13 +126,17 @@ def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionCo
     with tempfile.TemporaryDirectory() as folder:
         trial = replace(context, out=Path(folder), compile=False, callbacks=())
         pack = Pack(task, context.backbone(runs[0]), runs, trial)
-        pack.train_step()  # the first step is slower than the others
-        start = time.perf_counter()
-        for step in (1, 2):
-            pack.step = step
+
+        def timed_step() -> float:
+            start = time.perf_counter()
             pack.train_step()
-        pack.runtime.synchronize()
-        step_seconds = (time.perf_counter() - start) / 2
+            pack.step += 1
+            pack.runtime.synchronize()
+            return time.perf_counter() - start
+
+        step_seconds = timed_step()
+        if step_seconds < LONG_STEP:
+            step_seconds = (timed_step() + timed_step()) / 2
         rows = min(64, task.split_size("val"))
         start = time.perf_counter()
         evaluate(pack.model, task, "val", rows)
