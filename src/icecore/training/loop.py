@@ -28,7 +28,7 @@ from icecore.model.program import Program
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder, common_step
 from icecore.training.closed_form_start import start_output_layers
-from icecore.training.compilation import pays_to_compile
+from icecore.training.compilation import MIN_COMPILE_MINUTES, pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate_with_loss
 from icecore.training.feature_cache import FeatureCache, plan_feature_cache
@@ -79,7 +79,9 @@ class Pack:
         self.rows = list(self.members)
         config = self.config
         passes = len(configs) * config.batch_size * config.steps
-        model.compiled = pays_to_compile(model, passes) if context.compile is None else context.compile
+        # in a short time box, compilation would take most of the time
+        is_long = config.minutes is None or config.minutes >= MIN_COMPILE_MINUTES
+        model.compiled = (is_long and pays_to_compile(model, passes)) if context.compile is None else context.compile
         self.features = plan_feature_cache(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
         # measured with all runs at the start, because a resumed pack must be split as before
