@@ -124,7 +124,7 @@ def test_each_seeds_scores_are_those_of_its_own_run(
     tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit.shutil, "rmtree", lambda *_, **__: None)
-    _, fitted, _ = fit_arrays(tmp_path, replace(settings, seeds=(0, 1), steps=20))
+    _, fitted, _ = fit_arrays(tmp_path, replace(settings, seeds=(0, 1), steps=20, closed_form=False))
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob(".mine.safetensors.fit*/*/summary.json")]
     assert len(summaries) == 4
     means = {lr: np.mean([s["val_metric"] for s in summaries if s["lr"] == lr]) for lr in settings.lrs}
@@ -145,7 +145,7 @@ def test_a_fit_races_unless_told_otherwise(
 ) -> None:
     monkeypatch.setattr(fit.shutil, "rmtree", lambda *_, **__: None)
     monkeypatch.setattr(fit, "EARLY_STOPPING_PATIENCE", None)
-    settings = replace(settings, lrs=(1e-4, 3e-2), seeds=(0, 1), steps=40)
+    settings = replace(settings, lrs=(1e-4, 3e-2), seeds=(0, 1), steps=40, closed_form=False)
     for race, statuses in ((True, [BEHIND] * 2 + ["completed"] * 2), (False, ["completed"] * 4)):
         (tmp_path / str(race)).mkdir()
         _, fitted, _ = fit_arrays(tmp_path / str(race), replace(settings, race=race))

@@ -51,13 +51,23 @@ def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, s
     for scale in scales:
         trial = replace(config, input_scale=scale)
         starts[scale] = solve_output_layer(_fresh_model(trial, task, context), task, rows)
-    best = min(starts, key=lambda scale: starts[scale].loss)
+    best = _choose_scale(starts)
     return {
         "output_start": RIDGE,
         "input_scale": best,
         "start_examples": rows,
         "lr_factors": _gentle_factors(config.lr_factors, starts[best]),
     }
+
+
+def _choose_scale(starts: Mapping[float | None, ClosedFormStart]) -> float | None:
+    """The smallest scale whose start is not clearly worse than the best one.
+
+    That is by less than a standard error of the differences between rows (Breiman et al. 1984): with few rows, left-out
+    losses are noisy, and the more linear start is the safer one.
+    """
+    lowest = min(starts.values(), key=lambda start: start.loss)
+    return next(scale for scale, start in starts.items() if not _is_clear(start.losses - lowest.losses))
 
 
 def _gentle_factors(factors: Mapping[str, float], start: ClosedFormStart) -> dict[str, float]:

@@ -68,7 +68,8 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console = stdout()
     shown = [number for number in range(len(columns)) if len(rows) < 2 or len({row[number] for row in rows}) > 1]
     shown = shown if 0 in shown else [0, *shown]
-    if sum(2 + max(len(columns[n]), *(len(row[n]) for row in rows)) for n in shown) <= console.width:
+    # three cells between columns, and one at each edge
+    if sum(3 + max(len(columns[n]), *(len(row[n]) for row in rows)) for n in shown) - 1 <= console.width:
         table = _PlainTable(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
         for number in shown:
             table.add_column(printable(columns[number]), no_wrap=True)

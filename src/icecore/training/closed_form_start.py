@@ -30,14 +30,17 @@ LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
 class ClosedFormStart:
     """An output layer: weight (F, C) and bias (C,).
 
-    loss      mean loss over the rows, each predicted by the solution on all other rows
-    variance  variance of the mean loss, from the choice of rows
+    losses  (N,) loss of each row, predicted by the solution on all other rows
     """
 
     weight: Tensor
     bias: Tensor
-    loss: float
-    variance: float
+    losses: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean of `losses`."""
+        return float(self.losses.mean())
 
 
 @torch.no_grad()
@@ -59,9 +62,8 @@ def solve_output_layer(model: FPT, task: Task, limit: int | None = None) -> Clos
     left_out = solution.left_out.view(N, model.spec.read_positions, -1)
     losses = torch.stack([task.loss((scale * left_out).float(), targets).double() for scale in LOGIT_SCALES])  # (L, N)
     best = int(losses.mean(1).argmin())
-    scale, rows = float(LOGIT_SCALES[best]), losses[best]
-    variance = float(rows.var() / N) if N > 1 else 0.0
-    return ClosedFormStart(solution.weight * scale, solution.bias * scale, float(rows.mean()), variance)
+    scale = float(LOGIT_SCALES[best])
+    return ClosedFormStart(solution.weight * scale, solution.bias * scale, losses[best])
 
 
 def read_training_features(model: FPT, task: Task, limit: int) -> tuple[Tensor, Tensor]:
