@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from icecore.backbones.backbone import SHARED_ROLES
-from icecore.core.config import INPUT, RIDGE, RunConfig
+from icecore.core.config import INPUT, OUTPUT, RIDGE, RunConfig
 from icecore.core.device import package_versions
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs, start_from_program
@@ -35,6 +35,8 @@ from icecore.user_data import UserTask
 INPUT_SCALES = (0.05, 0.2, 1.0)
 #: norm of an output's weights at a random start: of D numbers that are uniform within 1 / sqrt(D)
 USUAL_OUTPUT_NORM = 3**-0.5
+#: learning rate of an output layer that is solved already, relative to that of a random one
+SOLVED_OUTPUT_SHARE = 0.1
 #: rows whose features are timed
 TIMED_ROWS = 32
 #: rows on which a start is solved, even if the time is short
@@ -74,11 +76,13 @@ def _gentle_factors(factors: Mapping[str, float], start: ClosedFormStart) -> dic
     """Learning rates of roles, lower before an output layer with large weights.
 
     Such a layer tells rows apart by small differences of their features, which steps of the usual size would destroy.
-    With these factors, a step changes the logits about as much as if the output layer were the usual random one.
+    With these factors, a step changes the logits about as much as if the output layer were the usual random one. The
+    layer itself is at its best for these features, so it moves slowly too.
     """
     norm = float(start.weight.square().sum(0).mean().sqrt())
     share = min(1.0, USUAL_OUTPUT_NORM / max(norm, 1e-12))
-    return {**factors, **{role: factors.get(role, 1.0) * share for role in (INPUT, *SHARED_ROLES)}}
+    gentle = {role: factors.get(role, 1.0) * share for role in (INPUT, *SHARED_ROLES)}
+    return {**factors, **gentle, OUTPUT: factors.get(OUTPUT, 1.0) * SOLVED_OUTPUT_SHARE}
 
 
 def _affordable_rows(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float) -> int:

@@ -107,14 +107,16 @@ def _curves(model: ModelResult, metric_name: str) -> tuple[list[Line], str, str]
     values = [value for curve in model.curves.values() for _, value in curve]
     if not values:
         return [], "", ""
-    low, high = min(values), max(values)
+    # R² has no lower end: what is far below is drawn at the edge
+    low, high = max(min(values), max(values) - 1), max(values)
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     last = max(1, max(step for curve in model.curves.values() for step, _ in curve))
     lines = [
         Line(
             f"learning rate {rate:g}",
             " ".join(
-                f"{WIDTH * step / last:.1f},{HEIGHT * (high - value) / (high - low):.1f}" for step, value in curve
+                f"{WIDTH * step / last:.1f},{HEIGHT * min(1.0, (high - value) / (high - low)):.1f}"
+                for step, value in curve
             ),
         )
         for rate, curve in model.curves.items()
