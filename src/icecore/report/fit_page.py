@@ -111,14 +111,12 @@ def _curves(model: ModelResult, metric_name: str) -> tuple[list[Line], str, str]
     low, high = max(min(values), max(values) - 1), max(values)
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     last = max(1, max(step for curve in model.curves.values() for step, _ in curve))
+
+    def place(step: int, value: float) -> str:
+        return f"{WIDTH * step / last:.1f},{HEIGHT * min(1.0, (high - value) / (high - low)):.1f}"
+
     lines = [
-        Line(
-            f"learning rate {rate:g}",
-            " ".join(
-                f"{WIDTH * step / last:.1f},{HEIGHT * min(1.0, (high - value) / (high - low)):.1f}"
-                for step, value in curve
-            ),
-        )
+        Line(f"learning rate {rate:g}", " ".join(place(step, value) for step, value in curve))
         for rate, curve in model.curves.items()
     ]
     return lines, metric_text(low, metric_name), metric_text(high, metric_name)
