@@ -64,9 +64,27 @@ def test_a_linear_target_gets_a_nearly_linear_start(bodies: Mapping[str, str], c
     assert again == settings
 
 
-def test_little_time_solves_fewer_rows(bodies: Mapping[str, str], context: ExecutionContext) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "rows", "scale"), [(4000.0, 700, 0.05), (1600.0, 400, 0.05), (400.0, 200, 0.2), (100.0, 50, 0.2)]
+)
+def test_little_time_solves_fewer_rows(
+    seconds: float,
+    rows: int,
+    scale: float,
+    bodies: Mapping[str, str],
+    context: ExecutionContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A row takes a second here: each scale and the start of training read the rows once."""
+    monkeypatch.setattr(closed_form, "_seconds_per_row", lambda *_: 1.0)
     task = build_task(1000)
-    assert choose_start(configure(task, bodies), task, context, seconds=1e-6)["start_examples"] == 200
+    settings = choose_start(configure(task, bodies), task, context, seconds)
+    assert (settings["start_examples"], settings["input_scale"]) == (rows, scale)
+
+
+def test_too_little_time_solves_nothing(bodies: Mapping[str, str], context: ExecutionContext) -> None:
+    task = build_task(1000)
+    assert choose_start(configure(task, bodies), task, context, seconds=1e-9) == {}
 
 
 def test_a_gain_is_clear_only_beyond_its_standard_error(bodies: Mapping[str, str], context: ExecutionContext) -> None:

@@ -37,18 +37,27 @@ INPUT_SCALES = (0.05, 0.2, 1.0)
 USUAL_OUTPUT_NORM = 3**-0.5
 #: learning rate of an output layer that is solved already, relative to that of a random one
 SOLVED_OUTPUT_SHARE = 0.1
-#: rows whose features are timed
-TIMED_ROWS = 32
-#: rows on which a start is solved, even if the time is short
-MIN_START_ROWS = 200
+#: rows whose features are timed: a few, and more if these take less than so many seconds
+TIMED_ROWS, ENOUGH_SECONDS = (2, 32), 0.5
+#: a start is chosen among several scales on at least so many rows, and solved on at least so many
+MIN_ROWS_TO_CHOOSE, MIN_ROWS = 200, 50
 
 
 def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float | None) -> dict[str, Any]:
-    """The settings of `RunConfig` for a closed-form start that takes about `seconds` in all; None: however long."""
+    """The settings of `RunConfig` for a closed-form start that takes about `seconds` in all; None: however long.
+
+    If the time is short, one scale is used without a choice. There are no settings, and so no such start, if it is too
+    short even for the features of a few rows.
+    """
     scales: tuple[float | None, ...] = INPUT_SCALES if config.start is None else (None,)
     rows = min(MAX_ROWS, task.split_size("train"))
     if seconds is not None:
-        rows = min(rows, _affordable_rows(config, task, context, seconds / (len(scales) + 1)))
+        passes = seconds / _seconds_per_row(config, task, context)  # each scale, and the training's own start
+        if passes / (len(scales) + 1) < min(rows, MIN_ROWS_TO_CHOOSE):
+            scales = scales[len(scales) // 2 :][:1]
+        rows = min(rows, int(passes / (len(scales) + 1)))
+        if rows < min(MIN_ROWS, task.split_size("train")):
+            return {}
     starts: dict[float | None, ClosedFormStart] = {}
     for scale in scales:
         trial = replace(config, input_scale=scale)
@@ -85,14 +94,18 @@ def _gentle_factors(factors: Mapping[str, float], start: ClosedFormStart) -> dic
     return {**factors, **gentle, OUTPUT: factors.get(OUTPUT, 1.0) * SOLVED_OUTPUT_SHARE}
 
 
-def _affordable_rows(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float) -> int:
-    """The training rows whose features take about `seconds`."""
+def _seconds_per_row(config: RunConfig, task: UserTask, context: ExecutionContext) -> float:
+    """The time that the features of a training row take."""
     model = _fresh_model(config, task, context)
     read_training_features(model, task, 1)  # the first pass is slower than the others
-    begun = time.perf_counter()
-    timed = len(read_training_features(model, task, TIMED_ROWS)[0])
-    a_row = (time.perf_counter() - begun) / timed
-    return max(MIN_START_ROWS, int(seconds / a_row))
+    seconds, rows = 0.0, 0
+    for count in TIMED_ROWS:
+        begun = time.perf_counter()
+        rows = len(read_training_features(model, task, count)[0])
+        seconds = time.perf_counter() - begun
+        if seconds > ENOUGH_SECONDS:
+            break
+    return max(1e-9, seconds / rows)
 
 
 def _fresh_model(config: RunConfig, task: UserTask, context: ExecutionContext) -> FPT:
