@@ -57,6 +57,10 @@ def test_train_then_eval_attend_info(run: Run, body: Path, tmp_path: Path):
     assert "Validation chose learning rate" in ended.out
     assert "step 2/4" in ended.err, "plain lines where there is no terminal"
     group = json.loads((out / "summary.json").read_text())
+    # the next command writes another summary.json, and this copy stays
+    (copy,) = out.glob("summary-bit-xor-bert-pretrained-*.json")
+    assert json.loads(copy.read_text()) == group
+    assert str(copy) in ended.out
     assert group["n_seeds"] == 2
     assert len(group["runs"]) == 4
     folder = out / group["runs"][0]["run_id"]

@@ -104,7 +104,7 @@ def train(
             options = {"race": race, "compile": compile, "callbacks": displays, "world": world}
             group = sweep.run_sweep(configs, ExecutionContext(out, data_dir, device, micro_batch, resume, **options))
     if world.is_main:
-        _print_group(group, out)
+        _print_group(group, out / sweep.summary_name(configs))
 
 
 def evaluate(
@@ -215,7 +215,7 @@ def runs(
     print_text(f"{pluralize(len(rows), 'run')}. `icecore info {folder / rows[0][0]}` shows one.")
 
 
-def _print_group(sweep: SweepSummary, out: Path) -> None:
+def _print_group(sweep: SweepSummary, path: Path) -> None:
     """Print one row for each run, then what validation chose."""
     runs = sweep.runs
     metric_name = runs[0].metric_name
@@ -245,5 +245,5 @@ def _print_group(sweep: SweepSummary, out: Path) -> None:
         print_text(f"{metric}: {metric_text(sweep.test_mean, metric_name)}")
     print_text(
         f"{runs[0].trainable_parameters:,} trained and {runs[0].frozen_parameters:,} frozen parameters. "
-        f"The full result is in {out / 'summary.json'}."
+        f"The full result is in {path}."
     )
