@@ -14,7 +14,6 @@ from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, Stric
 from icecore.cli.setting_options import with_settings
 from icecore.core.errors import ConfigError
 from icecore.core.settings import from_values
-from icecore.core.storage import write_atomic
 from icecore.core.text import metric_text, pluralize
 from icecore.user_data.data_settings import DataSettings
 
@@ -75,6 +74,7 @@ def fit(
         result = fit_program(plan.task(), fit_settings, out, {"encoder": plan.encoder.to_json()}, device, displays)
     _print_fit(result, out)
     if report is not None:
+        from icecore.core.storage import write_atomic
         from icecore.report.fit_page import render_fit_page
 
         page = render_fit_page(result, plan.describe(), plan.encoder.target)
