@@ -14,7 +14,7 @@ from icecore.core.config import LOSS, RIDGE, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
 from icecore.model.model_settings import ModelSettings
-from icecore.training.closed_form_start import read_training_features, solve_output_layer, start_output_layers
+from icecore.training.closed_form_start import read_features_of, solve_output_layer, start_output_layers
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate_with_loss
 from icecore.training.loop import Pack
@@ -69,7 +69,7 @@ def test_features_are_in_the_order_of_the_rows(bodies: Mapping[str, str]) -> Non
     texts = ["a" * (1 + n % 7) + "b" for n in range(40)]
     task = user_data.from_arrays(texts, [n % 2 for n in range(40)]).task()
     model = build_model(task, bodies)
-    features, targets = read_training_features(model, task, 10)
+    features, targets = read_features_of(model, task, "train", 10)
     (batch,) = task.batches("train", 10, 10)
     torch.testing.assert_close(targets, batch.targets)
     torch.testing.assert_close(features, model.features(batch).float(), rtol=1e-4, atol=1e-5)

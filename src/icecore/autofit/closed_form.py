@@ -6,7 +6,7 @@ it is clearly better than its start on the validation rows: a few of them cannot
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from icecore.model.program import Program
 from icecore.training.closed_form_start import (
     MAX_ROWS,
     ClosedFormStart,
-    read_training_features,
+    read_features_of,
     solve_output_layer,
     start_output_layers,
 )
@@ -97,11 +97,11 @@ def _gentle_factors(factors: Mapping[str, float], start: ClosedFormStart) -> dic
 def _seconds_per_row(config: RunConfig, task: UserTask, context: ExecutionContext) -> float:
     """The time that the features of a training row take."""
     model = _fresh_model(config, task, context)
-    read_training_features(model, task, 1)  # the first pass is slower than the others
+    read_features_of(model, task, "train", 1)  # the first pass is slower than the others
     seconds, rows = 0.0, 0
     for count in TIMED_ROWS:
         begun = time.perf_counter()
-        rows = len(read_training_features(model, task, count)[0])
+        rows = len(read_features_of(model, task, "train", count)[0])
         seconds = time.perf_counter() - begun
         if seconds > ENOUGH_SECONDS:
             break
@@ -117,10 +117,12 @@ def _fresh_model(config: RunConfig, task: UserTask, context: ExecutionContext) -
     return model.to(runtime.device)
 
 
-def start_program(config: RunConfig, task: UserTask, context: ExecutionContext) -> Program:
-    """The program with which the run of a configuration begins."""
+def start_program(
+    config: RunConfig, task: UserTask, context: ExecutionContext, splits: Sequence[str] = ("train",)
+) -> Program:
+    """The program with which the run of a configuration begins, or the same solved on more rows."""
     model = _fresh_model(config, task, context)
-    start_output_layers(model, task, [config.seed], config.start_examples)
+    start_output_layers(model, task, [config.seed], config.start_examples, splits)
     tensors = {name: tensor.cpu() for name, tensor in model.programs()[0].items()}
     extra = {"data": dict(task.data), "metric_name": task.metric_name}
     return Program(config, task.spec, model.body_fingerprint, tensors, {}, package_versions(), extra)

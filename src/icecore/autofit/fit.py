@@ -187,7 +187,9 @@ def _train_sweep(
     at_lr = [summary for summary in finite if summary.lr == lr]
     scored = at_lr if best in at_lr else [*at_lr, best]
     states = [_keep(replace(config, lr=each.lr, seed=each.seed), each, task, context) for each in scored]
-    logits, targets = _predict_with([state.program for state in states], config, task, context)
+    has_test_rows = task.test_splits[0] != "val"
+    scored_programs = [state.final if has_test_rows else state.program for state in states]
+    logits, targets = _predict_with(scored_programs, config, task, context)
     scores = torch.stack([task.metric(each, targets) for each in logits])
     index, S = scored.index(best), len(at_lr)
     result = ModelResult(
@@ -207,27 +209,34 @@ def _train_sweep(
         targets=targets,
         curves=_curves(config, best, summaries, context),
     )
-    return states[index].program, result
+    return states[index].final, result
 
 
 @dataclass(frozen=True)
 class _KeptState:
-    """The state of a run that is kept: its program, after how many steps it was, and its validation metric."""
+    """The state of a run that is kept: its program, after how many steps it was, and its validation metric.
+
+    final  what is written: a start is solved again with the validation rows, which have done their work
+    """
 
     program: Program
     step: int
     val_metric: float
+    final: Program
 
 
 def _keep(config: RunConfig, summary: RunSummary, task: UserTask, context: ExecutionContext) -> _KeptState:
     """The best state of a run, or its start if training did not make that clearly better."""
     trained = Program.load(RunFolder(context.out, config).program_path)
-    if config.output_start is not None and summary.best_step:
+    step, val_metric, kept = summary.best_step, summary.val_metric or 0.0, trained
+    if config.output_start is not None and step:
         start = start_program(config, task, context)
         gain = Gain.over_start(trained, start, task, context)
         if not gain.is_clear:
-            return _KeptState(start, 0, gain.start_metric)
-    return _KeptState(trained, summary.best_step, summary.val_metric or 0.0)
+            step, val_metric, kept = 0, gain.start_metric, start
+    if config.output_start is None or step:
+        return _KeptState(kept, step, val_metric, kept)
+    return _KeptState(kept, step, val_metric, start_program(config, task, context, ("train", "val")))
 
 
 def _curves(

@@ -4,6 +4,7 @@ Training goes on from there, so a run is never worse than the linear model on th
 is a function of data, body and configuration only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,8 +45,10 @@ class ClosedFormStart:
 
 
 @torch.no_grad()
-def solve_output_layer(model: FPT, task: Task, limit: int | None = None) -> ClosedFormStart:
-    """The closed-form start of a model that holds one run, on at most `limit` training rows.
+def solve_output_layer(
+    model: FPT, task: Task, limit: int | None = None, splits: Sequence[str] = ("train",)
+) -> ClosedFormStart:
+    """The closed-form start of a model that holds one run, on at most `limit` rows of each of the splits.
 
     Raises ConfigError if the output layer is not linear.
     """
@@ -54,7 +57,8 @@ def solve_output_layer(model: FPT, task: Task, limit: int | None = None) -> Clos
     width = model.output.weights()[0].weight.shape[1]
     most = MAX_ROWS if width * model.spec.read_positions <= MAX_EIGENVALUES else MAX_EIGENVALUES
     # on the CPU, because not every device has float64
-    features, targets = (part.cpu() for part in read_training_features(model, task, min(limit or most, most)))
+    parts = [read_features_of(model, task, split, min(limit or most, most // len(splits))) for split in splits]
+    features, targets = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
     N, n, F = features.shape
     values, weights = task.linear_targets(targets)
     values = values.reshape(N * n, -1)
@@ -66,10 +70,10 @@ def solve_output_layer(model: FPT, task: Task, limit: int | None = None) -> Clos
     return ClosedFormStart(solution.weight * scale, solution.bias * scale, losses[best])
 
 
-def read_training_features(model: FPT, task: Task, limit: int) -> tuple[Tensor, Tensor]:
-    """Features (N, n, F) of the first training rows, and their targets (N, ...), for a model that holds one run."""
+def read_features_of(model: FPT, task: Task, split: str, limit: int) -> tuple[Tensor, Tensor]:
+    """Features (N, n, F) of a split's first rows, and their targets (N, ...), for a model that holds one run."""
     features, targets = [], []
-    for batch in task.batches("train", examples_per_pass(model), limit):
+    for batch in task.batches(split, examples_per_pass(model), limit):
         block = task.prepare_batch(batch)
         parts, order = [], []
         for part, places in split_by_length(block, runs=1):
@@ -81,7 +85,9 @@ def read_training_features(model: FPT, task: Task, limit: int) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def start_output_layers(model: FPT, task: Task, seeds: list[int], limit: int | None) -> None:
+def start_output_layers(
+    model: FPT, task: Task, seeds: Sequence[int], limit: int | None, splits: Sequence[str] = ("train",)
+) -> None:
     """Give each run of `model` its closed-form start; runs of one seed have the same one."""
     programs = model.programs()
     solved: dict[int, ClosedFormStart] = {}
@@ -89,7 +95,7 @@ def start_output_layers(model: FPT, task: Task, seeds: list[int], limit: int | N
     for run, seed in enumerate(seeds):
         if seed not in solved:
             with alone(model, programs[run]):
-                solved[seed] = solve_output_layer(model, task, limit)
+                solved[seed] = solve_output_layer(model, task, limit, splits)
         layer.weight[run].copy_(solved[seed].weight)
         if layer.bias is not None:
             layer.bias[run].copy_(solved[seed].bias)
