@@ -39,6 +39,8 @@ USUAL_OUTPUT_NORM = 3**-0.5
 SOLVED_OUTPUT_SHARE = 0.1
 #: rows whose features are timed: a few, and more if these take less than so many seconds
 TIMED_ROWS, ENOUGH_SECONDS = (2, 32), 0.5
+#: with fewer rows, a difference must be two standard errors instead of one
+MANY_ROWS = 50
 #: a start is chosen among several scales on at least so many rows, and solved on at least so many
 MIN_ROWS_TO_CHOOSE, MIN_ROWS = 200, 50
 
@@ -149,9 +151,10 @@ class Gain:
 
 
 def _is_clear(gains: Tensor) -> bool:
-    """Whether the mean of gains (N,) is above zero by more than its standard error."""
+    """Whether the mean of gains (N,) is above zero by more than its standard error, or by two for few rows."""
     N = len(gains)
-    return N > 1 and float(gains.mean()) > float(gains.std()) / N**0.5
+    errors = 1.0 if N >= MANY_ROWS else 2.0
+    return N > 1 and float(gains.mean()) > errors * float(gains.std()) / N**0.5
 
 
 def _scores(program: Program, task: UserTask, context: ExecutionContext) -> Mapping[str, Tensor]:

@@ -90,7 +90,7 @@ def _fit_alone(
     sentences = verdict(result, controls, task.metric_name, split) if controls else ""
     header = {"result": result.summary(), "controls": {control.name: control.summary() for control in controls}}
     # during the sweep, the run may have been scored on a part of the test rows only
-    metrics = {**program.metrics, task.test_splits[0]: result.metric}
+    metrics = {"val": result.val_metric, **program.metrics, task.test_splits[0]: result.metric}
     header |= {"verdict": sentences} if controls else {}
     train = task.splits["train"]
     header["training_rows"] = sample_digests(train.inputs, train.lengths)
