@@ -71,9 +71,7 @@ def fit_baseline(task: UserTask, split: str, seed: int = 0) -> Baseline:
             best = val_metric, name, build
     assert best is not None
     val_metric, name, build = best
-    if (
-        split != "val"
-    ):  # the validation rows have done their work, so they may be learned from, as a start of a fit does
+    if split != "val":  # the validation rows have done their work, and the start of a fit learns from them too
         x, targets = np.concatenate([x, x_val]), torch.cat([targets, val_targets])
     models = _fit_models(build, x, targets)
     seconds = time.perf_counter() - start
