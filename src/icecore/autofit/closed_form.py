@@ -42,13 +42,13 @@ TIMED_ROWS, ENOUGH_SECONDS = (2, 32), 0.5
 #: with fewer rows, a difference must be two standard errors instead of one
 MANY_ROWS = 50
 #: a start is chosen among several scales on at least so many rows, and solved on at least so many
-MIN_ROWS_TO_CHOOSE, MIN_ROWS = 200, 50
+MIN_ROWS_TO_CHOOSE, MIN_ROWS = 100, 50
 
 
 def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float | None) -> dict[str, Any]:
     """The settings of `RunConfig` for a closed-form start that takes about `seconds` in all; None: however long.
 
-    If the time is short, one scale is used without a choice. There are no settings, and so no such start, if it is too
+    If the time is short, the most linear start is taken without a choice. There are no settings, and so no such start, if it is too
     short even for the features of a few rows.
     """
     scales: tuple[float | None, ...] = INPUT_SCALES if config.start is None else (None,)
@@ -56,7 +56,7 @@ def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, s
     if seconds is not None:
         passes = seconds / _seconds_per_row(config, task, context)  # each scale, and the training's own start
         if passes / (len(scales) + 1) < min(rows, MIN_ROWS_TO_CHOOSE):
-            scales = scales[len(scales) // 2 :][:1]
+            scales = scales[:1]
         rows = min(rows, int(passes / (len(scales) + 1)))
         if rows < min(MIN_ROWS, task.split_size("train")):
             return {}

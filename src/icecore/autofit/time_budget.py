@@ -25,7 +25,7 @@ LONG_STEP = 1.0
 #: more epochs than this teach a frozen body little; small data sets may still get `MIN_STEP_LIMIT` steps
 MAX_EPOCHS, MIN_STEP_LIMIT = 60, 200
 #: share of the minutes in which the start is chosen
-START_SHARE = 0.2
+START_SHARE = 0.3
 #: seconds that are planned for, however few the minutes are
 MIN_SECONDS = 0.001
 #: share of the time that training has, however long the final scores take
