@@ -48,8 +48,8 @@ MIN_ROWS_TO_CHOOSE, MIN_ROWS = 100, 50
 def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float | None) -> dict[str, Any]:
     """The settings of `RunConfig` for a closed-form start that takes about `seconds` in all; None: however long.
 
-    If the time is short, the most linear start is taken without a choice. There are no settings, and so no such start, if it is too
-    short even for the features of a few rows.
+    If the time is short, the most linear start is taken without a choice. There are no settings, and so no such start,
+    if it is too short even for the features of a few rows.
     """
     scales: tuple[float | None, ...] = INPUT_SCALES if config.start is None else (None,)
     rows = min(MAX_ROWS, task.split_size("train"))
