@@ -7,6 +7,7 @@ import csv
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def digits(folder: Path) -> Path:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     for number, (image, label) in enumerate(zip(data.images, data.target, strict=True)):
         path = folder / "digits" / str(label)
         path.mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,8 @@ class LiveDisplay(_Counted):
         )
         columns = (SpinnerColumn(), BarColumn(16), TextColumn("{task.description}"))
         self.bar = Progress(*columns, console=self.console, transient=True)
-        self.task = self.bar.add_task("", total=1.0, completed=self.share(step))
+        self.task = self.bar.add_task("", total=1.0)
+        self.bar.update(self.task, completed=self.share(step))
         self.bar.start()
 
     def progress(self, step: int, losses: Mapping[str, float]) -> None:
