@@ -20,7 +20,7 @@ def file_names(path: Path) -> list[str]:
     """Relative names of the files in a folder or archive. Raises DataError if it cannot be read."""
     try:
         if path.is_dir():
-            return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+            return [file.relative_to(path).as_posix() for file in iterate_files(path)]
         if path.name.lower().endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
                 return [item.filename for item in _counted(path, archive.infolist()) if not item.is_dir()]
@@ -28,6 +28,22 @@ def file_names(path: Path) -> list[str]:
             return [member.name.removeprefix("./") for member in _counted(path, archive) if member.isfile()]
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from error
+
+
+def iterate_files(folder: Path) -> Iterator[Path]:
+    """The files in a folder and the folders in it; links are followed, also to elsewhere, but never in a circle."""
+    yield from _iterate_files(folder, frozenset())
+
+
+def _iterate_files(folder: Path, parents: frozenset[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in parents:
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            yield from _iterate_files(entry, parents | {real})
+        elif entry.is_file():
+            yield entry
 
 
 def read_files(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:

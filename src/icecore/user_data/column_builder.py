@@ -16,22 +16,29 @@ import numpy as np
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.user_data.cell_types import (
+    BOOLEAN_WORDS,
     MISSING_CLASS_WORDS,
     MISSING_WORDS,
-    PARSERS,
+    can_parse,
+    cell_parser,
     describe_number_like,
+    find_date_order,
     find_leading_zero,
+    find_long_number,
     infer_type,
     is_missing_word,
-    parse_number,
 )
-from icecore.user_data.columns import Column, ColumnType
+from icecore.user_data.columns import LARGEST_EXACT, Column, ColumnType
+from icecore.user_data.data_settings import DateOrder, DecimalMark
 from icecore.user_data.notes import Note, join_names
+from icecore.user_data.number_formats import find_number_format
 
 #: tables with more rows are sampled
 DEFAULT_MAX_ROWS = 2_000_000
 #: distinct texts that are kept of a column, unless it is listed in `TableOptions.keep_all_texts`
 MAX_DISTINCT_TEXTS = 100_000
+#: distinct cells up to which a column of numbers also keeps how they were written, because they may be labels
+MAX_DISTINCT_NUMBERS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,8 @@ class TableOptions:
     """How a table is read.
 
     types           columns of known type; the type of others is inferred from their first chunk
+    formats         how numbers and dates of columns of known type are written, unless plainly
+    decimal, dates  which mark separates decimals, and whether days or months come first, where the cells do not tell
     keep_all_texts  columns of which every distinct text is kept
     always_numeric  columns that hold numbers even if these have leading zeros
     max_rows        larger tables are sampled down to so many rows
@@ -47,6 +56,9 @@ class TableOptions:
     """
 
     types: Mapping[str, ColumnType] = field(default_factory=dict)
+    formats: Mapping[str, str] = field(default_factory=dict)
+    decimal: DecimalMark = "auto"
+    dates: DateOrder = "auto"
     keep_all_texts: frozenset[str] = frozenset()
     always_numeric: frozenset[str] = frozenset()
     max_rows: int = DEFAULT_MAX_ROWS
@@ -60,8 +72,9 @@ class ColumnTable:
 
     row_numbers         (N,) number of each row in its files, from 0
     notes               what was inferred, skipped or sampled
-    unfiltered          text columns before words such as "none" were taken as missing values
+    unfiltered          text columns before words such as "none" were taken as missing values, and as they were spelled
     missing_word_counts  how often each such word appears in columns of numbers
+    formats             how the numbers and dates of columns are written, unless plainly
     """
 
     columns: dict[str, Column]
@@ -69,6 +82,7 @@ class ColumnTable:
     notes: list[Note] = field(default_factory=list)
     unfiltered: Mapping[str, Column] = field(default_factory=dict)
     missing_word_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     def target(self, name: str) -> Column:
         """A column as a target, for which fewer words mean a missing value. Notes the words that were found."""
@@ -108,6 +122,15 @@ def _without_words(column: Column, words: frozenset[str]) -> Column:
     return replace(column, values=new_codes[column.values], levels=levels)
 
 
+def _spell_booleans(column: Column) -> Column:
+    """A text column of truth values, however they are spelled, with the texts True and False."""
+    words = [text.strip().lower() for text in column.distinct_texts]
+    if not words or not set(words) <= BOOLEAN_WORDS.keys():
+        return column
+    new_codes = np.array([*(int(BOOLEAN_WORDS[word]) for word in words), -1], np.int32)
+    return replace(column, values=new_codes[column.values], levels=["False", "True"])
+
+
 class TableChunk(NamedTuple):
     """Some rows of a file: column names, cells of each column (n,) as texts or numbers, row numbers (n,) from 0."""
 
@@ -144,16 +167,21 @@ class ColumnBuilder:
     def __init__(self, options: TableOptions) -> None:
         self.options = options
         self.types = dict(options.types)
+        self.formats = dict(options.formats)
         self.names: list[str] | None = None
         self._known: frozenset[str] = frozenset()
         self.notes: list[Note] = []
         self._parts: dict[str, list[np.ndarray]] = {}
         self._text_codes: dict[str, _TextCodes] = {}
+        #: of columns of numbers, how their cells are written
+        self._written_parts: dict[str, list[np.ndarray]] = {}
+        self._written_codes: dict[str, _TextCodes] = {}
+        self._infinite: Counter[str] = Counter()
         self._origins: dict[str, str] = {}
         #: cells of each column that are no numbers: how many, and the first
         self._unreadable: dict[str, tuple[int, str]] = {}
         self._missing_word_counts: dict[str, Counter[str]] = {}
-        self._leading_zeros: dict[str, str] = {}
+        self._codes: dict[str, str] = {}
         self._number_hints: dict[str, str] = {}
         self._skipped: list[str] = []
         self._row_numbers: list[np.ndarray] = []
@@ -210,12 +238,15 @@ class ColumnBuilder:
         for name in self.names:
             # one column at a time, so that parts and whole columns are never all in memory at once
             column = self._join_column(name)
-            columns[name] = column if column.type != "text" else _without_words(column, MISSING_WORDS)
+            columns[name] = column
+            if column.type == "text":
+                columns[name] = _spell_booleans(_without_words(column, MISSING_WORDS))
             if columns[name] is not column:
                 unfiltered[name] = column
         self._add_notes()
         row_numbers = np.concatenate(self._row_numbers)
-        table = ColumnTable(columns, row_numbers, self.notes, unfiltered, self._missing_word_counts)
+        formats = {name: form for name, form in self.formats.items() if name in columns}
+        table = ColumnTable(columns, row_numbers, self.notes, unfiltered, self._missing_word_counts, formats)
         return table, np.concatenate(self._file_indices)
 
     def _join_column(self, name: str) -> Column:
@@ -223,16 +254,46 @@ class ColumnBuilder:
         codes = self._text_codes.get(name)
         levels = () if codes is None else None if len(codes.index) > codes.most else list(codes.index)
         origin, hint = self._origins.get(name, "float"), self._number_hints.get(name, "")
-        return Column(name, self.types[name], values, levels, origin, hint)
+        unreadable = self._unreadable.get(name, (0, ""))[0]
+        column = Column(name, self.types[name], values, levels, origin, hint, unreadable=unreadable)
+        return replace(column, as_written=self._written_column(column))
+
+    def _written_column(self, column: Column) -> Column | None:
+        """The cells of a column of numbers as texts; None if there are too many, or the numbers give them back."""
+        codes, parts = self._written_codes.get(column.name), self._written_parts.get(column.name)
+        if codes is None or not parts or column.type != "number":
+            return None
+        values, levels = np.concatenate(parts), list(codes.index)
+        labels = column.as_labels()
+        first_rows = np.unique(values, return_index=True)
+        texts = [*labels.distinct_texts, ""]
+        is_given_back = all(
+            code < 0 or texts[labels.values[row]] == levels[code] for code, row in zip(*first_rows, strict=True)
+        )
+        if is_given_back:
+            return None
+        is_whole = all(level.lstrip("-").isdecimal() and str(int(level)) == level for level in levels)
+        if is_whole:  # in ascending order, as labels of numbers are
+            ranks = np.argsort(np.argsort([int(level) for level in levels], kind="stable"), kind="stable")
+            values, levels = np.append(ranks, -1).astype(np.int32)[values], sorted(levels, key=int)
+        return Column(column.name, "text", values, levels, "int" if is_whole else "str")
 
     def _add_notes(self) -> None:
+        if formats := {name: form for name, form in self.formats.items() if name not in self.options.formats}:
+            parts = [f"{name} like {form}" for name, form in formats.items()]
+            self.notes.append(("written", f"numbers and dates are read by how they are written: {join_names(parts)}"))
+        if self._infinite:
+            parts = [f"{pluralize(count, 'cell')} of {name!r}" for name, count in self._infinite.items()]
+            self.notes.append(("infinite", f"{join_names(parts)}: counted as very large or very small"))
         for name, (count, example) in self._unreadable.items():
             message = f"{pluralize(count, 'cell')} of column {name!r}, such as {example!r}, counted as missing"
             self.notes.append(("not numbers", f"{message} (--strict refuses them)"))
-        if self._leading_zeros:
-            names, example = list(self._leading_zeros), next(iter(self._leading_zeros.values()))
-            message = f"{join_names(names)}: read as text because of leading zeros, as in {example!r}"
-            self.notes.append(("codes", message))
+        for has_zero, reason in ((True, "of leading zeros"), (False, "its numbers are too long to be exact")):
+            codes = {name: code for name, code in self._codes.items() if (code.strip()[:1] == "0") == has_zero}
+            if codes:
+                example = next(iter(codes.values()))
+                message = f"{join_names(list(codes))}: read as text because {reason}, as in {example!r}"
+                self.notes.append(("codes", message))
         if self._skipped:
             message = f"{pluralize(len(self._skipped), 'damaged row')}: {join_names(self._skipped, 3)}"
             self.notes.append(("skipped", message))
@@ -242,9 +303,12 @@ class ColumnBuilder:
         if isinstance(cells, np.ndarray):
             if self.types.setdefault(name, "number") != "text":
                 self._origins.setdefault(name, {"b": "bool", "i": "int", "u": "int"}.get(cells.dtype.kind, "float"))
+                self._keep_integers(name, cells)
+                if isinstance(cells, np.ma.MaskedArray):
+                    return self._compact(name, cells.astype(np.float64).filled(math.nan))
                 return self._compact(name, cells.astype(np.float64))
             is_whole = cells.dtype.kind == "f" and not (cells[np.isfinite(cells)] % 1).any()
-            cells = [None if v != v else str(int(v)) if is_whole else str(v) for v in cells.tolist()]
+            cells = [None if v is None or v != v else str(int(v)) if is_whole else str(v) for v in cells.tolist()]
         kind = self.types.get(name)
         if kind is None and any(cell is not None for cell in cells):
             kind = self.types[name] = self._infer_type(name, cells)
@@ -254,32 +318,86 @@ class ColumnBuilder:
             self._origins.setdefault(name, "str")
             most = math.inf if name in self.options.keep_all_texts else MAX_DISTINCT_TEXTS
             return self._text_codes.setdefault(name, _TextCodes(most)).encode(cells)
-        values = self._parse(name, cells, PARSERS[kind], path, rows)
+        values = self._parse(name, cells, kind, path, rows)
+        if kind == "number":
+            self._keep_written(name, cells, values)
+            if count := int(np.isinf(values).sum()):
+                self._infinite[name] += count
         missing = Counter(cells[i] for i in np.flatnonzero(np.isnan(values)).tolist())
         if words := {c: n for c, n in missing.items() if c is not None and c.strip() and is_missing_word(c)}:
             self._missing_word_counts.setdefault(name, Counter()).update(words)
         return self._compact(name, values)
 
+    def _keep_integers(self, name: str, integers: np.ndarray) -> None:
+        """Keep whole numbers (n,) of an array as they are, once one of them is too large for float64."""
+        present = integers.compressed() if isinstance(integers, np.ma.MaskedArray) else integers
+        if integers.dtype.kind not in "iu" or not len(present):
+            return
+        if name in self._parts and name not in self._written_codes:
+            return  # the chunks before had none, so it is no column of codes
+        if name in self._written_codes or max(abs(int(present.min())), abs(int(present.max()))) > LARGEST_EXACT:
+            cells = [None if value is None else str(value) for value in integers.tolist()]
+            self._write_down(name, cells)
+
+    def _keep_written(self, name: str, cells: Sequence[str | None], values: np.ndarray) -> None:
+        """Keep how the numbers `values` (n,) are written, while there are few different ones."""
+        if name in self._parts and name not in self._written_parts:
+            return  # there were too many
+        is_gone = np.isnan(values)
+        if is_gone.any():  # a cell that is no number may be a label, but one that means a missing value is none
+            cells = [
+                None if gone and (cell is None or is_missing_word(cell)) else cell
+                for cell, gone in zip(cells, is_gone, strict=True)
+            ]
+        self._write_down(name, [None if cell is None else cell.strip() for cell in cells])
+
+    def _write_down(self, name: str, cells: Sequence[str | None]) -> None:
+        codes = self._written_codes.setdefault(name, _TextCodes(MAX_DISTINCT_NUMBERS))
+        self._written_parts.setdefault(name, []).append(codes.encode(cells))
+        if len(codes.index) > codes.most:
+            del self._written_codes[name], self._written_parts[name]
+
     def _infer_type(self, name: str, cells: Sequence[str | None]) -> ColumnType:
         """The type of a column by the cells of its first chunk; remembers what else the column looks like."""
         present = [cell for cell in cells if cell is not None and not is_missing_word(cell)]
         kind = infer_type(present)
-        if kind == "number" and name not in self.options.always_numeric and (example := find_leading_zero(present)):
-            self._leading_zeros[name] = example
+        is_free = kind == "number" and name not in self.options.always_numeric
+        if is_free and (example := find_leading_zero(present) or find_long_number(present)):
+            self._codes[name] = example
             return "text"
-        if kind == "text" and (hint := describe_number_like(present)):
+        if kind == "date" or (kind == "number" and all(can_parse("number", cell) for cell in present)):
+            return kind
+        number_format, reason = find_number_format(present, self.options.decimal)
+        if number_format is not None:
+            self.formats[name] = str(number_format)
+            return "number"
+        date_order, date_reason = find_date_order(present, self.options.dates)
+        if date_order:
+            self.formats[name] = date_order
+            return "date"
+        if kind == "number":
+            return kind
+        if reason:
+            self._number_hints[name] = f"{reason} (--decimal point or comma)"
+        elif hint := date_reason or describe_number_like(present):
             self._number_hints[name] = hint
         return kind
 
     def _parse(
-        self, name: str, cells: Sequence[str | None], parse: Callable[[str], float], path: Path, rows: np.ndarray
+        self, name: str, cells: Sequence[str | None], kind: ColumnType, path: Path, rows: np.ndarray
     ) -> np.ndarray:
+        parse = cell_parser(kind, self.formats.get(name, ""), name in self.options.types)
         try:
-            # nearly always all cells are numbers, and `float` alone is several times as fast
-            quick: Callable[[Any], float] = float if parse is parse_number else parse
-            return np.fromiter(map(quick, cells), np.float64, len(cells))
+            return np.fromiter(map(self._quick_parser(name, kind, cells, parse), cells), np.float64, len(cells))
         except (TypeError, ValueError):
             values = np.full(len(cells), math.nan)
+        if kind == "number" and name in self.options.types and not {name} & (self.formats.keys() | self._parts.keys()):
+            # the same numbers, but written with a decimal comma; percent would be other numbers
+            present = [cell for cell in cells if cell is not None and not is_missing_word(cell)]
+            number_format, _ = find_number_format(present, self.options.decimal)
+            if number_format is not None and not number_format.unit:
+                self.formats[name] = str(number_format)
+                parse = cell_parser(kind, self.formats[name])
         for i, cell in enumerate(cells):
             try:
                 values[i] = math.nan if cell is None else parse(cell)
@@ -292,6 +410,15 @@ class ColumnBuilder:
                 count, example = self._unreadable.get(name, (0, str(cell)))
                 self._unreadable[name] = (count + 1, example)
         return values
+
+    def _quick_parser(
+        self, name: str, kind: ColumnType, cells: Sequence[str | None], parse: Callable[[str], float]
+    ) -> Callable[[Any], float]:
+        """`float` if it gives what `parse` does: nearly always it does, and it is several times as fast."""
+        if kind != "number" or name in self.formats:
+            return parse
+        text = "".join(cells)  # type: ignore[arg-type]  # a missing cell raises TypeError, which the caller expects
+        return float if text.isascii() and "_" not in text else parse
 
     def _compact(self, name: str, values: np.ndarray) -> np.ndarray:
         """As float32, unless that would blur the column: dates, or small changes of large numbers."""
@@ -309,7 +436,8 @@ class ColumnBuilder:
         most = self.options.max_rows
         hashes = _hash(np.concatenate(self._row_numbers), np.uint64(self.options.seed * 2 + 1))
         chosen = np.sort(np.argpartition(hashes, most)[:most])
-        for parts in (self._row_numbers, self._file_indices, *self._parts.values()):
+        lists = (*self._parts.values(), *self._written_parts.values())
+        for parts in (self._row_numbers, self._file_indices, *lists):
             parts[:] = [np.concatenate(parts)[chosen]]
         self._rows_kept = len(chosen)
 

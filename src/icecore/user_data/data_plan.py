@@ -24,7 +24,8 @@ from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
 from icecore.user_data.records import Records
-from icecore.user_data.splits import SPLITS, split_rows
+from icecore.user_data.split_names import SPLITS
+from icecore.user_data.splits import split_rows
 from icecore.user_data.targets import TargetEncoder
 from icecore.user_data.task_type import TaskType, decide_task
 from icecore.user_data.user_task import UserTask
@@ -108,10 +109,15 @@ def _make_plan(records: Records, settings: DataSettings, source_name: str) -> Pl
     """Split the rows, fit encoder and targets on the training rows, and encode all rows."""
     notes = list(records.notes)
     rows_with_target = _rows_with_target(records, source_name)
-    if missing := len(records) - len(rows_with_target):
-        notes.append(("dropped", f"{pluralize(missing, 'row')} without a target"))
     columns = {name: column.select(rows_with_target) for name, column in records.targets.items()}
     task, reason = decide_task(columns, settings)
+    if task == "classification":
+        records, label_notes = _with_written_labels(records)
+        notes += label_notes
+        rows_with_target = _rows_with_target(records, source_name)
+        columns = {name: column.select(rows_with_target) for name, column in records.targets.items()}
+    if missing := len(records) - len(rows_with_target):
+        notes.append(("dropped", f"{pluralize(missing, 'row')} without a target"))
     notes.append(("task", f"{task}, {reason}"))
     given = None if records.splits is None else records.splits[rows_with_target]
     parts = {name: rows_with_target[rows] for name, rows in split_rows(columns, task, given, settings).items()}
@@ -130,6 +136,28 @@ def _make_plan(records: Records, settings: DataSettings, source_name: str) -> Pl
             notes.append((name, f"no rows of: {join_names(absent)}"))
     source = {key: records.source[key] for key in ("format", "files") if key in records.source}
     return Plan(_make_encoder(records, settings, task, inputs, target), splits, source, [*notes, *encoded.notes])
+
+
+def _with_written_labels(records: Records) -> tuple[Records, list[Note]]:
+    """The records with classes as they were written, where numbers would change or merge them; also a note of these."""
+    written = {name: column.as_written for name, column in records.targets.items() if column.as_written is not None}
+    if not written:
+        return records, []
+    examples: list[str] = []
+    for name, labels in written.items():
+        # a number that is written in two ways explains more than one that is written in an unusual way
+        numbers = records.targets[name].values
+        by_number: dict[float, str] = {}
+        pair = ""
+        for row in np.unique(labels.values, return_index=True)[1]:
+            text = labels.distinct_texts[labels.values[row]] if labels.values[row] >= 0 else ""
+            first = by_number.setdefault(float(numbers[row]), text)
+            if text and first and first != text and not pair:
+                pair = f"{first!r} and {text!r}"
+        examples.append(f"{name}, such as {pair or repr(labels.distinct_texts[0])}")
+    return replace(records, targets={**records.targets, **written}), [
+        ("labels", f"the classes are texts, as they are written: {join_names(examples)} (--task regression: numbers)")
+    ]
 
 
 def _rows_with_target(records: Records, source_name: str) -> np.ndarray:
@@ -151,4 +179,5 @@ def _make_encoder(
         types |= {column.name: column.type for column in inputs.columns}
     if settings.column is not None:
         types[settings.column] = "text"
-    return DataEncoder(records.form, settings, types, inputs, target)
+    formats = {name: form for name, form in records.source.get("formats", {}).items() if name in types}
+    return DataEncoder(records.form, settings, types, inputs, target, formats)

@@ -8,6 +8,9 @@ from icecore.core.settings import at_least, check_settings, must, setting
 
 SourceKind = Literal["auto", "images", "table", "array", "series", "strings", "fasta"]
 TaskKind = Literal["auto", "classification", "regression"]
+Axes = Literal["auto", "time-last", "values-last"]
+DecimalMark = Literal["auto", "point", "comma"]
+DateOrder = Literal["auto", "day-first", "month-first"]
 
 # Headings of the command line's help.
 CONTENT, TOKENS, ROWS = "Content of the data", "Division into tokens", "Selection of rows"
@@ -45,6 +48,17 @@ class DataSettings:
     time: str | None = setting(None, help="Column that orders the rows of a series.", group=CONTENT)
     values: tuple[str, ...] = setting(
         (), help="Columns of measured values.", group=CONTENT, default_note="all numeric columns"
+    )
+    decimal: Axes = Literal["auto", "time-last", "values-last"]
+DecimalMark = setting(
+        "auto",
+        help="Mark before the decimals of numbers: point or comma, where cells such as 1,201 leave it open.",
+        group=CONTENT,
+    )
+    dates: DateOrder = setting(
+        "auto",
+        help="Order of dates such as 03/04/2024 where the cells leave it open: day-first or month-first.",
+        group=CONTENT,
     )
     patch: int | None = setting(
         None,
@@ -93,6 +107,24 @@ class DataSettings:
         default_note="2,000,000",
     )
     drop: tuple[str, ...] = setting((), help="Columns to leave out.", group=CONTENT)
+    keep: tuple[str, ...] = setting(
+        (), help="Columns to use although they count the rows or differ in every row.", group=CONTENT
+    )
+    split: str | None = setting(
+        None,
+        help="Column with the split of each row; or the splits of folders or files, as in a=train,b=test; or none: "
+        "names such as train and test are ordinary names.",
+        group=ROWS,
+        default_note=INFERRED,
+    )
+    group: str | None = setting(
+        None, help="Column of patients, users and the like. All rows of one group get into the same split.", group=ROWS
+    )
+    axes: Axes = setting(
+        "auto",
+        help="Axes of arrays of series: auto, time-last (N, values, time) or values-last (N, time, values).",
+        group=TOKENS,
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

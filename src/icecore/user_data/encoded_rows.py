@@ -18,7 +18,6 @@ from icecore.user_data.notes import Note
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
 from icecore.user_data.records import FORM_DESCRIPTIONS, Records
-from icecore.user_data.targets import TargetEncoder
 from icecore.user_data.user_task import UserTask
 
 
@@ -63,7 +62,7 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     settings = replace(encoder.settings, strict=strict)
     if isinstance(data, str | PathLike):
         path = Path(data).expanduser()
-        _, records = read_path(path, settings, encoder.types, predicting=True)
+        _, records = read_path(path, settings, encoder.types, predicting=True, formats=encoder.formats)
         source = str(path)
     else:
         records, source = array_records(data, y, settings), "The arrays"
@@ -75,7 +74,7 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     targets = None
     try:
         if records.targets or score:
-            targets = _encode_targets(encoder.target, records, encoded.rows, source)
+            targets = _encode_targets(encoder, records, encoded.rows, source)
     except DataError as error:
         if score:
             raise
@@ -84,11 +83,15 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     return EncodedRows(encoded.inputs, encoded.lengths, names, targets, notes)
 
 
-def _encode_targets(target: TargetEncoder, records: Records, rows: np.ndarray, source: str) -> Tensor:
+def _encode_targets(encoder: DataEncoder, records: Records, rows: np.ndarray, source: str) -> Tensor:
     """Targets (n, 2, k) of the rows (n,). Raises DataError if one has no target."""
-    columns = [records.targets[name] for name in target.names if name in records.targets]
+    target, named = encoder.target, dict(records.targets)
+    for name, column in named.items():
+        if encoder.types.get(name) == "number":  # then labels are numbers, however they are written
+            named[name] = replace(column, as_written=None)
+    columns = [named[name] for name in target.names if name in named]
     if columns and (count := int(np.any([column.is_missing()[rows] for column in columns], 0).sum())):
         raise DataError(
             f"{source}: {count:,} of {pluralize(len(rows), 'row')} have no target, so they cannot be scored."
         )
-    return target.encode(records.targets, rows, source)
+    return target.encode(named, rows, source)

@@ -6,6 +6,7 @@ from typing import Any, get_args
 from icecore.core.errors import ConfigError
 from icecore.core.settings import check_types
 from icecore.core.text import shortened
+from icecore.user_data.cell_types import cell_parser
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.encoders.column_encoder import ColumnEncoder
 from icecore.user_data.encoders.image_encoder import ImageEncoder
@@ -45,6 +46,17 @@ def check_encoder(types: Any, inputs: Any, target: TargetEncoder) -> None:
         _require(list(inputs.characters) == sorted(set(inputs.characters)), "characters must be sorted")
     _require(inputs.length * inputs.token_size <= MAX_NUMBERS, "its rows are larger than any that icecore makes")
     _check_target(target)
+
+
+def check_formats(formats: Any) -> None:
+    """Raise ConfigError for formats of numbers and dates that icecore does not know."""
+    known = isinstance(formats, Mapping) and all(isinstance(form, str) for form in formats.values())
+    try:
+        for form in formats.values() if known else ():
+            cell_parser("number", form)
+    except ValueError:
+        known = False
+    _require(known, f"formats must say how numbers and dates are written, but are {shortened(formats)}")
 
 
 def _require(condition: bool, sentence: str) -> None:

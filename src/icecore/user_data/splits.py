@@ -12,14 +12,8 @@ from icecore.core.errors import ConfigError, DataError
 from icecore.core.text import pluralize
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.split_names import SPLITS
 
-SPLITS = ("train", "val", "test")
-#: the split for each name that a folder, a file or a cell of the column "split" may have
-SPLIT_NAMES: Mapping[str, str] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 #: validation and test get at most so many random rows each: more take long to score and change little
 MAX_HELD_OUT_ROWS = 10_000
 #: validation and test get a row of each class that has at least so many rows

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
+from icecore.user_data.cell_types import are_truth_values, truth_word
 from icecore.user_data.columns import Column
 from icecore.user_data.notes import Note, join_names
 
@@ -116,7 +117,11 @@ class TargetEncoder:
     def _class_indices(self, number: int, column: Column, rows: np.ndarray, source: str) -> np.ndarray:
         labels = column.as_labels()
         index = {label: code for code, label in enumerate(self.classes[number])}
-        codes = np.array([*(index.get(label, -1) for label in labels.distinct_texts), -1])[labels.values[rows]]
+        known = [index.get(label, -1) for label in labels.distinct_texts]
+        if are_truth_values(self.classes[number]):  # TRUE, True and 1 are one class
+            index = {truth_word(label): code for label, code in index.items()}
+            known = [index.get(truth_word(label), -1) for label in labels.distinct_texts]
+        codes = np.array([*known, -1])[labels.values[rows]]
         if (codes < 0).any():
             levels = labels.distinct_texts
             unknown = sorted({levels[code] for code in labels.values[rows[codes < 0]].tolist()})

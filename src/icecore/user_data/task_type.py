@@ -68,6 +68,11 @@ def _infer_task(column: Column) -> TaskType:
                 )
             raise DataError(f"Target {column.name!r} has {counts}, too many for classes. {remedy}")
         return "classification"
+    written = column.as_written
+    if written is not None:  # 1.1 and 1.10, versions perhaps, are different labels but one number
+        texts = len(np.unique(written.values[written.values >= 0]))
+        if texts > distinct and texts <= min(FEW_DISTINCT_VALUES, len(known) / 2):
+            return "classification"
     if (known % 1).any():
         return "regression"
     if distinct <= min(FEW_DISTINCT_VALUES, len(known) / 2):

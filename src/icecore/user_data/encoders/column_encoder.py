@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from icecore.user_data.cell_types import are_truth_values, truth_word
 from icecore.user_data.columns import Column, ColumnType
 
 #: categories of a column that have a slot, the most frequent first
@@ -50,8 +51,12 @@ class ColumnEncoder:
     def encode_categories(self, column: Column, rows: np.ndarray) -> tuple[np.ndarray, int]:
         """The slot (n,) of each row's category, 0 if it has none or is missing; and how many have none."""
         slot_of = {level: slot for slot, level in enumerate(self.levels, 1)}
+        texts = column.distinct_texts
+        if are_truth_values(self.levels):
+            slot_of = {truth_word(level): slot for level, slot in slot_of.items()}
+            texts = list(map(truth_word, texts))
         # a column with too many texts has no list of them, so none of its categories is recognised
-        lookup = np.array([*(slot_of.get(level, 0) for level in column.distinct_texts), 0], np.float32)
+        lookup = np.array([*(slot_of.get(text, 0) for text in texts), 0], np.float32)
         codes = column.values[rows]
         slots = lookup[codes]
         return slots, int(((slots == 0) & (codes >= 0)).sum())

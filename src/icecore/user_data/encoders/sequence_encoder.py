@@ -14,7 +14,7 @@ from icecore.core.text import pluralize
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.input_encoder import EncodedInputs
-from icecore.user_data.notes import Note
+from icecore.user_data.notes import Note, name_rows
 from icecore.user_data.records import SequenceRecords
 
 #: longer sequences get several points per token, unless `patch` is set
@@ -92,6 +92,10 @@ class SequenceEncoder:
             values[is_missing] = 0
             flag = [np.any(is_missing, 1, keepdims=True)] if self.flags else []
             grid[first : first + SEQUENCES_PER_BLOCK][is_real] = np.concatenate([values, *flag], 1)
+        is_real = np.isfinite(sequences.points).any(1)
+        counts = np.add.reduceat(is_real, starts) if len(is_real) else np.zeros(len(starts))
+        if empty := np.sort(order[counts[order] == 0]).tolist():
+            notes.append(("empty", f"no values in {name_rows(records.names, empty)}"))
         if missing:
             message = f"{pluralize(missing, 'missing value')} with the mean{', and flagged' if self.flags else ''}"
             notes.append(("filled", message))

@@ -17,10 +17,11 @@ from torch import Tensor
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.tasks.task import ReadOut, TokenKind
+from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.column_encoder import ColumnEncoder, fit_column
 from icecore.user_data.encoders.input_encoder import EncodedInputs
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note, join_names, name_rows
 from icecore.user_data.records import TableRecords
 
 #: tables with more columns get several columns per token, unless `patch` is set
@@ -29,6 +30,10 @@ MAX_TABLE_TOKENS = 64
 MAX_NUMBERS_PER_ROW = 32_768
 #: standardised numbers are clipped to this many standard deviations
 MAX_DEVIATIONS = 10.0
+
+
+#: so many unknown categories, and no known one, are a mistake; a single one may just be new
+MIN_UNKNOWN_CELLS = 2
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,20 @@ class TableEncoder:
             block = inputs[:, first : first + encoder.stored]
             if encoder.type == "text":
                 block[:, 0], unknown = encoder.encode_categories(column, order)
+                missing = column.is_missing()[order]
+                if missing.any():
+                    where = name_rows(records.names, np.sort(order[missing]).tolist())
+                    notes.append(("missing", f"no category of {encoder.name!r} in {where}"))
                 if unknown:
+                    self._check_known(encoder, column, order, unknown)
                     message = f"{pluralize(unknown, 'cell')} of {encoder.name!r} with a category that has no slot"
                     notes.append(("rare", message))
             else:
+                if column.unreadable and not np.isfinite(column.values).any():
+                    raise DataError(
+                        f"column {encoder.name!r}: none of its {column.unreadable:,} cells is a {encoder.type} as in "
+                        "training. Write them as there, or leave the cells empty to predict without them."
+                    )
                 block[:] = encoder.encode_numbers(column, order)
                 if count := int(np.isnan(block[:, 0]).sum()):
                     filled[encoder.flag].append(f"{encoder.name} ({count:,})")
@@ -132,6 +147,22 @@ class TableEncoder:
             reason = "not flagged, because none were missing in training"
             notes.append(("filled", f"missing numbers with the mean, {reason}: {join_names(filled[False])}"))
         return EncodedInputs(torch.from_numpy(inputs), None, np.arange(len(order)), notes)
+
+    @staticmethod
+    def _check_known(encoder: ColumnEncoder, column: Column, order: np.ndarray, unknown: int) -> None:
+        """Raise DataError if the rows `order` have a category, but all of them are new."""
+        codes = column.values[order]
+        codes = codes[codes >= 0]
+        if unknown < len(codes) or unknown < MIN_UNKNOWN_CELLS:
+            return
+        examples = (
+            [repr(column.distinct_texts[code]) for code in dict.fromkeys(codes.tolist())] if column.levels else []
+        )
+        raise DataError(
+            f"column {encoder.name!r}: none of its {unknown:,} values was in training, for example "
+            f"{join_names(examples, 3) or 'texts of which there are too many'}. Training had: "
+            f"{join_names(encoder.levels, 5)}. Spell them as there, or leave the cells empty to predict without them."
+        )
 
     def _check_columns(self, records: TableRecords) -> None:
         if absent := [encoder.name for encoder in self.columns if encoder.name not in records.columns]:

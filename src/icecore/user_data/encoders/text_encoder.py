@@ -12,7 +12,7 @@ from icecore.core.text import pluralize
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.input_encoder import EncodedInputs
-from icecore.user_data.notes import Note
+from icecore.user_data.notes import Note, name_rows
 from icecore.user_data.records import TextRecords
 
 #: longest text in tokens, including the one that marks the end, unless `length` is set
@@ -84,6 +84,8 @@ class TextEncoder:
             block[np.arange(len(texts)), sizes] = END
             lengths[first : first + TEXTS_PER_BLOCK] = sizes + 1
         notes: list[Note] = []
+        if empty := np.sort(order[lengths == 1]).tolist():
+            notes.append(("empty", f"no characters in {name_rows(records.names, empty)}"))
         if cut:
             notes.append(("cut", f"{pluralize(cut, 'text')} after the first {self.length - 1:,} characters (--length)"))
         if unknown:

@@ -42,7 +42,11 @@ READERS: Mapping[str, SourceReader] = {
 
 
 def read_path(
-    path: Path, settings: DataSettings, types: Mapping[str, ColumnType] | None = None, predicting: bool = False
+    path: Path,
+    settings: DataSettings,
+    types: Mapping[str, ColumnType] | None = None,
+    predicting: bool = False,
+    formats: Mapping[str, str] | None = None,
 ) -> tuple[str, Records]:
     """Read what lies at `path`: its kind, and its rows. See `ReadRequest`. Raises DataError, ConfigError."""
     if not path.exists():
@@ -53,7 +57,7 @@ def read_path(
         kind = _find_kind(path, None if kind == "auto" else kind)
     if kind == "table" and settings.series is not None:
         kind = "series"
-    records = READERS[kind].read(ReadRequest(path, settings, types or {}, predicting))
+    records = READERS[kind].read(ReadRequest(path, settings, types or {}, predicting, formats or {}))
     if not len(records):
         raise DataError(f"{path} has no rows, but at least one is needed.")
     return "images" if records.form == "images" else kind, records

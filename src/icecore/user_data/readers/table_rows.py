@@ -1,21 +1,15 @@
 """Tables whose rows are examples: columns as inputs, or one column that holds character sequences or image names."""
 
 import sys
-from dataclasses import replace
-
-import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
 from icecore.user_data.column_builder import ColumnTable
 from icecore.user_data.columns import Column
-from icecore.user_data.image_decoding import IMAGE_SUFFIXES, ImageFiles
 from icecore.user_data.notes import join_names
 from icecore.user_data.readers.column_roles import note_left_out, read_columns, target_names
+from icecore.user_data.readers.named_images import splits_of_folders, take_images
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.records import ImageRecords, NumberNames, Records, TableRecords, TextRecords
-
-#: image names that are looked up to find their folder
-NAMES_LOOKED_UP = 100
 
 
 def read_table_rows(request: ReadRequest) -> Records:
@@ -26,13 +20,14 @@ def read_table_rows(request: ReadRequest) -> Records:
     settings = request.settings
     keep_all_texts = [*settings.target, *([settings.column] if settings.column else [])]
     table, splits, source = read_columns(request, keep_all_texts, may_sample=True)
-    images = _take_images(request, table)
+    images = take_images(request, table)
     names = target_names(request, table)
     targets = {name: table.target(name) for name in names}
     for name in names:
         del table.columns[name]
     if images is not None:
         note_left_out(table, table.columns, "the inputs are the images")
+        splits = splits if splits is not None else splits_of_folders(images.names, settings)
         return ImageRecords(
             images=images, targets=targets, names=images.names, splits=splits, source=source, notes=table.notes
         )
@@ -51,11 +46,12 @@ def read_table_rows(request: ReadRequest) -> Records:
 
 def _texts_of_column(request: ReadRequest, table: ColumnTable, name: str) -> list[str]:
     """The texts of the column that holds character sequences; notes that the others are not used."""
-    column = table.columns.get(name)
+    # in a sequence of characters, "NA" and "-" are characters
+    column = table.unfiltered.get(name, table.columns.get(name))
     if column is None:
         raise unknown_name("sequence column", name, table.columns)
     if column.type != "text":
-        column = replace(column, values=column.values.astype(np.float64)).as_labels()
+        column = column.as_labels()
     if column.levels is None:
         raise DataError(
             f"{request.path}: column {name!r} has too many different texts to be chosen automatically. "
@@ -63,45 +59,7 @@ def _texts_of_column(request: ReadRequest, table: ColumnTable, name: str) -> lis
         )
     others = [other for other in table.columns if other != name]
     note_left_out(table, others, f"the inputs are the characters of {name!r}")
-    return _row_texts(column)
-
-
-def _row_texts(column: Column) -> list[str]:
-    """The text of each row, empty if missing."""
-    levels = [*column.distinct_texts, ""]
-    return [levels[code] for code in column.values]
-
-
-def _take_images(request: ReadRequest, table: ColumnTable) -> ImageFiles | None:
-    """The images that a column names, which is removed from the table; None if there is no such column.
-
-    They are in the table's folder or in a folder inside it. Raises DataError if there are none.
-    """
-    settings, columns = request.settings, table.columns
-    candidates = [columns[settings.column]] if settings.column in columns else columns.values()
-    column = next((c for c in candidates if _names_images(c)), None)
-    if settings.kind not in ("auto", "images") or column is None:
-        return None
-    base = request.path if request.path.is_dir() else request.path.parent
-    names = column.distinct_texts[:NAMES_LOOKED_UP]
-    existing = {
-        folder: sum((folder / name).is_file() for name in names)
-        for folder in (base, *sorted(child for child in base.iterdir() if child.is_dir()))
-    }
-    folder = max(existing, key=lambda folder: existing[folder])
-    if not existing[folder]:
-        raise DataError(
-            f"{request.path}: column {column.name!r} names images such as {names[0]}, but they are neither in {base} "
-            f"nor in a folder inside it. Put them there, or leave the column out: --drop {column.name!r}"
-        )
-    del columns[column.name]
-    table.notes.append(("images", f"those that column {column.name!r} names, in {folder}"))
-    return ImageFiles(folder, _row_texts(column), settings.strict)
-
-
-def _names_images(column: Column) -> bool:
-    texts = column.distinct_texts
-    return bool(texts) and all(text.lower().endswith(IMAGE_SUFFIXES) for text in texts)
+    return column.row_texts()
 
 
 def _find_text_column(table: ColumnTable) -> str | None:
