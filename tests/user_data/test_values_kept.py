@@ -74,10 +74,8 @@ def test_a_column_named_as_text_is_text_byte_for_byte(tmp_path: Path) -> None:
         assert isinstance(records, TextRecords)
         assert list(records.texts) == texts
     # strings of digits that no number holds are not numbers either if nobody says so
-    long = write_columns(tmp_path / "long.csv", bits=texts[: ROWS // 2], y=("p", "q"))
-    assert "read as text because its numbers are too long to be exact" in describe(
-        plan(long, DataSettings(column=None))
-    )
+    path = write_columns(tmp_path / "long.csv", bits=texts[: ROWS - 3], x=random_column(), y=("p", "q"))
+    assert "bits: read as text because its numbers are too long to be exact" in describe(plan(path))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +107,7 @@ def test_numbers_in_other_forms_are_parsed(
         csv.writer(file, delimiter=delimiter).writerows([rows[0], rows[1]])
     column = data_plan.encoder.inputs.columns[0]  # type: ignore[attr-defined]
     row = encode(DataEncoder.from_json(data_plan.encoder.to_json()), path).inputs
-    assert row.item() * column.std[0] + column.mean[0] == pytest.approx(values[0])
+    assert row.item() * column.std[0] + column.mean[0] == pytest.approx(values[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("delimiter", ",;")

@@ -75,6 +75,7 @@ class ColumnTable:
     unfiltered          text columns before words such as "none" were taken as missing values, and as they were spelled
     missing_word_counts  how often each such word appears in columns of numbers
     formats             how the numbers and dates of columns are written, unless plainly
+    groups              (N,) code of each row's group, if a column names it
     """
 
     columns: dict[str, Column]
@@ -83,6 +84,7 @@ class ColumnTable:
     unfiltered: Mapping[str, Column] = field(default_factory=dict)
     missing_word_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     formats: Mapping[str, str] = field(default_factory=dict)
+    groups: np.ndarray | None = None
 
     def target(self, name: str) -> Column:
         """A column as a target, for which fewer words mean a missing value. Notes the words that were found."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from icecore.core.errors import DataError
+from icecore.core.errors import ConfigError, DataError
 from icecore.core.text import pluralize
 from icecore.tasks.stored_task import Examples
 from icecore.user_data.columns import ColumnType
@@ -20,6 +20,7 @@ from icecore.user_data.data_encoder import INPUT_ENCODERS, DataEncoder
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.input_encoder import InputEncoder
 from icecore.user_data.encoders.table_encoder import TableEncoder
+from icecore.user_data.groups import find_groups, shared_groups
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
@@ -100,7 +101,8 @@ def from_arrays(X: Any, y: Any, settings: DataSettings | None = None) -> Plan:
     Raises DataError or ConfigError with what to correct.
     """
     settings = settings or DataSettings()
-    records = replace(array_records(X, y, settings), source={"format": "arrays"})
+    records = array_records(X, y, settings)
+    records = replace(records, source={**records.source, "format": "arrays"})
     settings = settings if settings.kind != "auto" else replace(settings, kind="array")
     return _make_plan(records, settings, "The arrays")
 
@@ -120,7 +122,17 @@ def _make_plan(records: Records, settings: DataSettings, source_name: str) -> Pl
         notes.append(("dropped", f"{pluralize(missing, 'row')} without a target"))
     notes.append(("task", f"{task}, {reason}"))
     given = None if records.splits is None else records.splits[rows_with_target]
-    parts = {name: rows_with_target[rows] for name, rows in split_rows(columns, task, given, settings).items()}
+    if settings.group is not None and records.groups is None:
+        raise ConfigError(
+            f"group: {source_name} is no table, so it has no column {settings.group!r}. Leave out --group."
+        )
+    groups = find_groups(records)
+    notes += groups.notes
+    records = groups.records
+    codes = None if groups.codes is None else groups.codes[rows_with_target]
+    parts = split_rows(columns, task, given, settings, codes)
+    notes += shared_groups(parts, codes)
+    parts = {name: rows_with_target[rows] for name, rows in parts.items()}
     order = np.concatenate([parts[name] for name in SPLITS])
     inputs, encoded = INPUT_ENCODERS[records.form].fit(records, order, len(parts["train"]), settings)
     # unreadable rows are gone, so the splits end earlier
@@ -172,7 +184,7 @@ def _make_encoder(
     records: Records, settings: DataSettings, task: TaskType, inputs: InputEncoder[Any], target: TargetEncoder
 ) -> DataEncoder:
     """The encoder, its settings completed by what was inferred."""
-    inferred = {key: records.source[key] for key in ("column", "values") if key in records.source}
+    inferred = {key: records.source[key] for key in ("column", "values", "axes") if key in records.source}
     settings = replace(settings, task=task, target=target.names, **inferred)
     types: dict[str, ColumnType] = {name: column.type for name, column in records.targets.items()}
     if isinstance(inputs, TableEncoder):

@@ -49,8 +49,7 @@ class DataSettings:
     values: tuple[str, ...] = setting(
         (), help="Columns of measured values.", group=CONTENT, default_note="all numeric columns"
     )
-    decimal: Axes = Literal["auto", "time-last", "values-last"]
-DecimalMark = setting(
+    decimal: DecimalMark = setting(
         "auto",
         help="Mark before the decimals of numbers: point or comma, where cells such as 1,201 leave it open.",
         group=CONTENT,

@@ -31,6 +31,7 @@ class Records:
     targets  columns to predict; empty if the data have none
     names    (N,) name of each row: file name, id or number
     splits   (N,) "train", "val", "test", or "" for rows that are split at random; None if all of them are
+    groups   (N,) code of the group of each row, if a column names it; a group is never divided among splits
     source   what was read: format and files, and the column or values that were chosen
     notes    what was inferred, dropped, filled or skipped
     """
@@ -39,6 +40,7 @@ class Records:
     targets: Mapping[str, Column]
     names: Sequence[str]
     splits: np.ndarray | None = None
+    groups: np.ndarray | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[Note] = ()
 

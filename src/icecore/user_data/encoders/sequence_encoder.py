@@ -64,6 +64,12 @@ class SequenceEncoder:
         patch = settings.patch or math.ceil(longest / MAX_SEQUENCE_TOKENS)
         mean, std, complete = _point_statistics(sequences.points, np.repeat(is_training, sequences.lengths))
         encoder = cls(longest, patch, not complete, tuple(mean.tolist()), tuple(std.tolist()))
+        if encoder.length == 1 and longest * len(encoder.mean) > 1:
+            values = f"{pluralize(longest, 'point')} in time with {pluralize(len(encoder.mean), 'value')}"
+            raise DataError(
+                f"Each series would be a single token of {values}, in which nothing can attend to anything. Name the "
+                "axis of time with --axes time-last, set a smaller --patch, or use --kind table for rows of columns."
+            )
         return encoder, encoder.encode(records, order)
 
     def encode(self, records: SequenceRecords, order: np.ndarray) -> EncodedInputs:

@@ -91,7 +91,9 @@ class TableEncoder:
         columns: list[ColumnEncoder] = []
         left_out: dict[str, list[str]] = {}
         for column in records.columns.values():
-            encoder, reason = fit_column(column, order[:train])
+            # the columns of an array have no names of their own, and were chosen by the caller
+            keep = column.name in settings.keep or settings.kind == "array"
+            encoder, reason = fit_column(column, order[:train], keep)
             if encoder is None:
                 left_out.setdefault(reason, []).append(column.name)
             else:

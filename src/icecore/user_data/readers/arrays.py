@@ -15,7 +15,7 @@ from icecore.core.limits import SizeCounter
 from icecore.tasks.data_files import find_first
 from icecore.user_data.column_builder import target_column
 from icecore.user_data.columns import Column, column_from_values
-from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.data_settings import Axes, DataSettings
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.labels import find_label_table, read_labels_in_order
 from icecore.user_data.readers.source_files import ReadRequest
@@ -58,7 +58,8 @@ def read_array(request: ReadRequest) -> Records:
     y = _concatenate(path, ys) if len(ys) == len(parts) else None
     splits = np.concatenate([np.full(len(X), split, "U5") for split, X, _ in parts]) if len(parts) > 1 else None
     source = {"format": path.suffix.lower()[1:], "files": [path.name]}
-    records = replace(array_records(X, y, request.settings), splits=splits, source=source)
+    records = array_records(X, y, request.settings)
+    records = replace(records, splits=splits, source={**records.source, **source})
     return records if label_table is None else _add_labels(records, request._replace(path=label_table))
 
 
@@ -142,7 +143,30 @@ def array_records(X: Any, y: Any, settings: DataSettings) -> Records:
             raise DataError(f"The inputs must have shape (N, columns) or (N, T, V), but have shape {X.shape}.")
     elif N and all(isinstance(row, str) for row in X):
         return TextRecords(texts=[str(row) for row in X], targets=targets, names=names, notes=notes)
-    return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, notes=notes)
+    source: dict[str, Any] = {}
+    if isinstance(X, np.ndarray) and X.ndim == 3:
+        axes, axis_notes = _find_axes(X.shape, settings)
+        X = X.swapaxes(1, 2) if axes == "time-last" else X
+        notes, source = [*notes, *axis_notes], {"axes": axes}
+    return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, source=source, notes=notes)
+
+
+def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, list[Note]]:
+    """The order of the axes of an array of series, and a note if the other one is likely.
+
+    The second axis is time, as documented, unless it has one point: sktime and aeon put time last.
+    """
+    _, second, last = shape
+    shown = f"({shape[0]}, {second}, {last})"
+    if settings.axes != "auto":
+        return settings.axes, []
+    if second == 1 < last:
+        message = f"the last axis of {shown} is time: {last} points of one value (--axes values-last: one point)"
+        return "time-last", [("axes", message)]
+    if second < last:
+        message = f"{shown} has {second} points in time with {last} values each; if time is last, set --axes time-last"
+        return "values-last", [("axes", message)]
+    return "values-last", []
 
 
 def _target_columns(y: Any, N: int, settings: DataSettings) -> tuple[dict[str, Column], list[Note]]:

@@ -16,6 +16,12 @@ from icecore.user_data.split_names import NO_SPLIT, SPLIT_COLUMNS, are_splits, r
 
 #: a column with one of these names is the target unless another is set, most likely first: `y` may be a coordinate
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
+#: names of columns with the ids of rows, in lower case
+ID_NAMES = ("id", "ids", "name", "names", "accession", "entry", "uniprot", "identifier", "header", "key")
+ID_NAMES += ("sequence_id", "seq_id", "uniprot_id", "protein_id")
+#: names of columns that hold character sequences, in lower case, most likely first
+TEXT_NAMES = ("sequence", "seq", "smiles", "canonical_smiles", "isomeric_smiles", "selfies", "dna", "rna", "protein")
+TEXT_NAMES += ("peptide", "aa_sequence", "text", "sentence", "review", "comment", "message", "document", "content")
 #: columns of text that looks like numbers which are described one by one
 MAX_NUMBER_LIKE_NOTES = 5
 
@@ -51,7 +57,12 @@ def read_columns(
         if table.columns.pop(name, None) is None and not request.predicting:
             raise unknown_name("column", name, table.columns)
     splits = np.array([split for _, split in files])[file_indices] if any(split for _, split in files) else None
+    if not request.predicting:
+        for name in settings.keep:
+            if name not in table.columns:
+                raise unknown_name("column", name, table.columns)
     splits = _take_split_column(request, table, splits)
+    table.groups = _take_group_column(request, table)
     if not request.predicting:  # otherwise the types of all columns that matter are known
         _note_number_like(request, table)
     source_formats = {name: form for name, form in table.formats.items() if name in table.columns}
@@ -88,10 +99,23 @@ def _take_split_column(request: ReadRequest, table: ColumnTable, splits: np.ndar
     return splits
 
 
+def _take_group_column(request: ReadRequest, table: ColumnTable) -> np.ndarray | None:
+    """The code (N,) of each row's group; a row without one is a group of its own. The column is removed, as an id."""
+    name = request.settings.group
+    if name is None or request.predicting:
+        return None
+    if name not in table.columns:
+        raise unknown_name("group column", name, table.columns)
+    codes = table.columns[name].values
+    if name != request.settings.series:
+        del table.columns[name]
+    return np.where(codes < 0, -1 - np.arange(len(codes)), codes)
+
+
 def _known_types(request: ReadRequest) -> dict[str, ColumnType]:
     """The types of columns before the table is read: names and texts are texts, byte for byte."""
     settings = request.settings
-    names = (settings.column, settings.series)
+    names = (settings.column, settings.series, settings.group)
     return {**{name: "text" for name in names if name is not None}, **request.types}
 
 
@@ -105,8 +129,11 @@ def target_names(request: ReadRequest, table: ColumnTable) -> tuple[str, ...]:
     if request.predicting:
         return ()
     usual = sorted((TARGET_NAMES.index(low), name) for name in columns if (low := name.strip().lower()) in TARGET_NAMES)
-    name = usual[0][1] if usual else list(columns)[-1]
-    reason = "because of its name" if usual else "the last column"
+    # a column of texts or of ids is no target, wherever it stands
+    likely = [name for name in columns if name.strip().lower() not in (*TEXT_NAMES, *ID_NAMES)]
+    name = usual[0][1] if usual else (likely or list(columns))[-1]
+    last = "the last column" if name == list(columns)[-1] else "the last one that is no text or id"
+    reason = "because of its name" if usual else last
     table.notes.append(("target", f"{name!r}, {reason} (--target sets another)"))
     return (name,)
 

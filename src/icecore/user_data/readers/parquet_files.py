@@ -57,8 +57,13 @@ def _to_cells(pa: Any, column: Any) -> Any:
     if _is_date(pa, kind):
         return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(zero_copy_only=False) / 1e6
     is_whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    if is_whole and not column.null_count:
-        return column.to_numpy(zero_copy_only=False)
-    if is_whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if is_whole:
+        # a missing value must not make floats of large integers, which may be codes
+        zero = pa.scalar(False if pa.types.is_boolean(kind) else 0, kind)
+        values = column.fill_null(zero).to_numpy(zero_copy_only=False)
+        return (
+            np.ma.array(values, mask=column.is_null().to_numpy(zero_copy_only=False)) if column.null_count else values
+        )
+    if pa.types.is_floating(kind):
         return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return column.cast(pa.string()).to_pylist()

@@ -6,10 +6,11 @@ from icecore.core.errors import DataError, unknown_name
 from icecore.user_data.column_builder import ColumnTable
 from icecore.user_data.columns import Column
 from icecore.user_data.notes import join_names
-from icecore.user_data.readers.column_roles import note_left_out, read_columns, target_names
+from icecore.user_data.readers.column_roles import ID_NAMES, TEXT_NAMES, note_left_out, read_columns, target_names
 from icecore.user_data.readers.named_images import splits_of_folders, take_images
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.records import ImageRecords, NumberNames, Records, TableRecords, TextRecords
+from icecore.user_data.row_counters import counts_rows
 
 
 def read_table_rows(request: ReadRequest) -> Records:
@@ -29,7 +30,13 @@ def read_table_rows(request: ReadRequest) -> Records:
         note_left_out(table, table.columns, "the inputs are the images")
         splits = splits if splits is not None else splits_of_folders(images.names, settings)
         return ImageRecords(
-            images=images, targets=targets, names=images.names, splits=splits, source=source, notes=table.notes
+            images=images,
+            targets=targets,
+            names=images.names,
+            splits=splits,
+            groups=table.groups,
+            source=source,
+            notes=table.notes,
         )
     row_names = NumberNames(table.row_numbers)
     text_column = settings.column or (None if request.types or request.predicting else _find_text_column(table))
@@ -37,11 +44,25 @@ def read_table_rows(request: ReadRequest) -> Records:
         if not table.columns:
             raise DataError(f"{request.path} has no columns to learn from beside the target {join_names(names)}.")
         return TableRecords(
-            columns=table.columns, targets=targets, names=row_names, splits=splits, source=source, notes=table.notes
+            columns=table.columns,
+            targets=targets,
+            names=row_names,
+            splits=splits,
+            groups=table.groups,
+            source=source,
+            notes=table.notes,
         )
     texts = _texts_of_column(request, table, text_column)
     source["column"] = text_column
-    return TextRecords(texts=texts, targets=targets, names=row_names, splits=splits, source=source, notes=table.notes)
+    return TextRecords(
+        texts=texts,
+        targets=targets,
+        names=row_names,
+        splits=splits,
+        groups=table.groups,
+        source=source,
+        notes=table.notes,
+    )
 
 
 def _texts_of_column(request: ReadRequest, table: ColumnTable, name: str) -> list[str]:
@@ -63,14 +84,25 @@ def _texts_of_column(request: ReadRequest, table: ColumnTable, name: str) -> lis
 
 
 def _find_text_column(table: ColumnTable) -> str | None:
-    """The column with the longest texts, if the table has only columns of nearly unique texts, and perhaps an id."""
+    """The column of character sequences, if the table has only columns of nearly unique texts, and perhaps an id.
+
+    A usual name decides, or else the longest texts. Notes which it is.
+    """
     many = max(20, len(table.row_numbers) // 2)
     texts = [c for c in table.columns.values() if c.type == "text" and (c.levels is None or len(c.levels) > many)]
+    texts = [column for column in texts if not column.number_hint]  # numbers in another form are no texts to learn
     others = table.columns.keys() - {column.name for column in texts}
-    if not texts or any(name.lower() != "id" for name in others):
+    if not texts or any(name.lower() not in ID_NAMES and not counts_rows(table.columns[name]) for name in others):
         return None
+    named = [column.name for low in TEXT_NAMES for column in texts if column.name.strip().lower() == low]
+    if named:
+        table.notes.append(("texts", f"those of column {named[0]!r}, because of its name (--column sets another)"))
+        return named[0]
 
     def size(column: Column) -> int:
         return sum(map(len, column.distinct_texts[:1000])) if column.distinct_texts else sys.maxsize
 
-    return max(texts, key=size).name
+    longest = max(texts, key=size).name
+    reason = "the longest ones" if len(texts) > 1 else "the only ones"
+    table.notes.append(("texts", f"those of column {longest!r}, {reason} (--column sets another)"))
+    return longest
