@@ -139,13 +139,14 @@ class _FPTEstimator(BaseEstimator):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the program to a file, for `load`, `icecore predict` and `icecore push`. Raises StorageError."""
         check_is_fitted(self)
-        self.program_.save(Path(path))
+        self.program_.save(Path(path).expanduser())
 
     @classmethod
     def load(cls, path: str | PathLike[str], device: str = "auto") -> Self:
         """Load a fitted estimator from a program file, which `save` or `icecore fit` wrote. Raises DataError."""
-        program = Program.load(Path(path))
-        encoder = read_encoder(program, Path(path))
+        path = Path(path).expanduser()
+        program = Program.load(path)
+        encoder = read_encoder(program, path)
         if encoder.settings.task != cls._task:
             raise DataError(f"{path} is a program for {encoder.settings.task}, but {cls.__name__} is for {cls._task}.")
         config, features = program.config, program.extra.get("estimator", {})

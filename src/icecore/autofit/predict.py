@@ -169,4 +169,5 @@ def _decode(encoder: user_data.DataEncoder, rows: user_data.EncodedRows, logits:
             raise DataError(f"The program gives values of {name!r} that are not finite numbers. Train it again.")
     spreads = dict(zip(target.names, target.std or [0.0] * len(target.names), strict=True))
     score = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
-    return Predictions(rows.names, columns, target.metric_name, score, rows.notes, spreads)
+    notes = [*rows.notes, *target.describe_choice()]
+    return Predictions(rows.names, columns, target.metric_name, score, notes, spreads)

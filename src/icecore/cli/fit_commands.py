@@ -47,10 +47,11 @@ def fit(
 ) -> None:
     """Fit a program to your own data. What you do not say about them is inferred."""
     data_settings, fit_settings = from_values(DataSettings, data_values), from_values(FitSettings, fit_values)
-    _check_not_input(out, data)
     from icecore import user_data
     from icecore.autofit.fit import fit as fit_program
+    from icecore.user_data.input_files import check_not_input
 
+    check_not_input(out, data)
     plan = user_data.plan(data, data_settings)
     if plan_only or not quiet:
         table = new_table("", "")
@@ -85,13 +86,14 @@ def predict(
 ) -> None:
     """Predict new rows. Several programs on one body share its passes."""
     from icecore.autofit.predict import predict as predict_rows
+    from icecore.user_data.input_files import check_not_input
 
     hub = read_hub_access(download, token)
     *programs, data = paths
     if not programs:
         raise ConfigError("Name a program and the data, for example: icecore predict my.safetensors DATA")
     if out is not None:
-        _check_not_input(out, *paths)
+        check_not_input(out, *paths)
         if len({path.stem for path in programs}) < len(set(programs)):
             raise ConfigError(
                 "Several programs have the same name, so their predictions would be written to the same file. "
@@ -110,12 +112,6 @@ def predict(
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
             echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", error=True)
-
-
-def _check_not_input(out: Path, *inputs: Path) -> None:
-    """Raise ConfigError if `out` is one of the files that are read."""
-    if any(path.exists() and out.exists() and out.samefile(path) for path in inputs):
-        raise ConfigError(f"--out {out} is also an input file and would be overwritten. Choose another file.")
 
 
 def _print_predictions(predictions: "Predictions", title: str | None) -> None:

@@ -77,7 +77,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(insert_ray_address(sys.argv[1:]), prog_name="icecore")
+        app(expand_home(insert_ray_address(sys.argv[1:])), prog_name="icecore")
     except UserError as error:
         _fail(str(error))
     except MemoryError:
@@ -105,6 +105,20 @@ def limit_spinning() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+def expand_home(words: Sequence[str]) -> list[str]:
+    """The words of a command line with the home folder for ~ where the shell left it: in quotes, and in --out=~/x.
+
+    >>> from pathlib import Path
+    >>> expand_home(["fit", "--out=~/x", "a~b"]) == ["fit", f"--out={Path.home()}/x", "a~b"]
+    True
+    """
+    return [re.sub(r"^(--[\w-]+=)?(~(?=/|$)[^=]*)$", _with_home, word) for word in words]
+
+
+def _with_home(match: re.Match[str]) -> str:
+    return (match[1] or "") + os.path.expanduser(match[2])  # noqa: PTH111 - "~/a/" keeps its last slash
 
 
 def insert_ray_address(words: Sequence[str]) -> list[str]:

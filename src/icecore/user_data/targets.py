@@ -201,6 +201,21 @@ class TargetEncoder:
         from_label = _FROM_LABEL[self.origins[number]]
         return np.array([from_label(label) for label in self.classes[number]])
 
+    def describe_choice(self) -> list[Note]:
+        """A note of which class is chosen if that is not always the most probable one."""
+        if not self.balanced:
+            return []
+        parts: list[str] = []
+        for name, labels, counts in zip(self.names, self.classes, self.counts, strict=True):
+            rarest = min(range(len(labels)), key=lambda code: counts[code])
+            share = counts[rarest] / sum(counts)
+            if len(labels) == 2:
+                parts.append(f"{name} is {labels[rarest]} from a probability of {share:.2g} on, its share in training")
+            else:
+                parts.append(f"{name} is the class whose probability is highest relative to its share in training")
+        reason = "because the classes are imbalanced and every class counts the same"
+        return [("threshold", f"{join_names(parts)}, {reason}")]
+
     def describe(self) -> list[Note]:
         """The lines of the plan about the targets."""
         lines = [("predicts", f"{', '.join(self.names)} ({self.task})")]

@@ -72,8 +72,7 @@ def _load_arrays(path: Path) -> Mapping[str, np.ndarray]:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {name.lower(): stored[name] for name in stored.files}
         arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
-        names = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
-        target_path = find_first([path.parent], [name for name in names if name != path.name])
+        target_path = find_first([path.parent], [name for name in target_file_names(path) if name != path.name])
         if target_path is not None:
             arrays["y"] = np.load(target_path, mmap_mode="r", allow_pickle=False)
         return arrays
@@ -82,6 +81,11 @@ def _load_arrays(path: Path) -> Mapping[str, np.ndarray]:
         if "pickle" in str(error):
             remedy = "Save it as an array of numbers or fixed-length texts, not of Python objects."
         raise DataError(f"{path} cannot be read as an array ({error}). {remedy}") from error
+
+
+def target_file_names(path: Path) -> list[str]:
+    """The names that a file of targets beside a `.npy` file may have."""
+    return [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
 
 
 def _check_npz(path: Path) -> None:

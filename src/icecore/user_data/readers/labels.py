@@ -19,11 +19,15 @@ from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.readers.table_files import read_table
 
 
+def label_table_names(path: Path) -> list[str]:
+    """The names that a table of labels beside a file may have."""
+    stem = path.name.split(".")[0]
+    return [f"{start}labels{ending}" for start in (f"{stem}.", f"{stem}_", "") for ending in (".csv", ".tsv")]
+
+
 def find_label_table(path: Path) -> Path | None:
     """The table of labels beside a file, or inside or beside a folder: `NAME.labels.csv` or `labels.csv`, or .tsv."""
-    stem = path.name.split(".")[0]
-    names = [f"{start}labels{ending}" for start in (f"{stem}.", f"{stem}_", "") for ending in (".csv", ".tsv")]
-    return find_first([path, path.parent] if path.is_dir() else [path.parent], names)
+    return find_first([path, path.parent] if path.is_dir() else [path.parent], label_table_names(path))
 
 
 def read_labels_in_order(request: ReadRequest) -> dict[str, Column]:

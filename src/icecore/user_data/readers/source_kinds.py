@@ -16,6 +16,7 @@ from icecore.user_data.notes import join_names
 from icecore.user_data.readers.arrays import ARRAY_SUFFIXES, read_array
 from icecore.user_data.readers.fasta import FASTA_ENDINGS, read_fasta
 from icecore.user_data.readers.image_folders import read_images
+from icecore.user_data.readers.series_archives import AEON_LOADERS, is_archive, read_archive
 from icecore.user_data.readers.series_tables import read_series
 from icecore.user_data.readers.source_files import ReadRequest, has_ending, is_data_file
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES
@@ -37,7 +38,7 @@ READERS: Mapping[str, SourceReader] = {
     "array": SourceReader(ARRAY_SUFFIXES, read_array),
     "fasta": SourceReader(FASTA_ENDINGS, read_fasta),
     "strings": SourceReader(LINE_ENDINGS, read_lines),
-    "series": SourceReader((), read_series),
+    "series": SourceReader(tuple(AEON_LOADERS), read_series),
 }
 
 
@@ -52,9 +53,13 @@ def read_path(
     if not path.exists():
         raise DataError(f"{path} does not exist. Check the path.")
     kind = settings.kind
-    if kind == "auto" or (predicting and kind != "series"):
+    if kind in ("auto", "series") and path.is_file() and is_archive(path):
+        request = ReadRequest(path, settings, types or {}, predicting, formats or {})
+        return "series", read_archive(request)
+    if kind == "auto" or predicting:
         # a program that learned from an array or FASTA may be used on a table or on lines of text
-        kind = _find_kind(path, None if kind == "auto" else kind)
+        found = _find_kind(path, None if kind == "auto" else kind)
+        kind = kind if kind == "series" and found == "table" else found
     if kind == "table" and settings.series is not None:
         kind = "series"
     records = READERS[kind].read(ReadRequest(path, settings, types or {}, predicting, formats or {}))
