@@ -27,7 +27,7 @@ from icecore.user_data.readers.source_kinds import read_path
 from icecore.user_data.records import Records
 from icecore.user_data.split_names import SPLITS
 from icecore.user_data.splits import split_rows
-from icecore.user_data.targets import TargetEncoder
+from icecore.user_data.targets import TargetEncoder, weighted_targets
 from icecore.user_data.task_type import TaskType, decide_task
 from icecore.user_data.user_task import UserTask
 
@@ -91,12 +91,17 @@ def plan(data: str | PathLike[str], settings: DataSettings | None = None) -> Pla
     return _make_plan(records, replace(settings, kind=kind), str(path))
 
 
-def from_arrays(X: Any, y: Any, settings: DataSettings | None = None) -> Plan:
+def from_arrays(
+    X: Any, y: Any, settings: DataSettings | None = None, *, weights: np.ndarray | None = None, balance: bool = True
+) -> Plan:
     """As `plan`, for arrays in memory.
 
     X  (N, columns), one token per column, or one per point in time if the kind is "series"; (N, T, V), one token per
-       point; a list of N arrays (T,) or (T, V) of any lengths; or a list of N texts
-    y  (N,) or (N, targets), numbers or texts
+       point; images (N, H, W, C); a list of N arrays (T,) or (T, V) of any lengths; a list of N texts; a data frame of
+       pandas, polars or Arrow, or a mapping of names to columns
+    y  (N,) or (N, targets), numbers or texts; None if the settings name a column of a data frame as the target
+    weights  (N,) weight of each row in the loss and the metric
+    balance  imbalanced classes count the same in the metric and the loss
 
     Raises DataError or ConfigError with what to correct.
     """
@@ -104,10 +109,16 @@ def from_arrays(X: Any, y: Any, settings: DataSettings | None = None) -> Plan:
     records = array_records(X, y, settings)
     records = replace(records, source={**records.source, "format": "arrays"})
     settings = settings if settings.kind != "auto" else replace(settings, kind="array")
-    return _make_plan(records, settings, "The arrays")
+    return _make_plan(records, settings, "The arrays", weights, balance)
 
 
-def _make_plan(records: Records, settings: DataSettings, source_name: str) -> Plan:
+def _make_plan(
+    records: Records,
+    settings: DataSettings,
+    source_name: str,
+    weights: np.ndarray | None = None,
+    balance: bool = True,
+) -> Plan:
     """Split the rows, fit encoder and targets on the training rows, and encode all rows."""
     notes = list(records.notes)
     rows_with_target = _rows_with_target(records, source_name)
@@ -138,11 +149,13 @@ def _make_plan(records: Records, settings: DataSettings, source_name: str) -> Pl
     # unreadable rows are gone, so the splits end earlier
     ends = np.searchsorted(encoded.rows, np.cumsum([len(parts[name]) for name in SPLITS]))
     rows = dict(zip(SPLITS, np.split(order[encoded.rows], ends[:-1]), strict=True))
-    target = TargetEncoder.fit(records.targets, task, rows["train"])
+    target = TargetEncoder.fit(records.targets, task, rows["train"], balance)
     splits: dict[str, Examples] = {}
     for name, first, last in zip(SPLITS, [0, *ends], ends, strict=False):
         lengths = None if encoded.lengths is None else encoded.lengths[first:last]
         targets = target.encode(records.targets, rows[name], f"{source_name} ({name})")
+        if weights is not None:
+            targets = weighted_targets(targets, weights[rows[name]])
         splits[name] = Examples(encoded.inputs[first:last], targets, lengths)
         if len(targets) and (absent := target.absent_classes(targets)):
             notes.append((name, f"no rows of: {join_names(absent)}"))

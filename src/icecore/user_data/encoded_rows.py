@@ -65,7 +65,8 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
         _, records = read_path(path, settings, encoder.types, predicting=True, formats=encoder.formats)
         source = str(path)
     else:
-        records, source = array_records(data, y, settings), "The arrays"
+        records = array_records(data, y, settings, encoder.types, encoder.formats, predicting=True)
+        source = "The arrays"
     if records.form != encoder.form:
         expected, actual = FORM_DESCRIPTIONS[encoder.form], FORM_DESCRIPTIONS[records.form]
         raise DataError(f"{source}: the program expects {expected}, as in training, but the data are {actual}.")

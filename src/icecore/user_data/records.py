@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from icecore.user_data.array_images import ArrayImages
 from icecore.user_data.columns import Column
 from icecore.user_data.image_decoding import ImageFiles
 from icecore.user_data.notes import Note
@@ -53,7 +54,7 @@ class ImageRecords(Records):
     """Images, which are not decoded yet."""
 
     form: ClassVar[str] = "images"
-    images: ImageFiles
+    images: ImageFiles | ArrayImages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,14 @@ IMBALANCE_RATIO = 3.0
 _FROM_LABEL = {"str": str, "int": int, "float": float, "bool": lambda label: label == "True"}
 
 
+def weighted_targets(targets: Tensor, weights: np.ndarray) -> Tensor:
+    """Encoded targets (n, 2, k) with the rows' weights (n,) in the metric, and, as a third entry, in the loss: (n, 3, k)."""
+    if not len(targets):
+        return torch.zeros(0, 3, targets.shape[2])
+    relative = torch.from_numpy(weights / weights.mean()).float()[:, None].expand(-1, targets.shape[2])
+    return torch.stack([targets[:, 0], targets[:, 1] * relative, relative], 1)
+
+
 @dataclass(frozen=True)
 class TargetEncoder:
     """The k targets and what was learned about them from the training rows.
@@ -55,8 +63,10 @@ class TargetEncoder:
         return "r2" if self.task == "regression" else "balanced accuracy" if self.balanced else "accuracy"
 
     @classmethod
-    def fit(cls, columns: Mapping[str, Column], task: str, train: np.ndarray) -> "TargetEncoder":
+    def fit(cls, columns: Mapping[str, Column], task: str, train: np.ndarray, balance: bool = True) -> "TargetEncoder":
         """Find the classes, or mean and standard deviation, of the training rows.
+
+        balance  imbalanced classes count the same in the metric and the loss
 
         Raises DataError for a target with a single class, a constant value, or values too large to square.
         """
@@ -78,7 +88,7 @@ class TargetEncoder:
                     f"Target {column.name!r} has only the class {classes[-1][0]!r} in the training rows. "
                     "Provide rows of at least two classes."
                 )
-        balanced = any(max(c) > IMBALANCE_RATIO * min(c) for c in counts)
+        balanced = balance and any(max(c) > IMBALANCE_RATIO * min(c) for c in counts)
         origins = tuple(column.as_labels().origin for column in columns.values())
         return cls(tuple(columns), "classification", origins, tuple(classes), tuple(counts), balanced=balanced)
 
@@ -165,20 +175,21 @@ class TargetEncoder:
         class weights would give rare classes.
         """
         values = targets[:, 0]
+        weights = targets[:, 2, 0] if targets.shape[1] > 2 else 1.0
         if self.task == "regression":
-            return (logits.flatten(1).float() - values).square().mean(1)
+            return (logits.flatten(1).float() - values).square().mean(1) * weights
         parts = [
             F.cross_entropy(group + self.log_prior(number, group.device), values[:, number].long(), reduction="none")
             for number, group in enumerate(self._split_logits(logits))
         ]
-        return torch.stack(parts).mean(0)
+        return torch.stack(parts).mean(0) * weights
 
     def metric(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Contribution (N,) of each example to accuracy, balanced accuracy or R²; mean over targets.
 
         logits (N, 1, C), targets (N, 2, k). The mean over a whole split is that metric; over a part of it, an estimate.
         """
-        values, weights = targets.unbind(1)
+        values, weights = targets[:, 0], targets[:, 1]
         if self.task == "regression":
             return (1 - (logits.flatten(1).float() - values).square() * weights).mean(1)
         hits = torch.stack(self.class_indices(logits), 1) == values

@@ -13,13 +13,17 @@ import numpy as np
 from icecore.core.errors import DataError
 from icecore.core.limits import SizeCounter
 from icecore.tasks.data_files import find_first
+from icecore.user_data.array_images import ArrayImages
 from icecore.user_data.column_builder import target_column
-from icecore.user_data.columns import Column, column_from_values
+from icecore.user_data.columns import Column, ColumnType, column_from_values
 from icecore.user_data.data_settings import Axes, DataSettings
 from icecore.user_data.notes import Note, join_names
+from icecore.user_data.readers.column_roles import take_group
+from icecore.user_data.readers.frames import frame_columns, read_frame
 from icecore.user_data.readers.labels import find_label_table, read_labels_in_order
 from icecore.user_data.readers.source_files import ReadRequest
-from icecore.user_data.records import NumberNames, Records, SequenceRecords, TableRecords, TextRecords
+from icecore.user_data.readers.table_rows import build_records
+from icecore.user_data.records import ImageRecords, NumberNames, Records, SequenceRecords, TableRecords, TextRecords
 from icecore.user_data.sequences import Sequences
 
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -126,14 +130,28 @@ def _add_labels(records: Records, request: ReadRequest) -> Records:
     return replace(records, targets=targets)
 
 
-def array_records(X: Any, y: Any, settings: DataSettings) -> Records:
+def array_records(
+    X: Any,
+    y: Any,
+    settings: DataSettings,
+    types: Mapping[str, ColumnType] | None = None,
+    formats: Mapping[str, str] | None = None,
+    predicting: bool = False,
+) -> Records:
     """Records of arrays in memory.
 
-    X  (N, columns), (N, T, V), a list of N arrays (T,) or (T, V), or a list of N texts
-    y  (N,) or (N, targets), or None
+    X        (N, columns), (N, T, V), images (N, H, W, C), a list of N arrays (T,) or (T, V), a list of N texts, a data
+             frame, or a mapping of names to columns (N,)
+    y        (N,) or (N, targets), or None
+    types, formats, predicting  see `ReadRequest`; they matter for columns with names
 
     Raises DataError for other shapes, and if X and y have different numbers of rows.
     """
+    columns = frame_columns(X)
+    if columns is None and isinstance(X, np.ndarray) and X.ndim == 2 and _has_texts(X):
+        columns = {f"x{i}": X[:, i] for i in range(X.shape[1])}
+    if columns is not None:
+        return _frame_records(columns, y, settings, types or {}, formats or {}, predicting)
     N = len(X)
     targets, notes = ({}, []) if y is None else _target_columns(y, N, settings)
     names = NumberNames(np.arange(N))
@@ -143,8 +161,13 @@ def array_records(X: Any, y: Any, settings: DataSettings) -> Records:
         if X.ndim == 2 and settings.kind != "series":
             columns = {f"x{i}": Column(f"x{i}", "number", X[:, i]) for i in range(X.shape[1])}
             return TableRecords(columns=columns, targets=targets, names=names, notes=notes)
+        if X.ndim == 4 or (X.ndim == 3 and settings.kind == "images"):
+            images = ArrayImages(X)
+            return ImageRecords(images=images, targets=targets, names=names, notes=[*notes, *images.notes])
         if X.ndim not in (2, 3):
-            raise DataError(f"The inputs must have shape (N, columns) or (N, T, V), but have shape {X.shape}.")
+            raise DataError(
+                f"The inputs must have shape (N, columns), (N, T, V) or (N, H, W, C), but have shape {X.shape}."
+            )
     elif N and all(isinstance(row, str) for row in X):
         return TextRecords(texts=[str(row) for row in X], targets=targets, names=names, notes=notes)
     source: dict[str, Any] = {}
@@ -153,6 +176,34 @@ def array_records(X: Any, y: Any, settings: DataSettings) -> Records:
         X = X.swapaxes(1, 2) if axes == "time-last" else X
         notes, source = [*notes, *axis_notes], {"axes": axes}
     return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, source=source, notes=notes)
+
+
+def _has_texts(X: np.ndarray) -> bool:
+    return X.dtype.kind in "US" or (X.dtype.kind == "O" and any(isinstance(item, str) for item in X.flat))
+
+
+def _frame_records(
+    columns: Mapping[str, Any],
+    y: Any,
+    settings: DataSettings,
+    types: Mapping[str, ColumnType],
+    formats: Mapping[str, str],
+    predicting: bool,
+) -> Records:
+    """Records of columns with names; without `y`, the target is the column that the settings name, if it is there."""
+    table = read_frame(columns, settings, types, formats, predicting)
+    N, notes = len(table.row_numbers), list[Note]()
+    if y is not None:
+        targets, notes = _target_columns(y, N, settings)
+        table.columns = {name: column for name, column in table.columns.items() if name not in targets}
+    else:
+        targets = {name: table.target(name) for name in settings.target if name in table.columns}
+        table.columns = {name: column for name, column in table.columns.items() if name not in targets}
+    if not predicting and settings.group is not None:
+        table.groups = take_group(settings, table)
+    table.notes += notes
+    source = {"formats": {name: form for name, form in table.formats.items() if name in table.columns}}
+    return build_records("The data frame", table, targets, settings, not predicting, source=source)
 
 
 def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, list[Note]]:

@@ -9,6 +9,7 @@ import numpy as np
 from icecore.core.errors import DataError, unknown_name
 from icecore.user_data.column_builder import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
 from icecore.user_data.columns import ColumnType
+from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
 from icecore.user_data.readers.source_files import ReadRequest, list_data_files
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES, read_table
@@ -62,7 +63,7 @@ def read_columns(
             if name not in table.columns:
                 raise unknown_name("column", name, table.columns)
     splits = _take_split_column(request, table, splits)
-    table.groups = _take_group_column(request, table)
+    table.groups = None if request.predicting else take_group(settings, table)
     if not request.predicting:  # otherwise the types of all columns that matter are known
         _note_number_like(request, table)
     source_formats = {name: form for name, form in table.formats.items() if name in table.columns}
@@ -99,15 +100,15 @@ def _take_split_column(request: ReadRequest, table: ColumnTable, splits: np.ndar
     return splits
 
 
-def _take_group_column(request: ReadRequest, table: ColumnTable) -> np.ndarray | None:
+def take_group(settings: DataSettings, table: ColumnTable) -> np.ndarray | None:
     """The code (N,) of each row's group; a row without one is a group of its own. The column is removed, as an id."""
-    name = request.settings.group
-    if name is None or request.predicting:
+    name = settings.group
+    if name is None:
         return None
     if name not in table.columns:
         raise unknown_name("group column", name, table.columns)
-    codes = table.columns[name].values
-    if name != request.settings.series:
+    codes = table.columns[name].as_labels().values
+    if name != settings.series:
         del table.columns[name]
     return np.where(codes < 0, -1 - np.arange(len(codes)), codes)
 

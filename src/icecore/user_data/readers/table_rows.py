@@ -1,10 +1,13 @@
 """Tables whose rows are examples: columns as inputs, or one column that holds character sequences or image names."""
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from icecore.core.errors import DataError, unknown_name
 from icecore.user_data.column_builder import ColumnTable
 from icecore.user_data.columns import Column
+from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
 from icecore.user_data.readers.column_roles import ID_NAMES, TEXT_NAMES, note_left_out, read_columns, target_names
 from icecore.user_data.readers.named_images import splits_of_folders, take_images
@@ -38,11 +41,32 @@ def read_table_rows(request: ReadRequest) -> Records:
             source=source,
             notes=table.notes,
         )
-    row_names = NumberNames(table.row_numbers)
-    text_column = settings.column or (None if request.types or request.predicting else _find_text_column(table))
+    find_text = not request.types and not request.predicting
+    return build_records(str(request.path), table, targets, settings, find_text, splits, source)
+
+
+def build_records(
+    source_name: str,
+    table: ColumnTable,
+    targets: Mapping[str, Column],
+    settings: DataSettings,
+    find_text: bool,
+    splits: np.ndarray | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> Records:
+    """Records of the rows of a table without its targets: of columns, or of the texts in one column.
+
+    find_text  a column of texts is looked for, unless the settings name one
+
+    Raises DataError if no column is left, and ConfigError for a column that does not exist.
+    """
+    row_names, source = NumberNames(table.row_numbers), dict(source or {})
+    text_column = settings.column or (_find_text_column(table) if find_text else None)
     if text_column is None:
         if not table.columns:
-            raise DataError(f"{request.path} has no columns to learn from beside the target {join_names(names)}.")
+            raise DataError(
+                f"{source_name} has no columns to learn from beside the target {join_names(list(targets))}."
+            )
         return TableRecords(
             columns=table.columns,
             targets=targets,
@@ -52,7 +76,7 @@ def read_table_rows(request: ReadRequest) -> Records:
             source=source,
             notes=table.notes,
         )
-    texts = _texts_of_column(request, table, text_column)
+    texts = _texts_of_column(source_name, table, text_column)
     source["column"] = text_column
     return TextRecords(
         texts=texts,
@@ -65,7 +89,7 @@ def read_table_rows(request: ReadRequest) -> Records:
     )
 
 
-def _texts_of_column(request: ReadRequest, table: ColumnTable, name: str) -> list[str]:
+def _texts_of_column(source_name: str, table: ColumnTable, name: str) -> list[str]:
     """The texts of the column that holds character sequences; notes that the others are not used."""
     # in a sequence of characters, "NA" and "-" are characters
     column = table.unfiltered.get(name, table.columns.get(name))
@@ -75,7 +99,7 @@ def _texts_of_column(request: ReadRequest, table: ColumnTable, name: str) -> lis
         column = column.as_labels()
     if column.levels is None:
         raise DataError(
-            f"{request.path}: column {name!r} has too many different texts to be chosen automatically. "
+            f"{source_name}: column {name!r} has too many different texts to be chosen automatically. "
             f"Name it: --column {name}"
         )
     others = [other for other in table.columns if other != name]
