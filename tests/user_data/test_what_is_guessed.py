@@ -1,4 +1,4 @@
-"""What is guessed about data is safe and said: splits, columns that count rows, groups, copies, axes, roles of columns."""
+"""What is guessed about data is safe and said: splits, row counters, groups, copies, axes, roles of columns."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_folders_of_splits_are_found_at_any_level(tmp_path: Path, pattern: str) 
 
 def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path: Path) -> None:
     write_files(tmp_path, images("a/cat", "a/dog", "b/cat", "b/dog"))
-    with pytest.raises(DataError, match="are the folders a, b splits or classes.* --split a=train,b=train"):
+    with pytest.raises(DataError, match=r"are the folders a, b splits or classes.* --split a=train,b=train"):
         plan(tmp_path)
     named = plan(tmp_path, DataSettings(split="a=train,b=test"))
     assert (named.encoder.target.classes, split_sizes(named)[2]) == ((("cat", "dog"),), 16)
@@ -114,7 +114,7 @@ def test_the_target_of_a_table_beside_fasta_is_honoured_or_refused(tmp_path: Pat
         encoder = plan(tmp_path / "s.fasta", settings).encoder
         assert (encoder.target.names, encoder.target.classes) == (("family",), (("p", "q"),))
     assert plan(tmp_path / "s.fasta", DataSettings(target=("length",))).encoder.target.classes[0] == tuple("01234")
-    with pytest.raises(ConfigError, match="Unknown target column 'fold'. Known: family, length"):
+    with pytest.raises(ConfigError, match=r"Unknown target column 'fold'\. Known: family, length"):
         plan(tmp_path / "s.fasta", DataSettings(target=("fold",)))
 
 
@@ -197,7 +197,7 @@ def test_columns_that_count_rows_are_dropped(tmp_path: Path, name: str, numbers:
     assert f"dropped: {name}: a different number in every row, so it is an id (--keep takes it)" in describe(data_plan)
     kept = plan(path, DataSettings(keep=(name,))).encoder.inputs.columns  # type: ignore[attr-defined]
     assert [column.name for column in kept] == [name, "value"]
-    with pytest.raises(ConfigError, match="Unknown column 'valve'. Did you mean 'value'"):
+    with pytest.raises(ConfigError, match=r"Unknown column 'valve'\. Did you mean 'value'"):
         plan(path, DataSettings(keep=("valve",)))
 
 
@@ -234,9 +234,9 @@ def test_rows_of_a_group_share_a_split(tmp_path: Path) -> None:
     assert "groups: 40 groups, each of them in one split" in describe(named)
     assert all(size % 10 == 0 for size in split_sizes(named))
     assert "who" not in [column.name for column in named.encoder.inputs.columns]  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="Unknown group column 'whom'. Did you mean 'who'"):
+    with pytest.raises(ConfigError, match=r"Unknown group column 'whom'\. Did you mean 'who'"):
         plan(path, DataSettings(group="whom"))
-    with pytest.raises(ConfigError, match="group: The arrays is no table, so it has no column 'who'"):
+    with pytest.raises(ConfigError, match=r"group: The arrays is no table, so it has no column 'who'"):
         from_arrays(np.ones((9, 2)), range(9), DataSettings(group="who"))
     without = plan(path, DataSettings(drop=("who",)))
     assert "similar rows: 100% of the rows have a near copy" in describe(without)

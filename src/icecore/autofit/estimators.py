@@ -196,7 +196,7 @@ class _FPTEstimator(BaseEstimator):
         numeric = self._task == "regression"
         target_rules: dict[str, Any] = {"multi_output": numeric, "y_numeric": numeric}
         with _value_errors():
-            y = _known_labels(y) if not numeric and y is not None and np.ndim(y) == 1 else y
+            y = y if numeric else _known_labels(y)
             columns = frame_columns(X)
         if columns is not None or _is_image_array(X, self.kind) or _is_object_table(X):
             y = validate_data(self, y=y, **target_rules)
@@ -424,7 +424,8 @@ def _value_errors() -> Iterator[None]:
 
 def _known_labels(y: Any) -> Any:
     """The class labels, if all are there and of one type. Raises DataError, and leaves other shapes to scikit-learn."""
-    if isinstance(y, np.ndarray) and y.dtype.kind != "O":
+    is_known = isinstance(y, list | tuple | np.ndarray) or hasattr(y, "iloc")
+    if not is_known or (isinstance(y, np.ndarray) and y.dtype.kind != "O") or np.ndim(y) != 1:
         return y
     column = column_from_values("y", y)
     missing = int(column.is_missing().sum())

@@ -63,6 +63,11 @@ def fit(
     with training_displays(out.parent, quiet) as displays:
         result = fit_program(plan.task(), fit_settings, out, {"encoder": plan.encoder.to_json()}, device, displays)
     _print_fit(result, out)
+    if plan.encoder.forecast is not None:
+        from icecore.autofit.predict import predict as predict_rows
+
+        for name, text in predict_rows([out], data, device)[out].notes:
+            print_text(f"{name}: {text}")
 
 
 def predict(
@@ -109,9 +114,23 @@ def predict(
             csv_path = out / f"{path.stem}.csv" if in_folder else out
             predictions.save(csv_path)
             echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
+            if predictions.forecasts:
+                _plot_forecasts(predictions, csv_path.with_suffix(".png"))
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
             echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", error=True)
+
+
+def _plot_forecasts(predictions: "Predictions", path: Path) -> None:
+    """Write a plot of the forecasts beside their table, if matplotlib is there."""
+    from icecore.report.forecast_plot import plot_forecasts
+
+    try:
+        plot_forecasts(predictions.forecasts, path)
+    except ImportError:
+        echo("There is no plot, because matplotlib is missing: pip install 'icecore[plot]'", error=True)
+    else:
+        echo(f"Wrote a plot to {path}.")
 
 
 def _print_predictions(predictions: "Predictions", title: str | None) -> None:

@@ -10,12 +10,13 @@ from icecore.core.errors import ConfigError, DataError
 from icecore.tasks.task import TaskSpec
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.encoder_checks import check_encoder, check_formats
+from icecore.user_data.encoder_checks import check_encoder, check_forecast, check_formats
 from icecore.user_data.encoders.image_encoder import ImageEncoder
 from icecore.user_data.encoders.input_encoder import InputEncoder, to_tuples
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
 from icecore.user_data.encoders.table_encoder import TableEncoder
 from icecore.user_data.encoders.text_encoder import TextEncoder
+from icecore.user_data.forecast_windows import ForecastPlan
 from icecore.user_data.targets import TargetEncoder
 
 #: version of the JSON; older versions can be read
@@ -58,6 +59,7 @@ class DataEncoder:
     settings  those needed to read new data in the same way, with what was inferred filled in
     types     types of the columns of the training data
     formats   how their numbers and dates are written, unless plainly: "1.234,5%", "day-first"
+    forecast  how series are cut into windows, if the program forecasts them
     """
 
     form: str
@@ -66,6 +68,7 @@ class DataEncoder:
     inputs: InputEncoder[Any]
     target: TargetEncoder
     formats: Mapping[str, str] = field(default_factory=dict)
+    forecast: ForecastPlan | None = None
 
     @property
     def spec(self) -> TaskSpec:
@@ -84,6 +87,8 @@ class DataEncoder:
         }
         if self.formats:
             parts["formats"] = dict(self.formats)
+        if self.forecast is not None:
+            parts["forecast"] = dataclasses.asdict(self.forecast)
         values = {"format": ENCODER_FORMAT, "form": self.form, "types": dict(self.types), **parts}
         return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -104,9 +109,11 @@ class DataEncoder:
                 INPUT_ENCODERS[values["form"]](**to_tuples(values["inputs"])),
                 TargetEncoder(**to_tuples(values["target"])),
                 values.get("formats", {}),
+                None if values.get("forecast") is None else ForecastPlan(**to_tuples(values["forecast"])),
             )
             check_encoder(encoder.types, encoder.inputs, encoder.target)
             check_formats(encoder.formats)
+            check_forecast(encoder.forecast, encoder.inputs)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError) as error:
             raise DataError(f"The text is not a data encoder ({type(error).__name__}: {error}).") from error
         return encoder

@@ -20,7 +20,8 @@ from icecore.user_data.data_encoder import INPUT_ENCODERS, DataEncoder
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.input_encoder import InputEncoder
 from icecore.user_data.encoders.table_encoder import TableEncoder
-from icecore.user_data.groups import find_groups, shared_groups
+from icecore.user_data.forecast_records import forecast_records
+from icecore.user_data.groups import Groups, find_groups, shared_groups
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
@@ -87,6 +88,11 @@ def plan(data: str | PathLike[str], settings: DataSettings | None = None) -> Pla
     """
     settings = settings or DataSettings()
     path = Path(data).expanduser()
+    if settings.task == "forecast":
+        records, forecast = forecast_records(path, settings)
+        settings = replace(settings, task="regression", target=(), values=forecast.values, horizon=forecast.horizon)
+        forecast_plan = _make_plan(records, replace(settings, kind="series"), str(path))
+        return replace(forecast_plan, encoder=replace(forecast_plan.encoder, forecast=forecast))
     kind, records = read_path(path, settings)
     return _make_plan(records, replace(settings, kind=kind), str(path))
 
@@ -137,7 +143,7 @@ def _make_plan(
         raise ConfigError(
             f"group: {source_name} is no table, so it has no column {settings.group!r}. Leave out --group."
         )
-    groups = find_groups(records)
+    groups = find_groups(records) if settings.horizon is None else Groups(None, records, [])
     notes += groups.notes
     records = groups.records
     codes = None if groups.codes is None else groups.codes[rows_with_target]

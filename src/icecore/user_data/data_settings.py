@@ -7,7 +7,7 @@ from icecore.core.errors import ConfigError
 from icecore.core.settings import at_least, check_settings, must, setting
 
 SourceKind = Literal["auto", "images", "table", "array", "series", "strings", "fasta"]
-TaskKind = Literal["auto", "classification", "regression"]
+TaskKind = Literal["auto", "classification", "regression", "forecast"]
 Axes = Literal["auto", "time-last", "values-last"]
 DecimalMark = Literal["auto", "point", "comma"]
 DateOrder = Literal["auto", "day-first", "month-first"]
@@ -32,7 +32,7 @@ class DataSettings:
         group=CONTENT,
         default_note="a column with a usual name such as label, else the last",
     )
-    task: TaskKind = setting("auto", help="Kind of task: auto, classification or regression.", group=CONTENT)
+    task: TaskKind = setting("auto", help="Kind of task: auto, classification, regression or forecast.", group=CONTENT)
     kind: SourceKind = setting(
         "auto", help="Kind of data: auto, images, table, array, series, strings or fasta.", group=CONTENT
     )
@@ -58,6 +58,16 @@ class DataSettings:
         "auto",
         help="Order of dates such as 03/04/2024 where the cells leave it open: day-first or month-first.",
         group=CONTENT,
+    )
+    horizon: int | None = setting(
+        None, help="Points to forecast, for --task forecast.", check=at_least(1), group=CONTENT, default_note="a season"
+    )
+    season: int | None = setting(
+        None,
+        help="Points after which a series to forecast repeats itself; 1 if it does not.",
+        check=at_least(1),
+        group=CONTENT,
+        default_note=INFERRED,
     )
     patch: int | None = setting(
         None,
@@ -127,6 +137,8 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.horizon is not None and self.task not in ("forecast", "regression"):
+            raise ConfigError("horizon is the number of points to forecast: set --task forecast too, or leave it out.")
         if self.val + self.test >= 1:
             raise ConfigError(
                 f"val and test must leave rows to train on, so they must be less than 1 together, but are {self.val} "

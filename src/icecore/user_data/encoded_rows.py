@@ -14,6 +14,9 @@ from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.tasks.stored_task import Examples
 from icecore.user_data.data_encoder import DataEncoder
+from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.forecast_records import read_new_series, window_records
+from icecore.user_data.forecast_windows import Series, Windows
 from icecore.user_data.notes import Note
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
@@ -30,6 +33,8 @@ class EncodedRows:
     names    (N,) file name, id or number of each row
     targets  (N, 2, k); None if the data have none
     notes    what was filled, cut or skipped
+    series   the series of a forecast
+    windows  all of their windows; the rows are those that are not for training
     """
 
     inputs: Tensor
@@ -37,6 +42,8 @@ class EncodedRows:
     names: Sequence[str]
     targets: Tensor | None = None
     notes: Sequence[Note] = field(default_factory=list)
+    series: Sequence[Series] = ()
+    windows: Windows | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -60,6 +67,8 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     Raises DataError for data that the encoder cannot read.
     """
     settings = replace(encoder.settings, strict=strict)
+    if encoder.forecast is not None:
+        return _encode_series(encoder, data, settings)
     if isinstance(data, str | PathLike):
         path = Path(data).expanduser()
         _, records = read_path(path, settings, encoder.types, predicting=True, formats=encoder.formats)
@@ -82,6 +91,19 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
         notes.append(("not scored", str(error)))
     names = [str(records.names[row]) for row in encoded.rows.tolist()]
     return EncodedRows(encoded.inputs, encoded.lengths, names, targets, notes)
+
+
+def _encode_series(encoder: DataEncoder, data: Any, settings: DataSettings) -> EncodedRows:
+    """The windows of series after the training ones, and the one before what comes next. Raises DataError."""
+    assert encoder.forecast is not None
+    if not isinstance(data, str | PathLike):
+        raise DataError("A program that forecasts reads series from a file. Save them as a table first.")
+    series, windows = read_new_series(Path(data).expanduser(), settings, encoder.forecast)
+    shown = windows.select(windows.splits != "train")
+    records = window_records(shown, encoder.forecast, None, [], [])
+    encoded = encoder.inputs.encode(records, np.arange(len(records)))
+    names = [series[index].name for index in shown.series.tolist()]
+    return EncodedRows(encoded.inputs, encoded.lengths, names, None, encoded.notes, series, windows)
 
 
 def _encode_targets(encoder: DataEncoder, records: Records, rows: np.ndarray, source: str) -> Tensor:

@@ -13,6 +13,7 @@ from icecore.user_data.encoders.image_encoder import ImageEncoder
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
 from icecore.user_data.encoders.table_encoder import TableEncoder
 from icecore.user_data.encoders.text_encoder import TextEncoder
+from icecore.user_data.forecast_windows import ForecastPlan
 from icecore.user_data.targets import TargetEncoder
 
 #: more numbers than the tokens of any row have
@@ -57,6 +58,16 @@ def check_formats(formats: Any) -> None:
     except ValueError:
         known = False
     _require(known, f"formats must say how numbers and dates are written, but are {shortened(formats)}")
+
+
+def check_forecast(forecast: ForecastPlan | None, inputs: Any) -> None:
+    """Raise ConfigError for windows of sizes out of range, or of other sizes than the inputs."""
+    if forecast is None:
+        return
+    check_types(ForecastPlan, vars(forecast))
+    for name in ("horizon", "context", "season"):
+        _in_range(name, getattr(forecast, name))
+    _require(isinstance(inputs, SequenceEncoder) and inputs.points == forecast.context, "windows must fit the inputs")
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -25,7 +25,7 @@ _FROM_LABEL = {"str": str, "int": int, "float": float, "bool": lambda label: lab
 
 
 def weighted_targets(targets: Tensor, weights: np.ndarray) -> Tensor:
-    """Encoded targets (n, 2, k) with the rows' weights (n,) in the metric, and, as a third entry, in the loss: (n, 3, k)."""
+    """Encoded targets (n, 2, k) with the weights (n,) of rows in the metric, and as a third entry for the loss."""
     if not len(targets):
         return torch.zeros(0, 3, targets.shape[2])
     relative = torch.from_numpy(weights / weights.mean()).float()[:, None].expand(-1, targets.shape[2])
@@ -229,11 +229,13 @@ class TargetEncoder:
 
     def describe(self) -> list[Note]:
         """The lines of the plan about the targets."""
-        lines = [("predicts", f"{', '.join(self.names)} ({self.task})")]
+        lines = [("predicts", f"{join_names(self.names)} ({self.task})")]
         if self.task == "regression":
             each = zip(self.names, self.mean, self.std, strict=True)
-            text = "; ".join(f"{name}: mean {mean:.4g}, standard deviation {std:.4g}" for name, mean, std in each)
-            lines.append(("training", text))
+            texts = [f"{name}: mean {mean:.4g}, standard deviation {std:.4g}" for name, mean, std in each]
+            lines.append(
+                ("training", "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else ""))
+            )
         for name, labels, counts in zip(self.names, self.classes, self.counts, strict=False):
             pairs = [f"{label} ({count:,})" for label, count in zip(labels, counts, strict=True)]
             lines.append((f"classes of {name}", f"{len(labels)}: {join_names(pairs, 10)}"))

@@ -81,10 +81,13 @@ def column_numbers(column: Column, rows: np.ndarray) -> np.ndarray:
     return date_parts(values) if column.type == "date" else values[:, None]
 
 
-def fit_column(column: Column, rows: np.ndarray, keep: bool = False) -> tuple[ColumnEncoder | None, str]:
+def fit_column(
+    column: Column, rows: np.ndarray, keep: bool = False, used: np.ndarray | None = None
+) -> tuple[ColumnEncoder | None, str]:
     """The encoder of a column, fitted on training `rows` (n,); or None and the reason for leaving the column out.
 
     keep  a column that counts the rows is used too
+    used  all rows that are used, in the order of the file; None: all rows of the column
     """
     if column.type == "text":
         return _fit_categories(column, rows)
@@ -98,7 +101,7 @@ def fit_column(column: Column, rows: np.ndarray, keep: bool = False) -> tuple[Co
         # a constant that is missing in some rows still has information
         if is_finite.all():
             return None, "constant"
-    elif not keep and counts_rows(column):
+    elif not keep and counts_rows(column if used is None else column.select(used)):
         return None, "a different number in every row, so it is an id (--keep takes it)"
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
     flag = not is_finite.all()

@@ -93,7 +93,7 @@ class TableEncoder:
         for column in records.columns.values():
             # the columns of an array have no names of their own, and were chosen by the caller
             keep = column.name in settings.keep or settings.kind == "array"
-            encoder, reason = fit_column(column, order[:train], keep)
+            encoder, reason = fit_column(column, order[:train], keep, np.sort(order))
             if encoder is None:
                 left_out.setdefault(reason, []).append(column.name)
             else:

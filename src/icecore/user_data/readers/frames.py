@@ -19,7 +19,7 @@ def frame_columns(X: Any) -> Mapping[str, Any] | None:
 
     Frames of pandas are read as they are, those of polars and Arrow through pandas.
     """
-    if isinstance(X, Mapping):
+    if isinstance(X, Mapping) and not hasattr(X, "shape"):  # a sparse matrix of SciPy may be a mapping
         return {str(name): values for name, values in X.items()}
     if hasattr(X, "to_pandas") and not hasattr(X, "iloc"):
         X = X.to_pandas()
@@ -38,7 +38,7 @@ def read_frame(
     formats: Mapping[str, str],
     predicting: bool,
 ) -> ColumnTable:
-    """The columns as those of a file would be. Raises DataError for values of several types, or of different numbers."""
+    """The columns as those of a file would be. Raises DataError for values of several types, or unequal lengths."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         shown = join_names([f"{name} ({length:,})" for name, length in lengths.items()])

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from icecore.core.errors import DataError, unknown_name
 from icecore.user_data.column_builder import ColumnTable
 from icecore.user_data.columns import Column
