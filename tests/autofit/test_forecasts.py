@@ -1,5 +1,6 @@
 """Forecasts from end to end: windows without leaks, a fit, a table and a plot of what comes next, and measures."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_the_months_after_a_month() -> None:
 
 
 @pytest.mark.slow
-def test_a_forecast_from_fit_to_plot(tmp_path: Path, bert: str) -> None:
+def test_a_forecast_from_fit_to_plot(tmp_path: Path, bodies: Mapping[str, str]) -> None:
     path, out = write_series(tmp_path / "s.csv"), tmp_path / "p.safetensors"
     data_plan = plan(path, DataSettings(task="forecast", horizon=6))
     text = describe(data_plan)
@@ -72,7 +73,7 @@ def test_a_forecast_from_fit_to_plot(tmp_path: Path, bert: str) -> None:
     assert "series: 2, by column 'shop' (--series)" in text
     assert "season: 12 points" in text
     assert DataEncoder.from_json(data_plan.encoder.to_json()) == data_plan.encoder
-    settings = FitSettings(backbone=bert, lrs=(3e-3,), steps=40, layers=1)
+    settings = FitSettings(backbone=bodies["bert"], lrs=(3e-3,), steps=40, layers=1)
     fit(data_plan.task(), settings, out, {"encoder": data_plan.encoder.to_json()}, "cpu")
     predictions = predict([out], path, "cpu")[out]
     assert list(predictions.columns) == ["time", "sales", "low (10%)", "high (90%)"]

@@ -1,6 +1,7 @@
 """A simple baseline on flattened inputs: what one would try without a transformer.
 
-It is a linear model or boosted trees of scikit-learn, whichever is better on validation. Needs the extra `sklearn`.
+It is a linear model or boosted trees of scikit-learn, or MiniRocket for series, whichever is best on validation. Needs
+the extra `sklearn`, and for MiniRocket `timeseries`.
 """
 
 import importlib.util
@@ -19,12 +20,15 @@ from torch.nn import functional as F
 from icecore.core.errors import UserError
 from icecore.tasks.task import Batch, TaskSpec
 from icecore.user_data import UserTask
+from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
 from icecore.user_data.targets import TargetEncoder
 
 #: limits of training rows and of numbers in a row, so that the baseline does not take longer than the transformer
 MAX_TRAINING_ROWS, MAX_FEATURES = 20_000, 2_048
 #: with more classes, boosting takes too long, because it grows a tree for each class in each round
 MAX_BOOSTED_CLASSES = 50
+#: MiniRocket's kernels have 9 points
+MIN_ROCKET_POINTS = 9
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def fit_baseline(task: UserTask, split: str, seed: int = 0) -> Baseline:
     x, targets = flatten_rows(task, "train", MAX_TRAINING_ROWS)
     x_val, val_targets = flatten_rows(task, "val")
     best: tuple[float, str, Sequence[Any]] | None = None
-    for name, build in _model_builders(task.encoder.target, seed).items():
+    builders = {**_model_builders(task.encoder.target, seed), **_series_builders(task, seed)}
+    for name, build in builders.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
             models = [build().fit(x, column) for column in targets[:, 0].numpy().T]
@@ -132,6 +137,36 @@ def _model_builders(target: TargetEncoder, seed: int) -> Mapping[str, Callable[[
     if max(map(len, target.classes)) > MAX_BOOSTED_CLASSES:
         del models["gradient boosting"]
     return models
+
+
+def _series_builders(task: UserTask, seed: int) -> Mapping[str, Callable[[], Any]]:
+    """MiniRocket (Dempster et al. 2021) for series that are long enough, if aeon is installed."""
+    inputs = task.encoder.inputs
+    if not isinstance(inputs, SequenceEncoder) or importlib.util.find_spec("aeon") is None:
+        return {}
+    T, P = inputs.length, inputs.token_size
+    points = T * inputs.patch
+    if points < MIN_ROCKET_POINTS or T * P > MAX_FEATURES:
+        return {}
+    from aeon.transformations.collection.convolution_based import MiniRocket
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    def to_series(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Tokens side by side (N, T * P) as series (N, V, points)."""
+        return np.ascontiguousarray(x.reshape(len(x), points, -1).swapaxes(1, 2))
+
+    def build() -> Any:
+        is_regression = task.encoder.target.task == "regression"
+        weight = "balanced" if task.encoder.target.balanced else None
+        last = (
+            RidgeCV(np.logspace(-3, 3, 7)) if is_regression else LogisticRegression(max_iter=300, class_weight=weight)
+        )
+        features = MiniRocket(random_state=seed)
+        return make_pipeline(FunctionTransformer(to_series), features, StandardScaler(with_mean=False), last)
+
+    return {"MiniRocket": build}
 
 
 def _predict_logits(models: Sequence[Any], x: NDArray[np.float32], target: TargetEncoder) -> Tensor:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from icecore.autofit.fit_settings import FitSettings
 from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
-from icecore.cli.option_values import read_hub_access
+from icecore.cli.option_values import keep_standard_input, read_hub_access
 from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, Strict
 from icecore.cli.setting_options import with_settings
 from icecore.core.errors import ConfigError
@@ -51,6 +51,7 @@ def fit(
     from icecore.autofit.fit import fit as fit_program
     from icecore.user_data.input_files import check_not_input
 
+    data = keep_standard_input(data)
     check_not_input(out, data)
     plan = user_data.plan(data, data_settings)
     if plan_only or not quiet:
@@ -95,6 +96,7 @@ def predict(
 
     hub = read_hub_access(download, token)
     *programs, data = paths
+    data = keep_standard_input(data)
     if not programs:
         raise ConfigError("Name a program and the data, for example: icecore predict my.safetensors DATA")
     if out is not None:

@@ -61,7 +61,9 @@ class ArrayImages:
         _, H, W, C = self.pixels.shape
         return ImageInspection(min(H, W), C > 1, f"{len(self):,} of {W} x {H} pixels, {C} channels")
 
-    def decode(self, order: np.ndarray, side: int, channels: int) -> tuple[torch.Tensor, np.ndarray]:
+    def decode(
+        self, order: np.ndarray, side: int, channels: int, white: float | None = None
+    ) -> tuple[torch.Tensor, np.ndarray]:
         """The images `order` (N,) as (N, S, S, C) uint8, and their positions (N,): all of them."""
         from PIL import Image
 

@@ -79,6 +79,8 @@ class DataEncoder:
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
         parts = {name: dataclasses.asdict(getattr(self, name)) for name in ("inputs", "target")}
+        if parts["inputs"].get("white", 0) is None:
+            del parts["inputs"]["white"]
         # what is new since version 0.1 is left out while it says nothing, so that older versions read the encoder
         settings = dataclasses.asdict(self.settings)
         defaults = dataclasses.asdict(DataSettings())

@@ -37,6 +37,7 @@ def check_encoder(types: Any, inputs: Any, target: TargetEncoder) -> None:
         _in_range("side", inputs.side)
         _in_range("patch", inputs.patch)
         _require(inputs.side % inputs.patch == 0, "patch must divide side")
+        _require(inputs.white is None or 0 < inputs.white <= LARGEST_STATISTIC, "white must be above 0")
         _check_statistics(inputs.mean, inputs.std, inputs.channels)
     elif isinstance(inputs, SequenceEncoder):
         _in_range("points", inputs.points)

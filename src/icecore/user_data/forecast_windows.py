@@ -120,8 +120,8 @@ def find_context(series: Sequence[Series], horizon: int, season: int, length: in
     most = shortest - 2 * max(horizon, round(HELD_OUT_SHARE * shortest)) - horizon
     if most < (length or 4):
         raise DataError(
-            f"The shortest series has {shortest:,} points, too few to forecast {horizon}: training, validation and test "
-            "each need a horizon, and points before it. Provide longer series, or a smaller --horizon or --length."
+            f"The shortest series has {shortest:,} points, too few to forecast {horizon}: training, validation and "
+            "test each need a horizon, and points before it. Provide longer series, or a smaller --horizon or --length."
         )
     return min(context, most)
 

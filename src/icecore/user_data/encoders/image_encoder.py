@@ -29,6 +29,7 @@ class ImageEncoder:
 
     side, patch  sides of an image and of a patch, in pixels
     mean, std    of each channel, over training images
+    white        number that is white in images of more than 8 bits; None: 65535
     """
 
     kind: ClassVar[TokenKind] = "continuous"
@@ -38,6 +39,7 @@ class ImageEncoder:
     patch: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    white: float | None = None
 
     @property
     def length(self) -> int:
@@ -63,7 +65,7 @@ class ImageEncoder:
         if side % patch:
             raise ConfigError(f"patch must divide the image side of {side} pixels, but is {patch}.")
         channels = 3 if inspection.has_colour else 1
-        encoder = cls(side, channels, patch, (0.0,) * channels, (1.0,) * channels)
+        encoder = cls(side, channels, patch, (0.0,) * channels, (1.0,) * channels, inspection.white)
         encoded = encoder.encode(records, order)
         count = int(np.searchsorted(encoded.rows, train))
         if not count:
@@ -75,7 +77,7 @@ class ImageEncoder:
     def encode(self, records: ImageRecords, order: np.ndarray) -> EncodedInputs:
         """Images (n, S, S, C) uint8. Unreadable images are left out and noted."""
         images = records.images
-        inputs, rows = images.decode(order, self.side, self.channels)
+        inputs, rows = images.decode(order, self.side, self.channels, self.white)
         notes: list[Note] = []
         if images.unreadable:
             skipped = [f"{name} ({reason.splitlines()[0][:60]})" for name, reason in images.unreadable]

@@ -55,7 +55,7 @@ def _to_cells(pa: Any, column: Any) -> Any:
     if pa.types.is_dictionary(kind):
         return _to_cells(pa, column.dictionary_decode())
     if _is_date(pa, kind):
-        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(zero_copy_only=False) / 1e6
+        return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy(zero_copy_only=False) / 1e6
     is_whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     if is_whole:
         # a missing value must not make floats of large integers, which may be codes

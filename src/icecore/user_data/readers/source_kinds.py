@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icecore.core.errors import DataError
-from icecore.user_data.archives import ARCHIVE_SUFFIXES
+from icecore.user_data.archives import ARCHIVE_SUFFIXES, iterate_files
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, is_image
@@ -32,6 +32,18 @@ class SourceReader(NamedTuple):
     read: Callable[[ReadRequest], Records]
 
 
+#: what to do with files of other formats
+CONVERSIONS: Mapping[str, str] = {
+    **dict.fromkeys((".xls", ".ods"), "Save the sheet as .xlsx or CSV."),
+    **dict.fromkeys(
+        (".json", ".jsonl", ".ndjson"), "Write Parquet: pandas.read_json(path, lines=True).to_parquet(...)."
+    ),
+    **dict.fromkeys((".feather", ".arrow", ".orc"), "Write Parquet: pandas.read_feather(path).to_parquet(...)."),
+    **dict.fromkeys((".h5", ".hdf5", ".mat"), "Save its arrays: numpy.savez('data.npz', X=X, y=y)."),
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".pt"), "Pickles can run code. Save arrays with numpy.savez, tables as Parquet."
+    ),
+}
 READERS: Mapping[str, SourceReader] = {
     "images": SourceReader((*ARCHIVE_SUFFIXES, *IMAGE_SUFFIXES), read_images),
     "table": SourceReader(TABLE_SUFFIXES, read_table_rows),
@@ -74,12 +86,15 @@ def _find_kind(path: Path, default: str | None) -> str:
         kind = next((name for name, reader in READERS.items() if has_ending(path.name, reader.endings)), default)
         if kind is None:
             known = ", ".join(ending for reader in READERS.values() for ending in reader.endings)
+            if conversion := CONVERSIONS.get(path.suffix.lower()):
+                raise DataError(f"{path}: icecore does not read {path.suffix} files. {conversion}")
             raise DataError(
-                f"{path}: the ending of the file name does not show what kind of data this is. "
-                f"Rename it to end in one of {known}; or set --kind."
+                f"{path}: the ending of the file name does not show what kind of data this is. Set --kind table for "
+                "rows of columns, --kind strings for lines of label<TAB>text, or --kind fasta; or rename the file to "
+                f"end in one of {known}."
             )
         return kind
-    names = [file.name for file in path.rglob("*") if file.is_file() and is_data_file(file.name)]
+    names = [file.name for file in iterate_files(path) if is_data_file(file.name)]
     if not names:
         raise DataError(
             f"{path} is empty. It should hold one folder of images per class, or tables, arrays, texts or FASTA files."

@@ -13,7 +13,9 @@ from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
 from icecore.user_data.readers.column_roles import ID_NAMES, TEXT_NAMES, note_left_out, read_columns, target_names
 from icecore.user_data.readers.named_images import splits_of_folders, take_images
-from icecore.user_data.readers.source_files import ReadRequest
+from icecore.user_data.readers.nested_columns import find_nested_column, nested_records
+from icecore.user_data.readers.source_files import ReadRequest, list_data_files
+from icecore.user_data.readers.table_files import TABLE_SUFFIXES
 from icecore.user_data.records import ImageRecords, NumberNames, Records, TableRecords, TextRecords
 from icecore.user_data.row_counters import counts_rows
 
@@ -26,11 +28,15 @@ def read_table_rows(request: ReadRequest) -> Records:
     settings = request.settings
     keep_all_texts = [*settings.target, *([settings.column] if settings.column else [])]
     table, splits, source = read_columns(request, keep_all_texts, may_sample=True)
-    images = take_images(request, table)
+    files = [path for path, _ in list_data_files(request, TABLE_SUFFIXES)]
+    nested = find_nested_column(request, files)
+    images = take_images(request, table) if nested is None else None
     names = target_names(request, table)
     targets = {name: table.target(name) for name in names}
     for name in names:
         del table.columns[name]
+    if nested is not None:
+        return nested_records(request, files, nested, table, targets, splits, source)
     if images is not None:
         note_left_out(table, table.columns, "the inputs are the images")
         splits = splits if splits is not None else splits_of_folders(images.names, settings)
