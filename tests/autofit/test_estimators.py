@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import icecore
 from icecore.autofit import estimators, predict
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.backbones.backbone import fingerprint
@@ -333,3 +334,81 @@ def test_data_that_cannot_be_learned_from(classifier: Callable[..., FPTClassifie
         classifier().predict(X)
     with pytest.raises(NotFittedError, match="not fitted yet"):
         classifier().save("nowhere")
+
+
+def mixed_frame(rows: int = 80) -> Any:
+    """A data frame with a column of each kind; the town and the flag say the class."""
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "height": rng.normal(size=rows),
+            "town": pd.Series(["Ulm", "Köln"] * (rows // 2), dtype="category"),
+            "flag": pd.array([True, False] * (rows // 2), "boolean"),
+            "born": pd.to_datetime("2000-01-01") + pd.to_timedelta(rng.integers(0, 999, rows), "D"),
+            "children": pd.array([1, None, 3, 4] * (rows // 4), "Int64"),
+        }
+    )
+
+
+def test_a_data_frame_with_columns_of_every_kind(bert: str, tmp_path: Path):
+    frame, y = mixed_frame(), ["p", "q"] * 40
+    model = FPTClassifier(backbone=bert, **SHORT).fit(frame, y)
+    assert model.feature_names_in_.tolist() == list(frame.columns)
+    assert model.n_features_in_ == 5
+    assert model.score(frame, y) > 0.9
+    # the command line reads the program with the names of its columns, and the other way round
+    model.save(tmp_path / "p.safetensors")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    predicted = icecore.predict(tmp_path / "p.safetensors", tmp_path / "t.csv").columns["y"]
+    assert predicted.tolist() == model.predict(frame).tolist()
+    loaded = FPTClassifier.load(tmp_path / "p.safetensors")
+    assert loaded.predict(frame).tolist() == predicted.tolist()
+    frame.assign(y=y).to_csv(tmp_path / "with.csv", index=False)
+    out = tmp_path / "q.safetensors"
+    icecore.fit(tmp_path / "with.csv", out=out, backbone=bert, steps=20, layers=1, lrs=(6e-2,), device="cpu")
+    from_file = FPTClassifier.load(out)
+    shuffled = frame[["flag", "town", "born", "height", "children"]].assign(more=1)
+    expected = icecore.predict(out, tmp_path / "t.csv").columns["y"]
+    assert from_file.predict(shuffled).tolist() == expected.tolist()
+
+
+def test_images_and_tables_of_texts(bert: str):
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    images = (rng.integers(0, 90, (60, 8, 8, 3)) + 120 * y[:, None, None, None]).astype(np.uint8)
+    model = FPTClassifier(backbone=bert, **SHORT, patch=4).fit(images, y)
+    assert model.score(images, y) > 0.9
+    table = np.array([["a", "b"][c] for c in y], object)[:, None]
+    assert FPTClassifier(backbone=bert, **SHORT).fit(table, y).score(table, y) == 1
+
+
+def test_weights_of_rows_and_classes(bert: str):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 2))
+    y = np.where(np.arange(120) % 10, "common", "rare")
+    short = {**SHORT, "steps": 40}
+    plain, balanced = (
+        FPTClassifier(backbone=bert, **short, class_weight=weight).fit(X, y).predict_proba(X)[:, 1].mean()
+        for weight in ({"common": 1, "rare": 1}, "balanced")
+    )
+    assert plain < 0.25 < balanced
+    # rows of weight 0 are left out
+    doubled = np.concatenate([X, X + 9])
+    weights = np.repeat([1.0, 0.0], 120)
+    model = FPTRegressor(backbone=bert, **SHORT)
+    without = model.fit(X, X[:, 0]).predict(X)
+    np.testing.assert_array_equal(
+        model.fit(doubled, np.concatenate([X[:, 0], X[:, 1] * 99]), weights).predict(X), without
+    )
+    with pytest.raises(ValueError, match="All sample weights are zero"):
+        model.fit(X, X[:, 0], np.zeros(120))
+
+
+@pytest.mark.parametrize("labels", [["a", 1], [1, "1"], ["a", None]])
+def test_labels_that_cannot_be_mixed_are_refused_by_name(labels: list[Any], bert: str):
+    message = (
+        "1 of 2 labels are missing" if None in labels else "y must hold numbers or texts, but has values of several"
+    )
+    with pytest.raises(ValueError, match=message):
+        FPTClassifier(backbone=bert, **SHORT).fit(np.ones((2, 2)), labels)

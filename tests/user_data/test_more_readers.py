@@ -11,7 +11,7 @@ import pytest
 from icecore.cli.option_values import keep_standard_input
 from icecore.core.errors import ConfigError, DataError
 from icecore.user_data import DataEncoder, DataSettings, encode, from_arrays, plan
-from icecore.user_data.column_builder import TableOptions
+from icecore.user_data.column_table import TableOptions
 from icecore.user_data.readers.table_files import read_table
 from user_data_samples import ROWS, describe, encode_image, random_column, write_columns
 

@@ -307,6 +307,7 @@ def test_the_published_split_of_the_ucr_archive(tmp_path: Path) -> None:
     assert data_plan.encoder.spec.length == 20
     assert split_sizes(data_plan)[2] == 50
     assert "GunPoint_TEST.tsv is the published test split" in describe(data_plan)
+    assert plan(tmp_path).sha256() == data_plan.sha256()
     assert split_sizes(plan(tmp_path / "GunPoint_TRAIN.tsv", DataSettings(split="none")))[2] < 10
     rows = encode(DataEncoder.from_json(data_plan.encoder.to_json()), tmp_path / "GunPoint_TEST.tsv", score=True)
     assert len(rows) == 50

@@ -6,18 +6,16 @@ cannot be read are counted, or raise an error if `strict` is set.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.user_data.cell_types import (
-    BOOLEAN_WORDS,
-    MISSING_CLASS_WORDS,
     MISSING_WORDS,
     can_parse,
     cell_parser,
@@ -28,139 +26,20 @@ from icecore.user_data.cell_types import (
     infer_type,
     is_missing_word,
 )
-from icecore.user_data.columns import LARGEST_EXACT, Column, ColumnType
-from icecore.user_data.data_settings import DateOrder, DecimalMark
+from icecore.user_data.column_table import (
+    ColumnTable,
+    TableChunk,
+    TableOptions,
+    spell_booleans,
+    without_words,
+)
+from icecore.user_data.columns import Column, ColumnType
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.number_formats import find_number_format
+from icecore.user_data.written_cells import TextCodes, WrittenCells
 
-#: tables with more rows are sampled
-DEFAULT_MAX_ROWS = 2_000_000
 #: distinct texts that are kept of a column, unless it is listed in `TableOptions.keep_all_texts`
 MAX_DISTINCT_TEXTS = 100_000
-#: distinct cells up to which a column of numbers also keeps how they were written, because they may be labels
-MAX_DISTINCT_NUMBERS = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableOptions:
-    """How a table is read.
-
-    types           columns of known type; the type of others is inferred from their first chunk
-    formats         how numbers and dates of columns of known type are written, unless plainly
-    decimal, dates  which mark separates decimals, and whether days or months come first, where the cells do not tell
-    keep_all_texts  columns of which every distinct text is kept
-    always_numeric  columns that hold numbers even if these have leading zeros
-    max_rows        larger tables are sampled down to so many rows
-    seed            seed of the sample
-    strict          raise an error for cells and rows that would be counted as missing or skipped
-    """
-
-    types: Mapping[str, ColumnType] = field(default_factory=dict)
-    formats: Mapping[str, str] = field(default_factory=dict)
-    decimal: DecimalMark = "auto"
-    dates: DateOrder = "auto"
-    keep_all_texts: frozenset[str] = frozenset()
-    always_numeric: frozenset[str] = frozenset()
-    max_rows: int = DEFAULT_MAX_ROWS
-    seed: int = 0
-    strict: bool = False
-
-
-@dataclass
-class ColumnTable:
-    """The columns of a table by name.
-
-    row_numbers         (N,) number of each row in its files, from 0
-    notes               what was inferred, skipped or sampled
-    unfiltered          text columns before words such as "none" were taken as missing values, and as they were spelled
-    missing_word_counts  how often each such word appears in columns of numbers
-    formats             how the numbers and dates of columns are written, unless plainly
-    groups              (N,) code of each row's group, if a column names it
-    """
-
-    columns: dict[str, Column]
-    row_numbers: np.ndarray
-    notes: list[Note] = field(default_factory=list)
-    unfiltered: Mapping[str, Column] = field(default_factory=dict)
-    missing_word_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    formats: Mapping[str, str] = field(default_factory=dict)
-    groups: np.ndarray | None = None
-
-    def target(self, name: str) -> Column:
-        """A column as a target, for which fewer words mean a missing value. Notes the words that were found."""
-        column = self.unfiltered.get(name, self.columns[name])
-        column, notes = target_column(column, self.missing_word_counts.get(name))
-        self.notes += notes
-        return column
-
-
-def target_column(column: Column, word_counts: Mapping[str, int] | None = None) -> tuple[Column, list[Note]]:
-    """The column as a target: texts that mean a missing class are removed. Also a note that counts such words.
-
-    `word_counts` counts them for a column of numbers, whose values do not show them.
-    """
-    if column.type == "text":
-        counts = np.bincount(column.values[column.values >= 0], minlength=len(column.distinct_texts))
-        word_counts = {
-            text: int(count)
-            for text, count in zip(column.distinct_texts, counts, strict=False)
-            if count and text.strip().lower() in MISSING_CLASS_WORDS
-        }
-        column = _without_words(column, MISSING_CLASS_WORDS)
-    parts = [
-        f"{pluralize(count, 'row')} where {column.name} is {word!r}" for word, count in (word_counts or {}).items()
-    ]
-    return column, [("no target", join_names(parts))] if parts else []
-
-
-def _without_words(column: Column, words: frozenset[str]) -> Column:
-    """The text column with these words taken as missing values."""
-    keep = np.array([text.strip().lower() not in words for text in column.distinct_texts], bool)
-    if keep.all():
-        return column
-    # the last entry maps -1, a missing value, to itself
-    new_codes = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1).astype(np.int32)
-    levels = [text for text, kept in zip(column.distinct_texts, keep, strict=True) if kept]
-    return replace(column, values=new_codes[column.values], levels=levels)
-
-
-def _spell_booleans(column: Column) -> Column:
-    """A text column of truth values, however they are spelled, with the texts True and False."""
-    words = [text.strip().lower() for text in column.distinct_texts]
-    if not words or not set(words) <= BOOLEAN_WORDS.keys():
-        return column
-    new_codes = np.array([*(int(BOOLEAN_WORDS[word]) for word in words), -1], np.int32)
-    return replace(column, values=new_codes[column.values], levels=["False", "True"])
-
-
-class TableChunk(NamedTuple):
-    """Some rows of a file: column names, cells of each column (n,) as texts or numbers, row numbers (n,) from 0."""
-
-    names: Sequence[str]
-    cells: Mapping[str, Any]
-    row_numbers: np.ndarray
-
-
-class _TextCodes:
-    """Numbers the distinct texts of one column, in order of appearance."""
-
-    def __init__(self, most: float) -> None:
-        self.index: dict[str, int] = {}
-        self.most = most
-
-    def encode(self, cells: Sequence[str | None]) -> np.ndarray:
-        """Code (n,) int32 of each text, -1 if missing; all are -1 once there are too many distinct texts."""
-        index = self.index
-        if len(index) > self.most:
-            return np.full(len(cells), -1, np.int32)
-        codes: dict[str | None, int] = {}
-        for cell in dict.fromkeys(cells):
-            # "none" stays a text until it is known whether the column is a target
-            if cell is None or not cell.strip():
-                codes[cell] = -1
-            else:
-                codes[cell] = index.setdefault(cell, len(index))
-        return np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells))
 
 
 class ColumnBuilder:
@@ -174,10 +53,9 @@ class ColumnBuilder:
         self._known: frozenset[str] = frozenset()
         self.notes: list[Note] = []
         self._parts: dict[str, list[np.ndarray]] = {}
-        self._text_codes: dict[str, _TextCodes] = {}
+        self._text_codes: dict[str, TextCodes] = {}
         #: of columns of numbers, how their cells are written
-        self._written_parts: dict[str, list[np.ndarray]] = {}
-        self._written_codes: dict[str, _TextCodes] = {}
+        self._written: dict[str, WrittenCells] = {}
         self._infinite: Counter[str] = Counter()
         self._origins: dict[str, str] = {}
         #: cells of each column that are no numbers: how many, and the first
@@ -242,7 +120,7 @@ class ColumnBuilder:
             column = self._join_column(name)
             columns[name] = column
             if column.type == "text":
-                columns[name] = _spell_booleans(_without_words(column, MISSING_WORDS))
+                columns[name] = spell_booleans(without_words(column, MISSING_WORDS))
             if columns[name] is not column:
                 unfiltered[name] = column
         self._add_notes()
@@ -258,27 +136,8 @@ class ColumnBuilder:
         origin, hint = self._origins.get(name, "float"), self._number_hints.get(name, "")
         unreadable = self._unreadable.get(name, (0, ""))[0]
         column = Column(name, self.types[name], values, levels, origin, hint, unreadable=unreadable)
-        return replace(column, as_written=self._written_column(column))
-
-    def _written_column(self, column: Column) -> Column | None:
-        """The cells of a column of numbers as texts; None if there are too many, or the numbers give them back."""
-        codes, parts = self._written_codes.get(column.name), self._written_parts.get(column.name)
-        if codes is None or not parts or column.type != "number":
-            return None
-        values, levels = np.concatenate(parts), list(codes.index)
-        labels = column.as_labels()
-        first_rows = np.unique(values, return_index=True)
-        texts = [*labels.distinct_texts, ""]
-        is_given_back = all(
-            code < 0 or texts[labels.values[row]] == levels[code] for code, row in zip(*first_rows, strict=True)
-        )
-        if is_given_back:
-            return None
-        is_whole = all(level.lstrip("-").isdecimal() and str(int(level)) == level for level in levels)
-        if is_whole:  # in ascending order, as labels of numbers are
-            ranks = np.argsort(np.argsort([int(level) for level in levels], kind="stable"), kind="stable")
-            values, levels = np.append(ranks, -1).astype(np.int32)[values], sorted(levels, key=int)
-        return Column(column.name, "text", values, levels, "int" if is_whole else "str")
+        written = self._written.pop(name, None)
+        return column if written is None else replace(column, as_written=written.column(column))
 
     def _add_notes(self) -> None:
         if formats := {name: form for name, form in self.formats.items() if name not in self.options.formats}:
@@ -305,7 +164,8 @@ class ColumnBuilder:
         if isinstance(cells, np.ndarray):
             if self.types.setdefault(name, "number") != "text":
                 self._origins.setdefault(name, {"b": "bool", "i": "int", "u": "int"}.get(cells.dtype.kind, "float"))
-                self._keep_integers(name, cells)
+                if cells.dtype.kind in "iu":
+                    self._written.setdefault(name, WrittenCells()).add_integers(cells)
                 if isinstance(cells, np.ma.MaskedArray):
                     return self._compact(name, cells.astype(np.float64).filled(math.nan))
                 return self._compact(name, cells.astype(np.float64))
@@ -319,45 +179,16 @@ class ColumnBuilder:
                 self.types[name] = "text"
             self._origins.setdefault(name, "str")
             most = math.inf if name in self.options.keep_all_texts else MAX_DISTINCT_TEXTS
-            return self._text_codes.setdefault(name, _TextCodes(most)).encode(cells)
+            return self._text_codes.setdefault(name, TextCodes(most)).encode(cells)
         values = self._parse(name, cells, kind, path, rows)
         if kind == "number":
-            self._keep_written(name, cells, values)
+            self._written.setdefault(name, WrittenCells()).add_texts(cells, values)
             if count := int(np.isinf(values).sum()):
                 self._infinite[name] += count
         missing = Counter(cells[i] for i in np.flatnonzero(np.isnan(values)).tolist())
         if words := {c: n for c, n in missing.items() if c is not None and c.strip() and is_missing_word(c)}:
             self._missing_word_counts.setdefault(name, Counter()).update(words)
         return self._compact(name, values)
-
-    def _keep_integers(self, name: str, integers: np.ndarray) -> None:
-        """Keep whole numbers (n,) of an array as they are, once one of them is too large for float64."""
-        present = integers.compressed() if isinstance(integers, np.ma.MaskedArray) else integers
-        if integers.dtype.kind not in "iu" or not len(present):
-            return
-        if name in self._parts and name not in self._written_codes:
-            return  # the chunks before had none, so it is no column of codes
-        if name in self._written_codes or max(abs(int(present.min())), abs(int(present.max()))) > LARGEST_EXACT:
-            cells = [None if value is None else str(value) for value in integers.tolist()]
-            self._write_down(name, cells)
-
-    def _keep_written(self, name: str, cells: Sequence[str | None], values: np.ndarray) -> None:
-        """Keep how the numbers `values` (n,) are written, while there are few different ones."""
-        if name in self._parts and name not in self._written_parts:
-            return  # there were too many
-        is_gone = np.isnan(values)
-        if is_gone.any():  # a cell that is no number may be a label, but one that means a missing value is none
-            cells = [
-                None if gone and (cell is None or is_missing_word(cell)) else cell
-                for cell, gone in zip(cells, is_gone, strict=True)
-            ]
-        self._write_down(name, [None if cell is None else cell.strip() for cell in cells])
-
-    def _write_down(self, name: str, cells: Sequence[str | None]) -> None:
-        codes = self._written_codes.setdefault(name, _TextCodes(MAX_DISTINCT_NUMBERS))
-        self._written_parts.setdefault(name, []).append(codes.encode(cells))
-        if len(codes.index) > codes.most:
-            del self._written_codes[name], self._written_parts[name]
 
     def _infer_type(self, name: str, cells: Sequence[str | None]) -> ColumnType:
         """The type of a column by the cells of its first chunk; remembers what else the column looks like."""
@@ -438,8 +269,8 @@ class ColumnBuilder:
         most = self.options.max_rows
         hashes = _hash(np.concatenate(self._row_numbers), np.uint64(self.options.seed * 2 + 1))
         chosen = np.sort(np.argpartition(hashes, most)[:most])
-        lists = (*self._parts.values(), *self._written_parts.values())
-        for parts in (self._row_numbers, self._file_indices, *lists):
+        written = [cells.parts for cells in self._written.values() if cells.parts]
+        for parts in (self._row_numbers, self._file_indices, *self._parts.values(), *written):
             parts[:] = [np.concatenate(parts)[chosen]]
         self._rows_kept = len(chosen)
 

@@ -14,7 +14,7 @@ from icecore.core.errors import DataError
 from icecore.core.limits import SizeCounter
 from icecore.tasks.data_files import find_first
 from icecore.user_data.array_images import ArrayImages
-from icecore.user_data.column_builder import target_column
+from icecore.user_data.column_table import target_column
 from icecore.user_data.columns import Column, ColumnType, column_from_values
 from icecore.user_data.data_settings import Axes, DataSettings
 from icecore.user_data.notes import Note, join_names

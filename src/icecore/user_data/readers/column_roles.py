@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.user_data.column_builder import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
+from icecore.user_data.column_table import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names

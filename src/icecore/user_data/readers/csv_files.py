@@ -16,7 +16,8 @@ import numpy as np
 from icecore.core.errors import DataError
 from icecore.core.limits import MAX_LINE, limited_lines
 from icecore.core.text import pluralize
-from icecore.user_data.column_builder import ColumnBuilder, TableChunk
+from icecore.user_data.column_builder import ColumnBuilder
+from icecore.user_data.column_table import TableChunk
 from icecore.user_data.notes import join_names
 from icecore.user_data.readers.csv_layout import HEAD_LINES, MISSING_MARKS, ROW_NAMES, Layout, find_layout
 from icecore.user_data.readers.text_files import open_text

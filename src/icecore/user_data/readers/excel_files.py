@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.user_data.column_builder import ColumnBuilder, TableChunk
+from icecore.user_data.column_builder import ColumnBuilder
+from icecore.user_data.column_table import TableChunk
 from icecore.user_data.notes import join_names
 
 

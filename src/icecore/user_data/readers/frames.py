@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.user_data.column_builder import ColumnBuilder, ColumnTable, TableChunk, TableOptions
+from icecore.user_data.column_builder import ColumnBuilder
+from icecore.user_data.column_table import ColumnTable, TableChunk, TableOptions
 from icecore.user_data.columns import ColumnType, column_from_values
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names

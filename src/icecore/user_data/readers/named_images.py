@@ -8,7 +8,7 @@ import numpy as np
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.user_data.archives import iterate_files
-from icecore.user_data.column_builder import ColumnTable
+from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, ImageFiles, is_image

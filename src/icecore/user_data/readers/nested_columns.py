@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from icecore.user_data.column_builder import ColumnTable
+from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import Column
 from icecore.user_data.embedded_images import EmbeddedImages
 from icecore.user_data.readers.column_roles import note_left_out

@@ -37,6 +37,19 @@ def is_archive(path: Path) -> bool:
     return len(cells) > MIN_POINTS and all(map(_is_number, cells))
 
 
+def training_file(path: Path) -> Path:
+    """The training file of the one archive data set in a folder; any other path as it is."""
+    if not path.is_dir():
+        return path
+    found = [
+        file
+        for file in sorted(path.iterdir())
+        if (match := _PUBLISHED.fullmatch(file.name)) and is_archive(file) and match[2].lower() == "train"
+    ]
+    # .ts and .arff hold the same data, where both are there
+    return found[0] if len({file.stem for file in found}) == 1 else path
+
+
 def read_archive(request: ReadRequest) -> SequenceRecords:
     """Read a file of an archive, and the published test split beside it. Raises DataError."""
     path = request.path

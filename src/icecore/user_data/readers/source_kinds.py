@@ -16,7 +16,7 @@ from icecore.user_data.notes import join_names
 from icecore.user_data.readers.arrays import ARRAY_SUFFIXES, read_array
 from icecore.user_data.readers.fasta import FASTA_ENDINGS, read_fasta
 from icecore.user_data.readers.image_folders import read_images
-from icecore.user_data.readers.series_archives import AEON_LOADERS, is_archive, read_archive
+from icecore.user_data.readers.series_archives import AEON_LOADERS, is_archive, read_archive, training_file
 from icecore.user_data.readers.series_tables import read_series
 from icecore.user_data.readers.source_files import ReadRequest, has_ending, is_data_file
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES
@@ -65,6 +65,8 @@ def read_path(
     if not path.exists():
         raise DataError(f"{path} does not exist. Check the path.")
     kind = settings.kind
+    if kind in ("auto", "series") and not predicting:
+        path = training_file(path)
     if kind in ("auto", "series") and path.is_file() and is_archive(path):
         request = ReadRequest(path, settings, types or {}, predicting, formats or {})
         return "series", read_archive(request)

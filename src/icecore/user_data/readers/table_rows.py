@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.user_data.column_builder import ColumnTable
+from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
