@@ -100,6 +100,12 @@ def test_a_table_whose_cells_name_files_is_their_labels(tmp_path: Path, table: s
         plan(tmp_path / table)
 
 
+def test_numbers_are_no_names_of_images_that_happen_to_be_there(tmp_path: Path) -> None:
+    write_files(tmp_path, {f"digits/{i}.png": encode_image("L", (8, 8), i) for i in range(130)})
+    path = write_columns(tmp_path / "t.csv", magnesium=list(range(ROWS)), x=random_column(), y=("p", "q"))
+    assert plan(path).encoder.form == "table"
+
+
 def fasta(count: int = 24, header: str = "s{i}", residues: str = "ACGT") -> str:
     rng = np.random.default_rng(0)
     return "".join(f">{header.format(i=i)}\n{''.join(rng.choice(list(residues), 12))}\n" for i in range(count))

@@ -1,6 +1,7 @@
 """Reads the files in a folder, zip archive or tar archive one at a time, without unpacking it."""
 
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -30,18 +31,22 @@ def file_names(path: Path) -> list[str]:
         raise _unreadable(path, error) from error
 
 
-def iterate_files(folder: Path) -> Iterator[Path]:
-    """The files in a folder and the folders in it; links are followed, also to elsewhere, but never in a circle."""
-    yield from _iterate_files(folder, frozenset())
+def iterate_files(folder: Path, levels: int = 1000) -> Iterator[Path]:
+    """The files in a folder and the folders in it; links are followed, also to elsewhere, but never in a circle.
+
+    levels  how far down
+    """
+    yield from _iterate_files(folder, frozenset(), levels)
 
 
-def _iterate_files(folder: Path, parents: frozenset[Path]) -> Iterator[Path]:
+def _iterate_files(folder: Path, parents: frozenset[Path], levels: int) -> Iterator[Path]:
     real = folder.resolve()
     if real in parents:
         return
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
-            yield from _iterate_files(entry, parents | {real})
+            if levels > 0 and os.access(entry, os.R_OK | os.X_OK):
+                yield from _iterate_files(entry, parents | {real}, levels - 1)
         elif entry.is_file():
             yield entry
 

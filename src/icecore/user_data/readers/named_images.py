@@ -1,5 +1,6 @@
 """Images that a column of a table names: by path, by name, or by name without its ending, as ids often do."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, ImageFiles, is_image
 from icecore.user_data.notes import join_names
 from icecore.user_data.readers.source_files import ReadRequest
+from icecore.user_data.row_counters import ID_NAME
 from icecore.user_data.split_names import NO_SPLIT, split_of_name
 
 #: names that are looked up to find out whether a column names images
 NAMES_LOOKED_UP = 100
-#: a column of names without endings names images if at least this share of those looked up exist
+#: levels of folders below that of a table, and files in them, among which images are looked up
+LEVELS_LOOKED_UP, FILES_LOOKED_UP = 3, 200_000
+#: a column of names without endings names images if at least this share of those looked up exist, and as many differ
 NAMED_SHARE = 0.8
 
 
@@ -35,8 +39,6 @@ def take_images(request: ReadRequest, table: ColumnTable) -> ImageFiles | None:
     candidates = [column for column in candidates if column.name not in settings.target]
     named = next((column for column in candidates if _has_image_endings(column)), None)
     base = request.path if request.path.is_dir() else request.path.parent
-    if named is None and not any(column.type in ("text", "number") for column in candidates):
-        return None
     index = _index_images(base, named)
     best = named or _best_match(candidates, index)
     if best is None:
@@ -77,7 +79,8 @@ def _index_images(base: Path, named: Column | None) -> Mapping[str, list[str]]:
     if named is not None and all((base / name).is_file() for name in named.distinct_texts[:NAMES_LOOKED_UP]):
         return {}
     index: dict[str, list[str]] = {}
-    for file in iterate_files(base):
+    # a table may lie in a folder full of other things, such as a home folder
+    for file in itertools.islice(iterate_files(base, LEVELS_LOOKED_UP), FILES_LOOKED_UP):
         relative = file.relative_to(base).as_posix()
         if is_image(relative):
             parts = relative.split("/")
@@ -106,7 +109,12 @@ def _best_match(candidates: Sequence[Column], index: Mapping[str, list[str]]) ->
     for column in candidates if index else ():
         if column.type == "date" or column.levels is None:
             continue
-        names = _labels(column).distinct_texts[:NAMES_LOOKED_UP]
+        if column.type == "number" and not ID_NAME.fullmatch(column.name):
+            continue  # 127 may be any number, and there are many images called 127.png
+        labels = _labels(column)
+        if len(labels.distinct_texts) < NAMED_SHARE * len(labels.values):
+            continue
+        names = labels.distinct_texts[:NAMES_LOOKED_UP]
         found = {index[name.replace("\\", "/")][0] for name in names if name.replace("\\", "/") in index}
         if len(found) > 1 and len(found) >= NAMED_SHARE * len(names):
             return column
