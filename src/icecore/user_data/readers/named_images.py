@@ -39,8 +39,11 @@ def take_images(request: ReadRequest, table: ColumnTable) -> ImageFiles | None:
     candidates = [column for column in candidates if column.name not in settings.target]
     named = next((column for column in candidates if _has_image_endings(column)), None)
     base = request.path if request.path.is_dir() else request.path.parent
+    unnamed = [column for column in candidates if _may_name_images(column)]
+    if named is None and not unnamed:
+        return None
     index = _index_images(base, named)
-    best = named or _best_match(candidates, index)
+    best = named or _best_match(unnamed, index)
     if best is None:
         return None
     names = _labels(best).distinct_texts
@@ -104,17 +107,20 @@ def _find(name: str, index: Mapping[str, list[str]], base: Path, column: str = "
     return found[0] if found else ""
 
 
+def _may_name_images(column: Column) -> bool:
+    """Whether a column may hold names without endings: different texts, or numbers in a column that is named like ids."""
+    if column.type == "date" or column.levels is None:
+        return False
+    if column.type == "number" and not ID_NAME.fullmatch(column.name):
+        return False  # 127 may be any number, and there are many images called 127.png
+    labels = _labels(column)
+    return len(labels.distinct_texts) >= NAMED_SHARE * len(labels.values)
+
+
 def _best_match(candidates: Sequence[Column], index: Mapping[str, list[str]]) -> Column | None:
     """The first column most of whose cells are names of images without ending, and that names several."""
     for column in candidates if index else ():
-        if column.type == "date" or column.levels is None:
-            continue
-        if column.type == "number" and not ID_NAME.fullmatch(column.name):
-            continue  # 127 may be any number, and there are many images called 127.png
-        labels = _labels(column)
-        if len(labels.distinct_texts) < NAMED_SHARE * len(labels.values):
-            continue
-        names = labels.distinct_texts[:NAMES_LOOKED_UP]
+        names = _labels(column).distinct_texts[:NAMES_LOOKED_UP]
         found = {index[name.replace("\\", "/")][0] for name in names if name.replace("\\", "/") in index}
         if len(found) > 1 and len(found) >= NAMED_SHARE * len(names):
             return column
