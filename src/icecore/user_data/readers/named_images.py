@@ -108,7 +108,7 @@ def _find(name: str, index: Mapping[str, list[str]], base: Path, column: str = "
 
 
 def _may_name_images(column: Column) -> bool:
-    """Whether a column may hold names without endings: different texts, or numbers in a column that is named like ids."""
+    """Whether a column may hold names without endings: texts that differ, or numbers in a column named like ids."""
     if column.type == "date" or column.levels is None:
         return False
     if column.type == "number" and not ID_NAME.fullmatch(column.name):
