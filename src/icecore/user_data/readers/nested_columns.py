@@ -21,7 +21,7 @@ def find_nested_column(request: ReadRequest, files: list[Path]) -> tuple[str, st
     At prediction, a program that learned from columns does not look for one.
     """
     settings = request.settings
-    learned = request.predicting and any(name not in settings.target for name in request.types)
+    learned = request.predicting and any(name not in (*settings.target, settings.column) for name in request.types)
     if settings.kind == "table" or learned or any(file.suffix.lower() not in (".parquet", ".pq") for file in files):
         return None
     try:
