@@ -169,7 +169,7 @@ def test_empty_sequences_and_missing_categories_are_said(tmp_path: Path) -> None
 
 def test_well_known_names_of_columns_come_first(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    names = [f"a very long name of the protein with number {i} {rng.integers(1e9)}" for i in range(ROWS)]
+    names = [f"a very long name of the protein with number {i} {rng.integers(10**9)}" for i in range(ROWS)]
     sequences = ["".join(rng.choice(list("ACDEFG"), 20)) for _ in range(ROWS)]
     data_plan = plan(write_columns(tmp_path / "t.csv", name=names, sequence=sequences, label=("p", "q")))
     assert data_plan.encoder.settings.column == "sequence"

@@ -148,7 +148,6 @@ def _series_builders(task: UserTask, seed: int) -> Mapping[str, Callable[[], Any
     points = T * inputs.patch
     if points < MIN_ROCKET_POINTS or T * P > MAX_FEATURES:
         return {}
-    from aeon.transformations.collection.convolution_based import MiniRocket
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -163,7 +162,8 @@ def _series_builders(task: UserTask, seed: int) -> Mapping[str, Callable[[], Any
         last = (
             RidgeCV(np.logspace(-3, 3, 7)) if is_regression else LogisticRegression(max_iter=300, class_weight=weight)
         )
-        features = MiniRocket(random_state=seed)
+        aeon = importlib.import_module("aeon.transformations.collection.convolution_based")
+        features = aeon.MiniRocket(random_state=seed)
         return make_pipeline(FunctionTransformer(to_series), features, StandardScaler(with_mean=False), last)
 
     return {"MiniRocket": build}

@@ -200,11 +200,11 @@ class _FPTEstimator(BaseEstimator):
             columns = frame_columns(X)
         if columns is not None or _is_image_array(X, self.kind) or _is_object_table(X):
             y = validate_data(self, y=y, **target_rules)
-            if columns is not None and not isinstance(X, Mapping):
+            if columns is not None and not _is_mapping(X):
                 validate_data(self, X, skip_check_array=True)
             else:
                 self.__dict__.pop("feature_names_in_", None)
-                self.n_features_in_ = len(columns) if columns is not None else int(X.shape[1])
+                self.n_features_in_ = len(columns) if columns is not None else int(np.shape(X)[1])
             check_consistent_length(next(iter(columns.values())) if columns else X, y)
             return (columns if columns is not None else X), y
         if self.kind != "series" and not _is_list(X) and _dimensions(X) != 3:
@@ -227,10 +227,11 @@ class _FPTEstimator(BaseEstimator):
             columns = frame_columns(X)
         names = getattr(self, "feature_names_in_", None)
         if columns is not None:
-            if names is not None and not isinstance(X, Mapping):
+            if names is not None and not _is_mapping(X):
                 validate_data(self, X, reset=False, skip_check_array=True)
+            # a model that was fitted to an array knows its columns by number only
             is_numbered = form == "table" and names is None and hasattr(self, "n_features_in_")
-            if not is_numbered or self.encoder_.inputs.columns[0].name in columns:
+            if not is_numbered or "x0" in columns:
                 return columns
         if form == "images" or _is_object_table(X):
             return X
@@ -420,6 +421,11 @@ def _value_errors() -> Iterator[None]:
         yield
     except UserError as error:
         raise InputError(str(error)) from error
+
+
+def _is_mapping(X: Any) -> bool:
+    """Whether X holds columns by name without being a data frame, which scikit-learn can check."""
+    return isinstance(X, Mapping)
 
 
 def _known_labels(y: Any) -> Any:

@@ -167,7 +167,9 @@ class ColumnBuilder:
                 if cells.dtype.kind in "iu":
                     self._written.setdefault(name, WrittenCells()).add_integers(cells)
                 if isinstance(cells, np.ma.MaskedArray):
-                    return self._compact(name, cells.astype(np.float64).filled(math.nan))
+                    return self._compact(
+                        name, np.where(np.ma.getmaskarray(cells), math.nan, cells.data.astype(np.float64))
+                    )
                 return self._compact(name, cells.astype(np.float64))
             is_whole = cells.dtype.kind == "f" and not (cells[np.isfinite(cells)] % 1).any()
             cells = [None if v is None or v != v else str(int(v)) if is_whole else str(v) for v in cells.tolist()]

@@ -20,6 +20,8 @@ MIN_ROWS_PER_CLASS = 10
 
 def decide_task(columns: Mapping[str, Column], settings: DataSettings) -> tuple[TaskType, str]:
     """The task type and the reason for it. Raises DataError or ConfigError if neither type fits the targets."""
+    if settings.task == "forecast":
+        raise ConfigError("forecast needs a table of series in a file. Save these data as one, or set another task.")
     if settings.task != "auto":
         _check_task(columns, settings.task)
         return settings.task, "as requested"

@@ -98,8 +98,8 @@ class SequenceEncoder:
             values[is_missing] = 0
             flag = [np.any(is_missing, 1, keepdims=True)] if self.flags else []
             grid[first : first + SEQUENCES_PER_BLOCK][is_real] = np.concatenate([values, *flag], 1)
-        is_real = np.isfinite(sequences.points).any(1)
-        counts = np.add.reduceat(is_real, starts) if len(is_real) else np.zeros(len(starts))
+        known = np.concatenate([[0], np.cumsum(np.isfinite(sequences.points).any(1))])
+        counts = known[starts + sequences.lengths] - known[starts]
         if empty := np.sort(order[counts[order] == 0]).tolist():
             notes.append(("empty", f"no values in {name_rows(records.names, empty)}"))
         if missing:

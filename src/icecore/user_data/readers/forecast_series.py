@@ -1,5 +1,6 @@
 """Series to forecast: a table with times, perhaps of several series, or a `.tsf` file of the forecasting archive."""
 
+import importlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,11 +109,11 @@ def _divide(
 def _read_tsf(path: Path) -> SeriesSet:
     """Read a file of the forecasting archive with aeon. Raises DataError."""
     try:
-        import aeon.datasets
+        datasets = importlib.import_module("aeon.datasets")
     except ImportError as error:
         raise DataError(f"Reading {path} needs aeon: pip install 'icecore[timeseries]'") from error
     try:
-        frame = aeon.datasets.load_from_tsf_file(str(path))[0]
+        frame = datasets.load_from_tsf_file(str(path))[0]
     except Exception as error:  # aeon's loaders raise exceptions of many types
         raise DataError(f"{path} cannot be read by aeon ({error}). Check that the file is complete.") from error
     series = [

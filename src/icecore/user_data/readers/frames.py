@@ -22,14 +22,13 @@ def frame_columns(X: Any) -> Mapping[str, Any] | None:
     """
     if isinstance(X, Mapping) and not hasattr(X, "shape"):  # a sparse matrix of SciPy may be a mapping
         return {str(name): values for name, values in X.items()}
-    if hasattr(X, "to_pandas") and not hasattr(X, "iloc"):
-        X = X.to_pandas()
-    if not (hasattr(X, "columns") and hasattr(X, "iloc")):
+    frame: Any = X.to_pandas() if hasattr(X, "to_pandas") and not hasattr(X, "iloc") else X
+    if not (hasattr(frame, "columns") and hasattr(frame, "iloc")):
         return None
-    names = [str(name) for name in X.columns]
+    names = [str(name) for name in frame.columns]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"The data frame has several columns named {join_names(repeated)}. Rename all but one of them.")
-    return {name: X.iloc[:, i] for i, name in enumerate(names)}
+    return {name: frame.iloc[:, i] for i, name in enumerate(names)}
 
 
 def read_frame(

@@ -3,6 +3,7 @@
 The archives publish a split in two files, NAME_TRAIN and NAME_TEST; naming the first one reads both.
 """
 
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -124,11 +125,11 @@ def _load_table(path: Path) -> Loaded:
 def _load_with_aeon(path: Path, name: str) -> Loaded:
     """Series and labels as a loader of aeon gives them. Raises DataError without aeon, or for a file it cannot read."""
     try:
-        import aeon.datasets
+        datasets = importlib.import_module("aeon.datasets")
     except ImportError as error:
         raise DataError(f"Reading {path} needs aeon: pip install 'icecore[timeseries]'") from error
     try:
-        X, y = getattr(aeon.datasets, name)(str(path))
+        X, y = getattr(datasets, name)(str(path))
     except Exception as error:  # aeon's loaders raise exceptions of many types
         raise DataError(f"{path} cannot be read by aeon ({error}). Check that the file is complete.") from error
     labels = ["" if y is None else str(label) for label in (y if y is not None else [""] * len(X))]
