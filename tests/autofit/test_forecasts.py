@@ -81,7 +81,8 @@ def test_a_forecast_from_fit_to_plot(tmp_path: Path, bodies: Mapping[str, str]) 
     assert predictions.columns["time"][:2].tolist() == ["2018-01-01", "2018-02-01"]
     truth = [100 + t + 20 * np.sin(2 * np.pi * t / 12) for t in range(96, 102)]
     np.testing.assert_allclose(predictions.columns["sales"][:6].astype(float), truth, atol=25)
-    assert (predictions.columns["low (10%)"] <= predictions.columns["high (90%)"]).all()
+    assert (predictions.columns["low (10%)"] <= predictions.columns["sales"]).all()
+    assert (predictions.columns["sales"] <= predictions.columns["high (90%)"]).all()
     assert set(predictions.measures) == {"program", "seasonal naive", "linear model"}
     # the trend makes the last season too low by twelve
     assert predictions.measures["seasonal naive"].mase == pytest.approx(1, abs=0.15)

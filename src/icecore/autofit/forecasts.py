@@ -15,7 +15,7 @@ from icecore.user_data import DataEncoder, EncodedRows
 from icecore.user_data.forecast_windows import ForecastPlan, Series, Windows
 from icecore.user_data.notes import Note
 
-#: the range that is shown, as quantiles of the errors on earlier origins
+#: the quantiles of the range that is shown
 QUANTILES = (0.1, 0.9)
 #: strength of the ridge penalty of the linear control, relative to the number of windows
 RIDGE = 0.1
@@ -74,10 +74,14 @@ def decode_forecast(
 
 
 def _quantiles(errors: np.ndarray, horizon: int) -> np.ndarray:
-    """The quantiles (2, H) of errors (n, H) of each step; 0 if none are known."""
+    """What lies below and above the forecast (2, H), by the size of errors (n, H) of each step; 0 if none are known.
+
+    Errors on both sides count alike, because neighbouring origins err on the same side.
+    """
     if not np.isfinite(errors).all(1).any():
         return np.zeros((len(QUANTILES), horizon))
-    return np.nanquantile(errors, QUANTILES, axis=0)
+    size = np.nanquantile(np.abs(errors), QUANTILES[1] - QUANTILES[0], axis=0)
+    return np.stack([-size, size])
 
 
 def next_times(times: np.ndarray, plan: ForecastPlan) -> np.ndarray:

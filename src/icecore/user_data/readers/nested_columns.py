@@ -22,7 +22,11 @@ def find_nested_column(request: ReadRequest, files: list[Path]) -> tuple[str, st
     """
     settings = request.settings
     learned = request.predicting and any(name not in (*settings.target, settings.column) for name in request.types)
-    if settings.kind == "table" or learned or any(file.suffix.lower() not in (".parquet", ".pq") for file in files):
+    if (
+        (settings.kind == "table" and not request.predicting)
+        or learned
+        or any(file.suffix.lower() not in (".parquet", ".pq") for file in files)
+    ):
         return None
     try:
         import pyarrow as pa
