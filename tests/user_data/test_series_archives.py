@@ -1,5 +1,6 @@
 """Files of the time series archives, which aeon reads: .ts, .arff and .tsf, and MiniRocket as a control."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_ts_files_with_their_published_split(tmp_path: Path, unequal: bool) -> N
     data_plan = plan(path)
     assert data_plan.encoder.target.classes == (("fast", "slow"),)
     assert (data_plan.encoder.spec.length, len(data_plan.splits["test"])) == (20, 40)
-    assert "filled: 1 missing value" in describe(data_plan)
+    assert "filled: 2 missing values" in describe(data_plan)
     assert len(encode(data_plan.encoder, tmp_path / "Waves_TEST.ts", score=True)) == 40
     if not unequal:
         pytest.importorskip("sklearn")
@@ -63,6 +64,6 @@ def test_tsf_files_are_forecast(tmp_path: Path) -> None:
 
 
 def test_without_aeon_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "aeon", None)
+    monkeypatch.setitem(sys.modules, "aeon.datasets", None)
     with pytest.raises(DataError, match=r"Reading .*x\.ts needs aeon: pip install 'icecore\[timeseries\]'"):
         plan(write_ts(tmp_path / "x.ts", 4))
