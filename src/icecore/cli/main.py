@@ -15,7 +15,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from icecore.cli import fit_commands, inspect_command, list_commands, run_commands, share_commands, study_commands
+from icecore.cli import (
+    fit_commands,
+    inspect_command,
+    list_commands,
+    run_commands,
+    serve_command,
+    share_commands,
+    study_commands,
+)
 from icecore.cli.console import stderr
 from icecore.core.errors import ConfigError, UserError
 from icecore.core.text import printable
@@ -58,6 +66,7 @@ _add(PAPER_TASKS, inspect_command.inspect_, name="inspect")
 _add(PAPER_TASKS, run_commands.info)
 _add(USER_DATA, fit_commands.fit)
 _add(USER_DATA, fit_commands.predict)
+_add(USER_DATA, serve_command.serve)
 _add(USER_DATA, share_commands.push)
 _add(USER_DATA, share_commands.pull)
 _add(MANY_RUNS, study_commands.paper, takes_arguments=False)

@@ -5,7 +5,7 @@ programs of a pass, and batched over programs of equal shapes. So a program cost
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -155,6 +155,20 @@ class Engine:
         _check_logits(logits, chosen)
         return [logits[index] for index in range(len(rows))]
 
+    @torch.no_grad()
+    def attention(self, row: Tensor, program: str | int | LoadedProgram) -> Tensor:
+        """Attention weights (L, H, T, T) of each layer and head on one row (T, P) or (T,): queries by keys.
+
+        Raises what `predict` raises, and ConfigError for a body whose attention cannot be recorded.
+        """
+        (chosen,) = self._chosen([program])
+        _check_row(0, row, chosen)
+        layers: list[Tensor] = []
+        self._run_pass([row], [chosen], lambda weights: layers.append(weights[0]))
+        if not layers:
+            raise ConfigError(f"{self.backbone.info.name}: This body has no attention to show.")
+        return torch.stack(layers)
+
     def _check_body(self, program: Program, name: str) -> None:
         """Raise ConfigError or WeightsError unless the body is, frozen, the one that `program` was trained on."""
         config, info = program.config, self.backbone.info
@@ -222,13 +236,21 @@ class Engine:
             for _, index in split_by_length(batch, runs=1, tokens=TOKENS_PER_PASS[self.device.type]):
                 yield torch.arange(len(lengths))[index].tolist()
 
-    def _run_pass(self, rows: Sequence[Tensor], programs: Sequence[LoadedProgram]) -> list[Tensor]:
-        """Logits (n, C) of each row; rows of one shape of programs, and of one program, lie beside each other."""
+    def _run_pass(
+        self,
+        rows: Sequence[Tensor],
+        programs: Sequence[LoadedProgram],
+        record: Callable[[Tensor], object] | None = None,
+    ) -> list[Tensor]:
+        """Logits (n, C) of each row; rows of one shape of programs, and of one program, lie beside each other.
+
+        `record` is called with the attention weights of each layer, see `BodyPass`.
+        """
         lengths = torch.tensor([len(row) for row in rows])
         full = int(lengths.min()) == int(lengths.max())
         segments = list(self._segments(rows, programs))
         used, run_of_row = _stacked_runs(programs, self.device)
-        body_pass = BodyPass(self._pass_norms(used), run_of_row)
+        body_pass = BodyPass(self._pass_norms(used), run_of_row, record=record)
         read_lengths = None if full else to_device(lengths, self.device)
         features = read_features(self.backbone, segments, read_lengths, body_pass, self.dtype)
         logits: list[Tensor] = []

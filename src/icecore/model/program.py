@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -75,13 +76,29 @@ class Program:
             raise DataError(
                 f"{path} is not a readable program and may be incomplete ({error}). Copy it again."
             ) from error
-        if hashlib.sha256(text.encode()).hexdigest() != checksum:
-            raise DataError(f"The header of {path} is damaged (its checksum differs). Copy the file again.")
-        return _read(text, tensors, path)
+        return _read(text, checksum, tensors, path)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, name: str) -> "Program":
+        """As `load`, from the bytes of a program file; `name` is for messages. Raises DataError."""
+        try:
+            tensors = safetensors.torch.load(raw)
+            size = int.from_bytes(raw[:8], "little")
+            metadata = json.loads(raw[8 : 8 + size])["__metadata__"]
+            text, checksum = metadata["icecore"], metadata["sha256"]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{name} is not an icecore program.") from error
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{name} is not a readable program and may be incomplete ({error}). Copy it again."
+            ) from error
+        return _read(text, checksum, tensors, name)
 
 
-def _read(text: str, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> Program:
-    """The program of a header and tensors. Raises DataError."""
+def _read(text: str, checksum: str, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> Program:
+    """The program of a header, with its checksum, and tensors. Raises DataError."""
+    if hashlib.sha256(text.encode()).hexdigest() != checksum:
+        raise DataError(f"The header of {path} is damaged (its checksum differs). Copy the file again.")
     made: object = "unknown"
     try:
         header = read_header(text)
