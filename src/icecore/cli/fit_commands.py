@@ -1,6 +1,7 @@
 """Commands for your own data: fit and predict."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,9 @@ from rich.markup import escape
 from icecore.autofit.fit_settings import FitSettings
 from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_hub_access
-from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, Strict
+from icecore.cli.options import FILES, SERVER, Device, Download, Quiet, SendToken, Strict
 from icecore.cli.setting_options import with_settings
-from icecore.core.errors import ConfigError
+from icecore.core.errors import ConfigError, DataError
 from icecore.core.settings import from_values
 from icecore.core.text import pluralize
 from icecore.user_data.data_settings import DataSettings
@@ -82,10 +83,18 @@ def predict(
     download: Download = False,
     token: SendToken = False,
     device: Device = "auto",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask the programs of a server, by name: icecore predict --url http://HOST:8000 NAME DATA",
+            rich_help_panel=SERVER,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the token of the server.", rich_help_panel=SERVER)
+    ] = None,
 ) -> None:
     """Predict new rows. Several programs on one body share its passes."""
-    from icecore.autofit.predict import predict as predict_rows
-
     hub = read_hub_access(download, token)
     *programs, data = paths
     if not programs:
@@ -98,7 +107,13 @@ def predict(
                 "Rename one of the programs, or leave out --out."
             )
     in_folder = out is not None and (len(programs) > 1 or out.is_dir())
-    for path, predictions in predict_rows(programs, data, device, score, strict, hub).items():
+    if url is None:
+        from icecore.autofit.predict import predict as predict_rows
+
+        results = predict_rows(programs, data, device, score, strict, hub)
+    else:
+        results = _ask_server(url, token_file, programs, data, score, strict)
+    for path, predictions in results.items():
         for name, text in predictions.notes:
             echo(f"{name}: {text}", error=True)
         if out is None:
@@ -110,6 +125,21 @@ def predict(
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
             echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", error=True)
+
+
+def _ask_server(
+    url: str, token_file: Path | None, programs: Sequence[Path], data: Path, score: bool, strict: bool
+) -> dict[Path, "Predictions"]:
+    """The predictions of a server's programs, which may be named by their files. Raises ServerError, DataError."""
+    from icecore.serving.access import read_token
+    from icecore.serving.client import Client
+
+    client = Client(url, None if token_file is None else read_token(token_file))
+    names = {path: path.stem if path.suffix == ".safetensors" else str(path) for path in programs}
+    results = {path: client.predict(name, data, strict) for path, name in names.items()}
+    if score and any(predictions.score is None for predictions in results.values()):
+        raise DataError(f"{data} has no targets, or not those of the program, so the predictions cannot be scored.")
+    return results
 
 
 def _check_not_input(out: Path, *inputs: Path) -> None:

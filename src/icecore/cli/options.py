@@ -8,7 +8,7 @@ import typer
 from icecore.core.config import COMPUTATION, TRAINING
 
 # Headings beside those of the settings of a run.
-FILES, RAY, SELECTION = "Files and output", "Ray cluster", "Selection"
+FILES, RAY, SELECTION, SERVER = "Files and output", "Ray cluster", "Selection", "Server"
 
 Device = Annotated[
     str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTATION)

@@ -19,6 +19,7 @@ from icecore.serving.request_errors import unknown_program
 from icecore.serving.serve_settings import ServeSettings
 from icecore.serving.served_program import ServedBody, ServedProgram
 from icecore.serving.serving_metrics import ServingMetrics
+from icecore.sharing.card_text import file_name
 
 PROGRAM_SUFFIX = ".safetensors"
 #: a name is a name and no path, and needs no escaping in a URL
@@ -140,7 +141,8 @@ class ProgramRegistry:
         engine = Engine(backbone, runtime.precision)
         engine.load(program, "new")  # before the body is kept: raises if it is not the program's
         taken = [body.name for body in self.bodies]
-        label = backbone.info.name if backbone.info.name not in taken else f"{backbone.info.name}-{len(taken) + 1}"
+        name = file_name(backbone.info.name)
+        label = name if name not in taken else f"{name}-{len(taken) + 1}"
         batcher = Batcher(engine, settings.wait_ms, settings.max_rows, settings.max_queue, self.metrics.observer(label))
         self.metrics.watch_queue(label, lambda: batcher.waiting)
         body = ServedBody(label, str(backbone.info.weights), runtime.precision, engine, batcher)

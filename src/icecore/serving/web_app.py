@@ -142,14 +142,15 @@ class _Routes:
         return JsonResponse({"status": "ok"})
 
     async def ready(self) -> JsonResponse:
-        """Whether programs can be asked, and which files of the watched folders are refused."""
+        """Whether programs can be asked, and which files of the watched folders are refused; the log says why."""
         bodies = self.registry.bodies
         is_ready = all(body.batcher.is_alive for body in bodies)
         state = {
             "status": "ready" if is_ready else "stopped",
             "programs": len(self.registry.programs),
             "bodies": len(bodies),
-            "refused_files": dict(self.folders.problems) if self.folders else {},
+            "changes": self.registry.generation,
+            "refused_files": sorted(self.folders.problems) if self.folders else [],
         }
         return JsonResponse(state, 200 if is_ready else 503)
 

@@ -8,6 +8,8 @@ from importlib import resources
 
 from starlette.responses import Response
 
+#: where a style or a script is put into a page
+_PART = re.compile(r"\{\{([\w.]+)\}\}")
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
@@ -24,10 +26,14 @@ def response(name: str) -> Response:
     return Response(content, media_type="text/html", headers=headers)
 
 
+def _read(name: str) -> str:
+    return resources.files("icecore.serving").joinpath("pages", name).read_text("utf-8")
+
+
 @functools.cache
 def _page(name: str) -> tuple[bytes, str]:
     """A page, and the policy that lets only its own scripts and styles run, which their hashes name."""
-    text = resources.files("icecore.serving").joinpath(name).read_text("utf-8")
+    text = _PART.sub(lambda found: _read(found[1]), _read(name))
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for kind, content in _INLINE.findall(text):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
