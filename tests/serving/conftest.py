@@ -1,8 +1,9 @@
 """Programs of every form on one tiny body, fitted to real data, and a server of them."""
 
+import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ import icecore
 from icecore.core.config import RunConfig
 from icecore.experiments import sweep
 from icecore.training.context import ExecutionContext
-
-pytest.importorskip("fastapi", reason="needs the extra serve: pip install 'icecore[serve]'")
-
-from live_server import LiveServer, running
 from serving_samples import Samples, write_data
+
+if TYPE_CHECKING:
+    from live_server import LiveServer
+
+#: without the extra `serve`, there is nothing to test
+collect_ignore_glob = [] if importlib.util.find_spec("fastapi") else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +38,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory, bodies: Mapping[str, str])
 
 
 @pytest.fixture(scope="session")
-def server(samples: Samples) -> Iterator[LiveServer]:
+def server(samples: Samples) -> Iterator["LiveServer"]:
     """A server of all of them, which no test changes."""
+    from live_server import running
+
     with running([samples.folder]) as live:
         yield live

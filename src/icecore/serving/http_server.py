@@ -1,5 +1,6 @@
 """Runs the application on this machine until it is told to stop, then finishes what was accepted."""
 
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -82,4 +83,5 @@ def serve(
         ready(f"http://{name}:{listener.getsockname()[1]}", registry)
         logging.getLogger("icecore.serve").setLevel(logging.INFO)
         config = uvicorn.Config(app, log_level="warning", access_log=False, backlog=BACKLOG, server_header=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes it on when all is done
+            uvicorn.Server(config).run(sockets=[listener])

@@ -14,8 +14,10 @@ from typing import Any
 
 from icecore.core.errors import ConfigError, UserError
 from icecore.experiments.ray_executor import LOOPBACK_VARIABLE, connect
+from icecore.model.program import Program
 from icecore.serving.access import LOOPBACK
 from icecore.serving.http_server import ServeOptions, load_programs_of
+from icecore.serving.program_registry import program_files
 
 NAME = "icecore"
 #: requests that Ray sends to a replica before it waits for answers; the replica gathers their rows and refuses what is
@@ -71,6 +73,9 @@ def serve_on_ray(
     Raises UserError if Ray Serve is not installed, the cluster cannot be reached, or the programs cannot be served.
     """
     scaling = placement.scaling()
+    for path in options.paths:  # a mistake is told here, and not in the log of a replica
+        for file in program_files(path):
+            Program.load(file)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
