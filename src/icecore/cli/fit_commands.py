@@ -11,7 +11,7 @@ from rich.markup import escape
 from icecore.autofit.fit_settings import FitSettings
 from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_hub_access
-from icecore.cli.options import FILES, SERVER, Device, Download, Quiet, SendToken, Strict
+from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, ServerUrl, Strict, TokenFile
 from icecore.cli.setting_options import with_settings
 from icecore.core.errors import ConfigError, DataError
 from icecore.core.settings import from_values
@@ -83,16 +83,8 @@ def predict(
     download: Download = False,
     token: SendToken = False,
     device: Device = "auto",
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="Ask the programs of a server, by name: icecore predict --url http://HOST:8000 NAME DATA",
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the token of the server.", rich_help_panel=SERVER)
-    ] = None,
+    url: ServerUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Predict new rows. Several programs on one body share its passes."""
     hub = read_hub_access(download, token)
@@ -100,12 +92,7 @@ def predict(
     if not programs:
         raise ConfigError("Name a program and the data, for example: icecore predict my.safetensors DATA")
     if out is not None:
-        _check_not_input(out, *paths)
-        if len({path.stem for path in programs}) < len(set(programs)):
-            raise ConfigError(
-                "Several programs have the same name, so their predictions would be written to the same file. "
-                "Rename one of the programs, or leave out --out."
-            )
+        _check_out(out, programs, data)
     in_folder = out is not None and (len(programs) > 1 or out.is_dir())
     if url is None:
         from icecore.autofit.predict import predict as predict_rows
@@ -140,6 +127,16 @@ def _ask_server(
     if score and any(predictions.score is None for predictions in results.values()):
         raise DataError(f"{data} has no targets, or not those of the program, so the predictions cannot be scored.")
     return results
+
+
+def _check_out(out: Path, programs: Sequence[Path], data: Path) -> None:
+    """Raise ConfigError if `out` is a file that is read, or two programs would write to one file in it."""
+    _check_not_input(out, *programs, data)
+    if len({path.stem for path in programs}) < len(set(programs)):
+        raise ConfigError(
+            "Several programs have the same name, so their predictions would be written to the same file. "
+            "Rename one of the programs, or leave out --out."
+        )
 
 
 def _check_not_input(out: Path, *inputs: Path) -> None:

@@ -88,3 +88,37 @@ RayGpus = Annotated[
         rich_help_panel=RAY,
     ),
 ]
+
+ServerUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="Ask the programs of a server, by name: icecore predict --url http://HOST:8000 NAME DATA",
+        rich_help_panel=SERVER,
+    ),
+]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="File with the token that callers of the server send.", rich_help_panel=SERVER)
+]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.", rich_help_panel=SERVER)
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=SERVER)]
+ServeOnRay = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Deploy on Ray Serve: auto, HOST:PORT, ray://HOST:PORT, or local to start a cluster on this machine.",
+        rich_help_panel=RAY,
+    ),
+]
+Replicas = Annotated[
+    str, typer.Option(help="With --ray: number of replicas, or LEAST-MOST to let Ray choose.", rich_help_panel=RAY)
+]
+ReplicaCpus = Annotated[
+    float, typer.Option("--cpus", min=0, help="With --ray: processors of a replica.", rich_help_panel=RAY)
+]
+ReplicaGpus = Annotated[
+    float, typer.Option("--gpus", min=0, help="With --ray: GPUs of a replica, for example 0.25.", rich_help_panel=RAY)
+]

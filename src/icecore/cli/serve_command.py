@@ -9,7 +9,7 @@ import typer
 
 from icecore.cli.console import echo
 from icecore.cli.option_values import read_hub_access
-from icecore.cli.options import RAY, Device, Download
+from icecore.cli.options import Device, Download, Host, Port, ReplicaCpus, ReplicaGpus, Replicas, ServeOnRay, TokenFile
 from icecore.cli.setting_options import with_settings
 from icecore.core.errors import ConfigError
 from icecore.core.settings import from_values
@@ -19,7 +19,6 @@ from icecore.serving.serve_settings import ServeSettings
 if TYPE_CHECKING:
     from icecore.serving.program_registry import ProgramRegistry
 
-ADDRESS = "Address and access"
 #: what the server needs beside icecore itself
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -34,35 +33,15 @@ def serve(
     ],
     *,
     serve_values: dict[str, Any],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.", rich_help_panel=ADDRESS)
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=ADDRESS)
-    ] = 8000,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the token that every caller must send.", rich_help_panel=ADDRESS),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    token_file: TokenFile = None,
     download: Download = False,
     device: Device = "auto",
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="[ADDRESS]",
-            help="Deploy on Ray Serve: auto, HOST:PORT, ray://HOST:PORT, or local to start a cluster on this machine.",
-            rich_help_panel=RAY,
-        ),
-    ] = None,
-    replicas: Annotated[
-        str,
-        typer.Option(help="With --ray: number of replicas, or LEAST-MOST to let Ray choose.", rich_help_panel=RAY),
-    ] = "1",
-    cpus: Annotated[float, typer.Option(min=0, help="With --ray: processors of a replica.", rich_help_panel=RAY)] = 1,
-    gpus: Annotated[
-        float, typer.Option(min=0, help="With --ray: GPUs of a replica, for example 0.25.", rich_help_panel=RAY)
-    ] = 0,
+    ray: ServeOnRay = None,
+    replicas: Replicas = "1",
+    cpus: ReplicaCpus = 1.0,
+    gpus: ReplicaGpus = 0.0,
 ) -> None:
     """Serve programs over HTTP, with a page to try them. Programs on one body share its passes."""
     check_installed()

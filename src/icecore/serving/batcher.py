@@ -18,7 +18,7 @@ from torch import Tensor
 
 from icecore.core.errors import UserError
 from icecore.inference.engine import Engine, LoadedProgram
-from icecore.serving.request_errors import queue_full
+from icecore.serving.request_errors import RequestError, queue_full
 from icecore.serving.request_rows import RequestRows, RowProblem
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Batcher:
 
     async def run(self, program: "ServedProgram", rows: RequestRows, explain: bool = False) -> Job:
         """Wait until the passes of all rows are done. Raises RequestError (429) at once if the queue is full."""
+        if self._is_closing:
+            raise RequestError(503, "stopping", "The server is being stopped. Ask another one, or come back later.")
         loop = asyncio.get_running_loop()
         job = Job(program, rows, explain, loop, loop.create_future())
         with self._changed:
@@ -127,9 +129,8 @@ class Batcher:
     def _run(self) -> None:
         while parts := self._next_pass():
             start = time.perf_counter()
-            failed: dict[Job, Exception] = {}
             try:
-                self._compute(parts)
+                failed = self._compute(parts)
             except Exception as error:  # one faulty pass must not end the thread that serves all others
                 logger.exception("a pass failed")
                 failed = {job: error for job, _, _ in parts}
@@ -177,8 +178,11 @@ class Batcher:
         self._waiting -= self.max_rows - room
         return list(parts.values())
 
-    def _compute(self, parts: Sequence[Part]) -> None:
-        """Fill in the logits, and the attention where it is asked for, of the rows of a pass."""
+    def _compute(self, parts: Sequence[Part]) -> dict[Job, Exception]:
+        """Fill in the logits of the rows of a pass, and the attention where it is asked for.
+
+        Returns the jobs whose attention cannot be had, each with its error.
+        """
         tokens: list[Tensor] = []
         programs: list[LoadedProgram] = []
         for job, first, last in parts:
@@ -196,12 +200,21 @@ class Batcher:
                 if index in reasons:
                     job.problems.append(RowProblem(int(job.rows.places[row]), reasons[index]))
             job.logits += logits[start : start + last - first]
-            if job.explain:
-                job.attention += [
-                    self.engine.attention(each, job.program.loaded).cpu()
-                    for each in tokens[start : start + last - first]
-                ]
             start += last - first
+        return self._explain(parts, tokens)
+
+    def _explain(self, parts: Sequence[Part], tokens: Sequence[Tensor]) -> dict[Job, Exception]:
+        failed: dict[Job, Exception] = {}
+        start = 0
+        for job, first, last in parts:
+            rows = tokens[start : start + last - first]
+            start += last - first
+            if job.explain:
+                try:
+                    job.attention += [self.engine.attention(row, job.program.loaded).cpu() for row in rows]
+                except UserError as error:
+                    failed[job] = error
+        return failed
 
     def _one_by_one(
         self, tokens: Sequence[Tensor], programs: Sequence[LoadedProgram]

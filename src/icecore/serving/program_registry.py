@@ -4,7 +4,6 @@ import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from icecore.backbones import HubAccess, build_body_of
 from icecore.core.config import SINGLE_ROLES
@@ -46,7 +45,7 @@ class ProgramRegistry:
     @property
     def programs(self) -> Mapping[str, ServedProgram]:
         """All programs by name."""
-        return MappingProxyType(self._programs)
+        return dict(self._programs)  # a copy, since programs come and go in other threads
 
     def find(self, name: str) -> ServedProgram:
         """The program of this name. Raises RequestError (404) with the nearest names."""

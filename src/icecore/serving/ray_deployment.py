@@ -75,7 +75,8 @@ def serve_on_ray(
     scaling = placement.scaling()
     for path in options.paths:  # a mistake is told here, and not in the log of a replica
         for file in program_files(path):
-            Program.load(file)
+            if file == path:
+                Program.load(file)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

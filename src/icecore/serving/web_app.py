@@ -164,13 +164,12 @@ class _Routes:
         self.check(request)
         programs = sorted(self.registry.programs.values(), key=lambda program: program.name)
         limits = self.registry.settings
-        return JsonResponse(
-            {
-                "programs": [program.card() for program in programs],
-                "limits": {"bytes": limits.max_bytes, "rows": limits.max_request_rows, "explained": MAX_EXPLAINED_ROWS},
-                "icecore": __version__,
-            }
-        )
+        answer = {
+            "programs": await self._in_thread(lambda: [program.card() for program in programs]),
+            "limits": {"bytes": limits.max_bytes, "rows": limits.max_request_rows, "explained": MAX_EXPLAINED_ROWS},
+            "icecore": __version__,
+        }
+        return JsonResponse(answer)
 
     async def show_program(self, request: Request, name: ProgramName) -> JsonResponse:
         """The card of one program."""
