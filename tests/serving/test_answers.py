@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ import pytest
 import icecore
 from icecore.serving.client import Client, read_file
 from icecore.serving.json_answers import to_json
+from icecore.serving.request_errors import RequestError
+from icecore.serving.request_reading import ByteBudget
 from live_server import LiveServer, running
 from serving_samples import Samples
 
@@ -278,3 +281,24 @@ def test_files_of_unknown_type_are_known_by_their_start(server: LiveServer, samp
         raw, _ = read_file(samples.data[name])
         assert server.predict(name, raw, "application/octet-stream").status == 200
     assert server.predict("wine", b"a,b\n1,2\n", "application/octet-stream").status == 415
+
+
+def test_large_requests_share_a_budget_of_memory() -> None:
+    budget = ByteBudget(10)
+    with budget.share() as first, budget.share() as second:
+        first(6)
+        second(4)
+        with pytest.raises(RequestError, match="reading as much as it may at once") as refused:
+            second(1)
+        assert refused.value.status == 429
+    assert budget.used == 0
+
+
+def test_a_request_that_does_not_arrive_is_given_up(samples: Samples) -> None:
+    with running([samples.program("wine")], read_seconds=0.3) as live:
+        with socket.create_connection(("127.0.0.1", live.port), 10) as caller:
+            head = b"POST /v1/programs/wine/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            caller.sendall(head + b"Content-Length: 100\r\n\r\n{")
+            assert caller.recv(100).startswith(b"HTTP/1.1 408 ")
+        compressed = live.ask("POST", "/v1/programs/wine/predict", b"x", **{"Content-Encoding": "gzip"})
+        assert (compressed.status, compressed.error["code"]) == (415, "unsupported_encoding")

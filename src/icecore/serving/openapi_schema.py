@@ -108,6 +108,7 @@ CHANGE: dict[str, Any] = {
             403: "the server has no token",
             409: "another body, or a server with replicas",
             415: "compressed",
+            429: "too much is being read at once",
             422: "a damaged file, or a wrong name",
         },
         s200=_json(_OBJECT, "done"),

@@ -1,7 +1,9 @@
 """Reads the bytes of a request, within its limits of size and time, and its rows."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,8 +17,36 @@ from icecore.serving.served_program import ServedProgram
 JSON = "application/json"
 
 
-async def read_body(request: Request, settings: ServeSettings) -> bytes:
-    """All bytes of a request. Raises RequestError: 413 for too many, 408 if they take too long, 415 if compressed."""
+class ByteBudget:
+    """The bytes of all requests that are being read and answered: many large ones at once must not fill the memory."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.used = most, 0
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes bytes for one request, until the end of the block. It raises RequestError (429)."""
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self.used + count > self.most:
+                message = "The server is reading as much as it may at once. Send the request again in 1 s."
+                raise RequestError(429, "too_much_at_once", message, {"Retry-After": "1"}, retry_after=1)
+            self.used += count
+            mine += count
+
+        try:
+            yield take
+        finally:
+            self.used -= mine
+
+
+async def read_body(request: Request, settings: ServeSettings, take: Callable[[int], None]) -> bytes:
+    """All bytes of a request, each of which `take` counts.
+
+    Raises RequestError: 413 for too many, 408 if they take too long, 415 if they are compressed, and what `take` raises.
+    """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         message = f"The content encoding {shortened(encoding)} cannot be read. Send the bytes as they are."
@@ -34,6 +64,7 @@ async def read_body(request: Request, settings: ServeSettings) -> bytes:
                 size += len(part)
                 if size > most:
                     raise limit
+                take(len(part))
                 parts.append(part)
     except TimeoutError:
         message = f"The request did not arrive within {settings.read_seconds:g} s. Send it again."

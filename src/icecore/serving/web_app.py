@@ -33,7 +33,7 @@ from icecore.serving.openapi_schema import (
 )
 from icecore.serving.program_registry import ProgramRegistry
 from icecore.serving.request_errors import RequestError, too_large, wrong_request, wrong_rows
-from icecore.serving.request_reading import media_type, read_body, read_rows
+from icecore.serving.request_reading import ByteBudget, media_type, read_body, read_rows
 from icecore.serving.served_program import ServedProgram
 from icecore.serving.serving_metrics import CONTENT_TYPE
 from icecore.serving.watched_folder import WatchedFolders
@@ -45,6 +45,8 @@ SMALL_BYTES = 2**17
 SMALL_ROWS = 256
 #: threads that read large requests
 READERS = 2
+#: so many requests of the largest size may be in memory at once
+LARGE_REQUESTS = 16
 #: classes that an answer lists unless it is asked for more
 DEFAULT_TOP = 100
 
@@ -97,6 +99,7 @@ class _Routes:
         readers: ThreadPoolExecutor,
     ) -> None:
         self.registry, self.access, self.folders, self.readers = registry, access, folders, readers
+        self.budget = ByteBudget(LARGE_REQUESTS * registry.settings.max_bytes)
         self._openapi: tuple[int, bytes] | None = None
 
     def add_to(self, app: FastAPI) -> None:
@@ -180,9 +183,10 @@ class _Routes:
         """Serve a program file under a name, in place of the one that has it. Nothing is written to disk."""
         self.check(request)
         check_may_change(self.access.is_local, self.access.token, self.access.is_replicated)
-        raw = await read_body(request, self.registry.settings)
-        is_new = name not in self.registry.programs
-        served = await self._in_thread(self.registry.put, name, raw)
+        with self.budget.share() as take:
+            raw = await read_body(request, self.registry.settings, take)
+            is_new = name not in self.registry.programs
+            served = await self._in_thread(self.registry.put, name, raw)
         logger.info("Serving %s, version %s.", served.name, served.version)
         return JsonResponse(served.card(), 201 if is_new else 200)
 
@@ -209,8 +213,9 @@ class _Routes:
             program = self.registry.find(name)
             label = program.name
             program.body.batcher.check_room()  # before the rows are read: a full server must stay quick
-            raw = await read_body(request, self.registry.settings)
-            job = await self._run(program, raw, media_type(request), bool(explain), partial, strict)
+            with self.budget.share() as take:
+                raw = await read_body(request, self.registry.settings, take)
+                job = await self._run(program, raw, media_type(request), bool(explain), partial, strict)
             answer = await self._maybe_in_thread(len(job.rows) > SMALL_ROWS, write_answer, job, top)
             status, rows = 200, len(job.rows)
             return Response(answer, media_type="application/json")
