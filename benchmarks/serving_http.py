@@ -186,8 +186,9 @@ def measure(bench: Bench, folder: Path) -> dict[str, Any]:
 
 def overload(served: Served, requests: Sequence[str], capacity: float, seconds: float) -> dict[str, Any]:
     """Requests at 3 times the capacity: what is answered, what is refused, and the memory before and after."""
-    plan = LoadPlan(served.port, requests, 1024, seconds, rate=3 * capacity)
-    load(LoadPlan(served.port, requests, 1024, seconds / 10, rate=3 * capacity))  # buffers of the connections
+    callers = 16 * CALLERS if seconds > 1 else CALLERS
+    plan = LoadPlan(served.port, requests, callers, seconds, rate=3 * capacity)
+    load(replace(plan, seconds=seconds / 10))  # buffers of the connections
     before = resident_bytes()
     outcome = load(plan)
     return {

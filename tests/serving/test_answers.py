@@ -3,6 +3,7 @@
 import base64
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -218,14 +219,15 @@ def test_a_media_type_that_a_program_cannot_read_lists_those_it_can(
 def test_no_name_in_a_request_is_opened(server: LiveServer, samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     image = next(samples.data["digits"].rglob("*.png"))
     opened: list[str] = []
-    open_path, is_file = Path.open, Path.is_file
-    monkeypatch.setattr(Path, "open", lambda path, *a, **k: opened.append(str(path)) or open_path(path, *a, **k))
+    sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+    is_file = Path.is_file
     monkeypatch.setattr(Path, "is_file", lambda path: opened.append(str(path)) or is_file(path))
     table = f"file,alcohol\n{image},1\n".encode()
     for program in ("wine", "people", "proteins", "waves"):
         assert server.predict(program, table, "text/csv").status == 422
     assert server.predict("digits", [str(image)]).status == 422
     assert server.predict("digits", table, "application/octet-stream").status == 422
+    assert opened
     assert not [path for path in opened if str(image) in path]
 
 

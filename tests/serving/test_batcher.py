@@ -137,4 +137,5 @@ def test_a_lone_caller_does_not_wait(batcher: Any) -> None:
 def test_closing_finishes_what_waits(batcher: Any) -> None:
     jobs = run(batcher, rows(1), rows(2), before=threading.Thread(target=batcher.close).start)
     assert [values(job) for job in jobs] == [[1], [2]]
+    batcher.close()
     assert not batcher.is_alive

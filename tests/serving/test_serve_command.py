@@ -73,7 +73,7 @@ def test_a_terminated_server_finishes_what_it_accepted(samples: Samples, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["none.safetensors"], "There is no program file none.safetensors"),
+        (["none.safetensors"], "none.safetensors cannot be read (No such file or directory)"),
         (["{program}", "{program}"], "there is a program 'wine' already. Rename one of the files."),
         (["{program}", "--max-rows", "0"], "max_rows: expected at least 1, found 0"),
         (["{program}", "--token-file", "none"], "--token-file none cannot be read"),

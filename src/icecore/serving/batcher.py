@@ -139,8 +139,8 @@ class Batcher:
             speed = rows / seconds
             weight = SPEED_WEIGHT if self._rows_per_second else 1.0
             self._rows_per_second += weight * (speed - self._rows_per_second)
-            self._deliver([job for job, _, last in parts if last == len(job.rows) or job in failed], failed)
             self.observe(rows, seconds)
+            self._deliver([job for job, _, last in parts if last == len(job.rows) or job in failed], failed)
 
     def _next_pass(self) -> list[Part]:
         """Wait for rows and take those of the next pass; none when the batcher is closed and empty."""

@@ -54,12 +54,13 @@ def load_programs_of(options: ServeOptions) -> tuple[ProgramRegistry, WatchedFol
 def open_socket(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises ConfigError if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
+        listener.close()
         raise ConfigError(
             f"--host {host} --port {port}: cannot listen there ({error}). Choose another port."
         ) from error

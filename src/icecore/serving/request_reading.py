@@ -45,7 +45,7 @@ class ByteBudget:
 async def read_body(request: Request, settings: ServeSettings, take: Callable[[int], None]) -> bytes:
     """All bytes of a request, each of which `take` counts.
 
-    Raises RequestError: 413 for too many, 408 if they take too long, 415 if they are compressed, and what `take` raises.
+    Raises RequestError: 413 for too many, 408 if they take too long, 415 if compressed, and what `take` raises.
     """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
