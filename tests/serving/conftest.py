@@ -30,7 +30,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory, bodies: Mapping[str, str])
     with torch.random.fork_rng():
         for name, path in data.items():
             icecore.fit(str(path), out=folder / f"{name}.safetensors", device="cpu", **few)
-        run = RunConfig("bit-xor", bodies["bert"], steps=4, batch_size=4, lr=1e-2, eval_every=4, task_options={"n": 2})
+        run = RunConfig(
+            task="bit-xor", backbone=bodies["bert"], steps=4, batch_size=4, lr=1e-2, eval_every=4, task_options={"n": 2}
+        )
         runs = tmp_path_factory.mktemp("runs")
         sweep.train_runs([run], ExecutionContext(runs, device="cpu"))
     shutil.copy(runs / run.run_id / "program.safetensors", folder / "bits.safetensors")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icecore.core.text import shortened
+from icecore.core.text import pluralize, shortened
 from icecore.model.program import Program
 from icecore.serving.json_cells import float_array
 from icecore.serving.program_codec import ProgramCodec, class_answer, trimmed
@@ -71,7 +71,7 @@ class TokenCodec(ProgramCodec):
     def describe(self) -> dict[str, Any]:
         spec = self.spec
         token: Any = 0 if spec.kind == "discrete" else [0.0] * spec.size
-        each = f"whole numbers below {spec.size}" if spec.kind == "discrete" else f"tokens of {spec.size} numbers"
+        each = f"whole numbers below {spec.size}" if spec.kind == "discrete" else f"tokens of {pluralize(spec.size, 'number')}"
         return {
             "form": "tokens",
             "task": "classification",

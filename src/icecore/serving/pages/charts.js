@@ -1,7 +1,8 @@
 // What an answer looks like: bars of classes, a number on its scale, and attention on columns, patches and positions.
 
-const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
-const shortNumber = (value) => (value === null ? "not a number" : Number(value.toPrecision(6)).toString());
+const percent = (share) => `${(100 * share).toFixed(share < 0.01 ? 2 : share < 0.1 ? 1 : 0)} %`;
+const shortNumber = (value, digits = 6) => (value === null ? "not a number" : Number(value.toPrecision(digits)).toString());
+const countRows = (count) => (count === 1 ? "1 row" : `${count} rows`);
 
 /** Bars of [label, share] pairs, the largest first; a table, so that screen readers read the numbers. */
 function bars(title, pairs, largest = 1) {
@@ -30,15 +31,20 @@ function targetAnswer(name, answer, described) {
   return el("div", { className: "stack" }, el("p", { className: "answer" }, String(answer.class)), bars(`${name}: probability`, pairs));
 }
 
-/** Paint shares (0 to 1) as opacity of the heat colour, one pixel each. */
+/** How strongly each value is coloured, 0 to 1: the smallest not at all, the largest fully. */
+function strengths(values) {
+  const low = Math.min(...values), high = Math.max(...values);
+  return values.map((value) => (high > low ? (value - low) / (high - low) : 0));
+}
+
+/** Paint values as opacity of the heat colour, one pixel each. */
 function heat(canvas, width, height, values) {
   canvas.width = width;
   canvas.height = height;
-  const most = Math.max(...values, 1e-9);
   const context = canvas.getContext("2d");
   const colour = getComputedStyle(document.documentElement).getPropertyValue("--heat");
-  values.forEach((value, index) => {
-    context.fillStyle = `rgba(${colour}, ${(0.85 * value) / most})`;
+  strengths(values).forEach((strength, index) => {
+    context.fillStyle = `rgba(${colour}, ${0.85 * strength})`;
     context.fillRect(index % width, Math.floor(index / width), 1, 1);
   });
   return canvas;
@@ -60,6 +66,9 @@ function attentionView(explanation, sent) {
   } else if (sent.series) {
     parts.push(line(sent.series, attention));
   }
+  if (parts.length > 2) {
+    parts.push(el("p", { className: "soft small" }, `Clear is ${percent(Math.min(...attention))}, dark is ${percent(top[0][1])}.`));
+  }
   parts.push(bars(`Strongest ${unit}`, top.slice(0, unit === "columns" ? 12 : 5), top[0][1]));
   const cells = explanation.map.flat();
   parts.push(el("details", {}, el("summary", {}, "Map of all tokens"),
@@ -70,11 +79,11 @@ function attentionView(explanation, sent) {
 }
 
 function letters(text, attention) {
-  const most = Math.max(...attention, 1e-9);
+  const strength = strengths(attention);
   const colour = getComputedStyle(document.documentElement).getPropertyValue("--heat");
   const spans = [...text].slice(0, attention.length).map((letter, index) => {
     const span = el("span", { title: `${index + 1}: ${percent(attention[index])}` }, letter === " " ? "\u00a0" : letter);
-    span.style.background = `rgba(${colour}, ${(0.6 * attention[index]) / most})`;
+    span.style.background = `rgba(${colour}, ${0.55 * strength[index]})`;
     return span;
   });
   return el("p", { className: "letters" }, spans);
@@ -84,16 +93,16 @@ function line(series, attention) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
   const known = series.filter((value) => value !== null);
-  const low = Math.min(...known), high = Math.max(...known), most = Math.max(...attention, 1e-9);
+  const low = Math.min(...known), high = Math.max(...known);
   svg.setAttribute("viewBox", "0 0 100 40");
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("class", "line");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", `A series of ${series.length} points with the attention on them`);
-  attention.forEach((share, index) => {
+  strengths(attention).forEach((strength, index) => {
     const box = document.createElementNS(space, "rect");
     const width = 100 / attention.length;
-    Object.entries({ x: index * width, y: 0, width, height: 40, opacity: (0.5 * share) / most })
+    Object.entries({ x: index * width, y: 0, width, height: 40, opacity: 0.5 * strength })
       .forEach(([name, value]) => box.setAttribute(name, value));
     svg.append(box);
   });
@@ -104,13 +113,24 @@ function line(series, attention) {
   return svg;
 }
 
+/** The classes at all positions that are read, in a row. */
+function positionsText(row) {
+  return row.positions.map((position) => [position].flat().map((each) => each.class).join("")).join(" ");
+}
+
+function positionsTable(positions) {
+  return el("table", { className: "facts" }, el("thead", {}, el("tr", {}, ["position", "class", "probability"].map((head) => el("th", { scope: "col" }, head)))),
+    el("tbody", {}, positions.map((position, index) => [position].flat().map((each) => el("tr", {}, el("th", { scope: "row" }, String(index + 1)),
+      el("td", {}, String(each.class)), el("td", {}, percent(each.probability)))))));
+}
+
 /** The answers of many rows as a table, with the file to download. */
 function answersTable(answer) {
   const names = answer.targets.map((target) => target.name);
   const cells = (row) => row.error ? [row.error.message, ""] : row.targets
     ? names.flatMap((name) => "value" in row.targets[name]
       ? [shortNumber(row.targets[name].value)] : [String(row.targets[name].class), percent(row.targets[name].probability)])
-    : [row.positions.map((position) => [position].flat().map((each) => each.class).join("")).join(" ")];
+    : [positionsText(row)];
   const heads = names.flatMap((name) => {
     const first = answer.predictions.find((row) => row.targets);
     return first && "probability" in first.targets[name] ? [name, "probability"] : [name];
@@ -125,7 +145,7 @@ function answersTable(answer) {
   const link = el("a", { href: URL.createObjectURL(new Blob([csv], { type: "text/csv" })), download: `${answer.program}.csv` },
     "Download all as CSV");
   return el("div", { className: "stack" },
-    el("p", {}, `${answer.predictions.length} rows. `, link),
+    el("p", {}, `${countRows(answer.predictions.length)}. `, link),
     answer.score ? el("p", {}, `${answer.score.metric} on these rows: ${answer.score.value.toFixed(4)}`) : null,
     el("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Predictions" }, el("table", {},
       el("thead", {}, el("tr", {}, ["row", ...heads].map((head) => el("th", { scope: "col" }, head)))),

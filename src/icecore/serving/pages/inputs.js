@@ -28,7 +28,7 @@ function columnFields(columns, example) {
     }
     input.setAttribute("aria-describedby", `${id}-error`);
     const hint = column.type === "number" && column.mean !== null
-      ? el("span", { className: "hint" }, ` ${shortNumber(column.mean)} ± ${shortNumber(column.std)}`) : null;
+      ? el("span", { className: "hint" }, `usually ${shortNumber(column.mean, 3)} ± ${shortNumber(column.std, 2)}`) : null;
     const error = el("span", { id: `${id}-error`, className: "field-error" });
     return { column, input, error, box: el("div", {}, el("label", { htmlFor: id }, column.name, hint), input, error) };
   });

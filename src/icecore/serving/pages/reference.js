@@ -12,9 +12,9 @@ function operationPart(path, method, operation) {
   return el("section", { className: "panel stack" },
     el("h2", {}, el("span", { className: "method" }, method.toUpperCase()), el("code", {}, path)),
     el("p", {}, operation.description || operation.summary || ""),
-    parameters.length ? el("table", {}, el("caption", { className: "label" }, "Parameters"), el("tbody", {}, parameters)) : null,
+    parameters.length ? el("table", { className: "facts" }, el("caption", { className: "label" }, "Parameters"), el("tbody", {}, parameters)) : null,
     types.length ? el("p", { className: "small" }, el("strong", {}, "Content types: "), types.join(", ")) : null,
-    el("table", {}, el("caption", { className: "label" }, "Answers"), el("tbody", {}, answers)),
+    el("table", { className: "facts" }, el("caption", { className: "label" }, "Answers"), el("tbody", {}, answers)),
     examples.length ? el("details", {}, el("summary", {}, `Examples of ${examples.length} programs`),
       examples.map(([name, example]) => codeBlock(example.summary || name, JSON.stringify(example.value, null, 1)))) : null);
 }

@@ -67,6 +67,7 @@ function showProgram(card) {
     } finally {
       button.disabled = false;
       result.removeAttribute("aria-busy");
+      if (result.getBoundingClientRect().top > innerHeight * 0.8) result.scrollIntoView({ block: "start" });
     }
     return null;
   };
@@ -98,10 +99,11 @@ function showProgram(card) {
       send(path + query, { method: "POST", body: JSON.stringify({ rows: [read.row] }), headers: { "Content-Type": "application/json" } }, read.sent || {});
       showExamples(examples, card, path, { row: read.row });
     },
-  }, el("h2", {}, "Try it"), fields.node,
+  }, el("h2", {}, "Try it"), card.form === "images" ? null : fields.node,
   card.form === "images" ? null : el("div", { className: "row" }, button),
+  card.form === "images" ? dropZone(card, sendFile) : null,
   el("label", { className: "check", htmlFor: "explain" }, explain, "Show where it looked"),
-  card.media_types.length > 1 ? dropZone(card, sendFile) : null);
+  card.form !== "images" && card.media_types.length > 1 ? dropZone(card, sendFile) : null);
   showExamples(examples, card, path, { row: card.example });
   main.replaceChildren(
     el("div", { className: "stack" }, el("p", {}, el("a", { href: "#" }, "All programs")), el("h1", { tabindex: "-1" }, card.name),
@@ -125,7 +127,10 @@ function answerParts(card, answer, sent) {
     for (const [name, value] of Object.entries(first.targets)) {
       parts.push(targetAnswer(name, value, card.targets.find((target) => target.name === name)));
     }
-  } else parts.push(answersTable(answer));
+  } else {
+    parts.push(el("p", { className: "answer" }, positionsText(first)));
+    if (first.positions.length <= 20) parts.push(positionsTable(first.positions));
+  }
   if (notes) parts.push(notes);
   if (first.explanation) parts.push(attentionView(first.explanation, sent));
   return parts;
@@ -135,9 +140,11 @@ function aboutPart(card) {
   const facts = [["Kind", `${FORM_WORDS[card.form]}, ${card.task}`], ["Body", `${card.body.name}, ${card.body.weights} weights, ${card.body.precision}`],
     ["Version", card.version], ["Size", `${(card.bytes / 1000).toFixed(1)} kB`], ["Score", score(card) || "not in the file"]];
   return el("section", { className: "panel stack" }, el("h2", {}, "About this program"),
-    el("table", {}, el("tbody", {}, facts.map(([name, value]) => el("tr", {}, el("th", { scope: "row", className: "soft" }, name), el("td", {}, value))))),
+    el("table", { className: "facts" }, el("tbody", {}, facts.map(([name, value]) => el("tr", {}, el("th", { scope: "row", className: "soft" }, name), el("td", {}, value))))),
     el("h3", {}, "Verdict of the controls"),
-    el("p", {}, card.verdict || "It was trained without controls, so nobody knows whether the pretrained body helped. `icecore fit --controls` finds out."));
+    card.verdict ? el("p", {}, card.verdict) : el("p", {},
+      "It was trained without controls, so nobody knows whether the pretrained body helped. ",
+      el("code", {}, "icecore fit --controls"), " finds out."));
 }
 
 /** Shell and Python code that ask what was just asked. */
