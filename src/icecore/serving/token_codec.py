@@ -71,7 +71,8 @@ class TokenCodec(ProgramCodec):
     def describe(self) -> dict[str, Any]:
         spec = self.spec
         token: Any = 0 if spec.kind == "discrete" else [0.0] * spec.size
-        each = f"whole numbers below {spec.size}" if spec.kind == "discrete" else f"tokens of {pluralize(spec.size, 'number')}"
+        numbers = pluralize(spec.size, "number")
+        each = f"whole numbers below {spec.size}" if spec.kind == "discrete" else f"tokens of {numbers}"
         return {
             "form": "tokens",
             "task": "classification",

@@ -10,7 +10,7 @@ function taskWords(card) {
 }
 
 function score(card) {
-  const value = card.metrics.test_metric ?? card.metrics.val_metric;
+  const value = card.metrics.test ?? card.metrics.val;
   if (typeof value !== "number" || !card.metric) return "";
   return `${card.metric} ${card.metric === "r2" ? value.toFixed(3) : percent(value)}`;
 }
