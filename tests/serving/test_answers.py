@@ -162,7 +162,7 @@ def test_other_rows_are_answered_where_that_is_asked_for(server: LiveServer, win
     answer = server.predict("wine", {"rows": rows}, query="?partial=true").json()
     alone = server.predict("wine", {"rows": [wine[0], wine[2]]}).json()
     assert [row["row"] for row in answer["predictions"]] == [0, 1, 2]
-    assert answer["predictions"][1]["error"]["column"] == "alcohol"
+    assert answer["predictions"][1]["errors"][0]["column"] == "alcohol"
     assert [answer["predictions"][i]["targets"]["cultivar"]["class"] for i in (0, 2)] == [
         row["targets"]["cultivar"]["class"] for row in alone["predictions"]
     ]

@@ -56,12 +56,14 @@ def test_a_terminated_server_finishes_what_it_accepted(samples: Samples, tmp_pat
             started.set()
             answer = own.getresponse()
             answers.append((answer.status, len(json.loads(answer.read())["predictions"])))
+            own.close()
 
         caller = threading.Thread(target=ask)
         caller.start()
         started.wait()
         connection.request("GET", "/health")
         connection.getresponse().read()
+        connection.close()
         process.send_signal(signal.SIGTERM)
         caller.join(60)
         assert answers == [(200, 2000)]

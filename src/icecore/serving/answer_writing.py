@@ -12,7 +12,9 @@ from icecore.serving.json_answers import to_json
 def write_answer(job: Job, top: int) -> bytes:
     """The answer to a request: a prediction or an error for each of its rows, in their order, and notes."""
     rows, program = job.rows, job.program
-    problems = {problem.row: problem for problem in (*rows.problems, *job.problems)}
+    problems: dict[int, list[dict[str, Any]]] = {}
+    for problem in (*rows.problems, *job.problems):
+        problems.setdefault(problem.row, []).append(problem.to_json())
     answered = [index for index, logits in enumerate(job.logits) if logits is not None]
     logits = torch.stack([each for each in job.logits if each is not None])
     entries: dict[int, dict[str, Any]] = {}
@@ -21,8 +23,8 @@ def write_answer(job: Job, top: int) -> bytes:
         entries[place] = {"row": place, "name": rows.names[index], **answer}
         if job.explain:
             entries[place]["explanation"] = explain_row(program, job.attention[index])
-    for place, problem in problems.items():
-        entries[place] = {"row": place, "error": problem.to_json()}
+    for place, found in problems.items():
+        entries[place] = {"row": place, "errors": found}
     answer = {
         "program": program.name,
         "version": program.version,

@@ -5,9 +5,9 @@ import http.client
 import io
 import json
 import math
-import threading
 import time
 import urllib.parse
+import weakref
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -80,7 +80,9 @@ class Client:
         self.url, self.token, self.timeout, self.patience = url.rstrip("/"), token, timeout, patience
         self._host, self._port, self._prefix = host, port, parts.path.rstrip("/")
         self._is_https = parts.scheme == "https"
-        self._local = threading.local()
+        #: connections that no request uses: there are as many as there were requests at once
+        self._idle: list[http.client.HTTPConnection] = []
+        weakref.finalize(self, _close_all, self._idle)
 
     def programs(self) -> list[dict[str, Any]]:
         """The cards of all programs."""
@@ -177,12 +179,14 @@ class Client:
     def _send(self, method: str, path: str, raw: bytes | None, headers: Mapping[str, str]) -> tuple[int, float, bytes]:
         """Status, seconds after which to come back, and content of an answer."""
         for is_last in (False, True):
-            connection = self._connection()
+            connection = self._idle.pop() if self._idle and not is_last else self._connect()
             try:
                 connection.request(method, self._prefix + path, raw, dict(headers))
                 answer = connection.getresponse()
                 text = answer.headers.get("Retry-After", "1")
-                return answer.status, float(text) if text.isdecimal() else 1.0, answer.read()
+                content = answer.read()
+                self._idle.append(connection)
+                return answer.status, float(text) if text.isdecimal() else 1.0, content
             except _DISCONNECTED as error:  # the server closed a connection that was idle
                 connection.close()
                 if is_last:
@@ -192,13 +196,14 @@ class Client:
                 raise UserError(f"No server answers at {self.url} ({error}). Start it with: icecore serve") from error
         raise AssertionError("the last attempt returns or raises")
 
-    def _connection(self) -> http.client.HTTPConnection:
-        """The connection of this thread."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            kind = http.client.HTTPSConnection if self._is_https else http.client.HTTPConnection
-            connection = self._local.connection = kind(self._host, self._port, timeout=self.timeout)
-        return connection
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._is_https else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=self.timeout)
+
+
+def _close_all(connections: list[http.client.HTTPConnection]) -> None:
+    while connections:
+        connections.pop().close()
 
 
 def _quoted(name: str) -> str:

@@ -57,7 +57,7 @@ _PREDICTIONS = {
                     "targets": {"type": "object"},
                     "positions": {"type": "array"},
                     "explanation": {"type": "object"},
-                    "error": {"$ref": "#/components/schemas/RowProblem"},
+                    "errors": {"type": "array", "items": {"$ref": "#/components/schemas/RowProblem"}},
                 },
             },
         },

@@ -127,7 +127,7 @@ function positionsTable(positions) {
 /** The answers of many rows as a table, with the file to download. */
 function answersTable(answer) {
   const names = answer.targets.map((target) => target.name);
-  const cells = (row) => row.error ? [row.error.message, ""] : row.targets
+  const cells = (row) => row.errors ? [row.errors[0].message, ""] : row.targets
     ? names.flatMap((name) => "value" in row.targets[name]
       ? [shortNumber(row.targets[name].value)] : [String(row.targets[name].class), percent(row.targets[name].probability)])
     : [positionsText(row)];
