@@ -164,7 +164,7 @@ def measure(bench: Bench, folder: Path) -> dict[str, Any]:
         numbers["rows_per_second"] = {"http": http, "engine": direct}
         numbers["throughput"] = statistics.median(one / other for one, other in pairs)
         bare = bare_pass(engine, rows[0], loaded[0], 5 if quick else 50)
-        light = load(LoadPlan(served.port, requests, 16, 1 if quick else 60, rate=max(2.0, http / 10)))
+        light = load(LoadPlan(served.port, requests, 16, 1 if quick else bench.seconds / 4, rate=max(2.0, http / 10)))
         numbers |= {
             "bare_pass_ms": 1000 * bare,
             "p50_ms": 1000 * light.quantile(0.5),
