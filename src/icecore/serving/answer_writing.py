@@ -25,7 +25,7 @@ def write_answer(job: Job, top: int) -> bytes:
             entries[place]["explanation"] = explain_row(program, job.attention[index])
     for place, found in problems.items():
         entries[place] = {"row": place, "errors": found}
-    answer = {
+    answer: dict[str, Any] = {
         "program": program.name,
         "version": program.version,
         "targets": program.codec.targets(),

@@ -82,10 +82,9 @@ _CARD = {
 }
 
 
-def _answers(errors: Mapping[int, str], **done: Any) -> dict[int | str, dict[str, Any]]:
-    answers: dict[int | str, dict[str, Any]] = {int(name.removeprefix("s")): value for name, value in done.items()}
+def _answers(done: Mapping[int, dict[str, Any]], errors: Mapping[int, str]) -> dict[int, dict[str, Any]]:
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return answers | {status: {"description": text, "content": error} for status, text in errors.items()}
+    return {**done} | {status: {"description": text, "content": error} for status, text in errors.items()}
 
 
 def _json(schema: Any, description: str) -> dict[str, Any]:
@@ -93,15 +92,16 @@ def _json(schema: Any, description: str) -> dict[str, Any]:
 
 
 _DENIED = {401: "no token, or a wrong one", 404: "no such program"}
-_LIMITS = {400: "the request ended early", 408: "it took too long", 413: "it is too large"}
+_LIMITS = {400: "the request ended early, or is for another host", 408: "it took too long", 413: "it is too large"}
 _OBJECT = {"type": "object"}
 _PROGRAM_FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 #: arguments of the routes
 STATE: dict[str, Any] = {"responses": {200: _json(_OBJECT, "the state"), 503: _json(_OBJECT, "not ready")}}
-CARDS: dict[str, Any] = {"responses": _answers({**_DENIED, 422: "a wrong name"}, s200=_json(_OBJECT, "cards"))}
+CARDS: dict[str, Any] = {"responses": _answers({200: _json(_OBJECT, "cards")}, {**_DENIED, 422: "a wrong name"})}
 CHANGE: dict[str, Any] = {
     "responses": _answers(
+        {200: _json(_OBJECT, "done"), 201: _json(_OBJECT, "served for the first time")},
         {
             **_DENIED,
             **_LIMITS,
@@ -111,12 +111,11 @@ CHANGE: dict[str, Any] = {
             429: "too much is being read at once",
             422: "a damaged file, or a wrong name",
         },
-        s200=_json(_OBJECT, "done"),
-        s201=_json(_OBJECT, "served for the first time"),
     )
 }
 PREDICT: dict[str, Any] = {
     "responses": _answers(
+        {200: _json({"$ref": "#/components/schemas/Predictions"}, "the predictions")},
         {
             **_DENIED,
             **_LIMITS,
@@ -124,7 +123,6 @@ PREDICT: dict[str, Any] = {
             422: "rows that cannot be read: which, which column, and why",
             429: "the queue is full; the header Retry-After says when to come back",
         },
-        s200=_json({"$ref": "#/components/schemas/Predictions"}, "the predictions"),
     )
 }
 

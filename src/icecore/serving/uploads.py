@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from icecore import user_data
-from icecore.core.errors import DataError, UserError
+from icecore.core.errors import UserError
 from icecore.serving.json_rows import decode_image
 from icecore.serving.request_errors import unsupported_type
 from icecore.serving.request_rows import RequestRows, RowProblem
@@ -108,9 +108,3 @@ def _read_image(encoder: DataEncoder, raw: bytes) -> RequestRows:
     except ValueError as error:
         return RequestRows(torch.empty(0), None, np.arange(0), [], 1, [RowProblem(0, str(error))])
     return RequestRows(pixels, None, np.arange(1), ["image"], 1)
-
-
-def check_row_limit(rows: RequestRows, most: int) -> None:
-    """Raise DataError for more rows than a request may have."""
-    if rows.total > most:
-        raise DataError(f"The request has {rows.total:,} rows, but may have {most:,}.")
