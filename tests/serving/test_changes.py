@@ -211,3 +211,30 @@ def test_pages_load_nothing_else(live: LiveServer) -> None:
         policy = page.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; script-src 'sha256-")
         assert "unsafe" not in policy
+
+
+def test_a_full_server_refuses_at_once_and_goes_on(samples: Samples) -> None:
+    with running([samples.program("wine")], Access(token="right-token"), max_queue=4) as live:
+        right = {"Authorization": "Bearer right-token"}
+        example = live.ask("GET", "/v1/programs/wine", None, **right).json()["example"]
+        (body,) = live.registry.bodies
+        predict, gate = body.engine.predict, threading.Event()
+        body.engine.predict = lambda *words: gate.wait(20) and predict(*words)  # type: ignore[method-assign]
+        with ThreadPoolExecutor(2) as pool:
+            callers = [pool.submit(live.ask, "POST", "/v1/programs/wine/predict", [example] * 4, **right)]
+            while body.batcher.waiting or not callers[0].running():
+                time.sleep(0.01)
+            time.sleep(0.1)
+            callers.append(pool.submit(live.ask, "POST", "/v1/programs/wine/predict", [example] * 4, **right))
+            while body.batcher.waiting < 4:
+                time.sleep(0.01)
+            refused = live.ask("POST", "/v1/programs/wine/predict", [example], **right)
+            assert (refused.status, refused.error["code"]) == (429, "queue_full")
+            assert int(refused.headers["Retry-After"]) == refused.error["retry_after"] >= 1
+            assert live.ask("POST", "/v1/programs/wine/predict", [example]).status == 401
+            assert live.ask("GET", "/health").status == 200
+            gate.set()
+            assert [caller.result().status for caller in callers] == [200, 200]
+        assert live.ask("POST", "/v1/programs/wine/predict", [example], **right).status == 200
+        metrics = live.ask("GET", "/metrics", None, **right).content.decode()
+        assert 'icecore_requests_total{program="wine",status="429"} 1.0' in metrics

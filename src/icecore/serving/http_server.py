@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from icecore.serving.watched_folder import WatchedFolders
 
 #: connections that wait to be accepted
 BACKLOG = 512
+#: longest turn of a Python thread in seconds. A pass gives its turn away at each of its hundreds of operations, and
+#: with the usual 5 ms it would wait so long for the thread that reads requests, each time.
+TURN_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ def load_programs_of(options: ServeOptions) -> tuple[ProgramRegistry, WatchedFol
     return registry, folders
 
 
+def shorten_turns() -> None:
+    """Let the threads of this process take short turns, so that passes go on while requests are read."""
+    sys.setswitchinterval(TURN_SECONDS)
+
+
 def open_socket(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises ConfigError if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -76,6 +85,7 @@ def serve(
     from icecore.serving.web_app import Access, create_app
 
     listener = open_socket(host, port)
+    shorten_turns()
     with listener:
         registry, folders = load_programs_of(options)
         is_local = host in LOOPBACK

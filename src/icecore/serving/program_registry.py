@@ -47,9 +47,13 @@ class ProgramRegistry:
         """All programs by name."""
         return dict(self._programs)  # a copy, since programs come and go in other threads
 
+    def get(self, name: str) -> ServedProgram | None:
+        """The program of this name, if there is one."""
+        return self._programs.get(name)
+
     def find(self, name: str) -> ServedProgram:
         """The program of this name. Raises RequestError (404) with the nearest names."""
-        program = self._programs.get(name)
+        program = self.get(name)
         if program is None:
             raise unknown_program(name, list(self._programs))
         return program

@@ -32,6 +32,7 @@ from icecore.serving.openapi_schema import (
     schema,
 )
 from icecore.serving.program_registry import ProgramRegistry
+from icecore.serving.queue_gate import QueueGate
 from icecore.serving.request_errors import RequestError, too_large, wrong_request, wrong_rows
 from icecore.serving.request_reading import ByteBudget, media_type, read_body, read_rows
 from icecore.serving.served_program import ServedProgram
@@ -85,7 +86,9 @@ def create_app(registry: ProgramRegistry, access: Access, folders: WatchedFolder
     app = FastAPI(
         title="icecore", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
-    _Routes(registry, access, folders, readers).add_to(app)
+    routes = _Routes(registry, access, folders, readers)
+    routes.add_to(app)
+    app.add_middleware(QueueGate, registry=registry, check=routes.check)
     _add_error_answers(app)
     return app
 
@@ -212,7 +215,6 @@ class _Routes:
             self.check(request)
             program = self.registry.find(name)
             label = program.name
-            program.body.batcher.check_room()  # before the rows are read: a full server must stay quick
             with self.budget.share() as take:
                 raw = await read_body(request, self.registry.settings, take)
                 job = await self._run(program, raw, media_type(request), bool(explain), partial, strict)
