@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import DataError
-from icecore.serving.batcher import Batcher, Job
+from icecore.serving.batcher import Batcher, QueuedRequest
 from icecore.serving.request_errors import RequestError
 from icecore.serving.request_rows import RequestRows
 
@@ -75,7 +75,7 @@ def run(batcher: Any, *requests: RequestRows, before: Callable[[], None] = lambd
     return asyncio.run(together())
 
 
-def values(job: Job) -> list[float | None]:
+def values(job: QueuedRequest) -> list[float | None]:
     return [None if each is None else float(each) for each in job.logits]
 
 
@@ -117,7 +117,7 @@ def test_a_full_queue_says_when_to_come_back(batcher: Any) -> None:
 
 
 def test_a_request_longer_than_the_queue_is_accepted_when_nothing_waits(batcher: Any) -> None:
-    async def alone() -> Job:
+    async def alone() -> QueuedRequest:
         return await batcher.run(program(), rows(*range(20)))
 
     assert values(asyncio.run(alone())) == list(range(20))

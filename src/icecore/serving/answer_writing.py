@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from icecore.serving.batcher import Job
+from icecore.serving.batcher import QueuedRequest
 from icecore.serving.explanations import explain_row
 from icecore.serving.json_answers import to_json
 
 
-def write_answer(job: Job, top: int) -> bytes:
+def write_answer(job: QueuedRequest, top: int) -> bytes:
     """The answer to a request: a prediction or an error for each of its rows, in their order, and notes."""
     rows, program = job.rows, job.program
     problems: dict[int, list[dict[str, Any]]] = {}

@@ -32,7 +32,7 @@ MAX_RETRY_SECONDS = 60
 
 
 @dataclass(eq=False)
-class Job:
+class QueuedRequest:
     """The rows of one request for one program.
 
     explain   also compute the attention of each row
@@ -45,7 +45,7 @@ class Job:
     rows: RequestRows
     explain: bool
     loop: asyncio.AbstractEventLoop
-    finished: "asyncio.Future[Job]"
+    finished: "asyncio.Future[QueuedRequest]"
     taken: int = 0
     logits: list[Tensor | None] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Job:
 
 
 #: a job and its rows in a pass: from the first up to the last
-Part = tuple[Job, int, int]
+Part = tuple[QueuedRequest, int, int]
 
 
 class Batcher:
@@ -77,7 +77,7 @@ class Batcher:
     ) -> None:
         self.engine, self.observe = engine, observe
         self.wait, self.max_rows, self.max_queue = wait_ms / 1000, max_rows, max_queue
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[QueuedRequest] = deque()
         self._waiting = 0
         self._rows_per_second = 0.0
         self._is_shared = False
@@ -106,12 +106,12 @@ class Batcher:
             seconds = waiting / self._rows_per_second if self._rows_per_second else 1.0
             raise queue_full(waiting, max(1, min(MAX_RETRY_SECONDS, math.ceil(seconds))))
 
-    async def run(self, program: "ServedProgram", rows: RequestRows, explain: bool = False) -> Job:
+    async def run(self, program: "ServedProgram", rows: RequestRows, explain: bool = False) -> QueuedRequest:
         """Wait until the passes of all rows are done. Raises RequestError (429) at once if the queue is full."""
         if self._is_closing:
             raise RequestError(503, "stopping", "The server is being stopped. Ask another one, or come back later.")
         loop = asyncio.get_running_loop()
-        job = Job(program, rows, explain, loop, loop.create_future())
+        job = QueuedRequest(program, rows, explain, loop, loop.create_future())
         with self._changed:
             self.check_room(len(rows))
             self._jobs.append(job)
@@ -160,7 +160,7 @@ class Batcher:
 
     def _take(self) -> list[Part]:
         """An equal share for each job that waits, in the order of their arrival; what is left waits on, behind."""
-        parts: dict[Job, Part] = {}
+        parts: dict[QueuedRequest, Part] = {}
         room = self.max_rows
         while room and self._jobs:
             share = max(1, room // len(self._jobs))
@@ -178,7 +178,7 @@ class Batcher:
         self._waiting -= self.max_rows - room
         return list(parts.values())
 
-    def _compute(self, parts: Sequence[Part]) -> dict[Job, Exception]:
+    def _compute(self, parts: Sequence[Part]) -> dict[QueuedRequest, Exception]:
         """Fill in the logits of the rows of a pass, and the attention where it is asked for.
 
         Returns the jobs whose attention cannot be had, each with its error.
@@ -203,8 +203,8 @@ class Batcher:
             start += last - first
         return self._explain(parts, tokens)
 
-    def _explain(self, parts: Sequence[Part], tokens: Sequence[Tensor]) -> dict[Job, Exception]:
-        failed: dict[Job, Exception] = {}
+    def _explain(self, parts: Sequence[Part], tokens: Sequence[Tensor]) -> dict[QueuedRequest, Exception]:
+        failed: dict[QueuedRequest, Exception] = {}
         start = 0
         for job, first, last in parts:
             rows = tokens[start : start + last - first]
@@ -230,20 +230,20 @@ class Batcher:
                 reasons[index] = str(error)
         return logits, reasons
 
-    def _deliver(self, jobs: Sequence[Job], failed: dict[Job, Exception]) -> None:
+    def _deliver(self, jobs: Sequence[QueuedRequest], failed: dict[QueuedRequest, Exception]) -> None:
         """Wake the callers of these jobs, once for each event loop."""
         if failed:
             with self._changed:  # what is left of a failed job is not computed
                 self._jobs = deque(job for job in self._jobs if job not in failed)
                 self._waiting = sum(job.left for job in self._jobs)
-        by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = defaultdict(list)
+        by_loop: dict[asyncio.AbstractEventLoop, list[QueuedRequest]] = defaultdict(list)
         for job in jobs:
             by_loop[job.loop].append(job)
         for loop, done in by_loop.items():
             loop.call_soon_threadsafe(_finish, done, failed)
 
 
-def _finish(jobs: Sequence[Job], failed: dict[Job, Exception]) -> None:
+def _finish(jobs: Sequence[QueuedRequest], failed: dict[QueuedRequest, Exception]) -> None:
     for job in jobs:
         if job.finished.done():  # the caller has gone
             continue

@@ -97,9 +97,9 @@ _OBJECT = {"type": "object"}
 _PROGRAM_FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 #: arguments of the routes
-STATE: dict[str, Any] = {"responses": {200: _json(_OBJECT, "the state"), 503: _json(_OBJECT, "not ready")}}
-CARDS: dict[str, Any] = {"responses": _answers({200: _json(_OBJECT, "cards")}, {**_DENIED, 422: "a wrong name"})}
-CHANGE: dict[str, Any] = {
+STATE_ROUTE: dict[str, Any] = {"responses": {200: _json(_OBJECT, "the state"), 503: _json(_OBJECT, "not ready")}}
+CARDS_ROUTE: dict[str, Any] = {"responses": _answers({200: _json(_OBJECT, "cards")}, {**_DENIED, 422: "a wrong name"})}
+CHANGE_ROUTE: dict[str, Any] = {
     "responses": _answers(
         {200: _json(_OBJECT, "done"), 201: _json(_OBJECT, "served for the first time")},
         {
@@ -113,7 +113,7 @@ CHANGE: dict[str, Any] = {
         },
     )
 }
-PREDICT: dict[str, Any] = {
+PREDICT_ROUTE: dict[str, Any] = {
     "responses": _answers(
         {200: _json({"$ref": "#/components/schemas/Predictions"}, "the predictions")},
         {

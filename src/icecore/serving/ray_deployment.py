@@ -19,7 +19,7 @@ from icecore.serving.access import LOOPBACK
 from icecore.serving.http_server import ServeOptions, load_programs_of, shorten_turns
 from icecore.serving.program_registry import program_files
 
-NAME = "icecore"
+DEPLOYMENT = "icecore"
 #: requests that Ray sends to a replica before it waits for answers; the replica gathers their rows and refuses what is
 #: too much for it
 MAX_ONGOING = 512
@@ -114,14 +114,14 @@ def deploy(
 
     deployment = ray_serve.deployment(
         ray_serve.ingress(build)(),
-        name=NAME,
+        name=DEPLOYMENT,
         max_ongoing_requests=MAX_ONGOING,
         health_check_period_s=HEALTH_PERIOD,
         ray_actor_options={"num_cpus": placement.cpus, "num_gpus": placement.gpus},
         **scaling,
     )
     try:
-        ray_serve.run(deployment.bind(), name=NAME, route_prefix="/")
+        ray_serve.run(deployment.bind(), name=DEPLOYMENT, route_prefix="/")
     except RuntimeError as error:
         raise UserError(f"--ray: the deployment failed. The logs of Ray Serve say why ({error}).") from error
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 #: upper ends of the buckets of latencies, in seconds
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SECOND_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 #: upper ends of the buckets of rows in a pass
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -26,14 +26,18 @@ class ServingMetrics:
             "icecore_request_seconds",
             "Time from the first byte of a request to its answer.",
             ["program"],
-            buckets=SECONDS,
+            buckets=SECOND_BUCKETS,
             registry=registry,
         )
         self.pass_rows = Histogram(
-            "icecore_pass_rows", "Rows of a pass through a body.", ["body"], buckets=ROWS, registry=registry
+            "icecore_pass_rows", "Rows of a pass through a body.", ["body"], buckets=ROW_BUCKETS, registry=registry
         )
         self.pass_seconds = Histogram(
-            "icecore_pass_seconds", "Time of a pass through a body.", ["body"], buckets=SECONDS, registry=registry
+            "icecore_pass_seconds",
+            "Time of a pass through a body.",
+            ["body"],
+            buckets=SECOND_BUCKETS,
+            registry=registry,
         )
         self.queue = Gauge("icecore_queue_rows", "Rows that wait for a pass.", ["body"], registry=registry)
         self.programs = Gauge("icecore_programs", "Programs that are served.", registry=registry)

@@ -61,7 +61,7 @@ _STARTS: Sequence[tuple[bytes, bool | None, str]] = (
     (b"", True, "image/png"),
 )
 #: media type of a file whose sender did not know it
-UNKNOWN = "application/octet-stream"
+UNKNOWN_TYPE = "application/octet-stream"
 
 
 def accepted_types(form: str) -> list[str]:
@@ -79,7 +79,7 @@ def read_upload(encoder: DataEncoder, raw: bytes, media_type: str, strict: bool)
     """
     form = encoder.form
     kind = ALIASES.get(media_type, media_type)
-    if kind == UNKNOWN:
+    if kind == UNKNOWN_TYPE:
         is_image = form == "images"
         kind = next((t for start, only, t in _STARTS if raw.startswith(start) and only in (None, is_image)), kind)
     ending, forms = MEDIA_TYPES.get(kind, ("", ()))

@@ -20,14 +20,14 @@ from icecore.core.version import __version__
 from icecore.serving import web_pages
 from icecore.serving.access import check_host, check_may_change, check_token
 from icecore.serving.answer_writing import write_answer
-from icecore.serving.batcher import Job
+from icecore.serving.batcher import QueuedRequest
 from icecore.serving.explanations import MAX_EXPLAINED_ROWS
 from icecore.serving.json_answers import to_json
 from icecore.serving.openapi_schema import (
-    CARDS,
-    CHANGE,
-    PREDICT,
-    STATE,
+    CARDS_ROUTE,
+    CHANGE_ROUTE,
+    PREDICT_ROUTE,
+    STATE_ROUTE,
     ProgramName,
     schema,
 )
@@ -45,7 +45,7 @@ SMALL_BYTES = 2**17
 #: answers of more rows are written in a thread
 SMALL_ROWS = 256
 #: threads that read large requests
-READERS = 2
+READER_THREADS = 2
 #: so many requests of the largest size may be in memory at once
 LARGE_REQUESTS = 16
 #: classes that an answer lists unless it is asked for more
@@ -82,7 +82,7 @@ def create_app(registry: ProgramRegistry, access: Access, folders: WatchedFolder
         await asyncio.to_thread(registry.close)
         readers.shutdown()
 
-    readers = ThreadPoolExecutor(READERS, "icecore-reader")
+    readers = ThreadPoolExecutor(READER_THREADS, "icecore-reader")
     app = FastAPI(
         title="icecore", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
@@ -112,14 +112,14 @@ class _Routes:
         app.get("/", include_in_schema=False)(self.page)
         app.get("/docs", include_in_schema=False)(self.reference)
         app.get("/openapi.json", include_in_schema=False)(self.openapi)
-        app.get("/health", tags=["state"], **STATE)(self.health)
-        app.get("/ready", tags=["state"], **STATE)(self.ready)
+        app.get("/health", tags=["state"], **STATE_ROUTE)(self.health)
+        app.get("/ready", tags=["state"], **STATE_ROUTE)(self.ready)
         app.get("/metrics", include_in_schema=False)(self.metrics)
-        app.get(programs, tags=["programs"], **CARDS)(self.list_programs)
-        app.get(one, tags=["programs"], **CARDS)(self.show_program)
-        app.put(one, tags=["programs"], **CHANGE)(self.put_program)
-        app.delete(one, tags=["programs"], **CHANGE)(self.delete_program)
-        app.post(f"{one}/predict", tags=["predictions"], **PREDICT)(self.predict)
+        app.get(programs, tags=["programs"], **CARDS_ROUTE)(self.list_programs)
+        app.get(one, tags=["programs"], **CARDS_ROUTE)(self.show_program)
+        app.put(one, tags=["programs"], **CHANGE_ROUTE)(self.put_program)
+        app.delete(one, tags=["programs"], **CHANGE_ROUTE)(self.delete_program)
+        app.post(f"{one}/predict", tags=["predictions"], **PREDICT_ROUTE)(self.predict)
 
     def check(self, request: Request) -> None:
         """Raise RequestError for a caller who may not use the server."""
@@ -232,7 +232,7 @@ class _Routes:
 
     async def _run(
         self, program: ServedProgram, raw: bytes, kind: str, explain: bool, partial: bool, strict: bool
-    ) -> Job:
+    ) -> QueuedRequest:
         """Read the rows of a request and wait for their passes."""
         settings = self.registry.settings
         is_large = len(raw) > SMALL_BYTES or kind != "application/json"
