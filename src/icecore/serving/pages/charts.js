@@ -67,7 +67,7 @@ function attentionView(explanation, sent) {
     parts.push(line(sent.series, attention));
   }
   if (parts.length > 2) {
-    parts.push(el("p", { className: "soft small" }, `Clear is ${percent(Math.min(...attention))}, dark is ${percent(top[0][1])}.`));
+    parts.push(el("p", { className: "soft small" }, `No colour is ${percent(Math.min(...attention))}, full colour is ${percent(top[0][1])}.`));
   }
   parts.push(bars(`Strongest ${unit}`, top.slice(0, unit === "columns" ? 12 : 5), top[0][1]));
   const cells = explanation.map.flat();

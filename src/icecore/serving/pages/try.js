@@ -163,7 +163,7 @@ function showExamples(box, card, path, asked) {
     const rows = JSON.stringify([asked.row]);
     type = "application/json";
     data = `-d ${quote(JSON.stringify({ rows: [asked.row] }))}`;
-    python = `rows = ${pythonLiteral(rows)}\nanswer = client.predict(${JSON.stringify(card.name)}, rows)`;
+    python = `rows = ${pythonLiteral(rows)}\nanswer = client.${card.form === "tokens" ? "ask" : "predict"}(${JSON.stringify(card.name)}, rows)`;
   }
   box.replaceChildren(el("h2", {}, "Ask from elsewhere"),
     codeBlock("curl", `curl ${quote(base + path)}${header} \\\n  -H 'Content-Type: ${type}' \\\n  ${data}`),
