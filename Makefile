@@ -29,18 +29,16 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive src --configfile pyproject.toml
 
-# known faults of the installed versions; needs a network, and says so where there is none
+# known faults of the installed versions; says so where the index cannot be reached or has no reports
 audit: setup
-	@if $(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/audit pip-audit; then \
-		$(BIN)/python -m pip install --quiet pip-audit && $(BIN)/pip-audit; \
-	else echo "pip-audit was skipped: the package index cannot be reached."; fi
+	$(BIN)/python .ci/audit.py
 
 # the guides and the API reference as pages that need no network; a broken link or an unknown name is an error
 docs: setup
 	$(BIN)/mkdocs build --quiet
 
 # one after another, each alone on the machine; results go to benchmarks/results
-BENCHMARKS := training_speed packed_runs long_sequences inference feature_cache scaling serving data_parallel
+BENCHMARKS := training_speed packed_runs long_sequences inference feature_cache scaling serving serving_http data_parallel
 
 bench: setup
 	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --write || exit 1; done

@@ -5,6 +5,7 @@ Commands run in this process, and each finds the files that it needs whatever ra
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import re
 import shlex
@@ -20,8 +21,11 @@ import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
 import icecore
+from icecore.autofit import estimators
+from icecore.autofit.fit_settings import FitSettings
 from icecore.backbones.huggingface import FAMILIES
 from icecore.cli import main as cli
+from icecore.serving.client import Client
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "icecore"
@@ -78,6 +82,19 @@ def user_data(folder: Path) -> None:
         Path("shared").mkdir()
         for copy in ("wine2.safetensors", "program.safetensors", "shared/program.safetensors"):
             shutil.copy("wine.safetensors", copy)
+        Path("programs").mkdir()
+        shutil.copy("wine.safetensors", "programs/wine.safetensors")
+        Path("token.txt").write_text("a-token-for-tests")
+
+
+@pytest.fixture(scope="module")
+def server_url(folder: Path, user_data: None) -> Iterator[str]:
+    """The address of a server with the program wine."""
+    pytest.importorskip("fastapi")
+    from live_server import running
+
+    with running([folder / "wine.safetensors"]) as live:
+        yield live.url
 
 
 def run_code(name: str, text: str, scope: dict[str, object]) -> None:
@@ -114,6 +131,9 @@ def shorten(words: list[str]) -> list[str]:
             return [*words, "--steps", "4", "--layers", "1", "--lr", "3e-3", "--quiet", *held_out]
         case ["paper", "table2", *_]:
             return [*words, "--budget", "smoke", "--only", "bit-xor", "--rows", "random,none", "--quiet"]
+        case ["serve", *_]:
+            # the last --port counts; Ray is tried in test_ray_deployment.py
+            return [*words, *(["--help"] if "--ray" in words else ["--port", "0", "--device", "cpu"])]
         case ["grid", *_]:
             return [*words, "--dry-run"]
         case _:
@@ -140,8 +160,14 @@ def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, reque
         words = shorten(words)
         if WITH_FILES.intersection(words):
             monkeypatch.setenv("ICECORE_DATA", str(request.getfixturevalue("real_data")))
-        if words[1] in ("fit", "predict", "info", "push", "pull"):
+        if words[1] in ("fit", "predict", "info", "push", "pull", "serve"):
             request.getfixturevalue("user_data")
+        if words[1] == "serve":
+            # loaded and listening is enough
+            uvicorn = pytest.importorskip("uvicorn")
+            monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+        if "--url" in words:
+            words[words.index("--url") + 1] = request.getfixturevalue("server_url")
         if "runs/RUN" in words:
             words[words.index("runs/RUN")] = request.getfixturevalue("trained_run")
     monkeypatch.chdir(folder)
@@ -163,7 +189,13 @@ def families() -> Iterator[None]:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a page trains through the public API takes few steps."""
+    """What a page trains through the public API or an estimator takes few steps."""
+    estimate = estimators.fitting.fit
+
+    def fit_few(task: Any, settings: FitSettings, *arguments: Any) -> Any:
+        return estimate(task, dataclasses.replace(settings, **FEW_FITS), *arguments)
+
+    monkeypatch.setattr(estimators.fitting, "fit", fit_few)
     for name, few in (("train", FEW), ("sweep", FEW), ("fit", FEW_FITS)):
         function = getattr(icecore, name)
         monkeypatch.setattr(icecore, name, partial(_call, function, few))
@@ -175,8 +207,11 @@ def _call(function: Callable[..., Any], few: Mapping[str, Any], *arguments: Any,
 
 @pytest.mark.usefixtures("families", "few_steps")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The blocks of a page run in order, in one scope."""
+    if page.name == "serving.md":
+        url = request.getfixturevalue("server_url")
+        monkeypatch.setattr(icecore, "Client", lambda _, **options: Client(url, **options))
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     for text in blocks(page, "python"):

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from icecore.inference.engine import Engine
     from icecore.model.fpt import FPT
     from icecore.model.program import Program
+    from icecore.serving.client import Client
     from icecore.user_data import DataSettings
 
 
 __all__ = [
     "FPT",
+    "Client",
     "DataSettings",
     "Engine",
     "FPTClassifier",
@@ -49,6 +51,7 @@ _MODULES = {
     "FPT": "icecore.model.fpt",
     "Engine": "icecore.inference.engine",
     "Program": "icecore.model.program",
+    "Client": "icecore.serving.client",
     "DataSettings": "icecore.user_data.data_settings",
     "UserError": "icecore.core.errors",
 }

@@ -36,7 +36,7 @@ def load_task(name: str, *, data_dir: PathName | None = None, **options: Any) ->
 
     Parameters:
         name: one of the names that `icecore tasks` lists, for example "bit-xor" or "mnist"
-        data_dir: folder with the data files; by default `ICECORE_DATA`, then the cache folder
+        data_dir: the only folder to search for the data files; by default that of `ICECORE_DATA`, then the cache
         options: options of the task, for example `n=20` for bit XOR
 
     Raises ConfigError for an unknown name or option, and DataError if data files are missing or damaged.
@@ -97,9 +97,11 @@ def train(
     config = make_config(task, precision=precision, device=device, **settings)
     lrs = [lr] if isinstance(lr, int | float) else list(lr or ())
     configs = expand_sweep(config, lrs, [seeds] if isinstance(seeds, int) else list(seeds))
-    folder = None if data_dir is None else str(data_dir)
+    folder = None if data_dir is None else str(Path(data_dir).expanduser())
     with join_processes() as world:
-        return run_sweep(configs, ExecutionContext(Path(out), folder, world.device(device), race=race, world=world))
+        return run_sweep(
+            configs, ExecutionContext(Path(out).expanduser(), folder, world.device(device), race=race, world=world)
+        )
 
 
 def sweep(
@@ -129,8 +131,8 @@ def load_run(
     Raises ConfigError if the folder holds no finished run, and WeightsError if the body is not the one that the
     program was trained on.
     """
-    folder = None if data_dir is None else str(data_dir)
-    return open_run(Path(path), folder, device, hub="anonymous" if download else "off")
+    folder = None if data_dir is None else str(Path(data_dir).expanduser())
+    return open_run(Path(path).expanduser(), folder, device, hub="anonymous" if download else "off")
 
 
 def inspect_body(
@@ -214,7 +216,7 @@ def fit(
     fit_settings = from_values(FitSettings, settings)  # checked before the data are read
     data_plan = plan(data, y, data_settings=data_settings)
     extra = {"encoder": data_plan.encoder.to_json()}
-    return fitting.fit(data_plan.task(), fit_settings, Path(out), extra, device)
+    return fitting.fit(data_plan.task(), fit_settings, Path(out).expanduser(), extra, device)
 
 
 # a str is also a sequence of str, which only the first overload means
@@ -246,6 +248,6 @@ def predict(
     """
     hub: HubAccess = "anonymous" if download else "off"
     if isinstance(programs, str | PathLike):
-        path = Path(programs)
+        path = Path(programs).expanduser()
         return predict_files([path], data, device, hub=hub)[path]
-    return predict_files([Path(path) for path in programs], data, device, hub=hub)
+    return predict_files([Path(path).expanduser() for path in programs], data, device, hub=hub)

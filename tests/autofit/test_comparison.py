@@ -123,8 +123,9 @@ ROWS_ONLY = (
             0.6,
             0.5,
             [
+                "Use this program: it has 90.0 %, and the best simple model (no body) 50.0 % in 1 s: 40.0 ± 4.9 points "
+                "less.",
                 "the pretrained body is 30.0 ± 4.6 points above the same body with random weights.",
-                "It is 40.0 ± 4.9 points above the best simple control (no body).",
             ],
         ),
         (
@@ -132,8 +133,8 @@ ROWS_ONLY = (
             0.9,
             0.5,
             [
+                "Use this program: it has 60.0 %",
                 "the pretrained body is 30.0 ± 4.6 points below the same body with random weights.",
-                "It is 10.0 ± 3.0 points above the best simple control (no body).",
             ],
         ),
         (
@@ -141,30 +142,42 @@ ROWS_ONLY = (
             0.6,
             0.61,
             [
+                "Use no body: it has 61.0 % in 1 s, and this program 60.0 %, which costs more. 100 test rows show no "
+                "clear difference (-1.0 ± 1.0 points).",
                 "the pretrained body made no difference that 100 test rows could show: +0.0 ± 0.0 points against",
-                "It is not clearly better than the best simple control (no body), which costs less: -1.0 ± 1.0 points.",
             ],
         ),
-        (0.6, 0.5, 0.95, ["The best simple control (no body) is 35.0 ± 4.8 points above it."]),
+        (
+            0.61,
+            0.6,
+            0.6,
+            [
+                "Use either: this program has 61.0 %, and the best simple model (no body) 60.0 % in 1 s. 100 test rows "
+                "cannot tell such a difference from chance (+1.0 ± 1.0 points)."
+            ],
+        ),
+        (0.6, 0.5, 0.6, ["Use no body: it has 60.0 % in 1 s, and this program the same, which costs more."]),
+        (0.6, 0.5, 0.95, ["Use no body: it has 95.0 % in 1 s, and this program 60.0 %: 35.0 ± 4.8 points less."]),
     ],
 )
 def test_with_one_seed_only_these_trainings_are_compared(
     accuracy: float, random: float, no_body: float, sentences: list[str]
 ) -> None:
     text = verdict(result("minilm", accuracy), [random_body(random), result("no body", no_body)])
-    assert text.startswith("In this one training of each, the pretrained body ")
+    assert text.startswith("Use ")
+    assert "In this one training of each, the pretrained body " in text
     for sentence in (*sentences, ROWS_ONLY):
         assert sentence in text
-    for claim in ("helped", "hurt", "use that"):
+    for claim in ("helped", "hurt"):
         assert claim not in text
 
 
 @pytest.mark.parametrize(
     ("accuracy", "random", "no_body", "sentences"),
     [
-        (0.9, 0.6, 0.5, ["The pretrained body helped: 30.0", "It is 40.0 ± 4.9 points above the best simple control"]),
-        (0.6, 0.9, 0.5, ["The pretrained body hurt: 30.0 ± 4.6 points below", "It is 10.0"]),
-        (0.6, 0.5, 0.95, ["helped: 10.0", "The best simple control (no body) is 35.0 ± 4.8 points above it: use that"]),
+        (0.9, 0.6, 0.5, ["The pretrained body helped: 30.0", "Use this program"]),
+        (0.6, 0.9, 0.5, ["The pretrained body hurt: 30.0 ± 4.6 points below", "Use this program"]),
+        (0.6, 0.5, 0.95, ["helped: 10.0", "Use no body: it has 95.0 %"]),
     ],
 )
 def test_with_several_seeds_a_difference_is_due_to_the_body(
@@ -175,6 +188,27 @@ def test_with_several_seeds_a_difference_is_due_to_the_body(
     for sentence in (*sentences, "All metrics are means over 3 seeds; the standard errors (±) include seeds and test"):
         assert sentence in text
     assert "In th" not in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "best_step", "is_cut_off", "reason"),
+    [
+        (40, 40, True, "the time was over after 40 steps, and validation was still rising."),
+        (40, 0, True, "the time was over after 40 steps, and its start was still better."),
+        (4000, 3900, True, "the time was over after 4,000 steps, and validation was still rising."),
+        (4000, 2000, True, None),
+        (4000, 4000, False, None),
+        (None, None, False, None),
+    ],
+)
+def test_an_undertrained_program_is_called_so(
+    steps: int | None, best_step: int | None, is_cut_off: bool, reason: str | None
+) -> None:
+    ours = replace(result("minilm", 0.6), steps=steps, best_step=best_step, is_cut_off=is_cut_off)
+    text = verdict(ours, [random_body(0.6), result("no body", 0.9)])
+    assert ("undertrained" in text) == (reason is not None)
+    assert (reason or "") in text
+    assert text.startswith("Use no body")
 
 
 def test_a_body_is_not_called_better_than_itself() -> None:
@@ -191,7 +225,7 @@ def test_a_body_is_not_called_better_than_itself() -> None:
 
 def test_a_baseline_needs_no_seeds() -> None:
     text = verdict(result("minilm", 0.6, 0.61, 0.59), [result("baseline", 0.5)])
-    assert text.startswith("It is 10.0 ± 3.0 points above the best simple control (baseline).")
+    assert text.startswith("Use this program: it has 60.0 %, and the best simple model (baseline) 50.0 % in 1 s: 10.0")
     assert "means over 3 seeds" in text
     assert ROWS_ONLY in verdict(result("minilm", 0.6), [result("baseline", 0.5)])
     # if the seeds of one side are known and those of the other are not, the difference does not include them
@@ -217,4 +251,5 @@ def test_scores_that_are_not_finite_allow_no_verdict() -> None:
 
 def test_a_verdict_on_numbers_uses_their_metric() -> None:
     text = verdict(result("minilm", 0.6, 0.6), [result("baseline", 0.5)], "r2")
-    assert text.startswith("It is 0.100 ± 0.030 of R² above the best simple control (baseline).")
+    assert text.startswith("Use this program: it has R² 0.600, and the best simple model (baseline) R² 0.500 in 1 s")
+    assert "0.100 ± 0.030 of R² less." in text

@@ -5,8 +5,9 @@ import importlib.util
 import json
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -626,3 +627,20 @@ def test_a_weights_file_with_numbers_that_are_not_finite_is_refused(bert: Path, 
     save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(WeightsError, match=r"bad\.safetensors: tensor .* not finite numbers"):
         body_of(bert, str(tmp_path / "bad.safetensors"))
+
+
+def test_threads_get_the_random_weights_of_their_seed(bodies: Mapping[str, str]) -> None:
+    requests = [BodyRequest(bodies[family], "random", seed=seed) for family in ("bert", "gpt2") for seed in (0, 1)]
+    alone = [build_backbone(request).fingerprint(()) for request in requests]
+    together: dict[int, set[str]] = {number: set() for number in range(len(requests))}
+
+    def build(number: int) -> None:
+        for _ in range(5):
+            together[number].add(build_backbone(requests[number]).fingerprint(()))
+
+    threads = [threading.Thread(target=build, args=[number]) for number in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(together.values()) == [{fingerprint} for fingerprint in alone]

@@ -57,19 +57,27 @@ def test_train_then_eval_attend_info(run: Run, body: Path, tmp_path: Path):
     assert "Validation chose learning rate" in ended.out
     assert "step 2/4" in ended.err, "plain lines where there is no terminal"
     group = json.loads((out / "summary.json").read_text())
+    # the next command writes another summary.json, and this copy stays
+    (copy,) = out.glob("summary-bit-xor-bert-pretrained-*.json")
+    assert json.loads(copy.read_text()) == group
+    assert str(copy) in ended.out
     assert group["n_seeds"] == 2
     assert len(group["runs"]) == 4
     folder = out / group["runs"][0]["run_id"]
 
-    assert f"test bit accuracy: {group['runs'][0]['test_metric']:.4f} (16 examples)" in run("eval", folder).out
+    assert f"test bit accuracy: {100 * group['runs'][0]['test_metric']:.1f} % (16 examples)" in run("eval", folder).out
     assert "Attention of the outputs to the two bits that they need" in run("attend", folder, "--examples", 4).out
     assert (folder / "attention.png").read_bytes()[:4] == b"\x89PNG"
     refused = run("attend", folder, "--out", tmp_path / "att.xyz")
     assert "att.xyz: The name of a picture must end in one of .png, .svg" in refused.err
     shown = run("info", folder).out
     assert "fingerprint" in run("info", folder / "program.safetensors").out
-    assert "test_metric" in shown
-    assert "{'n': 2}" in shown
+    assert "bit-xor (n = 2)" in shown
+    assert "None" not in shown
+    listed = run("runs", out).out
+    assert all(member["run_id"] in listed for member in group["runs"])
+    assert "In all rows: task bit-xor" in listed
+    assert "There is no folder" in run("runs", tmp_path / "nowhere").err
 
 
 def test_a_finished_run_is_free(run: Run, body: Path, tmp_path: Path):

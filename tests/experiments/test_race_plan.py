@@ -54,8 +54,9 @@ def larger_rates_are_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validations report the learning rate, so that it is known which rates stop when."""
     score = Pack._score
 
-    def scores(pack: Pack, split: str, limit: int | None = None) -> list[float]:
-        return [member.config.lr for member in pack.rows] if split == "val" else score(pack, split, limit)
+    def scores(pack: Pack, split: str, limit: int | None = None) -> tuple[list[float], list[float]]:
+        rates = [member.config.lr for member in pack.rows]
+        return (rates, [1.0] * len(rates)) if split == "val" else score(pack, split, limit)
 
     monkeypatch.setattr(Pack, "_score", scores)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -2,7 +2,9 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,59 @@ def test_report_and_grid_survive_a_bad_neighbour(results: Path, run: Run) -> Non
     (results / "mine.toml").write_text('task = "bit-xor"\nbackbone = "none"\nweights = "random"\nsteps = 2\n')
     ended = run("grid", results / "mine.toml", "--out", results, "--dry-run")
     assert ended.code == 0, ended.err
+
+
+ODD_TEXTS = ["a" * 100, "\ud800", "\x1b[2J\x00", "$\\frac{$", "`<script>`|", "../../x"]
+
+
+def test_the_report_shows_odd_texts_and_is_written_all_the_same(results: Path, run: Run) -> None:
+    first = json.loads((results / "mine.jsonl").read_text().splitlines()[0])
+    odd = [{**first, "study": text, "row": text, "column": text, "date": text, "command": text} for text in ODD_TEXTS]
+    odd += [{**first, "extra": {"picture": text + ".png"}} for text in ODD_TEXTS]
+    odd += [{**first, "data": {"counts": [1]}}, {**first, "validation": [[10**400, 0.5]]}, {**first, "lr": -1e99}]
+    odd += [{**first, "row": "a" * 5000}, {**first, "extra": {"picture": "a" * 5000 + ".png"}}]
+    odd += [{**first, "test_metrics": {"test": float("nan")}}, {**first, "trainable_parameters": 10**90}]
+    (results / "odd.jsonl").write_text("".join(json.dumps(line) + "\n" for line in odd))
+    ended = run("report", results, "--out", results / "report")
+    assert ended.code == 0, ended.err
+    assert "a name in it has more than 400 characters" in ended.err
+    assert "counts of data: expected a table of names and finite numbers" in ended.err
+    assert "validation has steps or values that no training has" in ended.err
+    for name in ("report.md", "index.html"):
+        text = (results / "report" / name).read_text("utf-8")
+        assert not re.search("[\x00-\x08\x0b-\x1f]", text)
+    assert "<script>`" not in text  # of the page; the other one has it between backticks
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.json", "events.jsonl", "more.jsonl"])
+@pytest.mark.parametrize("kind", ["endless", "folder", "loop", "deep"])
+def test_a_neighbour_that_cannot_be_read_costs_itself(results: Path, run: Run, name: str, kind: str) -> None:
+    folder = next(path.parent for path in (results / "runs").glob("*/config.json"))
+    file = results / "runs" / name if name == "more.jsonl" else folder / name
+    file.unlink(missing_ok=True)
+    if kind == "endless":
+        with file.open("wb") as opened:
+            opened.truncate(2**27)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "loop":
+        file.symlink_to(file.name)
+    else:
+        file.write_text("[" * 100_000)
+    ended = run("report", results / "runs", "--out", results / "report")
+    assert ended.code == 0, ended.err
+    assert name == "events.jsonl" or kind == "loop" or name in ended.err
+
+
+def test_a_record_is_written_once_however_often_it_is_appended(results: Path) -> None:
+    file = results / "mine.jsonl"
+    records, _ = read_records(file)
+    before = file.read_bytes()
+    append_records(file, records)
+    append_records(file, [replace(records[0], date="2000-01-01", command="another")])
+    assert file.read_bytes() == before
+    append_records(file, [replace(records[0], extra={"measured": 1})])
+    assert len(file.read_bytes().splitlines()) == len(records) + 1
 
 
 @pytest.mark.parametrize("name", ["summary.json", "events.jsonl", "config.json"])

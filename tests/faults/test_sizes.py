@@ -9,10 +9,12 @@ import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from icecore import user_data
@@ -20,11 +22,12 @@ from icecore.backbones import BodyRequest, build_backbone
 from icecore.core.errors import ConfigError, DataError, UserError
 from icecore.core.limits import unpacked_limit
 from icecore.experiments.grid_file import read_grid
-from icecore.tasks import download
+from icecore.tasks import build_task, download
 from icecore.tasks.archive_unpacking import unpack
 from icecore.tasks.containers import matching_files
 from icecore.tasks.data_files import read_bytes
 from icecore.tasks.datasets import RemoteFile
+from icecore.tasks.entry import TaskRequest
 from icecore.user_data.archives import file_names, read_files
 
 MEBIBYTE = 2**20
@@ -114,6 +117,62 @@ def test_an_endless_line_behind_gzip(tmp_path: Path, limit: None) -> None:
         user_data.plan(tmp_path / "a.csv.gz")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_gzip_bomb_of_rows_in_another_encoding(tmp_path: Path, limit: None, encoding: str) -> None:
+    start, row = "a,b\n\xff,1\n".encode(encoding), "1,2\n".encode(encoding).removeprefix(b"\xff\xfe")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(start + row * MEBIBYTE))
+    with pytest.raises(DataError, match="unpacks to more than"):
+        user_data.plan(tmp_path / "a.csv.gz")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.fasta", "a.csv"])
+def test_an_endless_line_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("icecore.core.limits.MAX_LINE", 1000)
+    (tmp_path / name).write_bytes(b">a label=x\n1\t" + b"x" * 2000)
+    with pytest.raises(DataError, match=rf"{name} has a line of more than 1,000 characters"):
+        user_data.plan(tmp_path / name)
+
+
+def test_a_parquet_file_of_many_equal_rows(tmp_path: Path, limit: None) -> None:
+    table = pa.table({"a": np.zeros(MEBIBYTE, np.int8), "target": np.ones(MEBIBYTE, np.int8)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    with pytest.raises(DataError, match=r"a\.parquet unpacks to more than"):
+        user_data.plan(tmp_path / "a.parquet")
+
+
+def test_a_long_text_that_a_parquet_file_repeats_is_there_once(tmp_path: Path, peak: Callable[[], int]) -> None:
+    texts = ["x" * MEBIBYTE, "y" * MEBIBYTE, None]
+    pq.write_table(pa.table({"a": texts * 100, "target": [1, 2, 1] * 100}), tmp_path / "a.parquet")
+    begun = peak()
+    assert user_data.plan(tmp_path / "a.parquet").encoder.inputs.token_size == 3
+    assert peak() - begun < 40 * MEBIBYTE
+
+
+def test_a_file_larger_than_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icecore.core.device.total_memory", lambda device: MEBIBYTE)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes(2 * MEBIBYTE))
+    with pytest.raises(DataError, match="of memory of this machine"):
+        read_bytes(tmp_path / "train-images-idx3-ubyte")
+
+
+def test_an_image_is_only_taken_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would give PostScript to Ghostscript, which runs it, whatever the file's name is."""
+    from PIL import EpsImagePlugin
+
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("PostScript ran")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    for number in range(8):
+        folder = tmp_path / "images" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(script)
+    with pytest.raises(DataError, match="none of the 8 images tried is readable"):
+        user_data.plan(tmp_path / "images")
+
+
 def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icecore.core.limits.MAX_LINE", 1000)
     (tmp_path / "a.csv").write_text("a,b\n1,2\n" + "x" * 2000)
@@ -129,8 +188,8 @@ def test_a_header_that_asks_for_rows_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "b.npy").write_bytes(header.getvalue() + bytes(100))
     np.save(tmp_path / "c.npy", np.zeros((3, 2)))
     (tmp_path / "y.npy").write_bytes(header.getvalue())
-    for name in ("a.npz", "b.npy", "c.npy"):
-        with pytest.raises(DataError, match=rf"{name} cannot be read as an array"):
+    for name, bad in {"a.npz": "a.npz", "b.npy": "b.npy", "c.npy": "y.npy"}.items():
+        with pytest.raises(DataError, match=rf"{bad} cannot be read as an array"):
             user_data.plan(tmp_path / name)
 
 
@@ -151,9 +210,25 @@ def test_a_grid_of_ten_million_combinations(tmp_path: Path) -> None:
     path.write_text(f'task = "bit-xor"\nsteps = {many}\npatience = {many}\neval_every = {many}\n')
     with pytest.raises(ConfigError, match=r"multiply to 9,938,375 combinations.*max_combinations = 9938375"):
         read_grid(path, "cpu")
+    path.write_text(f'task = "bit-xor"\nlr = {many}\nseed = {many}\n')
+    with pytest.raises(ConfigError, match=r"multiply to 46,225 combinations"):
+        read_grid(path, "cpu")
     path.write_text('task = "bit-xor"\nsteps = [1, 2, 3]\nmax_combinations = 2\n')
     with pytest.raises(ConfigError, match="3 combinations, but at most 2"):
         read_grid(path, "cpu")
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 10_000, "a." * 10_000 + "b = 1", "a = " + "1" * 5000, "a = '\xff'"])
+def test_an_odd_grid_file_is_a_message(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.toml").write_text(text, "latin-1")
+    with pytest.raises(ConfigError, match=r"a\.toml is not a readable TOML file"):
+        read_grid(tmp_path / "a.toml", "cpu")
+
+
+@pytest.mark.parametrize("options", [{"n": 10**9}, {"n": 10**400}, {"n": float("inf")}, {"n": [1]}])
+def test_a_task_of_sizes_that_no_machine_holds(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"option n of bit-xor|would have"):
+        build_task("bit-xor", TaskRequest(options))
 
 
 @pytest.mark.parametrize("name", ["lstm", "lstm-star"])
@@ -166,6 +241,9 @@ class _Server(BaseHTTPRequestHandler):
     """Sends without a length for ever, or a byte now and then, or to a broken address."""
 
     def do_GET(self) -> None:
+        if self.path in ("/headers", "/trailers", "/large", "/ftp"):
+            self.send_slowly()
+            return
         if self.path == "/redirect":
             self.send_response(302)
             self.send_header("Location", "http://[broken/")
@@ -181,10 +259,28 @@ class _Server(BaseHTTPRequestHandler):
         except OSError:
             return
 
+    def send_slowly(self) -> None:
+        """Headers, or lines after the content, byte by byte for ever; a size beyond all limits; another scheme."""
+        begin = {
+            "/headers": b"HTTP/1.1 200 OK\r\nX: ",
+            "/trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: ",
+            "/large": b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+            "/ftp": b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1:1/x\r\n\r\n",
+        }
+        self.wfile.write(begin[self.path])
+        try:
+            for _ in range(100 * (self.path in ("/headers", "/trailers"))):  # longer than the client waits
+                self.wfile.write(b"x")
+                time.sleep(0.02)
+        except OSError:
+            return
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
+# the thread of an attempt that was given up ends with its server
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("path", "size", "message"),
     [
@@ -192,6 +288,10 @@ class _Server(BaseHTTPRequestHandler):
         ("/endless", 100_000, r"it sends more than [\d,]+ bytes"),
         ("/slow", None, r"it sends only \d+ bytes per second"),
         ("/redirect", None, "broken address|no host|Invalid"),
+        ("/headers", None, "it did not answer within"),
+        ("/trailers", None, "it sent nothing for"),
+        ("/large", None, "it offers 99,999,999,999 bytes, but at most 262,144 are fetched"),
+        ("/ftp", None, "refused|another kind than http"),
     ],
 )
 def test_downloads_end(
@@ -199,9 +299,10 @@ def test_downloads_end(
 ) -> None:
     monkeypatch.setattr(download, "MAX_UNKNOWN_BYTES", 2**18)
     monkeypatch.setattr(download, "SPEED_SECONDS", 0.2)
+    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.5)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    server = HTTPServer(("127.0.0.1", 0), _Server)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         file = RemoteFile((f"http://127.0.0.1:{server.server_port}{path}",), "a.bin", size=size)

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 import pytest
 import torch
@@ -125,6 +126,63 @@ def test_neither_serving_nor_a_pass_that_breaks_off_changes_the_body(
         assert all(parameter is parameters[name] for name, parameter in body.named_parameters())
         answers = engine.predict(rows, which)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(answers, expected, strict=True))
+
+
+class InterruptAtLine:
+    """Raises KeyboardInterrupt before a line of icecore's own code: the one with this number, in the order they run."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.count = number, 0
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> "InterruptAtLine":
+        if event == "line" and "icecore" in frame.f_code.co_filename:
+            self.count += 1
+            if self.count == self.number:
+                raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "lstm"])
+def test_an_interrupt_at_any_line_of_a_pass_leaves_body_and_answers_as_they_were(build: Build, family: str) -> None:
+    programs = [make(build(family), spec, seed) for seed, spec in enumerate([IMAGES, IMAGES, WORDS])]
+    body = build(family)
+    engine = hold(programs, body)
+    before = {name: tensor.clone() for name, tensor in body.tensors().items()}
+    parameters, state = dict(body.named_parameters()), str(body)
+    generator, which = torch.Generator().manual_seed(0), [0, 2, 1]
+    rows = [draw(programs[index].spec, generator) for index in which]
+    expected = engine.predict(rows, which)
+    tracing, whole = sys.gettrace(), InterruptAtLine(-1)
+    sys.settrace(whole)
+    engine.predict(rows, which)
+    sys.settrace(tracing)
+    # a prime stride, so that other lines are met in other loops
+    for number in range(1, whole.count + 1, 13 if whole.count < 1500 else 53):
+        sys.settrace(InterruptAtLine(number))
+        with pytest.raises(KeyboardInterrupt):
+            engine.predict(rows, which)
+        sys.settrace(tracing)
+        answers = engine.predict(rows, which)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(answers, expected, strict=True)), number
+    tensors = body.tensors()
+    assert tensors.keys() == before.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in before.items())
+    assert all(parameter is parameters[name] for name, parameter in body.named_parameters())
+    assert str(body) == state
+
+
+def test_threads_that_round_one_body_get_the_same_engine(build: Build) -> None:
+    program, shared, engines = make(build("bert"), IMAGES, 0), build("bert"), list[Engine]()
+    start = threading.Barrier(4)
+
+    def serve() -> None:
+        start.wait(30)
+        engines.append(hold([program], shared, "bf16"))
+
+    run_together([serve] * 4)
+    row = draw(program.spec, torch.Generator().manual_seed(0))
+    answers = [engine.predict([row], 0)[0] for engine in engines]
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
 
 
 def logits_of_model(program: Program, body: Backbone, batch: Batch, precision: str = "fp32") -> Tensor:

@@ -144,8 +144,14 @@ def test_balanced_strings_are_equally_likely() -> None:
     ],
 )
 def test_sizes_below_one_are_refused(name: str, option: str) -> None:
-    with pytest.raises(ConfigError, match=f"option {option} of {name}: expected at least"):
+    with pytest.raises(ConfigError, match=f"option {option} of {name}: expected (at least 1|5 to 4,096), found 0"):
         build_task(name, TaskRequest({option: 0}))
+
+
+@pytest.mark.parametrize(("name", "option"), [("needle", "needles"), ("decimal-addition", "digits")])
+def test_sizes_that_fit_no_memory_are_refused(name: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: an example would have .* numbers; 16,777,216 are the most"):
+        build_task(name, TaskRequest({option: 10**7}))
 
 
 def test_the_smallest_sizes_work() -> None:

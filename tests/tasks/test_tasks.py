@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from icecore.core.errors import DataError
 from icecore.experiments import sweep
 from icecore.tasks import TASKS, build_task
+from icecore.tasks.data_files import data_roots
 from icecore.tasks.entry import TaskRequest
 from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
@@ -79,3 +81,18 @@ def test_the_table_names_the_options(task: str):
 
     with pytest.raises(ConfigError, match=f"option of {task}"):
         build_task(task, TaskRequest({"nonsense": 1}))
+
+
+def test_only_the_folder_that_a_user_names_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("named", "variable"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("ICECORE_CACHE", str(tmp_path / "cache"))
+    assert data_roots(None) == [tmp_path / "cache"]
+    monkeypatch.setenv("ICECORE_DATA", str(tmp_path / "variable"))
+    assert data_roots(None) == [tmp_path / "variable", tmp_path / "cache"]
+    assert data_roots(str(tmp_path / "named")) == [tmp_path / "named"]
+    with pytest.raises(DataError, match=r"--data-dir .*nowhere: there is no such folder"):
+        data_roots(str(tmp_path / "nowhere"))
+    monkeypatch.setenv("ICECORE_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"ICECORE_DATA=.*nowhere: there is no such folder"):
+        data_roots(None)

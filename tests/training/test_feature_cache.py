@@ -210,10 +210,10 @@ def test_scores_are_the_same_kept_and_fresh(
     # a metric that every bit of the logits changes
     monkeypatch.setattr(task, "metric", lambda logits, targets: logits.double().flatten(1).sum(1))
     cache = kept_features(task, body, heads(), tmp_path)
-    kept = cache.evaluate(split, limit, SEEDS).tolist()
+    kept = cache.evaluate(split, limit, SEEDS)[0].tolist()
     before = cache.model.programs()
     cache.kept = None
-    assert cache.evaluate(split, limit, SEEDS).tolist() == kept
+    assert cache.evaluate(split, limit, SEEDS)[0].tolist() == kept
     assert kept == pytest.approx(evaluate(cache.model, task, split, limit).tolist(), rel=1e-4)
     assert all(torch.equal(a[name], b[name]) for a, b in zip(before, cache.model.programs(), strict=True) for name in a)
 
@@ -233,7 +233,7 @@ def test_steps_and_validations_do_not_touch_the_body(
     pack = Pack(task, body(), heads(), ExecutionContext(tmp_path, device="cpu", feature_memory=memory))
     pack.train_step()
     monkeypatch.setattr(FPT, "features", None)
-    pack.step = 1
+    pack.step = pack.schedule.position = 1
     pack.run()
     assert pack.step == 20
 
@@ -264,9 +264,10 @@ def test_resumed_equals_unbroken(
     configs = heads(stop_at=0.999)
     score = Pack._score
 
-    def early(pack: Pack, split: str, limit: int | None = None) -> list[float]:
-        metrics = score(pack, split, limit)
-        return [1.0 if m.config.seed == 1 and split == "val" else x for m, x in zip(pack.rows, metrics, strict=True)]
+    def early(pack: Pack, split: str, limit: int | None = None) -> tuple[list[float], list[float]]:
+        metrics, losses = score(pack, split, limit)
+        known = zip(pack.rows, metrics, strict=True)
+        return [1.0 if m.config.seed == 1 and split == "val" else x for m, x in known], losses
 
     monkeypatch.setattr(Pack, "_score", early)
     train_pack(ragged, body(), configs, ExecutionContext(tmp_path / "unbroken", device="cpu"))

@@ -220,11 +220,11 @@ def scripted(
     """Make validation report `curves`, one a run, at steps every, 2 every, ... Returns the states seen, by call."""
     score, seen = Pack._score, []
 
-    def scores(pack: Pack, split: str, limit: int | None = None) -> list[float]:
+    def scores(pack: Pack, split: str, limit: int | None = None) -> tuple[list[float], list[float]]:
         if split != "val" or any(m.progress.final is not None for m in pack.members):
             return score(pack, split, limit)
         seen.append({m.config.run_id: p for m, p in zip(pack.active, pack.model.programs(), strict=True)})
-        return [curves[pack.members.index(m)][pack.step // every - 1] for m in pack.active]
+        return [curves[pack.members.index(m)][pack.step // every - 1] for m in pack.active], [1.0] * len(pack.active)
 
     monkeypatch.setattr(Pack, "_score", scores)
     return seen  # type: ignore[return-value]

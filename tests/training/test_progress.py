@@ -1,11 +1,12 @@
 """Displays of progress (live on a terminal, lines elsewhere, none when quiet), and curves for TensorBoard."""
 
 import io
+import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,7 @@ from icecore.cli.console import training_displays
 from icecore.core.config import RunConfig
 from icecore.core.errors import UserError
 from icecore.experiments.sweep import run_sweep
+from icecore.training import progress
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
 from icecore.training.progress import LineDisplay, LiveDisplay, TensorBoardLogger, progress_display
@@ -42,11 +44,11 @@ def test_live_shows_the_pack_and_leaves_no_display_behind():
     play(display)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    assert "bit-xor on minilm (pretrained, 2 runs)" in shown
-    assert "1,234 trained, 56,789 frozen" in shown
+    assert "bit-xor: minilm, pretrained, 2 runs together" in shown
+    assert "1,234 trained and 56,789 frozen" in shown
     assert "resumed at step 5" in shown
     assert "loss 0.2500" in shown
-    assert "val 100.00%" in shown
+    assert "validation 100.0 %" in shown
     assert display.bar is None
 
 
@@ -54,7 +56,46 @@ def test_lines(capsys: pytest.CaptureFixture[str]):
     play(LineDisplay())
     first, last = capsys.readouterr().err.splitlines()
     assert "resumed at step 5" in first
-    assert last.startswith("step 8/10  loss 0.2500  val 100.00%")
+    assert last.startswith("step 8/10  loss 0.2500  validation 100.0 %")
+    assert last.endswith("0 s elapsed, about 0 s left")
+
+
+@pytest.mark.parametrize("minutes", [None, 1.0])
+def test_a_bar_fits_80_columns_and_a_line_with_the_result_stays(
+    config: Callable[..., RunConfig], tmp_path: Path, minutes: float | None
+):
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    each = config(minutes=minutes)
+
+    class Drawn(LiveDisplay):
+        """A display that draws at every validation, however short the time since the last one."""
+
+        def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+            super().validated(step, metrics)
+            assert self.bar is not None
+            self.bar.refresh()
+
+    run_sweep([each], ExecutionContext(tmp_path, device="cpu", callbacks=[Drawn(console)]))
+    assert isinstance(console.file, io.StringIO)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).replace("\r", "\n")
+    lines = [line.rstrip() for line in shown.splitlines() if line.strip()]
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r"step 8.*, validation [\d.]+ %, \d+ s elapsed", line) for line in lines)
+    assert re.fullmatch(r"  12 steps in \d+ s, best validation [\d.]+ % at step \d+", lines[-1])
+
+
+def test_elapsed_and_left_go_by_the_clock_in_a_time_box(config: Callable[..., RunConfig], monkeypatch: Any):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    counted = LineDisplay()
+    counted.begin([config(minutes=10.0, steps=1000)], 0, INFO)
+    now[0] = 75.0
+    assert counted.times(20) == "1 min 15 s elapsed, about 8 min 45 s left"
+    assert counted.steps(20) == "step 20"
+    counted.begin([config(steps=1000)], 0, INFO)
+    now[0] += 26
+    assert counted.times(20) == "26 s elapsed, about 21 min 14 s left"
+    assert counted.steps(20) == "step 20/1,000"
 
 
 class FakeWriter:
@@ -133,14 +174,15 @@ def test_displays_show_a_training_from_begin_to_end(
     run_sweep([each], ExecutionContext(tmp_path / "live", device="cpu", callbacks=[live]))
     capsys.readouterr()
     run_sweep([each], ExecutionContext(tmp_path / "lines", device="cpu", callbacks=[LineDisplay()]))
-    first, *validations = capsys.readouterr().err.splitlines()
-    assert first.startswith(f"bit-xor on {each.backbone} (pretrained): ")
+    first, *validations, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"bit-xor: {each.backbone}, pretrained: ")
+    assert last.startswith(f"bit-xor: {each.backbone}, pretrained: 12 steps in ")
     metrics = [e["metric"] for e in RunFolder(tmp_path / "lines", each).events() if e["event"] == "validation"]
     assert [line.partition("  loss ")[0] for line in validations] == ["step 4/12", "step 8/12", "step 12/12"]
     for line, metric in zip(validations, metrics, strict=True):
-        assert f"  val {metric:.2%}  " in line
+        assert f"  validation {100 * metric:.1f} %  " in line
     assert isinstance(console.file, io.StringIO)
-    assert "bit-xor on" in console.file.getvalue()
+    assert "bit-xor: " in console.file.getvalue()
     assert "step 12/12" in console.file.getvalue()
     assert "scoring the whole validation and test sets" in console.file.getvalue()
     assert live.bar is None

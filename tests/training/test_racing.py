@@ -43,10 +43,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch, metric: Callable[[RunConfig, int],
     """Make validations report `metric` of configuration and step; larger rates are better by default."""
     score = Pack._score
 
-    def scores(pack: Pack, split: str, limit: int | None = None) -> list[float]:
+    def scores(pack: Pack, split: str, limit: int | None = None) -> tuple[list[float], list[float]]:
         if split != "val" or any(m.progress.final is not None for m in pack.members):
             return score(pack, split, limit)
-        return [metric(m.config, pack.step) for m in pack.active]
+        return [metric(m.config, pack.step) for m in pack.active], [1.0] * len(pack.active)
 
     monkeypatch.setattr(Pack, "_score", scores)
 

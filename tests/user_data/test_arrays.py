@@ -66,7 +66,7 @@ def test_long_sequences_get_several_points_per_token():
     ("X", "y", "message"),
     [
         (np.zeros((4, 2)), [0, 1], r"one target for each of the 4 rows, but the targets have shape \(2,\)"),
-        (np.zeros((4, 2, 2, 2)), [0, 1, 0, 1], r"must have shape \(N, columns\) or \(N, T, V\), but have shape"),
+        (np.zeros((4, 2, 2, 2)), [0, 1, 0, 1], r"Images must have shape \(N, H, W, C\) with 1, 3 or 4 channels"),
         (np.zeros((4, 2), complex), [0, 1, 0, 1], "must be real numbers, but have type complex128"),
         ([], [], "The inputs are empty"),
         (np.ones((40, 2)), np.arange(40) % 2, "No column is left to learn from"),

@@ -143,7 +143,7 @@ def test_errors_of_settings():
 def test_the_plan_counts_the_training_rows_of_each_class() -> None:
     data_plan = from_arrays(np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2)
     a, b = data_plan.encoder.target.counts[0]
-    assert dict(data_plan.describe())["classes of y"] == f"2: 0 ({a}), 1 ({b})"
+    assert dict(data_plan.describe())["classes"] == f"2 (training rows of each): 0 ({a}), 1 ({b})"
 
 
 @pytest.mark.parametrize("form", ["table", "sequences", "strings"])

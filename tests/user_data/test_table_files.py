@@ -12,7 +12,7 @@ import pytest
 
 from icecore.core.errors import DataError
 from icecore.user_data import plan
-from icecore.user_data.column_builder import TableOptions
+from icecore.user_data.column_table import TableOptions
 from icecore.user_data.readers import csv_files
 from icecore.user_data.readers.table_files import read_table
 from user_data_samples import (

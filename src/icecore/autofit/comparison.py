@@ -8,7 +8,7 @@ import numpy as np
 
 from icecore.autofit.fit_result import ModelResult
 from icecore.core.errors import UserError
-from icecore.core.text import pluralize
+from icecore.core.text import metric_text, pluralize
 
 #: name of the control that is the same body without what it has learned
 RANDOM_BODY = "the same body, random"
@@ -68,7 +68,10 @@ def student_t_critical_value(degrees_of_freedom: float) -> float:
 def verdict(
     result: ModelResult, controls: Sequence[ModelResult], metric_name: str = "accuracy", split: str = "test"
 ) -> str:
-    """Say in a few sentences whether the pretrained body helped, and what the standard errors include."""
+    """Say in a few sentences what to use, whether the pretrained body helped, and what the standard errors include.
+
+    The first line is a recommendation in plain words, if there is a simple control.
+    """
     N = len(result.scores)
     if N < MIN_ROWS_FOR_VERDICT:
         rows, verb = pluralize(N, f"{split} row"), "is" if N == 1 else "are"
@@ -76,29 +79,28 @@ def verdict(
     random_body = next((control for control in controls if control.name == RANDOM_BODY), None)
     simple = [control for control in controls if control is not random_body]
     best_simple = max(simple, key=lambda control: control.mean_metric, default=None)
-    rivals = [control for control in (random_body, best_simple) if control is not None]
-    differences = [compare(result, rival) for rival in rivals]
-    if not all(math.isfinite(d.gap) and math.isfinite(d.standard_error) for d in differences):
+    rivals = [control for control in (best_simple, random_body) if control is not None]
+    differences = {rival.name: compare(result, rival) for rival in rivals}
+    if not all(math.isfinite(d.gap) and math.isfinite(d.standard_error) for d in differences.values()):
         return "No verdict is possible: some scores are not finite."
-    includes_seeds = all(d.includes_seeds for d in differences)
+    includes_seeds = all(d.includes_seeds for d in differences.values())
     rows = pluralize(N, f"{split} row")
-    sentences = [
-        _compare_with_random_body(difference, metric_name, rows, includes_seeds)
-        if rival is random_body
-        else _compare_with_simple_control(difference, metric_name, rival.name, includes_seeds)
-        for rival, difference in zip(rivals, differences, strict=True)
-    ]
-    S = len(result.scores_by_seed)
+    sentences: list[str] = []
+    if best_simple is not None:
+        sentences.append(_recommend(result, best_simple, differences[best_simple.name], metric_name, rows))
+    sentences += _say_if_undertrained(result)
+    if random_body is not None:
+        sentences.append(_compare_with_random_body(result, differences[RANDOM_BODY], metric_name, rows, includes_seeds))
     if includes_seeds:
-        seeds = pluralize(S, "seed")
+        seeds = pluralize(len(result.scores_by_seed), "seed")
         sentences.append(f"All metrics are means over {seeds}; the standard errors (±) include seeds and {split} rows.")
-    else:
-        sentences[0] = f"{'In this one training of each' if S == 1 else 'In these trainings'}, {sentences[0]}"
+    elif differences:
         sentences.append(
             f"The standard errors (±) include {split} rows only. Trainings with other seeds differ too, often by as "
             "much; --seeds 0,1,2 includes that."
         )
-    return " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences)
+    first, *others = sentences
+    return "\n".join(filter(None, (first, " ".join(others))))
 
 
 def _satterthwaite(variances: Sequence[float], degrees: Sequence[int]) -> float:
@@ -109,22 +111,51 @@ def _satterthwaite(variances: Sequence[float], degrees: Sequence[int]) -> float:
     return 1 / sum((variance / total) ** 2 / n for variance, n in zip(variances, degrees, strict=True) if variance)
 
 
-def _compare_with_random_body(difference: Difference, metric_name: str, rows: str, includes_seeds: bool) -> str:
-    amount, rival = _amount(difference, metric_name), "the same body with random weights"
-    if difference.sign == 0:
-        return f"the pretrained body made no difference that {rows} could show: {amount} against {rival}."
-    effect, side = ("helped:", "above") if difference.sign > 0 else ("hurt:", "below")
-    return f"the pretrained body {effect if includes_seeds else 'is'} {amount} {side} {rival}."
-
-
-def _compare_with_simple_control(difference: Difference, metric_name: str, name: str, includes_seeds: bool) -> str:
+def _recommend(result: ModelResult, simple: ModelResult, difference: Difference, metric_name: str, rows: str) -> str:
+    """What to use: the program or the best simple control. `simple` needs no body that was pretrained."""
+    ours, theirs = (metric_text(each.mean_metric, metric_name) for each in (result, simple))
     amount = _amount(difference, metric_name)
-    if difference.sign == 0:
-        return f"it is not clearly better than the best simple control ({name}), which costs less: {amount}."
+    theirs = f"{theirs} in {max(1, round(simple.seconds))} s"
+    if difference.sign > 0:
+        return f"Use this program: it has {ours}, and the best simple model ({simple.name}) {theirs}: {amount} less."
     if difference.sign < 0:
-        advice = ": use that" if includes_seeds else ""
-        return f"the best simple control ({name}) is {amount} above it{advice}."
-    return f"it is {amount} above the best simple control ({name})."
+        return f"Use {simple.name}: it has {theirs}, and this program {ours}: {amount} less."
+    if difference.gap > 0:
+        return (
+            f"Use either: this program has {ours}, and the best simple model ({simple.name}) {theirs}. {rows} cannot "
+            f"tell such a difference from chance ({amount})."
+        )
+    as_good = "the same" if difference.gap == 0 else ours
+    return (
+        f"Use {simple.name}: it has {theirs}, and this program {as_good}, which costs more. {rows} show no clear "
+        f"difference ({amount})."
+    )
+
+
+def _say_if_undertrained(result: ModelResult) -> list[str]:
+    """A sentence if the time was too short for the training; otherwise none."""
+    if not result.is_undertrained:
+        return []
+    reason = "validation was still rising" if result.best_step else "its start was still better"
+    return [
+        f"This program is undertrained: the time was over after {pluralize(result.steps or 0, 'step')}, and {reason}. "
+        "More --minutes may change what is said here."
+    ]
+
+
+def _compare_with_random_body(
+    result: ModelResult, difference: Difference, metric_name: str, rows: str, includes_seeds: bool
+) -> str:
+    amount, rival = _amount(difference, metric_name), "the same body with random weights"
+    scope = "" if includes_seeds else "In this one training of each, "
+    if len(result.scores_by_seed) > 1 and not includes_seeds:
+        scope = "In these trainings, "
+    if difference.sign == 0:
+        text = f"the pretrained body made no difference that {rows} could show: {amount} against {rival}."
+    else:
+        effect, side = ("helped:", "above") if difference.sign > 0 else ("hurt:", "below")
+        text = f"the pretrained body {effect if includes_seeds else 'is'} {amount} {side} {rival}."
+    return scope + (text if scope else text[:1].upper() + text[1:])
 
 
 def _amount(difference: Difference, metric_name: str) -> str:

@@ -6,7 +6,7 @@ of a process. So pickles are small, and a search over hundreds of candidates loa
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from os import PathLike
@@ -31,17 +31,20 @@ from icecore.model.program import Program
 from icecore.training.callbacks import Callback
 from icecore.training.progress import LineDisplay
 from icecore.user_data.cell_types import MISSING_CLASS_WORDS
+from icecore.user_data.columns import column_from_values
 from icecore.user_data.data_settings import DataSettings, TaskKind
+from icecore.user_data.readers.frames import frame_columns
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import check_array, check_consistent_length, check_random_state
+    from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError("icecore.autofit.estimators needs scikit-learn: pip install 'icecore[sklearn]'") from error
 
-INPUT_KINDS = ("auto", "array", "series")
+INPUT_KINDS = ("auto", "array", "series", "images")
 #: number of rows below which none can be used for validation
 MIN_TRAINING_ROWS = 4
 #: mean of a target, in standard deviations, beyond which float32 would round predictions noticeably
@@ -71,6 +74,7 @@ class _FPTEstimator(BaseEstimator):
         race: bool = FitSettings.race,
         minutes: float = 1.0,
         steps: int | None = FitSettings.steps,
+        closed_form: bool = FitSettings.closed_form,
         batch_size: int = FitSettings.batch_size,
         start: str | None = FitSettings.start,
         validation_fraction: float = 0.15,
@@ -88,6 +92,7 @@ class _FPTEstimator(BaseEstimator):
         self.race = race
         self.minutes = minutes
         self.steps = steps
+        self.closed_form = closed_form
         self.batch_size = batch_size
         self.start = start
         self.validation_fraction = validation_fraction
@@ -106,23 +111,34 @@ class _FPTEstimator(BaseEstimator):
         tags.non_deterministic = self.steps is None
         return tags
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train a program on rows X and targets y. Some rows are not trained on, but used to choose the program.
 
-        X  (N, columns) numbers, nan if missing; (N, T, V) or a list of N arrays (T,) or (T, V); or N texts
+        X  (N, columns) numbers, nan if missing; a data frame with numbers, texts, categories, dates and truth values;
+           (N, T, V) or a list of N arrays (T,) or (T, V); images (N, H, W, C); or N texts
         y  (N,), and for regression also (N, targets)
+        sample_weight  (N,) weight of each row in the loss and on the validation rows; rows of weight 0 are left out
 
         Raises ValueError if nothing can be learned from the data, and UserError for wrong settings and weights.
         """
         X, y = self._check_training(X, y)
+        weights = self._check_weights(X, y, sample_weight)
+        if weights is not None and not weights.all():
+            X, y, weights = _select(X, weights > 0), y[weights > 0], weights[weights > 0]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with _value_errors():
             if self.kind not in INPUT_KINDS:
                 raise unknown_name("kind", self.kind, INPUT_KINDS)
             data_settings = DataSettings(
-                task=self._task, patch=self.patch, val=self.validation_fraction, test=0.0, seed=seed
+                task=self._task,
+                kind="images" if self.kind == "images" else "auto",
+                patch=self.patch,
+                val=self.validation_fraction,
+                test=0.0,
+                seed=seed,
             )
-            plan = user_data.from_arrays(X, y, data_settings)
+            balance = getattr(self, "class_weight", None) is None
+            plan = user_data.from_arrays(X, y, data_settings, weights=weights, balance=balance)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(FitSettings) if hasattr(self, f.name)}
         options |= {"lrs": tuple(np.atleast_1d(np.asarray(self.lrs, float)).tolist()), "seeds": (seed,)}
         features: dict[str, Any] = {"n_features_in": getattr(self, "n_features_in_", None)}
@@ -139,13 +155,14 @@ class _FPTEstimator(BaseEstimator):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the program to a file, for `load`, `icecore predict` and `icecore push`. Raises StorageError."""
         check_is_fitted(self)
-        self.program_.save(Path(path))
+        self.program_.save(Path(path).expanduser())
 
     @classmethod
     def load(cls, path: str | PathLike[str], device: str = "auto") -> Self:
         """Load a fitted estimator from a program file, which `save` or `icecore fit` wrote. Raises DataError."""
-        program = Program.load(Path(path))
-        encoder = read_encoder(program, Path(path))
+        path = Path(path).expanduser()
+        program = Program.load(path)
+        encoder = read_encoder(program, path)
         if encoder.settings.task != cls._task:
             raise DataError(f"{path} is a program for {encoder.settings.task}, but {cls.__name__} is for {cls._task}.")
         config, features = program.config, program.extra.get("estimator", {})
@@ -155,6 +172,7 @@ class _FPTEstimator(BaseEstimator):
             layers=config.layers,
             lrs=(config.lr,),
             steps=config.steps,
+            closed_form=config.output_start is not None,
             batch_size=config.batch_size,
             start=config.start,
             validation_fraction=encoder.settings.val,
@@ -180,6 +198,18 @@ class _FPTEstimator(BaseEstimator):
         """Check training data. Returns X in a form that `user_data.from_arrays` reads, and y with as many rows."""
         numeric = self._task == "regression"
         target_rules: dict[str, Any] = {"multi_output": numeric, "y_numeric": numeric}
+        with _value_errors():
+            y = y if numeric else _known_labels(y)
+            columns = frame_columns(X)
+        if columns is not None or _is_image_array(X, self.kind) or _is_object_table(X):
+            y = validate_data(self, y=y, **target_rules)
+            if columns is not None and not _is_mapping(X):
+                validate_data(self, X, skip_check_array=True)
+            else:
+                self.__dict__.pop("feature_names_in_", None)
+                self.n_features_in_ = len(columns) if columns is not None else int(np.shape(X)[1])
+            check_consistent_length(next(iter(columns.values())) if columns else X, y)
+            return (columns if columns is not None else X), y
         if self.kind != "series" and not _is_list(X) and _dimensions(X) != 3:
             rules: dict[str, Any] = {"ensure_all_finite": "allow-nan", "ensure_min_samples": MIN_TRAINING_ROWS}
             checked: Any = validate_data(self, X, y, **rules, **target_rules)
@@ -196,9 +226,37 @@ class _FPTEstimator(BaseEstimator):
     def _check_new(self, X: Any) -> Any:
         """Check new rows. Returns X in a form that `user_data.encode` reads, the form of the training rows."""
         form = self.encoder_.form
+        with _value_errors():
+            columns = frame_columns(X)
+        names = getattr(self, "feature_names_in_", None)
+        if columns is not None:
+            if names is not None and not _is_mapping(X):
+                validate_data(self, X, reset=False, skip_check_array=True)
+            # a model that was fitted to an array knows its columns by number only
+            is_numbered = form == "table" and names is None and hasattr(self, "n_features_in_")
+            if not is_numbered or "x0" in columns:
+                return columns
+        if form == "images" or _is_object_table(X):
+            return X
+        if form == "table" and names is not None:
+            # the columns of an array have the names of the training columns, after scikit-learn's warning
+            X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
+            return {str(name): X[:, i] for i, name in enumerate(names)}
         if form == "table":
             return validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
         return self._check_sequences(X) if form == "sequences" else X
+
+    def _check_weights(self, X: Any, y: NDArray[Any], sample_weight: Any) -> NDArray[np.float64] | None:
+        """The weight (N,) of each row, with those of its class; None if all are equal. Raises ValueError."""
+        class_weight = getattr(self, "class_weight", None)
+        if sample_weight is None and class_weight is None:
+            return None
+        weights = _check_sample_weight(sample_weight, np.zeros((len(y), 1)), dtype=np.float64, ensure_non_negative=True)
+        if class_weight is not None:
+            weights = weights * compute_sample_weight(class_weight, y)
+        if not weights.any():
+            raise InputError("All sample weights are zero, so there is nothing to learn. Give some rows a weight.")
+        return weights
 
     def _check_sequences(self, X: Any) -> Any:
         """Rows (T,) or (T, V) as one array (N, T, V), or as a list of arrays (T, V) if their lengths are unequal."""
@@ -240,11 +298,15 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
         minutes: approximate time of `fit`, which stops earlier if the validation metric no longer improves
         steps: training steps of each run; None: as many as fit into the minutes. With a number, the same
             `random_state` gives the same program
+        closed_form: start from an output layer in closed form, and keep it unless training is clearly better
         batch_size: rows in each step, for each learning rate
         start: path of a program to start from: its norms, its positions and, if tokens are alike, its input layer
         validation_fraction: share of the rows that is used to choose the learning rate and when to stop
         patch: number of columns, or of points of a sequence, in one token; None: so many that tokens are few enough
-        kind: "series": the columns of 2-D rows are points in time; "auto" and "array": they are columns of a table
+        kind: "series": the columns of 2-D rows are points in time; "images": 3-D arrays are grey images (N, H, W);
+            "auto" and "array": columns of a table, and series (N, T, V)
+        class_weight: weight of each class in the loss and on the validation rows: a mapping, or "balanced"; None: if
+            classes are imbalanced, the metric that chooses the program is balanced accuracy
         precision: precision of the frozen products: "auto", "fast", "fp32", "bf16" or "int8"
         device: "auto", "cpu", "cuda" or "mps"
         random_state: seed of the validation rows, the start and the order of training; int, RandomState or None
@@ -261,6 +323,47 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
     """
 
     _task = "classification"
+
+    def __init__(
+        self,
+        *,
+        backbone: str = FitSettings.backbone,
+        weights: str = FitSettings.weights,
+        layers: int | None = FitSettings.layers,
+        lrs: float | Sequence[float] = FitSettings.lrs,
+        race: bool = FitSettings.race,
+        minutes: float = 1.0,
+        steps: int | None = FitSettings.steps,
+        batch_size: int = FitSettings.batch_size,
+        start: str | None = FitSettings.start,
+        validation_fraction: float = 0.15,
+        patch: int | None = None,
+        kind: str = "auto",
+        class_weight: Mapping[Any, float] | str | None = None,
+        precision: str = FitSettings.precision,
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            weights=weights,
+            layers=layers,
+            lrs=lrs,
+            race=race,
+            minutes=minutes,
+            steps=steps,
+            batch_size=batch_size,
+            start=start,
+            validation_fraction=validation_fraction,
+            patch=patch,
+            kind=kind,
+            precision=precision,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable class of each row (N,)."""
@@ -322,6 +425,46 @@ def _value_errors() -> Iterator[None]:
         yield
     except UserError as error:
         raise InputError(str(error)) from error
+
+
+def _is_mapping(X: Any) -> bool:
+    """Whether X holds columns by name without being a data frame, which scikit-learn can check."""
+    return isinstance(X, Mapping)
+
+
+def _known_labels(y: Any) -> Any:
+    """The class labels, if all are there and of one type. Raises DataError, and leaves other shapes to scikit-learn."""
+    is_known = isinstance(y, list | tuple | np.ndarray) or hasattr(y, "iloc")
+    if not is_known or (isinstance(y, np.ndarray) and y.dtype.kind != "O") or np.ndim(y) != 1:
+        return y
+    column = column_from_values("y", y)
+    missing = int(column.is_missing().sum())
+    is_number = column.type == "number" and column.origin == "float"
+    if missing and not is_number:  # scikit-learn names nan among numbers
+        texts = np.asarray(y, object)
+        empty = sum(isinstance(label, str) for label in texts[column.is_missing()])
+        if missing > empty:
+            raise DataError(f"{missing:,} of {len(texts):,} labels are missing. Leave these rows out.")
+        return np.asarray(y)
+    return np.asarray(y if is_number or not isinstance(y, np.ndarray) else y.tolist())
+
+
+def _is_image_array(X: Any, kind: str) -> bool:
+    return isinstance(X, np.ndarray) and (X.ndim == 4 or (X.ndim == 3 and kind == "images"))
+
+
+def _is_object_table(X: Any) -> bool:
+    """Whether X is an array (N, columns) with texts."""
+    if not isinstance(X, np.ndarray) or X.ndim != 2:
+        return False
+    return X.dtype.kind == "U" or (X.dtype.kind == "O" and any(isinstance(item, str) for item in X.flat))
+
+
+def _select(X: Any, keep: NDArray[np.bool_]) -> Any:
+    """The rows of X to keep (N,)."""
+    if isinstance(X, Mapping):
+        return {name: np.asarray(values)[keep] for name, values in X.items()}
+    return X[keep] if isinstance(X, np.ndarray) else [row for row, kept in zip(X, keep, strict=True) if kept]
 
 
 def _is_texts(X: Any) -> bool:

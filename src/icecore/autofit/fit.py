@@ -10,7 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from icecore.autofit.baseline import fit_baseline, require_sklearn
+from icecore.autofit.closed_form import Gain, start_program
 from icecore.autofit.comparison import RANDOM_BODY, verdict
 from icecore.autofit.fit_result import FitResult, ModelResult
 from icecore.autofit.fit_settings import FitSettings
-from icecore.autofit.time_budget import plan_training
-from icecore.core.config import PROTOCOLS, RunConfig
+from icecore.autofit.row_digests import sample_digests
+from icecore.autofit.time_budget import plan_file, plan_training
+from icecore.core.config import LOSS, PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, StorageError, UserError
 from icecore.core.storage import file_lock, sweep_temporaries
@@ -34,11 +36,14 @@ from icecore.training.checkpoint import RunFolder
 from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import predict
-from icecore.training.run_summary import BEHIND
+from icecore.training.run_summary import BEHIND, COMPLETED, RunSummary
 from icecore.user_data import UserTask
 
 #: validations without improvement after which a run stops, but not while its learning rate is still high
 EARLY_STOPPING_PATIENCE = 10
+PROTOCOL = "fair"
+#: a run that stopped early after fewer steps was stopped by the time rather than by what it had learned
+FEW_STEPS = 50
 
 
 def fit(
@@ -78,7 +83,6 @@ def _fit_alone(
     task = task.to(runtime.device)
     context = replace(context, race=settings.race)
     config = base_config(task, settings, runtime.precision)
-    config = replace(config, **plan_training(config, task, settings, context))
     used: set[str] = set()
     program, result = _train_sweep(f"{settings.backbone}, {settings.weights}", config, task, settings, context, used)
     controls = tuple(_train_controls(config, task, settings, context, used)) if settings.controls else ()
@@ -86,33 +90,36 @@ def _fit_alone(
     sentences = verdict(result, controls, task.metric_name, split) if controls else ""
     header = {"result": result.summary(), "controls": {control.name: control.summary() for control in controls}}
     # during the sweep, the run may have been scored on a part of the test rows only
-    metrics = {**program.metrics, task.test_splits[0]: result.metric}
+    metrics = {"val": result.val_metric, **program.metrics, task.test_splits[0]: result.metric}
     header |= {"verdict": sentences} if controls else {}
+    train = task.splits["train"]
+    header["training_rows"] = sample_digests(train.inputs, train.lengths)
     program = replace(program, metrics=metrics, extra={**program.extra, **extra, **header})
     program.save(out)
     _remove_runs(context.out, used)
     return FitResult(program, result, controls, task.metric_name, split, sentences)
 
 
-def _remove_runs(folder: Path, run_ids: Collection[str]) -> None:
-    """Remove these runs, and the folder if no others are in it, for example those of a fit with other settings.
+def _remove_runs(folder: Path, names: Collection[str]) -> None:
+    """Remove these runs and plans, and the folder if no other runs are in it, such as those of other settings.
 
     What is removed is renamed first: a run whose files are gone in part could be neither used nor trained again.
     """
     removed = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.removed")
     with contextlib.suppress(OSError):  # the program is written, and the next fit removes what is left
-        if {path.name for path in folder.iterdir() if path.is_dir()} <= set(run_ids):
+        if {path.name for path in folder.iterdir() if path.is_dir()} <= set(names):
             folder.rename(removed)
         else:
             removed.mkdir()
-            for run_id in run_ids:
-                (folder / run_id).rename(removed / run_id)
+            for name in names:
+                if (folder / name).exists():
+                    (folder / name).rename(removed / name)
     shutil.rmtree(removed, ignore_errors=True)
 
 
 def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunConfig:
     """The configuration that all runs of a fit share, except for how long they train."""
-    protocol = PROTOCOLS["fair"]
+    protocol = PROTOCOLS[PROTOCOL]
     return RunConfig(
         task=task.name,
         task_options={"data": task.data.get("sha256", "")},
@@ -127,8 +134,12 @@ def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunCon
         warmup=protocol.warmup,
         dropout=protocol.dropout,
         lr_factors=protocol.lr_factors,
-        protocol="fair",
+        lr_scale=protocol.lr_scale,
+        averaging=protocol.averaging,
+        position_start=protocol.position_start,
+        protocol=PROTOCOL,
         patience=EARLY_STOPPING_PATIENCE,
+        tie_break=LOSS,
         start=settings.start,
     )
 
@@ -138,7 +149,7 @@ def _train_controls(
 ) -> Iterator[ModelResult]:
     """The results of a random body (unless the body is random itself), of no body, and of scikit-learn.
 
-    The ids of their runs are added to `used`.
+    The names of their runs and plans are added to `used`.
     """
     changes: dict[str, dict[str, Any]] = {RANDOM_BODY: {}, "no body": {"backbone": "none", "layers": None}}
     if settings.weights == "random":
@@ -157,11 +168,14 @@ def _train_sweep(
 ) -> tuple[Program, ModelResult]:
     """Train every learning rate with every seed, except for those that fall behind in a race.
 
-    Adds the run ids to `used`. Returns the program with the best validation metric and its result.
+    Adds the names of runs and of their plan to `used`. Returns the program with the best validation metric, and its
+    result.
     """
     start = time.perf_counter()
+    plan_name = plan_file(config)
+    config = replace(config, **plan_training(config, task, settings, context))
     runs = sweep.expand_sweep(config, settings.lrs, settings.seeds)
-    used |= {run.run_id for run in runs}
+    used |= {run.run_id for run in runs} | {plan_name}
     summaries = sweep.train_runs(runs, context, task)
     finite = [summary for summary in summaries if summary.val_metric is not None and summary.status != BEHIND]
     if not finite:
@@ -171,34 +185,78 @@ def _train_sweep(
     best = min(finite, key=lambda summary: (-(summary.val_metric or 0.0), summary.best_step, summary.lr))
     lr = sweep.summarize_runs(summaries).chosen_lr
     at_lr = [summary for summary in finite if summary.lr == lr]
-    seconds = time.perf_counter() - start
     scored = at_lr if best in at_lr else [*at_lr, best]
-    configs = [replace(config, lr=summary.lr, seed=summary.seed) for summary in scored]
-    programs = [Program.load(RunFolder(context.out, each).program_path) for each in configs]
-    scores = _score_programs(programs, config, task, context)
+    states = [_keep(replace(config, lr=each.lr, seed=each.seed), each, task, context) for each in scored]
+    has_test_rows = task.test_splits[0] != "val"
+    scored_programs = [state.final if has_test_rows else state.program for state in states]
+    logits, targets = _predict_with(scored_programs, config, task, context)
+    scores = torch.stack([task.metric(each, targets) for each in logits])
     index, S = scored.index(best), len(at_lr)
     result = ModelResult(
         name,
         scores[index],
-        best.val_metric or 0.0,
-        seconds,
+        states[index].val_metric,
+        time.perf_counter() - start,
         lr=best.lr,
         seed=best.seed,
-        best_step=best.best_step,
+        best_step=states[index].step,
+        steps=best.steps_done,
+        is_cut_off=best.steps_done < config.steps and (best.status == COMPLETED or best.steps_done < FEW_STEPS),
         seed_scores=scores[:S],
-        seeds=tuple(each.seed for each in configs[:S]),
+        seeds=tuple(each.seed for each in at_lr),
         seeds_lr=lr,
+        logits=logits[index],
+        targets=targets,
+        curves=_curves(config, best, summaries, context),
     )
-    return programs[index], result
+    return states[index].final, result
 
 
-def _score_programs(
+@dataclass(frozen=True)
+class _KeptState:
+    """The state of a run that is kept: its program, after how many steps it was, and its validation metric.
+
+    final  what is written: a start is solved again with the validation rows, which have done their work
+    """
+
+    program: Program
+    step: int
+    val_metric: float
+    final: Program
+
+
+def _keep(config: RunConfig, summary: RunSummary, task: UserTask, context: ExecutionContext) -> _KeptState:
+    """The best state of a run, or its start if training did not make that clearly better."""
+    trained = Program.load(RunFolder(context.out, config).program_path)
+    step, val_metric, kept = summary.best_step, summary.val_metric or 0.0, trained
+    if config.output_start is not None and step:
+        start = start_program(config, task, context)
+        gain = Gain.over_start(trained, start, task, context)
+        if not gain.is_clear:
+            step, val_metric, kept = 0, gain.start_metric, start
+    if config.output_start is None or step:
+        return _KeptState(kept, step, val_metric, kept)
+    return _KeptState(kept, step, val_metric, start_program(config, task, context, ("train", "val")))
+
+
+def _curves(
+    config: RunConfig, best: RunSummary, summaries: Sequence[RunSummary], context: ExecutionContext
+) -> dict[float, list[tuple[int, float]]]:
+    """Validation metric over steps of the best run's seed, by learning rate."""
+    curves: dict[float, list[tuple[int, float]]] = {}
+    for each in summaries:
+        if each.seed == best.seed:
+            events = RunFolder(context.out, replace(config, lr=each.lr, seed=each.seed)).events()
+            curves[each.lr] = [(e["step"], e["metric"]) for e in events if e["event"] == "validation"]
+    return curves
+
+
+def _predict_with(
     programs: Sequence[Program], config: RunConfig, task: UserTask, context: ExecutionContext
-) -> Tensor:
-    """The metric (R, N) of each of R programs for each row of the scored split."""
+) -> tuple[Tensor, Tensor]:
+    """Logits (R, N, 1, C) of each of R programs for each row of the scored split, and its targets (N, 2, k)."""
     split = task.test_splits[0]
     runtime = context.runtime(config)
     model = load_programs(programs, context.backbone(config), runtime.precision).to(runtime.device)
     model.compiled = pays_to_compile(model, task.split_size(split), training=False)
-    logits, targets = predict(model, task, split)
-    return torch.stack([task.metric(run_logits, targets) for run_logits in logits])
+    return predict(model, task, split)

@@ -1,12 +1,18 @@
 """The results of a fit: what the program and each control reached on the rows that they are compared by."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from icecore.model.program import Program
+
+#: a training of fewer steps says little about its body
+MIN_STEPS_FOR_VERDICT = 200
+#: if the best state is later than this share of the steps, validation was still rising when the time was over
+STILL_RISING_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -17,10 +23,14 @@ class ModelResult:
     val_metric   its metric on the validation split
     seconds      time of the whole sweep
     lr, seed     learning rate and seed of that training; None for a baseline
-    best_step    the step after which it was best on the validation split
+    best_step    the step after which it was best on the validation split; 0 for its closed-form start
+    steps        training steps that it made in all
+    is_cut_off   the time ended its training before the planned number of epochs
     seed_scores  (S, N) the same as `scores` for each seed at one learning rate; None if no seed is involved
     seeds        the S seeds
     seeds_lr     their learning rate, the one with the best mean validation metric
+    logits       (N, 1, C) of that training; `targets` (N, 2, k) of the rows. For pages, not for files
+    curves       validation metric over steps of its seed, by learning rate
     """
 
     name: str
@@ -30,9 +40,14 @@ class ModelResult:
     lr: float | None = None
     seed: int | None = None
     best_step: int | None = None
+    steps: int | None = None
+    is_cut_off: bool = False
     seed_scores: Tensor | None = None
     seeds: tuple[int, ...] = ()
     seeds_lr: float | None = None
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+    curves: Mapping[float, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def metric(self) -> float:
@@ -57,10 +72,23 @@ class ModelResult:
         metrics = self.scores_by_seed.mean(1)
         return float(metrics.var() / len(metrics)) if len(metrics) > 1 else None
 
+    @property
+    def is_undertrained(self) -> bool:
+        """Whether the time ended training so early, or with a validation so much on the rise, that more would help."""
+        if self.steps is None or not self.is_cut_off:
+            return False
+        return self.steps < MIN_STEPS_FOR_VERDICT or (self.best_step or 0) > STILL_RISING_SHARE * self.steps
+
     def summary(self) -> dict[str, Any]:
         """The numbers for the header of a program file."""
         values: dict[str, Any] = {"metric": self.metric, "validation": self.val_metric, "examples": len(self.scores)}
-        values |= {"lr": self.lr, "seed": self.seed, "steps": self.best_step, "seconds": round(self.seconds, 1)}
+        values |= {
+            "lr": self.lr,
+            "seed": self.seed,
+            "steps": self.best_step,
+            "trained_steps": self.steps,
+            "seconds": round(self.seconds, 1),
+        }
         if len(self.seeds) > 1:
             values |= {"seeds": list(self.seeds), "seeds_lr": self.seeds_lr}
             values |= {"seeds_mean": self.mean_metric, "seeds_error": math.sqrt(self.variance_of_mean or 0.0)}

@@ -57,6 +57,11 @@ class FitSettings:
         check=must(lambda seeds: bool(seeds) and all(0 <= seed <= MAX_SEED for seed in seeds), "at least one seed"),
         group=TRAINING,
     )
+    closed_form: bool = setting(
+        True,
+        help="Start from an output layer that is solved in closed form, and keep it unless training is clearly better.",
+        group=TRAINING,
+    )
     batch_size: int = setting(16, help="Rows per step of each run.", check=at_least(1), group=TRAINING)
     precision: str = setting(
         "auto",

@@ -5,7 +5,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from icecore import user_data
+from icecore.autofit.forecasts import Measures, SeriesForecast, decode_forecast, measure_notes, time_texts
+from icecore.autofit.row_digests import share_seen
 from icecore.backbones import HubAccess, build_body_of
 from icecore.core.device import select_runtime
 from icecore.core.errors import DataError
@@ -21,6 +23,8 @@ from icecore.core.storage import write_atomic
 from icecore.core.text import shortened
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
+from icecore.user_data.forecast_windows import ForecastPlan
+from icecore.user_data.notes import Note
 
 #: rows that are given to the engine at once, because their tokens are many times larger than the rows
 ROWS_PER_PASS = 1024
@@ -36,6 +40,8 @@ class Predictions:
     notes    remarks for the user, each a subject and a text
     spreads  standard deviation of each numeric target in training, which decides how many digits are written; 0 if
              the target is a label that happens to be a number, which is written in full
+    forecasts  the forecast of each series, for a plot
+    measures   how good the forecasts of the program and its controls are on the latest origins
     """
 
     names: Sequence[str]
@@ -44,6 +50,8 @@ class Predictions:
     score: float | None = None
     notes: Sequence[tuple[str, str]] = ()
     spreads: Mapping[str, float] = field(default_factory=dict)
+    forecasts: Sequence[SeriesForecast] = ()
+    measures: Mapping[str, Measures] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,7 +69,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write the table as a CSV file. Raises StorageError."""
-        write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), encoding="utf-8"))
+        write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), "utf-8", "backslashreplace"))
 
 
 def _not_a_formula(cell: Any) -> Any:
@@ -135,7 +143,20 @@ def predict(
             outputs = engine.predict([row for _, row in part], [str(path) for path, _ in part])
             for path, group in itertools.groupby(zip(part, outputs, strict=True), lambda pair: pair[0][0]):
                 logits[path].append(torch.stack([row_logits for _, row_logits in group]).cpu())
+    for path, program in programs.items():
+        if note := _note_on_training_rows(program, rows[path]):
+            rows[path] = replace(rows[path], notes=[*rows[path].notes, note])
     return {path: _decode(encoders[path], rows[path], torch.cat(logits[path])) for path in paths}
+
+
+def _note_on_training_rows(program: Program, rows: user_data.EncodedRows) -> Note | None:
+    """A note if rows that are scored were trained on, which flatters the score."""
+    sample = program.extra.get("training_rows")
+    sample = [digest for digest in sample if isinstance(digest, str)] if isinstance(sample, list) else []
+    share = share_seen(sample, rows.inputs, rows.lengths) if rows.targets is not None else 0.0
+    if not share:
+        return None
+    return "trained on", f"about {share:.0%} of the training rows are among these, so the score flatters the program"
 
 
 def _build_engine(programs: Mapping[str, Program], device: str, hub: HubAccess) -> Engine:
@@ -158,6 +179,8 @@ def _iterate_tokens(encoder: user_data.DataEncoder, rows: user_data.EncodedRows)
 def _decode(encoder: user_data.DataEncoder, rows: user_data.EncodedRows, logits: Tensor) -> Predictions:
     """Turn logits (N, 1, C) into labels or numbers."""
     target = encoder.target
+    if encoder.forecast is not None:
+        return _decode_series(encoder, encoder.forecast, rows, logits)
     columns: dict[str, np.ndarray] = dict(zip(target.names, target.predict(logits), strict=True))
     if target.task == "classification":
         probabilities = zip(target.names, target.probabilities(logits), target.class_indices(logits), strict=True)
@@ -169,4 +192,24 @@ def _decode(encoder: user_data.DataEncoder, rows: user_data.EncodedRows, logits:
             raise DataError(f"The program gives values of {name!r} that are not finite numbers. Train it again.")
     spreads = dict(zip(target.names, target.std or [0.0] * len(target.names), strict=True))
     score = None if rows.targets is None else float(target.metric(logits, rows.targets).double().mean())
-    return Predictions(rows.names, columns, target.metric_name, score, rows.notes, spreads)
+    notes = [*rows.notes, *target.describe_choice()]
+    return Predictions(rows.names, columns, target.metric_name, score, notes, spreads)
+
+
+def _decode_series(
+    encoder: user_data.DataEncoder, plan: ForecastPlan, rows: user_data.EncodedRows, logits: Tensor
+) -> Predictions:
+    """The forecasts as a table: series, time, value, and the range of four cases out of five."""
+    forecasts, measures = decode_forecast(encoder, rows, logits)
+    if not np.isfinite([each.forecast for each in forecasts]).all():
+        raise DataError(f"The program gives values of {plan.target!r} that are not finite numbers. Train it again.")
+    texts = [time_texts(each.next_times, plan.has_dates) for each in forecasts]
+    columns = {
+        "time": np.array([text for part in texts for text in part]),
+        plan.target: np.concatenate([each.forecast for each in forecasts]),
+        "low (10%)": np.concatenate([each.low for each in forecasts]),
+        "high (90%)": np.concatenate([each.high for each in forecasts]),
+    }
+    names = [each.name for each in forecasts for _ in range(plan.horizon)]
+    notes = [*rows.notes, *measure_notes(measures, plan.horizon)]
+    return Predictions(names, columns, "mase", None, notes, {}, forecasts, measures)

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from icecore.autofit.closed_form import choose_start
 from icecore.autofit.fit_settings import FitSettings
 from icecore.core.config import RunConfig
+from icecore.core.limits import read_small
 from icecore.core.storage import write_json
 from icecore.experiments import sweep
 from icecore.training.context import ExecutionContext
@@ -18,64 +20,93 @@ from icecore.training.loop import Pack
 from icecore.training.racing import race_cost
 from icecore.user_data import UserTask
 
-VALIDATIONS_PER_RUN = 20
+VALIDATIONS_PER_RUN, MIN_VALIDATIONS = 20, 5
+#: a first step that takes so many seconds is measure enough, although it is slower than the others
+LONG_STEP = 1.0
 #: more epochs than this teach a frozen body little; small data sets may still get `MIN_STEP_LIMIT` steps
 MAX_EPOCHS, MIN_STEP_LIMIT = 60, 200
-#: steps of each run, even if the minutes are too few for them
-MIN_STEPS = 20
+#: share of the minutes in which the start is chosen
+START_SHARE = 0.3
+#: seconds that are planned for, however few the minutes are
+MIN_SECONDS = 0.001
+#: share of the time that training has, however long the final scores take
+MIN_TRAINING_SHARE = 0.2
 #: rows of a validation: at most, and at least (if there are so many), even if the minutes are too few
 MAX_VALIDATION_ROWS, MIN_VALIDATION_ROWS = 1000, 100
-#: share of the minutes that is kept for the final scores
-FINAL_SCORE_SHARE = 0.15
 
 
 def plan_training(
     config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
 ) -> dict[str, Any]:
-    """The settings of `RunConfig` that say how long runs train and how many rows score them.
+    """The settings of `RunConfig` that say how runs start, how long they train and how many rows score them.
 
     The plan is kept in `context.out`, because a repeated measurement would differ and start other runs.
     """
-    path = context.out / "schedule.json"
-    request = {"minutes": settings.minutes, "steps": settings.steps, "config": config.run_id, "race": settings.race}
+    path = context.out / plan_file(config)
+    request = {name: getattr(settings, name) for name in ("minutes", "steps", "race", "closed_form")}
+    request |= {"lrs": list(settings.lrs), "seeds": list(settings.seeds)}
     stored = _read_json(path)
-    if stored.get("wanted") == request:
+    if stored.get("wanted") == request and _is_schedule(stored.get("schedule")):
         return stored["schedule"]
+    begun = time.perf_counter()
+    plan: dict[str, Any] = {}
+    if settings.closed_form:
+        # given steps are to give the same program on every machine
+        seconds = START_SHARE * 60 * settings.minutes if settings.steps is None else None
+        plan |= choose_start(config, task, context, seconds)
     if settings.steps is None:
-        plan: dict[str, Any] = measure_affordable(config, task, settings, context)
+        started = replace(config, **plan)
+        plan |= measure_affordable(started, task, settings, context, spent=time.perf_counter() - begun)
     else:
-        plan = {"steps": settings.steps, "eval_examples": min(MAX_VALIDATION_ROWS, task.split_size("val"))}
-    plan["eval_every"] = math.ceil(plan["steps"] / VALIDATIONS_PER_RUN)
+        plan |= {"steps": settings.steps, "eval_examples": min(MAX_VALIDATION_ROWS, task.split_size("val"))}
+        plan["eval_every"] = math.ceil(settings.steps / VALIDATIONS_PER_RUN)
     write_json(path, {"wanted": request, "schedule": plan})
     return plan
 
 
-def measure_affordable(
-    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext
-) -> dict[str, int | None]:
-    """Steps and scored rows with which the whole sweep takes `settings.minutes`, from the time of a few steps.
+def plan_file(config: RunConfig) -> str:
+    """Name of the file with the plan of a sweep, given the configuration without it."""
+    return f"schedule-{config.run_id}.json"
 
-    Runs train for at most `MAX_EPOCHS` epochs. Every run is scored on the whole splits if that takes at most a third
-    of the time, otherwise on as many rows as a validation. The best run, and the runs that the mean over seeds
-    consists of, are always scored on the whole split. With `settings.race`, learning rates that fall behind stop early
-    and are not scored, so the others train for more steps.
+
+def measure_affordable(
+    config: RunConfig, task: UserTask, settings: FitSettings, context: ExecutionContext, spent: float = 0.0
+) -> dict[str, Any]:
+    """Steps, time box and scored rows with which the sweep takes `settings.minutes`, from the time of a few steps.
+
+    spent  seconds of the minutes that are over already
+
+    Runs train for at most `MAX_EPOCHS` epochs, or until the time that the final scores leave is over: the schedule
+    follows the clock, so a machine that is busier than now does not prolong the fit. Every run is scored on the whole
+    splits if that takes at most a third of the time, otherwise on as many rows as a validation. The best run, and the
+    runs that the mean over seeds consists of, are always scored on the whole split. With `settings.race`, learning
+    rates that fall behind stop early and are not scored, so the others train for more steps.
     """
-    epochs = math.ceil(MAX_EPOCHS * task.split_size("train") / config.batch_size)
-    max_steps = max(MIN_STEP_LIMIT, epochs)
-    runs = sweep.expand_sweep(replace(config, steps=max_steps), settings.lrs, settings.seeds)
+    begun = time.perf_counter()
+    runs = sweep.expand_sweep(config, settings.lrs, settings.seeds)
     train, score, final = _measure_sweep(runs, task, settings.race, context)
-    seconds = settings.minutes * 60 * (1 - FINAL_SCORE_SHARE)
+    seconds = max(MIN_SECONDS, settings.minutes * 60 - spent - (time.perf_counter() - begun))
     # a small validation split is used whole, because its noise decides which learning rate is chosen
     affordable_rows = max(MIN_VALIDATION_ROWS, seconds / 3 / (VALIDATIONS_PER_RUN * score))
     rows = int(min(MAX_VALIDATION_ROWS, task.split_size("val"), affordable_rows))
+    # where even few rows take long, they are scored less often
+    validations = int(min(VALIDATIONS_PER_RUN, max(MIN_VALIDATIONS, seconds / 3 / (rows * score))))
     sizes = [task.split_size(split) for split in dict.fromkeys(("val", *task.test_splits))]
     subsample = sum(sizes) * final > seconds / 3
-    final_rows = sum(min(size, rows) if subsample else size for size in sizes)
+    final_rows = sum(min(size, rows) if subsample else size for size in sizes) + rows  # those of train as well
     seeds = len(set(settings.seeds))
     final_rows += sizes[-1] * (seeds + (seeds > 1)) / (seeds if settings.race else len(runs))
-    training_seconds = seconds - VALIDATIONS_PER_RUN * rows * score - final_rows * final
-    steps = int(min(max_steps, max(MIN_STEPS, training_seconds / train)))
-    return {"steps": steps, "eval_examples": rows, "test_examples": rows if subsample else None}
+    final_seconds = final_rows * final
+    if config.output_start is not None:  # it is solved once for training, and compared with the best states at the end
+        final_seconds += 2 * seeds * (config.start_examples or 0) * final + 2 * task.split_size("val") * final
+    training = max(seconds - final_seconds, MIN_TRAINING_SHARE * seconds)
+    # half the rows take little more than half the time
+    affordable = (training - validations * rows * score) / train
+    batch_size = config.batch_size if affordable >= MIN_STEP_LIMIT else max(1, config.batch_size // 2)
+    steps = max(MIN_STEP_LIMIT, math.ceil(MAX_EPOCHS * task.split_size("train") / batch_size))
+    plan: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "eval_every": math.ceil(steps / validations)}
+    plan |= {"minutes": max(1e-6, round(training / 60, 6)), "eval_examples": rows}
+    return {**plan, "test_examples": rows if subsample else None}
 
 
 def _measure_sweep(
@@ -83,17 +114,12 @@ def _measure_sweep(
 ) -> tuple[float, float, float]:
     """Seconds of a sweep for a training step and for a row of a validation, on average, and for a row at the end.
 
-    In a race, the time of a step is taken to be linear in the number of learning rates that are left.
+    In a race, the time of a step is taken to be proportional to the number of learning rates that are left.
     """
     all_step, all_row = _measure_seconds(runs, task, context)
     n = len({run.lr for run in runs})
-    if not race or n == 1:
-        return all_step, all_row, all_row
-    one_step, one_row = _measure_seconds([run for run in runs if run.lr == runs[0].lr], task, context)
-    # rates beyond the first, on average over the steps
-    others = (race_cost(n) - 1) / (n - 1)
-    step, row = (one + max(0.0, whole - one) * others for one, whole in ((one_step, all_step), (one_row, all_row)))
-    return step, row, one_row
+    share = race_cost(n) / n if race else 1.0
+    return share * all_step, share * all_row, all_row / n if race else all_row
 
 
 def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionContext) -> tuple[float, float]:
@@ -101,13 +127,17 @@ def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionCo
     with tempfile.TemporaryDirectory() as folder:
         trial = replace(context, out=Path(folder), compile=False, callbacks=())
         pack = Pack(task, context.backbone(runs[0]), runs, trial)
-        pack.train_step()  # the first step is slower than the others
-        start = time.perf_counter()
-        for step in (1, 2):
-            pack.step = step
+
+        def timed_step() -> float:
+            start = time.perf_counter()
             pack.train_step()
-        pack.runtime.synchronize()
-        step_seconds = (time.perf_counter() - start) / 2
+            pack.step += 1
+            pack.runtime.synchronize()
+            return time.perf_counter() - start
+
+        step_seconds = timed_step()
+        if step_seconds < LONG_STEP:
+            step_seconds = (timed_step() + timed_step()) / 2
         rows = min(64, task.split_size("val"))
         start = time.perf_counter()
         evaluate(pack.model, task, "val", rows)
@@ -117,6 +147,18 @@ def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionCo
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        values = json.loads(read_small(path))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _is_schedule(values: Any) -> bool:
+    """Whether a file's values can be those of `plan_training`."""
+    names = ("steps", "eval_every", "eval_examples")
+    return (
+        isinstance(values, dict)
+        and values.keys() <= {*names, "test_examples"}
+        and all(type(values.get(name)) is int and values[name] > 0 for name in names)
+        and type(values.get("test_examples", 1)) in (int, type(None))
+    )

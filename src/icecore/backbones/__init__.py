@@ -8,8 +8,12 @@ from icecore.backbones import lstm, no_body, weights
 from icecore.backbones.backbone import Backbone, BodyRequest, HubAccess, Role
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, WeightsError, unknown_name
+from icecore.core.text import shortened
 
 __all__ = ["BACKBONES", "Backbone", "BodyRequest", "HubAccess", "Role", "build_backbone", "build_body_of"]
+
+#: characters of the longest path, and of one name in it
+MAX_NAME, MAX_PART = 4000, 255
 
 Builder = Callable[[BodyRequest], Backbone]
 
@@ -53,6 +57,9 @@ def build_backbone(request: BodyRequest) -> Backbone:
     `request.weights` is "pretrained", "random", "statistics" or the path of a weights file.
     Raises ConfigError for unknown names, WeightsError if weights are missing or do not fit.
     """
+    for text in (request.name, request.weights):  # a program or a run of somebody else may say anything
+        if len(text) > MAX_NAME or any(len(part) > MAX_PART for part in text.split("/")):
+            raise ConfigError(f"{shortened(text)} is too long for the name of a body, a folder or a file.")
     name, _, like = request.name.partition(":")
     builder = BACKBONES.get(name)
     if like and name == "lstm-matched":

@@ -6,6 +6,7 @@ that names it, so nothing is frozen or trained by accident.
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +22,8 @@ from icecore.core.device import check_int8
 
 #: roles that programs may train on a shared body, so that fingerprints of its frozen part depend on them
 SHARED_ROLES = ("norm", "position")
+#: engines of several threads may ask for the same rounding of one body
+_ROUNDING = threading.RLock()
 
 
 class Role(StrEnum):
@@ -245,6 +248,10 @@ class Backbone(nn.Module):
         Nothing changes if they have it already. Raises ConfigError if int8 products are missing or wrong on this
         machine, and ValueError for weights of yet another precision.
         """
+        with _ROUNDING:
+            self._round_weights(precision)
+
+    def _round_weights(self, precision: str) -> None:
         if precision == self.precision:
             return
         if precision == "int8":

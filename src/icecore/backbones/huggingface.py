@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from icecore.backbones.backbone import Backbone, BackboneInfo, Role, gather
+from icecore.backbones.config_check import check_config
 from icecore.backbones.modules import attention
 from icecore.backbones.modules.body_pass import running_pass
 from icecore.backbones.modules.patching import (
@@ -444,6 +445,7 @@ def prepare_config(config: Any, layers: int | None) -> Any:
     """`config` shortened to its first `layers` layers (None: all). Raises WeightsError if there are fewer."""
     family = family_of(config)
     depth = getattr(config, family.layers)
+    check_config(config, depth if layers is None else min(layers, depth), config.model_type)
     if layers is not None:
         if not 1 <= layers <= depth:
             raise WeightsError(f"--layers {layers}: this body has {depth} layers. Choose 1 to {depth}.")

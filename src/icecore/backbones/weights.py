@@ -7,6 +7,7 @@ the pretrained weights of a hub model.
 import contextlib
 import functools
 import importlib.util
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,10 @@ NAMED: Mapping[str, Named] = {
 }
 
 
+#: the library draws random weights from the one generator of the process, and its verbosity is the process's too
+_BUILDING = threading.RLock()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Hugging Face's progress bars and reports for a while: a shortened or headless body is intended here."""
@@ -135,13 +140,21 @@ def _quiet() -> Iterator[None]:
 def build_transformer(request: BodyRequest) -> Backbone:
     """A Hugging Face body: a name of NAMED, a `save_pretrained` folder, a GGUF file, or a hub name `org/model`."""
     attention.register()
-    with _quiet():
-        if request.weights == "pretrained":
-            return _pretrained(request)
-        body = _random(request)
-        if request.weights == "statistics":
-            match_statistics(body, _pretrained(request), request.seed)
-    return body
+    try:
+        with _BUILDING, _quiet():
+            if request.weights == "pretrained":
+                return _pretrained(request)
+            body = _random(request)
+            if request.weights == "statistics":
+                match_statistics(body, _pretrained(request), request.seed)
+        return body
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # an odd configuration may make the library raise nearly anything
+        place = _locate(request.name)[0]
+        if request.name in NAMED or not Path(place).is_dir():
+            raise
+        raise _load_error(request.name, place, error) from error
 
 
 def _pretrained(request: BodyRequest) -> Backbone:
@@ -257,8 +270,12 @@ def installed(name: str) -> bool:
 def _cached(place: str, files: Iterable[str]) -> bool:
     """Whether the hub's cache holds one of `files` of the hub model `place`."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return any(isinstance(try_to_load_from_cache(place, file), str) for file in files)
+    try:
+        return any(isinstance(try_to_load_from_cache(place, file), str) for file in files)
+    except (HFValidationError, ValueError, OSError):  # a name that no model and no folder can have
+        return False
 
 
 class _NotPermittedError(Exception):

@@ -1,13 +1,15 @@
 """Consoles, tables and progress bars that the commands share."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich import box
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -55,6 +57,32 @@ def new_table(*columns: str) -> Table:
     for number, column in enumerate(columns):
         table.add_column(printable(column), no_wrap=number == 0, overflow="fold")
     return table
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of which nothing is cut or broken.
+
+    Columns in which all of several rows are equal stand below it as a line. Where the terminal is too narrow for the
+    rest, rows stand one below the other.
+    """
+    console = stdout()
+    shown = [number for number in range(len(columns)) if len(rows) < 2 or len({row[number] for row in rows}) > 1]
+    shown = shown if 0 in shown else [0, *shown]
+    # three cells between columns, and one at each edge
+    if sum(3 + max(len(columns[n]), *(len(row[n]) for row in rows)) for n in shown) - 1 <= console.width:
+        table = _PlainTable(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
+        for number in shown:
+            table.add_column(printable(columns[number]), no_wrap=True)
+        for row in rows:
+            table.add_row(*(escape(row[number]) for number in shown))
+        console.print(table)
+    else:
+        for row in rows:
+            print_text(f"{columns[shown[0]]} {row[shown[0]]}".strip())
+            others = [f"{columns[number]} {row[number]}" for number in shown[1:] if row[number]]
+            print_text(textwrap.fill(", ".join(others), console.width - 2, initial_indent="  ", subsequent_indent="  "))
+    if equal := [f"{columns[n]} {rows[0][n]}" for n in range(len(columns)) if n not in shown and rows[0][n]]:
+        print_text(f"In all rows: {', '.join(equal)}.")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Commands for your own data: fit and predict."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,13 +9,13 @@ import typer
 from rich.markup import escape
 
 from icecore.autofit.fit_settings import FitSettings
-from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
-from icecore.cli.option_values import read_hub_access
-from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, Strict
+from icecore.cli.console import echo, new_table, print_rows, print_text, stdout, training_displays
+from icecore.cli.option_values import keep_standard_input, read_hub_access
+from icecore.cli.options import FILES, Device, Download, Quiet, SendToken, ServerUrl, Strict, TokenFile
 from icecore.cli.setting_options import with_settings
-from icecore.core.errors import ConfigError
+from icecore.core.errors import ConfigError, DataError
 from icecore.core.settings import from_values
-from icecore.core.text import pluralize
+from icecore.core.text import metric_text, pluralize
 from icecore.user_data.data_settings import DataSettings
 
 if TYPE_CHECKING:
@@ -43,14 +44,27 @@ def fit(
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Only show what was inferred about the data.", rich_help_panel=FILES)
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Also write a page with verdict, plan, curves and errors.",
+            show_default="no page",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit a program to your own data. What you do not say about them is inferred."""
     data_settings, fit_settings = from_values(DataSettings, data_values), from_values(FitSettings, fit_values)
-    _check_not_input(out, data)
     from icecore import user_data
     from icecore.autofit.fit import fit as fit_program
+    from icecore.user_data.input_files import check_not_input
 
+    data = keep_standard_input(data)
+    check_not_input(out, data)
+    if report is not None:
+        check_not_input(report, data)
     plan = user_data.plan(data, data_settings)
     if plan_only or not quiet:
         table = new_table("", "")
@@ -62,6 +76,18 @@ def fit(
     with training_displays(out.parent, quiet) as displays:
         result = fit_program(plan.task(), fit_settings, out, {"encoder": plan.encoder.to_json()}, device, displays)
     _print_fit(result, out)
+    if report is not None:
+        from icecore.core.storage import write_atomic
+        from icecore.report.fit_page import render_fit_page
+
+        page = render_fit_page(result, plan.describe(), plan.encoder.target)
+        write_atomic(report, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        print_text(f"Wrote {report}.")
+    if plan.encoder.forecast is not None:
+        from icecore.autofit.predict import predict as predict_rows
+
+        for name, text in predict_rows([out], data, device)[out].notes:
+            print_text(f"{name}: {text}")
 
 
 def predict(
@@ -82,23 +108,25 @@ def predict(
     download: Download = False,
     token: SendToken = False,
     device: Device = "auto",
+    url: ServerUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Predict new rows. Several programs on one body share its passes."""
-    from icecore.autofit.predict import predict as predict_rows
-
     hub = read_hub_access(download, token)
     *programs, data = paths
+    data = keep_standard_input(data)
     if not programs:
         raise ConfigError("Name a program and the data, for example: icecore predict my.safetensors DATA")
     if out is not None:
-        _check_not_input(out, *paths)
-        if len({path.stem for path in programs}) < len(set(programs)):
-            raise ConfigError(
-                "Several programs have the same name, so their predictions would be written to the same file. "
-                "Rename one of the programs, or leave out --out."
-            )
+        _check_out(out, programs, data)
     in_folder = out is not None and (len(programs) > 1 or out.is_dir())
-    for path, predictions in predict_rows(programs, data, device, score, strict, hub).items():
+    if url is None:
+        from icecore.autofit.predict import predict as predict_rows
+
+        results = predict_rows(programs, data, device, score, strict, hub)
+    else:
+        results = _ask_server(url, token_file, programs, data, score, strict)
+    for path, predictions in results.items():
         for name, text in predictions.notes:
             echo(f"{name}: {text}", error=True)
         if out is None:
@@ -107,15 +135,51 @@ def predict(
             csv_path = out / f"{path.stem}.csv" if in_folder else out
             predictions.save(csv_path)
             echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
+            if predictions.forecasts:
+                _plot_forecasts(predictions, csv_path.with_suffix(".png"))
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
-            echo(f"{path.name}: {predictions.metric_name} {predictions.score:.4f} on {rows}", error=True)
+            value = metric_text(predictions.score, predictions.metric_name)
+            echo(f"{path.name}: {predictions.metric_name} {value} on {rows}", error=True)
 
 
-def _check_not_input(out: Path, *inputs: Path) -> None:
-    """Raise ConfigError if `out` is one of the files that are read."""
-    if any(path.exists() and out.exists() and out.samefile(path) for path in inputs):
-        raise ConfigError(f"--out {out} is also an input file and would be overwritten. Choose another file.")
+def _plot_forecasts(predictions: "Predictions", path: Path) -> None:
+    """Write a plot of the forecasts beside their table, if matplotlib is there."""
+    from icecore.report.forecast_plot import plot_forecasts
+
+    try:
+        plot_forecasts(predictions.forecasts, path)
+    except ImportError:
+        echo("There is no plot, because matplotlib is missing: pip install 'icecore[plot]'", error=True)
+    else:
+        echo(f"Wrote a plot to {path}.")
+
+
+def _ask_server(
+    url: str, token_file: Path | None, programs: Sequence[Path], data: Path, score: bool, strict: bool
+) -> dict[Path, "Predictions"]:
+    """The predictions of a server's programs, which may be named by their files. Raises ServerError, DataError."""
+    from icecore.serving.access import read_token
+    from icecore.serving.client import Client
+
+    client = Client(url, None if token_file is None else read_token(token_file))
+    names = {path: path.stem if path.suffix == ".safetensors" else str(path) for path in programs}
+    results = {path: client.predict(name, data, strict) for path, name in names.items()}
+    if score and any(predictions.score is None for predictions in results.values()):
+        raise DataError(f"{data} has no targets, or not those of the program, so the predictions cannot be scored.")
+    return results
+
+
+def _check_out(out: Path, programs: Sequence[Path], data: Path) -> None:
+    """Raise ConfigError if `out` is a file that is read, or two programs would write to one file in it."""
+    from icecore.user_data.input_files import check_not_input
+
+    check_not_input(out, *programs, data)
+    if len({path.stem for path in programs}) < len(set(programs)):
+        raise ConfigError(
+            "Several programs have the same name, so their predictions would be written to the same file. "
+            "Rename one of the programs, or leave out --out."
+        )
 
 
 def _print_predictions(predictions: "Predictions", title: str | None) -> None:
@@ -128,27 +192,36 @@ def _print_fit(result: "FitResult", out: Path) -> None:
     """Print the metrics of the program and its controls, then the verdict."""
     models = (result.result, *result.controls)
     several_seeds = any(len(model.seeds) > 1 for model in models)
-    metric = f"{result.metric_name} on {pluralize(len(result.result.scores), f'{result.split} row')}"
-    columns = (f"{metric}, mean over seeds", "of the best by validation") if several_seeds else (metric,)
-    table = new_table("", *columns, "learning rate", "seconds")
+    recommendation, _, explanation = result.verdict.partition("\n")
+    if recommendation:
+        print_text(recommendation)
+    metric = result.metric_name.replace("r2", "R²")
+    columns = (f"mean {metric}", "best by validation") if several_seeds else (metric,)
+    rows: list[tuple[str, ...]] = []
     for model in models:
         values = (_mean_text(model, result.metric_name), _best_text(model, result.metric_name))
         lr = "" if model.seeds_lr is None else f"{model.seeds_lr:g}"
-        table.add_row(escape(model.name), *values[: len(columns)], lr, f"{model.seconds:.0f}")
-    stdout().print(table)
+        rows.append((model.name, *values[: len(columns)], _steps_text(model), lr, f"{model.seconds:.0f}"))
+    scored = pluralize(len(result.result.scores), f"{result.split} row")
+    print_rows((f"on {scored}", *columns, "best step", "learning rate", "seconds"), rows)
     if several_seeds:
         print_text(
             "Means have their standard error over seeds and are at the learning rate shown. The program that was "
             "written is the first row's best by validation."
         )
-    if result.verdict:
-        print_text(result.verdict)
+    if explanation:
+        print_text(explanation)
     print_text(f"Wrote {out}. `icecore predict {out} DATA` predicts new rows, and `icecore info {out}` describes it.")
+
+
+def _steps_text(model: "ModelResult") -> str:
+    """The step of the state that is kept, of how many; step 0 is the closed-form start."""
+    return "" if model.steps is None else f"{model.best_step or 0:,} of {model.steps:,}"
 
 
 def _mean_text(model: "ModelResult", metric: str) -> str:
     """The mean metric over seeds, with its standard error if there are several."""
-    unit, scale, digits = ("", 1, 3) if metric == "r2" else ("%", 100, 1)
+    unit, scale, digits = ("", 1, 3) if metric == "r2" else (" %", 100, 1)
     mean = f"{scale * model.mean_metric:.{digits}f}"
     if len(model.seeds) > 1:
         mean += f" ± {scale * math.sqrt(model.variance_of_mean or 0.0):.{digits}f}"
@@ -159,6 +232,6 @@ def _best_text(model: "ModelResult", metric: str) -> str:
     """The metric of the training that validation finds best, and which training it is; empty for baselines."""
     if model.seed is None:
         return ""
-    value = f"{model.metric:.3f}" if metric == "r2" else f"{model.metric:.1%}"
+    value = metric_text(model.metric, metric).removeprefix("R² ")
     lr = "" if model.lr == model.seeds_lr else f", learning rate {model.lr:g}"
     return f"{value} (seed {model.seed}{lr})"

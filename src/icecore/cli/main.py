@@ -21,6 +21,7 @@ from icecore.cli import (
     list_commands,
     pretrain_command,
     run_commands,
+    serve_command,
     share_commands,
     study_commands,
 )
@@ -65,8 +66,10 @@ _add(PAPER_TASKS, run_commands.evaluate, name="eval")
 _add(PAPER_TASKS, run_commands.attend)
 _add(PAPER_TASKS, inspect_command.inspect_, name="inspect")
 _add(PAPER_TASKS, run_commands.info)
+_add(PAPER_TASKS, run_commands.runs, takes_arguments=False)
 _add(USER_DATA, fit_commands.fit)
 _add(USER_DATA, fit_commands.predict)
+_add(USER_DATA, serve_command.serve)
 _add(USER_DATA, share_commands.push)
 _add(USER_DATA, share_commands.pull)
 _add(MANY_RUNS, study_commands.paper, takes_arguments=False)
@@ -86,7 +89,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(insert_ray_address(sys.argv[1:]), prog_name="icecore")
+        app(expand_home(insert_ray_address(sys.argv[1:])), prog_name="icecore")
     except UserError as error:
         _fail(str(error))
     except MemoryError:
@@ -96,7 +99,7 @@ def main() -> None:
             raise
         _fail(f"{error.filename}: {error.strerror}. Check the name, the permissions and the disk.")
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:
+        if ended.code == INTERRUPTED and os.environ.get("RANK", "0") == "0":  # one message for all of torchrun's
             stderr().print("Interrupted. The same command continues from the last saved state.")
         raise
 
@@ -114,6 +117,20 @@ def limit_spinning() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+def expand_home(words: Sequence[str]) -> list[str]:
+    """The words of a command line with the home folder for ~ where the shell left it: in quotes, and in --out=~/x.
+
+    >>> from pathlib import Path
+    >>> expand_home(["fit", "--out=~/x", "a~b"]) == ["fit", f"--out={Path.home()}/x", "a~b"]
+    True
+    """
+    return [re.sub(r"^(--[\w-]+=)?(~(?=/|$)[^=]*)$", _with_home, word) for word in words]
+
+
+def _with_home(match: re.Match[str]) -> str:
+    return (match[1] or "") + os.path.expanduser(match[2])  # noqa: PTH111 - "~/a/" keeps its last slash
 
 
 def insert_ray_address(words: Sequence[str]) -> list[str]:

@@ -1,6 +1,11 @@
 """Read the values of options that hold several things: lists, numbers and name=value pairs."""
 
+import atexit
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from icecore.core.errors import ConfigError
@@ -52,3 +57,23 @@ def read_hub_access(download: bool, token: bool) -> "HubAccess":
     if token and not download:
         raise ConfigError("--token says how to fetch a private body. Add --download to fetch it.")
     return "login" if token else "anonymous" if download else "off"
+
+
+def keep_standard_input(path: Path) -> Path:
+    """The path, or for "-" that of a file with what comes from standard input, which is removed at the end.
+
+    Its first bytes say whether it is Parquet, FASTA or, most likely, a table of text. Raises ConfigError if empty.
+    """
+    if path != Path("-"):
+        return path
+    raw = sys.stdin.buffer.read()
+    if not raw.strip():
+        raise ConfigError(
+            "DATA is -, but nothing came from standard input. Pipe a table into the command, or name a file."
+        )
+    ending = ".parquet" if raw.startswith(b"PAR1") else ".fasta" if raw.startswith(b">") else ".csv"
+    folder = Path(tempfile.mkdtemp(prefix="icecore-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    kept = folder / f"stdin{ending}"
+    kept.write_bytes(raw)
+    return kept

@@ -8,7 +8,7 @@ import typer
 from icecore.core.config import COMPUTATION, TRAINING
 
 # Headings beside those of the settings of a run.
-FILES, RAY, SELECTION = "Files and output", "Ray cluster", "Selection"
+FILES, RAY, SELECTION, SERVER = "Files and output", "Ray cluster", "Selection", "Server"
 
 Device = Annotated[
     str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTATION)
@@ -23,7 +23,9 @@ Precision = Annotated[
 DataDir = Annotated[
     str | None,
     typer.Option(
-        help="Folder with the data sets.", rich_help_panel=FILES, show_default="ICECORE_DATA, else the cache folder"
+        help="Folder with the data sets; no other one is searched.",
+        rich_help_panel=FILES,
+        show_default="ICECORE_DATA, else the cache folder",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.", rich_help_panel=FILES)]
@@ -87,4 +89,38 @@ RayGpus = Annotated[
         show_default="1 if there are any",
         rich_help_panel=RAY,
     ),
+]
+
+ServerUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="Ask the programs of a server, by name: icecore predict --url http://HOST:8000 NAME DATA",
+        rich_help_panel=SERVER,
+    ),
+]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="File with the token that callers of the server send.", rich_help_panel=SERVER)
+]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.", rich_help_panel=SERVER)
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=SERVER)]
+ServeOnRay = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Deploy on Ray Serve: auto, HOST:PORT, ray://HOST:PORT, or local to start a cluster on this machine.",
+        rich_help_panel=RAY,
+    ),
+]
+Replicas = Annotated[
+    str, typer.Option(help="With --ray: number of replicas, or LEAST-MOST to let Ray choose.", rich_help_panel=RAY)
+]
+ReplicaCpus = Annotated[
+    float, typer.Option("--cpus", min=0, help="With --ray: processors of a replica.", rich_help_panel=RAY)
+]
+ReplicaGpus = Annotated[
+    float, typer.Option("--gpus", min=0, help="With --ray: GPUs of a replica, for example 0.25.", rich_help_panel=RAY)
 ]

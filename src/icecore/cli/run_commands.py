@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
+from icecore.cli.console import echo, new_table, print_rows, print_text, stdout, training_displays
 from icecore.cli.option_values import read_hub_access, read_numbers
 from icecore.cli.options import FILES, DataDir, Device, Download, Precision, Quiet, Race, Resume, RunPath, SendToken
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
-from icecore.core.text import pluralize, printable
+from icecore.core.text import metric_text, pluralize, printable
 from icecore.training.run_summary import BEHIND, SweepSummary
 
 LearningRates = Annotated[
@@ -104,7 +104,7 @@ def train(
             options = {"race": race, "compile": compile, "callbacks": displays, "world": world}
             group = sweep.run_sweep(configs, ExecutionContext(out, data_dir, device, micro_batch, resume, **options))
     if world.is_main:
-        _print_group(group, out)
+        _print_group(group, out / sweep.summary_name(configs))
 
 
 def evaluate(
@@ -124,8 +124,9 @@ def evaluate(
     if split == "test" and "test" not in task.test_splits:
         splits = task.test_splits
     for name in splits:
-        metric = float(score(model, task, name)[0])
-        echo(f"{name} {task.metric_name}: {metric:.4f} ({pluralize(task.split_size(name), 'example')})")
+        metric = float(score(model, task, name, finite=True)[0])
+        value = metric_text(metric, task.metric_name)
+        echo(f"{name} {task.metric_name}: {value} ({pluralize(task.split_size(name), 'example')})")
 
 
 def attend(
@@ -165,6 +166,7 @@ def attend(
 def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a program file.")]) -> None:
     """Show what a run or a program is."""
     from icecore.experiments import sweep
+    from icecore.experiments.run_list import list_runs, run_card
     from icecore.model.program import Program
     from icecore.sharing import model_card
 
@@ -177,38 +179,71 @@ def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder o
         else:
             echo(model_card.card(program, run.stem))
         return
+    config = sweep.read_run_config(run)
+    (listed,) = (each for each in list_runs(run) if each.path == run)
     table = new_table("", "")
-    for name, value in sweep.describe_run(run).items():
-        table.add_row(name, escape(str(value)))
+    for topic, text in run_card(config, listed.summary, listed.status).items():
+        table.add_row(topic, escape(text))
     stdout().print(table)
+    print_text(f"All settings are in {run / 'config.json'}.")
 
 
-def _print_group(sweep: SweepSummary, out: Path) -> None:
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with run folders, at any depth.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """List the runs under a folder: what they are, and how they ended."""
+    from icecore.experiments.run_list import list_runs
+
+    rows: list[tuple[str, ...]] = []
+    for run in list_runs(folder):
+        name = str(run.path.relative_to(folder))
+        if run.config is None:
+            rows.append((name, "", "", "", "", run.status, "", ""))
+            continue
+        config, done = run.config, run.summary
+        body = config.backbone + ("" if config.backbone == "none" else f", {config.weights}")
+        scores = (None, None) if done is None else (done.val_metric, done.test_metric)
+        metric_name = "" if done is None else done.metric_name
+        shown = ("" if score is None else metric_text(score, metric_name) for score in scores)
+        rows.append((name, config.task, body, f"{config.lr:g}", str(config.seed), run.status, *shown))
+    if not rows:
+        print_text(f"There are no runs in {folder}.")
+        return
+    print_rows(("run", "task", "body", "lr", "seed", "status", "val", "test"), rows)
+    print_text(f"{pluralize(len(rows), 'run')}. `icecore info {folder / rows[0][0]}` shows one.")
+
+
+def _print_group(sweep: SweepSummary, path: Path) -> None:
     """Print one row for each run, then what validation chose."""
     runs = sweep.runs
-    table = new_table("run", "lr", "seed", "status", "best step", "train", "val", "test", "seconds")
+    metric_name = runs[0].metric_name
+    rows: list[tuple[str, ...]] = []
     for run in runs:
         values = (run.train_metric, run.val_metric, run.test_metric)
-        metrics = ("-" if value is None else f"{value:.2%}" for value in values)
+        metrics = ("-" if value is None else metric_text(value, metric_name) for value in values)
         status = f"{run.status}, step {run.steps_done:,}" if run.status == BEHIND else run.status
         settings = (run.run_id, f"{run.lr:g}", str(run.seed), status, f"{run.best_step:,}")
-        table.add_row(*settings, *metrics, f"{run.seconds:.0f}")
-    stdout().print(table)
+        rows.append((*settings, *metrics, f"{run.seconds:.0f}"))
+    print_rows(("run", "lr", "seed", "status", "best step", "train", "val", "test", "seconds"), rows)
     first = next((run for run in runs if run.lr == sweep.chosen_lr), runs[0])
     scores = {split: value for split, value in first.test_metrics.items() if value is not None}
     if len(scores) > 1:
-        print_text("  ".join(f"{split} {value:.2%}" for split, value in scores.items()))
+        print_text("  ".join(f"{split} {metric_text(value, metric_name)}" for split, value in scores.items()))
     metric = f"Test {runs[0].metric_name}"
     if sweep.test_mean is None:
         print_text("No run ended with finite numbers. Choose a smaller --lr.")
     elif len(runs) > 1:
-        sem = "" if sweep.test_sem is None else f" ± {sweep.test_sem:.2%}"
+        sem = "" if sweep.test_sem is None else f" ± {metric_text(sweep.test_sem, metric_name).removeprefix('R² ')}"
+        mean = metric_text(sweep.test_mean, metric_name)
         over = f" (mean and its standard error over {sweep.n_seeds} seeds)" if sem else ""
-        print_text(f"Validation chose learning rate {sweep.chosen_lr:g} (mean {sweep.val_mean:.2%}).")
-        print_text(f"{metric} at this rate: {sweep.test_mean:.2%}{sem}{over}")
+        validation = metric_text(sweep.val_mean or 0.0, metric_name)
+        print_text(f"Validation chose learning rate {sweep.chosen_lr:g} (mean {validation}).")
+        print_text(f"{metric} at this rate: {mean}{sem}{over}")
     else:
-        print_text(f"{metric}: {sweep.test_mean:.2%}")
+        print_text(f"{metric}: {metric_text(sweep.test_mean, metric_name)}")
     print_text(
         f"{runs[0].trainable_parameters:,} trained and {runs[0].frozen_parameters:,} frozen parameters. "
-        f"The full result is in {out / 'summary.json'}."
+        f"The full result is in {path}."
     )

@@ -29,6 +29,9 @@ from icecore.cli.options import (
 from icecore.core.errors import ConfigError
 from icecore.core.text import approximate_duration, pluralize
 
+#: seconds of work beyond which a plan says that the machine is too small for it
+TOO_LONG = 90 * 86400
+
 TableNames = Annotated[
     list[str] | None,
     typer.Argument(metavar="TABLE", help="Tables or figures that --list names, or `all`."),
@@ -167,6 +170,7 @@ def _run_plans(
 ) -> None:
     """Print what each plan still needs. Unless `dry_run`, train it and print its tables."""
     from icecore.experiments import study
+    from icecore.experiments.missing import missing_inputs
 
     with contextlib.ExitStack() as stack:
         executor: Any = None
@@ -180,6 +184,8 @@ def _run_plans(
                 if unfinished:
                     durations = {cell.key: approximate_duration(seconds) for cell, seconds in unfinished}
                     stdout().print(_plan_table(cells, durations))
+                    for sentence in missing_inputs([cell.sweep.config for cell, _ in unfinished], context.data_dir):
+                        print_text(sentence)
                 continue
             if unfinished and executor is None:
                 executor = stack.enter_context(_executor(context, ray, quiet))
@@ -197,7 +203,9 @@ def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -
     n_finished = len(cells) - len(unfinished)
     finished = f", {n_finished} of them finished" if n_finished else ""
     runs = pluralize(sum(len(cell.sweep) for cell, _ in unfinished), "run")
-    return f"{size}{finished}; {runs} to train, {approximate_duration(sum(seconds for _, seconds in unfinished))}"
+    seconds = sum(seconds for _, seconds in unfinished)
+    advice = ", far more than this machine can do: see docs/scaling.md, or a smaller --budget" * (seconds > TOO_LONG)
+    return f"{size}{finished}; {runs} to train, {approximate_duration(seconds)}{advice}"
 
 
 @contextlib.contextmanager
@@ -237,6 +245,9 @@ def _print_tables(records: Sequence[Any]) -> None:
         columns = [column for column in result.columns if _has_run(result, column.name)]
         names = (escape(column.name) for column in columns)
         table = new_table(escape(result.quantity.caption), "trained", "frozen", *names)
+        if not columns:
+            print_text(f"{result.quantity.caption}: no run of this table has finished yet.")
+            continue
         for row in result.rows:
             entries = []
             for cell in (row.cells[column.name] for column in columns):

@@ -25,10 +25,25 @@ FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
 SCHEDULES = ("constant", "cosine")
 LR_SCALES = ("absolute", "relative")
 READ_OUTS = ("last", "first", "mean")
+#: the one `output_start` besides random numbers, and the one `tie_break` besides the earlier step
+RIDGE, LOSS = "ridge", "loss"
 PRECISIONS = ("fp32", "bf16", "int8")
 #: Settings that were added after the first results. They are left out of the JSON while they are None, so that
 #: older runs keep their ids.
-OMITTED_IF_NONE = frozenset({"start", "lr_scale", "averaging", "position_start", "read_out"})
+OMITTED_IF_NONE = frozenset(
+    {
+        "start",
+        "lr_scale",
+        "averaging",
+        "position_start",
+        "input_scale",
+        "output_start",
+        "start_examples",
+        "tie_break",
+        "minutes",
+        "read_out",
+    }
+)
 MAX_SEED = 2**63 - 1
 
 
@@ -279,6 +294,42 @@ class RunConfig:
         group=BODY,
         default_note=FROM_PROTOCOL,
     )
+    input_scale: float | None = setting(
+        None,
+        help="Factor on the input layer's weights at the start. With small ones, the body is nearly linear at first.",
+        check=_is_positive,
+        group=BODY,
+        default_note="1",
+    )
+    output_start: str | None = setting(
+        None,
+        help="Start of the output layer: ridge solves it in closed form on the features of the fresh program.",
+        check=one_of("output_start", (RIDGE,)),
+        group=BODY,
+        default_note="random numbers",
+    )
+    start_examples: int | None = setting(
+        None,
+        help="Training examples on which a closed-form start is solved.",
+        check=at_least(1),
+        group=BODY,
+        default_note="all, up to 20,000",
+    )
+    tie_break: str | None = setting(
+        None,
+        help="Which of two states with equal validation metrics is kept: loss keeps the one with the lower loss.",
+        check=one_of("tie_break", (LOSS,)),
+        group=VALIDATION,
+        default_note="the earlier one",
+    )
+    minutes: float | None = setting(
+        None,
+        help="Time for training and validations. The schedule ends when the time does, whatever the speed, so the "
+        "number of steps may be another than planned.",
+        check=must(lambda minutes: minutes > 0, "more than 0"),
+        group=TRAINING,
+        default_note="as long as the steps take",
+    )
     start: str | None = setting(
         None,
         help="Program file to start from. Its tensors are used as far as they fit.",
@@ -338,8 +389,8 @@ class RunConfig:
         distinct = f"{self.lr} {self.seed}" if SINGLE_ROLES & set(self.train_roles) else ""
         return self.sweep_key() + distinct
 
-    def lr_at(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
+    def lr_at(self, step: float) -> float:
+        """Learning rate of a step, counted from 0; between two steps if the schedule follows the clock."""
         warm = round(self.warmup * self.steps)
         if step < warm:
             return self.lr * (step + 1) / warm

@@ -1,12 +1,14 @@
-"""How much a compressed file may unpack to, so that a small file cannot fill the memory or the disk.
+"""How much a file may take: what a compressed file unpacks to, one line, one reading, a whole file in memory.
 
-The limit grows with the file: honest data rarely shrink a hundredfold, and small files may do so up to one GiB.
+The limit of compressed files grows with the file: honest data rarely shrink a hundredfold, and small files may do so
+up to one GiB.
 """
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, BinaryIO, Protocol
 
 from icecore.core.errors import ConfigError, DataError
 
@@ -17,6 +19,10 @@ MAX_RATIO = 100
 #: characters of the longest line of a text file; the longest human chromosome has 249 million
 MAX_LINE = 2**28
 READ_BYTES = 2**20
+#: the most that is read of a stream at once: more is asked for only by a header of an archive that lies about its size
+MAX_READ_BYTES = 2**24
+#: the largest file of JSON that is read whole: a configuration, a summary, or one line of results
+MAX_JSON_BYTES = 2**26
 
 
 def unpacked_limit(compressed: int) -> int:
@@ -61,6 +67,88 @@ def read_limited(file: Readable, path: Path, limit: int) -> bytes:
     return b"".join(parts)
 
 
+def check_fits_memory(path: Path) -> None:
+    """Raise DataError for a file that is larger than the memory of this machine, before it is read whole."""
+    import torch
+
+    from icecore.core.device import total_memory
+
+    size, memory = path.stat().st_size, total_memory(torch.device("cpu"))
+    if size > memory:
+        raise DataError(
+            f"{path} has {size / 2**30:,.1f} GiB, more than the {memory / 2**30:,.1f} GiB of memory of this machine. "
+            "Use a smaller file or a larger machine."
+        )
+
+
+def read_small(path: Path) -> str:
+    """The UTF-8 text of a file of JSON. Raises OSError and ValueError, the latter also for one of over 64 MiB."""
+    with path.open("rb") as file:
+        data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
+    return data.decode("utf-8")
+
+
+def small_lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """The lines of a file of JSON lines; None for one of over 64 MiB, which is passed over, as is all after a GiB."""
+    while line := file.readline(MAX_JSON_BYTES + 1):
+        if len(line) <= MAX_JSON_BYTES:
+            yield line
+            continue
+        passed = 0
+        while line and not line.endswith(b"\n") and passed < MIN_LIMIT_BYTES:
+            line = file.readline(MAX_JSON_BYTES)
+            passed += len(line)
+        yield None
+        if passed >= MIN_LIMIT_BYTES:
+            return
+
+
+class LimitedFile(io.RawIOBase):
+    """A stream as it is unpacked, which raises DataError as soon as it has given more than its limit."""
+
+    def __init__(self, file: Any, path: Path, limit: int) -> None:
+        self.file, self.path, self.limit = file, path, limit
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes. Raises DataError for the size of a lying header, before anything is read."""
+        if not 0 <= size <= MAX_READ_BYTES:
+            raise DataError(
+                f"{self.path}: a part that names or describes a file has {size:,} bytes, so the archive is damaged."
+            )
+        data = self.file.read(size)
+        self._check(self.file.tell())
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(min(len(buffer), READ_BYTES))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0:
+            self._check(offset)  # before it is unpacked up to there
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+    def _check(self, position: int) -> None:
+        if position > self.limit:
+            raise too_large(self.path, self.limit)
+
+
 class SizeCounter:
     """Adds up the sizes of the members of an archive. Raises DataError when they pass the limit of the archive."""
 
@@ -77,6 +165,11 @@ class SizeCounter:
 def limited_lines(readline: Callable[[int], str], path: Path) -> Iterator[str]:
     """The lines of an open text file, with their ends. Raises DataError for a line of more than `MAX_LINE`."""
     while line := readline(MAX_LINE + 1):
-        if len(line) > MAX_LINE:
-            raise DataError(f"{path} has a line of more than {MAX_LINE:,} characters. Divide it into lines.")
+        check_line(len(line), path)
         yield line
+
+
+def check_line(length: int, path: Path) -> None:
+    """Raise DataError for a line of more than `MAX_LINE` characters."""
+    if length > MAX_LINE:
+        raise DataError(f"{path} has a line of more than {MAX_LINE:,} characters. Divide it into lines.")

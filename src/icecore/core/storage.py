@@ -37,6 +37,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ICECORE_CACHE") or Path.home() / ".cache" / "icecore")
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder. Raises OSError for a folder in it that cannot be read, instead of leaving it out."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=fail):
+        yield from (path for name in names if (path := Path(place, name)).is_file())
+
+
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Checksum of a file's bytes on disk, as hex digits."""
     with path.open("rb") as file:
@@ -91,7 +101,7 @@ def sweep_temporaries(path: Path, age: float = 0.0) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically."""
     text = json.dumps(value, indent=2) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text))
+    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_origin
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, UserError, unknown_name
+from icecore.core.limits import read_small
 from icecore.core.settings import type_hints
 from icecore.core.text import shortened
 from icecore.experiments import sweep
@@ -30,6 +31,8 @@ TABLE_SETTINGS = frozenset(name for name, hint in type_hints(RunConfig).items() 
 FILE_KEYS = ("name", "tasks", "staged", "max_combinations")
 #: combinations of the settings of one task, unless the file allows more
 MAX_COMBINATIONS = 10_000
+#: parts of a name with dots
+MAX_KEY_PARTS = 100
 
 Number = TypeVar("Number", int, float)
 
@@ -43,8 +46,10 @@ def read_grid(path: Path, device: str = "auto", race: bool = False) -> list[Cell
     is wrong in it.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = read_small(path)
+        _check_keys(text)
+        content = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
     try:
         return _plan_cells(content, path, device, race)
@@ -52,10 +57,17 @@ def read_grid(path: Path, device: str = "auto", race: bool = False) -> list[Cell
         raise ConfigError(f"{path}: {error}") from error
 
 
+def _check_keys(text: str) -> None:
+    """Raise ValueError for a key of far too many parts, for which the reader's time grows with their square."""
+    for line in text.splitlines():
+        if any(part.count(".") > MAX_KEY_PARTS and "," not in part for part in line.split("=")):
+            raise ValueError(f"it has a key of more than {MAX_KEY_PARTS} parts")
+
+
 def _plan_cells(content: Mapping[str, Any], path: Path, device: str, race: bool) -> list[CellPlan]:
     task_settings = _task_tables(content)
     common = {key: value for key, value in content.items() if key not in FILE_KEYS}
-    tasks = _alternatives("task", common.pop("task", list(task_settings)))
+    tasks = list(dict.fromkeys(map(str, _alternatives("task", common.pop("task", list(task_settings))))))
     if not tasks:
         raise ConfigError('The file names no task. Add a line such as task = "mnist", or a list of tasks.')
     for name in task_settings:
@@ -70,7 +82,7 @@ def _plan_cells(content: Mapping[str, Any], path: Path, device: str, race: bool)
         settings = {**common, **task_settings.get(task, {})}
         lrs = _numbers("lr", settings.pop("lr", []), float)
         seeds = _numbers("seed", settings.pop("seed", 0), int)
-        for chosen, varied in _combinations(settings, most):
+        for chosen, varied in _combinations(settings, len(set(lrs or [0])) * len(set(seeds)), most):
             config = sweep.make_config(task, device=device, **chosen)
             key = CellKey(grid_name, _row_name(config, varied), _column_name(task, varied))
             lr_sweep = sweep.Sweep(config, lrs or [config.lr], seeds, staged)
@@ -120,8 +132,11 @@ def _numbers(name: str, value: Any, kind: type[Number]) -> list[Number]:
         raise ConfigError(f"{name}: expected numbers, found {value!r}") from None
 
 
-def _combinations(settings: Mapping[str, Any], most: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every choice of one value per setting, each with the settings that differ between choices."""
+def _combinations(settings: Mapping[str, Any], runs: int, most: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every choice of one value per setting, each with the settings that differ between choices.
+
+    runs  the learning rates and seeds of each choice, which count as combinations too
+    """
     axes: dict[tuple[str, ...], list[Any]] = {}
     for name, value in settings.items():
         if name in TABLE_SETTINGS:
@@ -130,7 +145,7 @@ def _combinations(settings: Mapping[str, Any], most: int) -> list[tuple[dict[str
             axes |= {(name, key): _alternatives(f"{name}.{key}", entry) for key, entry in value.items()}
         else:
             axes[name,] = [_as_tuple(name, item) for item in _alternatives(name, value)]
-    count = math.prod(map(len, axes.values()))
+    count = runs * math.prod(map(len, axes.values()))
     if count > most:
         raise ConfigError(
             f"The lists multiply to {count:,} combinations, but at most {most:,} are allowed. Shorten a list, or add "

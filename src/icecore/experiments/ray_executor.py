@@ -261,7 +261,7 @@ def ray_executor(context: ExecutionContext, options: RayOptions, log: Callable[[
     marker = f".cluster-{secrets.token_hex(8)}"
     try:
         if is_own_connection:
-            _connect(options.address)
+            connect(options.address)
         with storage_errors(context.out):
             context.out.mkdir(parents=True, exist_ok=True)
             (context.out / marker).touch()
@@ -276,7 +276,8 @@ def ray_executor(context: ExecutionContext, options: RayOptions, log: Callable[[
             ray.shutdown()
 
 
-def _connect(address: str) -> None:
+def connect(address: str) -> None:
+    """Connect this process to the cluster at `address`, see `RayOptions`. Raises UserError if there is none."""
     try:
         _ray().init(address or None, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError) as error:

@@ -6,20 +6,24 @@ most the line that it was writing. A line that cannot be read is reported, and t
 
 import datetime
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from icecore.core.errors import ConfigError, DataError, UserError
+from icecore.core.limits import small_lines
 from icecore.core.settings import check_types
 from icecore.core.storage import file_lock, storage_errors
-from icecore.core.text import shortened
+from icecore.core.text import printable, printable_values, reason, shortened
 from icecore.training.checkpoint import CONFIG, RunFolder, read_config
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import LARGEST_NUMBER, RunSummary
 
 Curve = Sequence[tuple[int, float]]
+#: characters of the name of a study, a row or a column
+MAX_NAME = 400
+#: more steps than any training has
+MAX_STEP = 2**53
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,13 @@ class RunRecord:
         """The run's id; empty if `missing`."""
         return self.summary.run_id
 
+    def is_as(self, other: "RunRecord | None") -> bool:
+        """Whether another record says the same, whatever command and day it names."""
+        if other is None:
+            return False
+        ours, theirs = (replace(each, command="", date="").to_json() for each in (self, other))
+        return ours == theirs
+
     def to_json(self) -> str:
         """The record as one line of flat JSON: the keys of the cell, those of the summary, then the rest."""
         summary = self.summary.to_json() if self.run_id else {}
@@ -71,7 +82,7 @@ class RunRecord:
     def from_json(cls, text: str) -> "RunRecord":
         """The inverse of `to_json`. Raises DataError if `text` is not a record."""
         try:
-            values = json.loads(text)
+            values = printable_values(json.loads(text))
             if not isinstance(values, dict):
                 raise TypeError("it is not a table of names and values")
             key = CellKey(**{name: values.pop(name) for name in CellKey.__dataclass_fields__ if name in values})
@@ -81,9 +92,11 @@ class RunRecord:
             }
             for name in ("validation", "training"):
                 fields[name] = tuple((int(step), float(value)) for step, value in fields.get(name, ()))
-                if not all(math.isfinite(value) for _, value in fields[name]):
-                    raise DataError(f"{name} has values that are not finite numbers")
+                if not all(0 <= step <= MAX_STEP and abs(value) <= LARGEST_NUMBER for step, value in fields[name]):
+                    raise DataError(f"{name} has steps or values that no training has")
             check_types(CellKey, vars(key))
+            if any(len(name) > MAX_NAME for name in vars(key).values()):
+                raise DataError(f"a name in it has more than {MAX_NAME} characters")
             curves = ("validation", "training")
             check_types(cls, {name: value for name, value in fields.items() if name not in curves})
             _check_attention(fields.get("extra", {}))
@@ -91,7 +104,7 @@ class RunRecord:
                 raise DataError("the record has no run_id")
             return cls(key, summary=RunSummary.from_json(values), **fields)
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
-            raise DataError(f"not the record of a run ({error})") from error
+            raise DataError(f"not the record of a run ({reason(error)})") from error
 
     @classmethod
     def from_folder(
@@ -105,25 +118,31 @@ class RunRecord:
         validation = tuple((e["step"], e["metric"]) for e in events if e["event"] == "validation" and "metric" in e)
         training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e.get("loss") is not None)
         changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
-        config = json.loads(folder.config.to_json())
+        config = printable_values(json.loads(folder.config.to_json()))
         return cls(key, command, f"{changed:%Y-%m-%d}", summary, config, validation, training, extra or {})
 
 
 def _check_attention(extra: Mapping[str, Any]) -> None:
     """Raise DataError if the attention that a study measured is not numbers by name."""
     shares = extra.get("attention", {})
-    if not isinstance(shares, Mapping) or not all(isinstance(share, int | float) for share in shares.values()):
+    if not isinstance(shares, Mapping) or not all(
+        isinstance(share, int | float) and abs(share) <= LARGEST_NUMBER for share in shares.values()
+    ):
         raise DataError(f"attention: expected numbers by name, found {shortened(shares)}")
 
 
 def append_records(path: Path, records: Iterable[RunRecord]) -> None:
     """Append records to a results file under a lock, so that several processes may write it. Raises StorageError.
 
-    A killed process or a full disk leaves at most one incomplete line, which the next call terminates.
+    A record that is there already, perhaps because another process was quicker, is not written again. A killed process
+    or a full disk leaves at most one incomplete line, which the next call terminates.
     """
-    text = "".join(record.to_json() + "\n" for record in records).encode()
     lock = path.with_name(f".{path.name}.lock")
     with file_lock(lock), storage_errors(path), path.open("a+b", buffering=0) as file:
+        with path.open("rb") as lines:
+            last = {(record.key, record.run_id): record for record in _read_lines(lines, path.name, [])}
+        new = [record for record in records if not record.is_as(last.get((record.key, record.run_id)))]
+        text = "".join(record.to_json() + "\n" for record in new).encode()
         # an incomplete last line must not swallow the next one
         if text and file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":
             text = b"\n" + text
@@ -143,28 +162,32 @@ def read_records(path: Path) -> tuple[list[RunRecord], list[str]]:
     faults: list[str] = []
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
         try:
-            lines = file.read_bytes().split(b"\n")
+            with file.open("rb") as lines:
+                for record in _read_lines(lines, file.name, faults):
+                    # a finished run replaces the note that its cell is missing; the order is that of the last versions
+                    records.pop((record.key, ""), None)
+                    records.pop((record.key, record.run_id), None)
+                    records[record.key, record.run_id] = record
         except OSError as error:
             faults.append(f"{file.name} cannot be read: {error.strerror}. Check its permissions.")
-            continue
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = RunRecord.from_json(line.decode())
-            except (DataError, UnicodeDecodeError) as error:
-                faults.append(f"{file.name}, line {number} was skipped: {error}")
-                continue
-            # a finished run replaces the note that its cell is missing; the order is that of the last versions
-            records.pop((record.key, ""), None)
-            records.pop((record.key, record.run_id), None)
-            records[record.key, record.run_id] = record
     if path.is_dir():
         _add_run_folders(path, records, faults)
     if not records:
         detail = f" ({faults[0]})" if faults else ""
         raise DataError(f"{path} has no results{detail}. The commands `icecore paper` and `icecore grid` write them.")
     return list(records.values()), faults
+
+
+def _read_lines(lines: BinaryIO, name: str, faults: list[str]) -> Iterator[RunRecord]:
+    """The records of an open results file. A message for each line that is none is added to `faults`."""
+    for number, line in enumerate(small_lines(lines), start=1):
+        try:
+            if line is None:
+                raise DataError("it is longer than the record of any run")
+            if line.strip():
+                yield RunRecord.from_json(line.decode())
+        except (DataError, UnicodeDecodeError) as error:
+            faults.append(f"{name}, line {number} was skipped: {error}")
 
 
 def _add_run_folders(path: Path, records: dict[tuple[CellKey, str], RunRecord], faults: list[str]) -> None:
@@ -175,7 +198,8 @@ def _add_run_folders(path: Path, records: dict[tuple[CellKey, str], RunRecord], 
             folder = RunFolder(path, config)
             if folder.summary() is not None:
                 row = f"{config.backbone}, {config.weights}"
-                key = CellKey(path.resolve().name, row, config.task, body=config.backbone)
+                names = map(printable, (path.resolve().name, row, config.task, "", config.backbone))
+                key = CellKey(*names)
                 records.setdefault((key, config.run_id), RunRecord.from_folder(folder, key, ""))
         except UserError as error:
             faults.append(str(error))

@@ -5,8 +5,10 @@ and the test metric there as mean and standard error over seeds.
 """
 
 import contextlib
+import hashlib
 import itertools
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -80,12 +82,24 @@ def expand_sweep(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[i
 
 
 def run_sweep(configs: Sequence[RunConfig], context: ExecutionContext | None = None) -> SweepSummary:
-    """Train what is not finished yet and write the sweep's summary to `out/summary.json`. Returns it."""
+    """Train what is not finished yet and write the sweep's summary to `out/summary.json`. Returns it.
+
+    A copy with a name of its own stays there when the next sweep writes its summary to the same folder.
+    """
     context = context or ExecutionContext()
     summary = summarize_runs(train_runs(configs, context))
     if context.world.is_main:
-        write_json(context.out / "summary.json", summary.to_json())
+        for name in ("summary.json", summary_name(configs)):
+            write_json(context.out / name, summary.to_json())
     return summary
+
+
+def summary_name(configs: Sequence[RunConfig]) -> str:
+    """The name of a sweep's own summary: its task, body and weights, and eight digits that only equal runs have."""
+    first = configs[0]
+    digest = hashlib.sha256(" ".join(config.run_id for config in configs).encode()).hexdigest()[:8]
+    words = (first.task, Path(first.backbone).name, Path(first.weights).stem, digest)
+    return f"summary-{'-'.join(re.sub(r'[^A-Za-z0-9.]+', '-', word).strip('-') for word in words)}.json"
 
 
 def train_runs(configs: Sequence[RunConfig], context: ExecutionContext, task: Task | None = None) -> list[RunSummary]:
@@ -322,26 +336,3 @@ def open_program(program: Program, task: Task, device: str = "auto", hub: HubAcc
     rows = sum(task.split_size(split) for split in task.test_splits)
     model.compiled = pays_to_compile(model, rows, training=False)
     return model, task
-
-
-def describe_run(path: Path) -> dict[str, Any]:
-    """The content of a run folder or a program file as one flat table. Raises ConfigError, DataError."""
-    if path.is_file():
-        program = Program.load(path)
-        metrics = {f"{split} metric": metric for split, metric in program.metrics.items()}
-        header = {
-            "run_id": program.config.run_id,
-            "fingerprint": program.fingerprint,
-            "versions": dict(program.versions),
-        }
-        return (
-            vars(program.config)
-            | metrics
-            | header
-            | {"tensors": {n: tuple(t.shape) for n, t in program.tensors.items()}}
-        )
-    config = read_run_config(path)
-    folder = RunFolder(path.parent, config)
-    summary = folder.summary()
-    state = {"status": f"unfinished, last state at step {max(folder.saved_steps(), default=0)}"}
-    return {**vars(config), **(summary.to_json() if summary is not None else state)}

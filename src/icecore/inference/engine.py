@@ -5,7 +5,7 @@ programs of a pass, and batched over programs of equal shapes. So a program cost
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from icecore.core.errors import ConfigError, DataError, WeightsError, unknown_na
 from icecore.model.forward import ProgramStack, Segment, read_features
 from icecore.model.layers import LayerWeights
 from icecore.model.program import Program
+from icecore.model.program_shapes import check_shapes, program_shapes
 from icecore.tasks.task import Batch, TaskSpec
 from icecore.training.evaluation import TOKENS_PER_PASS
 from icecore.training.micro_batches import split_by_length
@@ -99,13 +100,9 @@ class Engine:
         program was trained on (both fingerprints are shown), DataError naming a tensor that does not fit.
         """
         self._check_body(program, name)
-        tensors: dict[str, Tensor] = {}
-        for tensor, expected in self._shapes(program).items():
-            source = program.tensors.get(tensor)
-            if source is None or tuple(source.shape) != expected:
-                problem = "missing" if source is None else f"of shape {tuple(source.shape)}"
-                raise DataError(f"Program {name!r}: tensor {tensor} is {problem}, expected shape {expected}.")
-            tensors[tensor] = source.detach().to(self.device)
+        shapes = program_shapes(program, self.backbone)
+        check_shapes(program, shapes, f"Program {name!r}: tensor")
+        tensors = {tensor: program.tensors[tensor].detach().to(self.device) for tensor in shapes}
         spec, config = program.spec, program.config
         norms = [tensors[f"body.{norm}"] for norm in self._norm_names()]
         return LoadedProgram(
@@ -155,6 +152,20 @@ class Engine:
         _check_logits(logits, chosen)
         return [logits[index] for index in range(len(rows))]
 
+    @torch.no_grad()
+    def attention(self, row: Tensor, program: str | int | LoadedProgram) -> Tensor:
+        """Attention weights (L, H, T, T) of each layer and head on one row (T, P) or (T,): queries by keys.
+
+        Raises what `predict` raises, and ConfigError for a body whose attention cannot be recorded.
+        """
+        (chosen,) = self._chosen([program])
+        _check_row(0, row, chosen)
+        layers: list[Tensor] = []
+        self._run_pass([row], [chosen], lambda weights: layers.append(weights[0]))
+        if not layers:
+            raise ConfigError(f"{self.backbone.info.name}: This body has no attention to show.")
+        return torch.stack(layers)
+
     def _check_body(self, program: Program, name: str) -> None:
         """Raise ConfigError or WeightsError unless the body is, frozen, the one that `program` was trained on."""
         config, info = program.config, self.backbone.info
@@ -175,28 +186,6 @@ class Engine:
     def _norm_names(self) -> list[str]:
         """The names of all norm tensors of the body, in order."""
         return [f"{n}.{kind}" for n, norm in self.backbone.norms().items() for kind, _ in norm.named_parameters()]
-
-    def _shapes(self, program: Program) -> dict[str, tuple[int, ...]]:
-        """The shape that each tensor of `program` must have."""
-        spec, config, info = program.spec, program.config, self.backbone.info
-        read, outputs = self.backbone.output_sizes(spec.length, spec.read_positions, spec.outputs)
-        sizes = {
-            "input": [spec.size, *config.input_hidden, info.width],
-            "output": [read, *config.output_hidden, outputs],
-        }
-        shapes: dict[str, tuple[int, ...]] = {
-            f"body.{name}.{kind}": tuple(parameter.shape)
-            for name, norm in self.backbone.norms().items()
-            for kind, parameter in norm.named_parameters()
-        }
-        if self.backbone.takes_positions:
-            shapes["positions"] = (spec.length, info.width)
-        for part, widths in sizes.items():
-            for number, pair in enumerate(itertools.pairwise(widths)):
-                shapes[f"{part}.layers.{number}.weight"] = pair
-                if part == "output" or number > 0 or spec.kind == "continuous":
-                    shapes[f"{part}.layers.{number}.bias"] = pair[1:]
-        return shapes
 
     def _chosen(self, choices: Sequence[str | int | LoadedProgram]) -> list[LoadedProgram]:
         programs, chosen = list(self._programs.values()), []
@@ -222,13 +211,21 @@ class Engine:
             for _, index in split_by_length(batch, runs=1, tokens=TOKENS_PER_PASS[self.device.type]):
                 yield torch.arange(len(lengths))[index].tolist()
 
-    def _run_pass(self, rows: Sequence[Tensor], programs: Sequence[LoadedProgram]) -> list[Tensor]:
-        """Logits (n, C) of each row; rows of one shape of programs, and of one program, lie beside each other."""
+    def _run_pass(
+        self,
+        rows: Sequence[Tensor],
+        programs: Sequence[LoadedProgram],
+        record: Callable[[Tensor], object] | None = None,
+    ) -> list[Tensor]:
+        """Logits (n, C) of each row; rows of one shape of programs, and of one program, lie beside each other.
+
+        `record` is called with the attention weights of each layer, see `BodyPass`.
+        """
         lengths = torch.tensor([len(row) for row in rows])
         full = int(lengths.min()) == int(lengths.max())
         segments = list(self._segments(rows, programs))
         used, run_of_row = _stacked_runs(programs, self.device)
-        body_pass = BodyPass(self._pass_norms(used), run_of_row)
+        body_pass = BodyPass(self._pass_norms(used), run_of_row, record=record)
         read_lengths = None if full else to_device(lengths, self.device)
         features = read_features(self.backbone, segments, read_lengths, body_pass, self.dtype)
         logits: list[Tensor] = []

@@ -11,6 +11,7 @@ from icecore.autofit.predict import read_encoder
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.core.device import select_runtime
 from icecore.core.errors import ConfigError
+from icecore.core.limits import read_small
 from icecore.experiments.sweep import load_task, open_program, open_run
 from icecore.inspection.measurement import Inspection, measure_model
 from icecore.model.fpt import FPT
@@ -75,8 +76,8 @@ def _is_run(path: Path) -> bool:
     if not path.is_dir():
         return False
     try:
-        return "model_type" not in json.loads((path / CONFIG).read_text())
-    except (OSError, ValueError):
+        return "model_type" not in json.loads(read_small(path / CONFIG))
+    except (OSError, ValueError, RecursionError):
         return True
 
 

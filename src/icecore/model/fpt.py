@@ -247,6 +247,8 @@ class FPT(nn.Module):
         layers: list[RunLinear | RunEmbedding] = []
         for number, (P, D) in enumerate(itertools.pairwise(sizes)):
             weights = [nn.init.orthogonal_(torch.empty(P, D), gain=1.41, generator=g) for g in generators]
+            if number == 0 and self.settings.input_scale is not None:
+                weights = [weight * self.settings.input_scale for weight in weights]
             if number == 0 and self.spec.kind == "discrete":
                 layers.append(RunEmbedding(weights))
             else:

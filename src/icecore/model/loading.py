@@ -8,10 +8,11 @@ import torch
 from icecore.backbones.backbone import Backbone
 from icecore.backbones.weights import save
 from icecore.core.config import RunConfig
-from icecore.core.errors import ConfigError, DataError, WeightsError
+from icecore.core.errors import ConfigError, WeightsError
 from icecore.model.fpt import FPT
 from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
+from icecore.model.program_shapes import check_shapes, program_shapes
 
 
 def load_programs(programs: Sequence[Program], backbone: Backbone, precision: str = "fp32") -> FPT:
@@ -25,6 +26,8 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
         if (program.spec, model_settings(program.config)) != (first.spec, model_settings(first.config)):
             tasks = f"{first.config.task} and {program.config.task}"
             raise ConfigError(f"Programs of {tasks} cannot share a model: their sizes or roles differ.")
+    for program in programs:  # before a model of the sizes in its header is made
+        check_shapes(program, program_shapes(program, backbone))
     model = FPT(first.spec, backbone, [p.config.seed for p in programs], model_settings(first.config), precision)
     for program in programs:
         if program.fingerprint != model.body_fingerprint:
@@ -34,11 +37,7 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
             )
     shapes = {n: tuple(p.shape[1:] if model.has_run_axis(n) else p.shape) for n, p in model.program().items()}
     for program in programs:
-        for name, expected in shapes.items():
-            source = program.tensors.get(name)
-            if source is None or tuple(source.shape) != expected:
-                problem = "missing" if source is None else f"of shape {tuple(source.shape)}"
-                raise DataError(f"Tensor {name} is {problem}, expected shape {expected}.")
+        check_shapes(program, shapes)
     model.set_programs([program.tensors for program in programs])
     return model.requires_grad_(False)
 

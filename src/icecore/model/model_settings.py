@@ -15,6 +15,7 @@ class ModelSettings:
     dropout        rate of every dropout in the body while training
     position_start  spread of the positions at the start, for bodies without a table, relative to that of the body's
                     token embeddings; None for a standard deviation of 0.02
+    input_scale    factor on the weights of the input layer's first part at the start; None for 1
     """
 
     train_roles: tuple[str, ...] = FPT_ROLES
@@ -22,10 +23,16 @@ class ModelSettings:
     output_hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     position_start: float | None = None
+    input_scale: float | None = None
 
 
 def model_settings(config: RunConfig) -> ModelSettings:
     """The part of a run's configuration that shapes its model."""
     return ModelSettings(
-        config.train_roles, config.input_hidden, config.output_hidden, config.dropout, config.position_start
+        config.train_roles,
+        config.input_hidden,
+        config.output_hidden,
+        config.dropout,
+        config.position_start,
+        config.input_scale,
     )

@@ -13,15 +13,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError
+from icecore.core.limits import check_fits_memory
 from icecore.core.storage import write_tensors
 from icecore.core.text import shortened
-from icecore.model.program_checks import check_parts, check_sizes, check_tensors, read_header, read_spec
+from icecore.model.program_checks import check_parts, check_sizes, checked_tensors, read_header, read_spec
 from icecore.tasks.task import TaskSpec
 
 FORMAT = 1
@@ -63,6 +65,7 @@ class Program:
     def load(cls, path: str | PathLike[str]) -> "Program":
         """Read a program and check every tensor. Raises DataError that names the file and the damaged part."""
         try:
+            check_fits_memory(Path(path))
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 text, checksum = metadata["icecore"], metadata["sha256"]
@@ -75,13 +78,29 @@ class Program:
             raise DataError(
                 f"{path} is not a readable program and may be incomplete ({error}). Copy it again."
             ) from error
-        if hashlib.sha256(text.encode()).hexdigest() != checksum:
-            raise DataError(f"The header of {path} is damaged (its checksum differs). Copy the file again.")
-        return _read(text, tensors, path)
+        return _read(text, checksum, tensors, path)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, name: str) -> "Program":
+        """As `load`, from the bytes of a program file; `name` is for messages. Raises DataError."""
+        try:
+            tensors = safetensors.torch.load(raw)
+            size = int.from_bytes(raw[:8], "little")
+            metadata = json.loads(raw[8 : 8 + size])["__metadata__"]
+            text, checksum = metadata["icecore"], metadata["sha256"]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{name} is not an icecore program.") from error
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{name} is not a readable program and may be incomplete ({error}). Copy it again."
+            ) from error
+        return _read(text, checksum, tensors, name)
 
 
-def _read(text: str, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> Program:
-    """The program of a header and tensors. Raises DataError."""
+def _read(text: str, checksum: str, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> Program:
+    """The program of a header, with its checksum, and tensors. Raises DataError."""
+    if hashlib.sha256(text.encode()).hexdigest() != checksum:
+        raise DataError(f"The header of {path} is damaged (its checksum differs). Copy the file again.")
     made: object = "unknown"
     try:
         header = read_header(text)
@@ -98,7 +117,7 @@ def _read(text: str, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -
                 raise DataError(f"Tensor {name} is missing in {path}. Copy the file again.")
             if _checksum(tensors[name]) != checksums.get(name):
                 raise DataError(f"Tensor {name} in {path} is damaged (its checksum differs). Copy the file again.")
-        check_tensors(tensors, path)
+        tensors = checked_tensors(tensors, path)
         config, spec = RunConfig.from_json(json.dumps(header["config"])), read_spec(header["spec"])
         check_sizes(config, spec, tensors)
     except ConfigError as error:

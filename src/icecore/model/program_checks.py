@@ -59,16 +59,19 @@ def read_spec(values: Mapping[str, Any]) -> TaskSpec:
     return spec
 
 
-def check_tensors(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
-    """Raise DataError naming a tensor that does not consist of finite floating-point numbers."""
+def checked_tensors(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> dict[str, Tensor]:
+    """The tensors in fp32. Raises DataError naming one that does not consist of finite floating-point numbers."""
+    plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise DataError(f"Tensor {name} in {path} has the type {tensor.dtype}, but programs hold numbers in fp32.")
-        if not tensor.isfinite().all():
+        plain[name] = tensor.float()
+        if not plain[name].isfinite().all():
             raise DataError(
                 f"Tensor {name} in {path} has values that are not finite numbers, so its predictions would have no "
                 "meaning. Train the program again."
             )
+    return plain
 
 
 def check_sizes(config: RunConfig, spec: TaskSpec, tensors: Mapping[str, Tensor]) -> None:

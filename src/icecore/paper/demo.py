@@ -9,11 +9,12 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from icecore.core.config import RunConfig
 from icecore.experiments import sweep
-from icecore.paper.attention_analysis import attention_maps
+from icecore.paper.attention_analysis import attention_maps, xor_attention
 from icecore.paper.attention_plot import draw_attention
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
@@ -59,10 +60,12 @@ def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
     maps = attention_maps(model, task)
     picture = out / "attention.png"
     draw_attention(maps, picture, "bit XOR on frozen pretrained MiniLM", task)
-    mass = maps.relevant_mass(task)
+    shares = xor_attention(maps, task).summary()
+    half = shares["uniform"] / 2
     console.print(
-        f"The best head gives {float(mass.max()):.0%} of its attention to the two bits that an output needs "
-        f"(uniform attention: {1 / task.n:.0%}).\nPicture: [bold]{picture}[/]",
+        f"Of the two bits that an output needs, one is at its own position, which most heads look at anyway. The best "
+        f"head gives {shares['first_bit_best']:.0%} of its attention to the other one ({half:.0%} if attention were "
+        f"uniform), and one gives {shares['best']:.0%} to both together.\nPicture: [bold]{escape(str(picture))}[/]",
         highlight=False,
     )
 

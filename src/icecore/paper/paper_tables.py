@@ -80,7 +80,7 @@ class Study:
 @functools.cache
 def published_numbers() -> Mapping[str, Any]:
     """The content of published.toml."""
-    return tomllib.loads((resources.files("icecore.paper") / "published.toml").read_text())
+    return tomllib.loads((resources.files("icecore.paper") / "published.toml").read_text("utf-8"))
 
 
 #: the tasks of Lu et al. 2021

@@ -31,14 +31,14 @@ def version_reader(package: str) -> AspectReader:
 def data_text(summary: RunSummary) -> str:
     """The data in a few words: their source, and checksums if there are any."""
     data = summary.data
-    source = data.get("source") or " ".join(filter(None, (data.get("format"), _split_sizes_text(data))))
+    source = data.get("source") or " ".join(filter(None, (str(data.get("format", "")), _split_sizes_text(data))))
     checksums = [f"{name} {value[:12]}" for name, value in data.items() if "sha256" in name and isinstance(value, str)]
     return "; ".join(filter(None, [str(source), *checksums, str(data.get("remark", ""))]))
 
 
 def _split_sizes_text(data: Mapping[str, Any]) -> str:
     counts = data.get("counts", {})
-    return f"({', '.join(f'{split} {count:,}' for split, count in counts.items())})" if counts else ""
+    return f"({', '.join(f'{split} {count or 0:,}' for split, count in counts.items())})" if counts else ""
 
 
 def tested_text(summary: RunSummary) -> str:

@@ -75,6 +75,8 @@ def _escape(text: str) -> str:
 
 
 def _code(command: str) -> str:
-    """A command as inline code; double backticks if it contains backticks itself."""
-    fence = "``" if "`" in command else "`"
-    return f"{fence}{' '.join(command.split())}{fence}"
+    """A command as inline code, between more backticks than it contains itself."""
+    text = " ".join(command.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " * (len(fence) > 1)  # a backtick at an end must not join the fence
+    return f"{fence}{space}{text}{space}{fence}"

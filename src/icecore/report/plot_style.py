@@ -36,6 +36,7 @@ PUBLISHED_COLOUR, GAP_COLOUR, GRID_COLOUR, TEXT_COLOUR = "#8A8A8A", "#D4D4D4", "
 #: width of a plot in inches; at 96 pixels an inch it is that of the page's text
 PAGE_WIDTH = 9.2
 MATPLOTLIB_SETTINGS: dict[Any, Any] = {
+    "text.parse_math": False,  # names of rows and columns are no formulas
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,

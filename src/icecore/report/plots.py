@@ -3,6 +3,7 @@
 A plot is drawn only if the table has something to show in it. Needs the extra `report`.
 """
 
+import contextlib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,9 +65,12 @@ def _run_pictures(table: ResultTable, root: Path) -> list[Plot]:
         for column, cell in row.cells.items():
             for run in cell.chosen:
                 path = root / str(run.extra.get("picture", ""))
-                if path.suffix == ".png" and path.resolve().is_relative_to(root.resolve()) and path.is_file():
-                    name = f"{table.slug}-map-{len(plots) + 1}"
-                    plots.append(Plot(name, f"Attention: {row.label}, {column}.", path.read_bytes()))
+                if path.suffix != ".png":
+                    continue
+                with contextlib.suppress(OSError):  # a name that no file can have, or a file that cannot be read
+                    if path.resolve().is_relative_to(root.resolve()) and path.is_file():
+                        name = f"{table.slug}-map-{len(plots) + 1}"
+                        plots.append(Plot(name, f"Attention: {row.label}, {column}.", path.read_bytes()))
     return plots
 
 

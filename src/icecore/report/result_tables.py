@@ -24,6 +24,9 @@ from icecore.report.consistency import (
 from icecore.report.quantities import QUANTITIES, Quantity
 from icecore.training.run_summary import RunSummary
 
+#: characters of a table's name in the names of its files
+MAX_SLUG = 80
+
 
 @dataclass(frozen=True)
 class TableColumn:
@@ -98,7 +101,8 @@ def build_tables(records: Sequence[RunRecord], studies: Mapping[str, Study] = ST
 
 
 def _unique_slug(text: str, taken: Iterable[str]) -> str:
-    base = slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
+    # file names begin with it
+    base = slug = re.sub(r"[^a-z0-9]+", "-", text.lower())[:MAX_SLUG].strip("-") or "table"
     number = 2
     while slug in taken:
         slug, number = f"{base}-{number}", number + 1

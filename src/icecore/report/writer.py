@@ -8,6 +8,7 @@ from pathlib import Path
 
 from icecore.core.errors import UserError
 from icecore.core.storage import write_atomic
+from icecore.core.text import printable
 from icecore.experiments.results import RunRecord
 from icecore.report.markdown import render_markdown
 from icecore.report.result_tables import build_tables
@@ -28,7 +29,7 @@ def write_report(records: Sequence[RunRecord], faults: Sequence[str], out: Path,
     from icecore.report.page import render_page
     from icecore.report.plots import draw_plots
 
-    tables = build_tables(records)
+    tables, faults = build_tables(records), [printable(fault) for fault in faults]
     plots = {table.slug: draw_plots(table, root) for table in tables}
     files: dict[Path, bytes] = {}
     for plot in (plot for plots_of_table in plots.values() for plot in plots_of_table):

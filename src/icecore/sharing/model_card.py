@@ -17,10 +17,12 @@ from jinja2 import Environment, StrictUndefined
 
 from icecore.backbones.weights import NAMED, WEIGHTS
 from icecore.core.config import INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
+from icecore.core.text import printable
 from icecore.model.program import Program
 from icecore.sharing.card_text import escape, file_name, format_value, format_values, join_items
 from icecore.sharing.program_header import ProgramHeader
 from icecore.tasks.task import TaskSpec
+from icecore.training.run_summary import LARGEST_NUMBER
 
 #: number of classes of a target that are listed
 MAX_LISTED_CLASSES = 30
@@ -46,7 +48,7 @@ class BodySource:
 
 def card(program: Program, name: str) -> str:
     """The whole card of `program`, shared as `name`: a hub repository `owner/name`, or just a name."""
-    return f"---\n{front_matter(program)}\n---\n\n{page(program, name)}"
+    return printable(f"---\n{front_matter(program)}\n---\n\n{page(program, name)}")
 
 
 def front_matter(program: Program) -> str:
@@ -229,4 +231,8 @@ def _describe_seeds(result: Mapping[str, Any]) -> str:
 
 
 def _describe_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, f"{value:.4f}") for name, value in metrics.items() if type(value) in (int, float)]
+    return [(name, f"{value:.4f}") for name, value in metrics.items() if _is_number(value)]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER

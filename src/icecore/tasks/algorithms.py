@@ -23,6 +23,8 @@ NEEDLE_OPTIONS: Mapping[str, int] = {"needles": 30, "values": 127}
 ADDITION_OPTIONS: Mapping[str, int] = {"digits": 10}
 PARENTHESIS_OPTIONS: Mapping[str, int] = {"pairs": 30}
 
+#: all pairs of numbers below the modulus are stored
+MAX_MODULUS = 4096
 #: share of all pairs that modular addition holds out for the test, and again for validation
 HELD_OUT = 0.05
 SIZES: Mapping[str, int] = {"train": 1000, "val": 1000, "test": 4000}
@@ -42,8 +44,8 @@ class ModularAddition(StoredTask):
     defaults = TaskDefaults(steps=4000, batch_size=64, lr=3e-3)
 
     def __init__(self, modulus: int = 199) -> None:
-        if modulus < 5:
-            raise ConfigError(f"option modulus of {self.name}: expected at least 5, found {modulus}")
+        if not 5 <= modulus <= MAX_MODULUS:
+            raise ConfigError(f"option modulus of {self.name}: expected 5 to {MAX_MODULUS:,}, found {modulus}")
         self.spec = self.spec_of(modulus)
         count = modulus**2
         order = torch.randperm(count, generator=random_stream(0, SPLIT))

@@ -1,15 +1,14 @@
 """Unpacking one folder of a tar archive, safely and completely or not at all."""
 
-import gzip
 import os
 import tarfile
 import tempfile
-import zlib
 from pathlib import Path, PurePosixPath
 
-from icecore.core.errors import DataError
-from icecore.core.limits import SizeCounter
+from icecore.core.archives import open_tar, tar_members
+from icecore.core.errors import DataError, UserError
 from icecore.core.storage import storage_errors
+from icecore.core.text import reason
 
 #: the advice if the disk refuses downloaded data
 CHOOSE_FOLDER = "Free space there, or name another folder with --dest or ICECORE_CACHE."
@@ -28,20 +27,22 @@ def unpack(archive: Path, inside: str, target: Path) -> None:
         new = Path(temporary) / target.name
         new.mkdir()
         try:
-            with tarfile.open(archive) as members:
-                counter = SizeCounter(archive)
-                for member in members:
-                    counter.add(member.size)
+            with open_tar(archive) as members:
+                for member in tar_members(members, archive):
                     tarfile.data_filter(member, os.fspath(new))
                     parts = PurePosixPath(member.name).parts
                     if member.isfile() and inside in parts[:-1]:
                         name = "/".join(parts[parts.index(inside) + 1 :])
                         members.extract(member.replace(name=name, deep=False), new, filter="data")
         except tarfile.FilterError as error:
-            raise DataError(f"{archive}: the archive is unsafe and was not unpacked ({error})") from error
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{archive}: the archive is unsafe and was not unpacked ({reason(error)})") from error
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # damaged archives raise nearly anything
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk
+                raise
             raise DataError(
-                f"{archive}: expected a tar archive, found damaged data ({error}). Download it again."
+                f"{archive}: expected a tar archive, found damaged data ({reason(error)}). Download it again."
             ) from error
         if not any(new.iterdir()):
             raise DataError(f"{archive}: expected files in a folder {inside}, found none. Download it again.")

@@ -17,8 +17,8 @@ from icecore.tasks.task import Batch, TaskDefaults, TaskSpec
 MEMORY_OPTIONS: Mapping[str, int] = {"strings": 5, "bits": 1000, "width": 50}
 XOR_OPTIONS: Mapping[str, int] = {"n": 5}
 
-#: bit XOR scores every pair of strings once if there are at most this many (n <= 6)
-MAX_ENUMERATED_PAIRS = 4096
+#: bit XOR scores every pair of strings once, of which there are 4**n, up to this n
+MAX_ENUMERATED_BITS = 6
 
 
 class BitTask(GeneratedTask):
@@ -88,8 +88,8 @@ class BitXor(BitTask):
     def __init__(self, n: int = 5) -> None:
         require_positive(self.name, n=n)
         self.n = n
-        self.pairs = 4**n
-        self.enumerated = self.pairs <= MAX_ENUMERATED_PAIRS
+        self.enumerated = n <= MAX_ENUMERATED_BITS
+        self.pairs = 4**n if self.enumerated else 0
         sizes = {"val": min(256, self.pairs), "test": self.pairs} if self.enumerated else {"val": 2000, "test": 2000}
         super().__init__(self.spec_of(n), {"train": 2000, **sizes})
         if self.enumerated:

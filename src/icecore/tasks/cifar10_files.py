@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from icecore.core.errors import DataError
+from icecore.core.text import shortened
 from icecore.tasks.class_folders import read_class_folders
 from icecore.tasks.containers import matching_files
 from icecore.tasks.data_files import FETCH_AGAIN, find_first, missing_data_error
@@ -75,13 +76,15 @@ def _python_batch(raw: bytes, location: str) -> ImageSplit:
     batch = unpickle(raw, location, encoding="bytes")
     if not isinstance(batch, dict):
         raise DataError(f"{location}: expected a pickled dict, found {type(batch).__name__}. {FETCH_AGAIN}")
-    fields = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-    rows = np.asarray(fields.get("data"))
-    if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != CIFAR10_PIXELS:
-        raise DataError(
-            f"{location}: expected data of uint8 (N, {CIFAR10_PIXELS}), found {rows.dtype} {rows.shape}. {FETCH_AGAIN}"
-        )
-    return ImageSplit.checked(_images(rows), fields.get("labels"), location)
+    fields = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
+    rows, labels = fields.get("data"), fields.get("labels")
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != CIFAR10_PIXELS:
+        found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else shortened(rows)
+        raise DataError(f"{location}: expected data of uint8 (N, {CIFAR10_PIXELS}), found {found}. {FETCH_AGAIN}")
+    # NumPy would follow lists in lists, which may name each other so often that no memory holds the result
+    if not isinstance(labels, np.ndarray) and not (isinstance(labels, list) and all(type(n) is int for n in labels)):
+        raise DataError(f"{location}: expected a list of labels, found {shortened(labels)}. {FETCH_AGAIN}")
+    return ImageSplit.checked(_images(rows), labels, location)
 
 
 def _images(planes: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ Decoding takes half a minute, so the decoded images are kept in the cache.
 import hashlib
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 
 from icecore.core.errors import DataError, StorageError
 from icecore.core.storage import cache_dir, digest, write_atomic
-from icecore.tasks.containers import DAMAGE_ERRORS, folder_files, matching_files
+from icecore.tasks.containers import folder_files, matching_files
 from icecore.tasks.data_files import FETCH_AGAIN
 from icecore.tasks.image_set import ImageSet, ImageSplit
 
@@ -102,7 +104,7 @@ def _load_cache(cache: Path) -> dict[str, Any] | None:
     try:
         with cache.open("rb") as file, np.load(file) as stored:
             return {name: stored[name] for name in _CACHED_ARRAYS}
-    except (*DAMAGE_ERRORS, KeyError, ValueError):
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -1,6 +1,7 @@
 """Finding and reading data files. Nothing here uses the network; `icecore data get` is in download.py.
 
-Folders are searched in this order: `--data-dir`, the environment variable ICECORE_DATA, the cache.
+A folder named by `--data-dir` is the only one that is searched, since other data than those that a user asked for would
+give other numbers. Without it, the folder of the environment variable ICECORE_DATA is searched, then the cache.
 """
 
 import gzip
@@ -8,8 +9,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from icecore.core.errors import DataError, UserError
-from icecore.core.limits import read_limited, unpacked_limit
+from icecore.core.limits import check_fits_memory, read_limited, unpacked_limit
 from icecore.core.storage import cache_dir
 
 #: the advice for a damaged file
@@ -17,11 +20,14 @@ FETCH_AGAIN = "Fetch or copy it again."
 
 
 def data_roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
-    """The folders to search for data, most specific first. Raises DataError if `data_dir` is not a folder."""
-    roots = [Path(folder).expanduser() for folder in (data_dir, os.environ.get("ICECORE_DATA")) if folder]
-    if data_dir and not roots[0].is_dir():
-        raise DataError(f"--data-dir {data_dir}: there is no such folder.")
-    return [*roots, cache_dir()]
+    """The folders to search for data, most specific first. Raises DataError for a named one that does not exist."""
+    for name, folder in (("--data-dir ", data_dir), ("ICECORE_DATA=", os.environ.get("ICECORE_DATA"))):
+        if folder:
+            root = Path(folder).expanduser()
+            if not root.is_dir():
+                raise DataError(f"{name}{folder}: there is no such folder.")
+            return [root] if data_dir else [root, cache_dir()]
+    return [cache_dir()]
 
 
 def find_first(roots: Iterable[Path], candidates: Sequence[str]) -> Path | None:
@@ -54,6 +60,7 @@ def read_bytes(path: Path) -> bytes:
             start = file.read(2)
             file.seek(0)
             if start != b"\x1f\x8b":
+                check_fits_memory(path)
                 return file.read()
             with gzip.GzipFile(fileobj=file) as unpacked:
                 return read_limited(unpacked, path, unpacked_limit(path.stat().st_size))
@@ -63,3 +70,13 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error}). It may be cut short. {FETCH_AGAIN}") from error
     except Exception as error:  # zlib.error has no public base class
         raise DataError(f"{path}: the gzip data are damaged ({error}). {FETCH_AGAIN}") from error
+
+
+def check_texts(array: np.ndarray) -> None:
+    """Raise ValueError for an array of texts with numbers that are no characters, which NumPy does not notice."""
+    if array.dtype.kind == "U" and array.size:
+        points = np.ascontiguousarray(array).reshape(-1).view(array.dtype.newbyteorder("=")).view(np.uint32)
+        if array.dtype.byteorder not in ("=", "<"):
+            points = points.byteswap()
+        if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
+            raise ValueError("it has texts with numbers that are no characters")

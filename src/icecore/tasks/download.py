@@ -4,9 +4,13 @@ A file gets its final name when it is complete and its checksum is right. Until 
 call resumes. Neither pooch nor huggingface_hub can resume a file of any server in a later call.
 """
 
+import contextlib
 import http.client
 import json
 import os
+import queue
+import re
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from icecore.core.errors import DataError, unknown_name
+from icecore.core.limits import read_small
 from icecore.core.storage import cache_dir, digest, storage_errors
 from icecore.tasks.archive_unpacking import CHOOSE_FOLDER, unpack
 from icecore.tasks.datasets import DATASETS, RemoteFile
@@ -27,6 +32,8 @@ DownloadProgress = Callable[[int, int | None], None]
 CHUNK_BYTES = 1 << 16
 #: slower transfers, measured over so many seconds, are broken off
 MIN_BYTES_PER_SECOND, SPEED_SECONDS = 1024, 60.0
+#: longest time until a server has sent its headers
+ANSWER_SECONDS = 90.0
 #: the largest file whose size neither icecore nor the server knows; the largest data set has 8 GB
 MAX_UNKNOWN_BYTES = 20 * 2**30
 #: HTTP status codes after which another attempt may succeed; after any other error, the next mirror is tried
@@ -131,15 +138,42 @@ def _discard(part: Path) -> None:
 def _resumable(part: Path) -> tuple[int, _Version]:
     """The number of bytes received and their version; 0 bytes if there is nothing to resume."""
     try:
-        return part.stat().st_size, _Version(*json.loads(_state_file(part).read_text()))
-    except (OSError, ValueError, TypeError):
+        return part.stat().st_size, _Version(*json.loads(read_small(_state_file(part))))
+    except (OSError, ValueError, TypeError, RecursionError):
         return 0, _Version(None, None)
 
 
 def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
+    """The answer of a server. Raises _MirrorError, also for one that sends its headers byte by byte for ever."""
+    answers: list[http.client.HTTPResponse | BaseException] = []
+    is_left = threading.Event()
+
+    def ask() -> None:
+        try:
+            response = _ask(url, start, timeout)
+        except BaseException as error:
+            answers.append(error)
+            return
+        answers.append(response)
+        if is_left.is_set():
+            response.close()
+
+    # a thread, because a time limit of a connection begins again with each byte
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if not answers:
+        is_left.set()
+        raise _MirrorError(f"it did not answer within {ANSWER_SECONDS:.0f} seconds", retry=True)
+    if isinstance(answers[0], BaseException):
+        raise answers[0]
+    return answers[0]
+
+
+def _ask(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
     headers = {"User-Agent": "icecore", "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         cause = f"the server answers {error.code} {error.reason}"
@@ -150,27 +184,68 @@ def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
         raise _MirrorError(repr(error), retry=True) from error
     except ValueError as error:  # a redirect to something that is no address
         raise _MirrorError(f"the server names a broken address ({error})", retry=False) from error
+    if not isinstance(response, http.client.HTTPResponse):
+        response.close()
+        raise _MirrorError("the server names an address of another kind than http", retry=False)
+    return response
 
 
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    begun, received = time.monotonic(), 0
+@contextlib.contextmanager
+def _reading(response: http.client.HTTPResponse) -> Iterator[Iterator[bytes]]:
+    """What a server sends, piece by piece, read and in the end closed by a thread.
+
+    A thread, because the lines between pieces have no time limit: a server could send them byte by byte for ever.
+    """
+    pieces: queue.Queue[bytes | BaseException] = queue.Queue(maxsize=4)
+    is_left = threading.Event()
+
+    def read() -> None:
+        piece: bytes | BaseException = b"more"
+        while piece and not isinstance(piece, BaseException) and not is_left.is_set():
+            try:
+                # read1 returns what has arrived, so that a server that sends a byte now and then is noticed
+                piece = response.read1(CHUNK_BYTES)
+            except BaseException as error:
+                piece = error
+            pieces.put(piece)
+        response.close()
+
+    threading.Thread(target=read, daemon=True).start()
     try:
-        # read1 returns what has arrived, so that a server that sends a byte now and then is noticed
-        while chunk := response.read1(CHUNK_BYTES):
-            yield chunk
-            received += len(chunk)
-            if (seconds := time.monotonic() - begun) > SPEED_SECONDS:
-                if received < MIN_BYTES_PER_SECOND * seconds:
-                    raise _MirrorError(f"it sends only {received / seconds:.0f} bytes per second", retry=True)
-                begun, received = time.monotonic(), 0
-    except (OSError, http.client.HTTPException) as error:
-        raise _MirrorError(f"the connection broke ({error!r})", retry=True) from error
+        yield _timed(pieces)
+    finally:
+        is_left.set()
+        while not pieces.empty():  # so that the thread, which may be waiting for room, ends
+            pieces.get_nowait()
+
+
+def _timed(pieces: "queue.Queue[bytes | BaseException]") -> Iterator[bytes]:
+    """The pieces until an empty one. Raises _MirrorError if the connection breaks or is too slow."""
+    begun, received = time.monotonic(), 0
+    while True:
+        try:
+            piece = pieces.get(timeout=SPEED_SECONDS)
+        except queue.Empty:
+            raise _MirrorError(f"it sent nothing for {SPEED_SECONDS:.0f} seconds", retry=True) from None
+        if isinstance(piece, OSError | http.client.HTTPException):
+            raise _MirrorError(f"the connection broke ({piece!r})", retry=True) from piece
+        if isinstance(piece, BaseException):
+            raise piece
+        if not piece:
+            return
+        yield piece
+        received += len(piece)
+        if (seconds := time.monotonic() - begun) > SPEED_SECONDS:
+            if received < MIN_BYTES_PER_SECOND * seconds:
+                raise _MirrorError(f"it sends only {received / seconds:.0f} bytes per second", retry=True)
+            begun, received = time.monotonic(), 0
 
 
 def _version(response: http.client.HTTPResponse) -> _Version:
     headers, partial = response.headers, response.status == 206
     size = headers.get("Content-Range", "").rpartition("/")[2] if partial else headers.get("Content-Length", "")
-    return _Version(headers.get("ETag") or headers.get("Last-Modified"), int(size) if size.isdecimal() else None)
+    known = re.fullmatch(r"[0-9]{1,15}", size)
+    return _Version(headers.get("ETag") or headers.get("Last-Modified"), int(size) if known else None)
 
 
 def _transfer(url: str, part: Path, expected: int | None, timeout: float, progress: DownloadProgress | None) -> None:
@@ -178,9 +253,13 @@ def _transfer(url: str, part: Path, expected: int | None, timeout: float, progre
     received, stored = _resumable(part)
     if received and received == stored.size:
         return
-    with _open(url, received, timeout) as response:
+    response = _open(url, received, timeout)
+    with _reading(response) as chunks:
         version = _version(response)
         size = expected if version.size is None else version.size
+        most = MAX_UNKNOWN_BYTES if expected is None else expected
+        if size is not None and size > most and expected is None:
+            raise _MirrorError(f"it offers {size:,} bytes, but at most {most:,} are fetched", retry=False)
         if expected is not None and size != expected:
             raise _MirrorError(f"expected {expected} bytes, found {size}: not the published file", retry=False)
         continues = response.headers.get("Content-Range", "").startswith(f"bytes {received}-")
@@ -189,11 +268,11 @@ def _transfer(url: str, part: Path, expected: int | None, timeout: float, progre
         done = received if response.status == 206 else 0  # 200: the server ignores Range and sends the whole file
         # The old bytes are removed before the new version is stored, so that an interruption cannot mix them.
         with _disk_errors(part), part.open("ab" if done else "wb") as out:
-            _state_file(part).write_text(json.dumps(version))
-            for chunk in _chunks(response):
+            _state_file(part).write_text(json.dumps(version), encoding="utf-8")
+            for chunk in chunks:
                 out.write(chunk)
                 done += len(chunk)
-                if done > (MAX_UNKNOWN_BYTES if size is None else size):
+                if done > (most if size is None else size):
                     raise _MirrorError(f"it sends more than {done - 1:,} bytes", retry=False, stale=True)
                 if progress:
                     progress(done, size)
@@ -214,7 +293,10 @@ def _expected(file: RemoteFile, target: Path) -> tuple[str, str | None]:
     if file.checksum:
         algorithm, _, value = file.checksum.partition(":")
         return algorithm, value
-    pinned = _pin(target).read_text().split() if _pin(target).exists() else []
+    try:
+        pinned = read_small(_pin(target)).split() if _pin(target).exists() else []
+    except (OSError, ValueError) as error:
+        raise DataError(f"{_pin(target)} cannot be read ({error}). Remove it to pin the file again.") from error
     return "sha256", pinned[0] if pinned else None
 
 
@@ -250,6 +332,6 @@ def _finish(part: Path, file: RemoteFile, target: Path) -> Path:
             raise
     if pin:
         with _disk_errors(target):
-            _pin(target).write_text(f"{pin}  {PurePosixPath(file.urls[0]).name}\n")
+            _pin(target).write_text(f"{pin}  {PurePosixPath(file.urls[0]).name}\n", encoding="utf-8")
     _discard(part)
     return target

@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from icecore.core.errors import ConfigError, unknown_name
+from icecore.core.text import shortened
 from icecore.tasks.task import Task, TaskDefaults, TaskSpec
+
+#: the largest whole number of an option: more examples, tokens or bits than any task has
+MAX_OPTION = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ def read_options(request: TaskRequest, name: str, defaults: Mapping[str, Any]) -
                 options[key] = {"true": True, "false": False}[value.lower()]
             else:
                 options[key] = kind(value)
-        except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"option {key} of {name}: expected {kind.__name__}, found {value!r}") from None
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise ConfigError(f"option {key} of {name}: expected {kind.__name__}, found {shortened(value)}") from None
+        if kind is int and abs(options[key]) > MAX_OPTION:
+            raise ConfigError(f"option {key} of {name}: expected at most {MAX_OPTION:,}, found {shortened(value)}")
     return options
 
 

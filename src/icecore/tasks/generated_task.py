@@ -15,6 +15,9 @@ from icecore.core.errors import ConfigError
 from icecore.core.random_streams import EXAMPLES, SPLIT, random_stream
 from icecore.tasks.task import Batch, Task, TaskSpec
 
+#: numbers of an example, in its tokens or in its outputs: more would take gigabytes in a batch
+MAX_NUMBERS = 2**24
+
 
 class GeneratedTask(Task):
     """A task over random examples. A subclass says what an example draws and how the draws become tokens.
@@ -24,6 +27,7 @@ class GeneratedTask(Task):
     """
 
     def __init__(self, spec: TaskSpec, sizes: Mapping[str, int]) -> None:
+        require_fewer(self.name, spec)
         self.spec = spec
         self.sizes = dict(sizes)
         self.device = torch.device("cpu")
@@ -70,6 +74,16 @@ def require_positive(task: str, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ConfigError(f"option {name} of {task}: expected at least 1, found {size}")
+
+
+def require_fewer(task: str, spec: TaskSpec) -> None:
+    """Raise ConfigError if an example of `task` would have more than MAX_NUMBERS numbers."""
+    tokens = spec.length * (spec.size if spec.kind == "continuous" else 1)
+    numbers = max(tokens, spec.read_positions * spec.outputs, spec.size)
+    if numbers > MAX_NUMBERS:
+        raise ConfigError(
+            f"{task}: an example would have {numbers:,} numbers, but at most {MAX_NUMBERS:,} are possible."
+        )
 
 
 def concatenate(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -25,6 +25,8 @@ BRANCH, LEAF, OVERFLOW = 1, 2, 4
 BIG_DATA = 1
 NO_PAGE = 2**64 - 1
 PAGE_SIZES = tuple(2**power for power in range(9, 16))
+#: the longest key, as in the library
+MAX_KEY_SIZE = 511
 #: levels of the largest tree that is read; each has hundreds of times as many pages as the one above
 MAX_TREE_DEPTH = 16
 
@@ -56,6 +58,8 @@ class LmdbFile:
         try:
             self.size = self.file.seek(0, 2)
             self.page_size = META.size
+            #: bytes of all values so far: they cannot be more than the file has, unless one is named twice
+            self.claimed = 0
             self.meta = self._read_meta()
             self.places = dict(self._entries())
         except BaseException:
@@ -119,11 +123,15 @@ class LmdbFile:
                 raise self._fault(f"page {number} is damaged")
             if not PAGE_HEADER.size <= lower <= upper <= self.page_size:
                 raise self._fault(f"page {number} has a wrong size")
+            left = self.page_size
             for offset in struct.unpack_from(f"<{(lower - PAGE_HEADER.size) // 2}H", page, PAGE_HEADER.size):
                 if offset + NODE.size > self.page_size:
                     raise self._fault(f"page {number} has an entry outside of itself")
                 low, high, node_flags, key_size = NODE.unpack_from(page, offset)
                 start = offset + NODE.size
+                left -= NODE.size + key_size
+                if key_size > MAX_KEY_SIZE or left < 0:
+                    raise self._fault(f"the keys of page {number} are larger than the page")
                 if flags & BRANCH:
                     waiting.append(low | high << 16 | node_flags << 32)
                 else:
@@ -133,6 +141,9 @@ class LmdbFile:
     def _place(self, page: int, start: int, size: int, flags: int) -> tuple[int, int]:
         """The (offset, size) in the file of the value that a leaf's node describes."""
         offset = page * self.page_size + start
+        self.claimed += size
+        if self.claimed > self.size:
+            raise self._fault("its values are larger than the file, so some of them lie upon each other")
         if flags not in (0, BIG_DATA) or start + (8 if flags else size) > self.page_size:
             raise self._fault(f"page {page} has a damaged entry")
         if not flags:

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.tasks.data_files import FETCH_AGAIN
+from icecore.core.text import reason
+from icecore.tasks.data_files import FETCH_AGAIN, check_texts
 
 Value = TypeVar("Value")
 
@@ -25,8 +26,13 @@ Value = TypeVar("Value")
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU]\d{1,6})")
 #: what the state of a dtype may say besides its byte order: no fields, no shape, no flags of objects
 _PLAIN_STATE = (None, None, None, -1, -1, 0)
-#: what a key of a dictionary or a member of a set may be; hashing a deeply nested tuple could overflow the stack
-_KEY_TYPES = (str, bytes, int, float, np.generic)
+#: what a key of a dictionary or a member of a set may be. A file cannot choose the hashes of texts; with numbers, it
+#: could make all of them equal, and each look-up a walk through all keys. A nested tuple could overflow the stack
+_KEY_TYPES = (str, bytes)
+#: whole numbers below this are too few to be chosen so
+_MAX_KEY = 2**24
+#: the largest whole number; larger ones can be neither written in decimal digits nor used as a label
+_MAX_WHOLE = 2**64
 
 
 class _NotPlainError(Exception):
@@ -71,7 +77,8 @@ def _text(value: Any) -> str:
 
 
 def _key(value: Any) -> Any:
-    if value is not None and not isinstance(value, _KEY_TYPES):
+    is_small = type(value) is int and abs(value) < _MAX_KEY
+    if value is not None and not is_small and not isinstance(value, _KEY_TYPES):
         raise _NotPlainError(f"it has a {type(value).__name__} as a key")
     return value
 
@@ -83,7 +90,9 @@ def _filled(dtype: Any, shape: Any, data: Any, order: str) -> np.ndarray:
     count = math.prod(sizes)
     if len(sizes) > 32 or min(sizes, default=0) < 0 or count * plain.itemsize != len(_as(bytes, raw)):
         raise _NotPlainError(f"its array of {plain} {tuple(sizes)} has {len(raw)} bytes")
-    return np.frombuffer(raw, plain, count).reshape(sizes, order="F" if order == "F" else "C")
+    array = np.frombuffer(raw, plain, count).reshape(sizes, order="F" if order == "F" else "C")
+    check_texts(array)
+    return array
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
@@ -134,7 +143,7 @@ def unpickle(data: bytes, location: str, encoding: str = "ASCII") -> Any:
     try:
         return _Interpreter(data, encoding).load()
     except Exception as error:  # damaged pickles raise nearly anything
-        raise DataError(f"{location}: not a pickle of plain data ({error}). {FETCH_AGAIN}") from error
+        raise DataError(f"{location}: not a pickle of plain data ({reason(error)}). {FETCH_AGAIN}") from error
 
 
 class _Interpreter:
@@ -166,6 +175,8 @@ class _Interpreter:
         if name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in _LITERALS:
+            if isinstance(argument, int) and abs(argument) > _MAX_WHOLE:
+                raise _NotPlainError("it has a whole number of more than 64 bits")
             stack.append(argument)
         elif name in ("BINSTRING", "SHORT_BINSTRING"):
             stack.append(self._python_2_text(argument.encode("latin-1")))

@@ -129,11 +129,11 @@ def _tape_record(location: str, index: int, item: Any) -> ProteinRecord:
         raise DataError(f"{location}: expected a string as primary, found {type(primary).__name__}")
     if isinstance(fold, np.ndarray) and fold.size == 1:
         fold = fold.reshape(())[()]
-    if not isinstance(fold, int | np.integer) or fold < 0:
+    if not isinstance(fold, int | np.integer) or not 0 <= fold < 2**63:
         raise DataError(
             f"{location}: expected an integer of at least 0 as fold_label, found {shortened(item['fold_label'])}"
         )
-    if not isinstance(name, bytes | str | int | np.integer):
+    if not isinstance(name, bytes | str | int | np.integer) or (isinstance(name, int) and abs(name) >= 2**63):
         raise DataError(f"{location}: expected a text or a number as id, found {shortened(name)}")
     name = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
     return ProteinRecord(location, name, primary, str(int(fold)))

@@ -153,6 +153,16 @@ class Task(ABC):
         right = self._class_logits(logits, targets).argmax(-1) == targets.reshape(-1)
         return right.view(N, -1).float().mean(1)
 
+    def linear_targets(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What a linear output layer is solved for: values (N, n, C) in float64, and the weight (N,) of each row.
+
+        For classes, 1 for the right one and 0 for the others: the centred solution's largest output is its choice.
+        """
+        N, n, C = len(targets), self.spec.read_positions, self.spec.outputs
+        classes = N * n * C // targets.numel()
+        values = F.one_hot(targets.reshape(-1).long(), classes).double().view(N, n, C)
+        return values, torch.ones(N, dtype=torch.float64, device=targets.device)
+
     @staticmethod
     def _class_logits(logits: Tensor, targets: Tensor) -> Tensor:
         """Logits (N, n, C) with one row of classes for each target: (targets.numel(), classes)."""

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
+from icecore.core.limits import read_small, small_lines
 from icecore.core.storage import file_lock, storage_errors, write_json, write_tensors
+from icecore.core.text import printable_values
 from icecore.training.run_summary import RunSummary
 
 CONFIG, EVENTS, PROGRAM, SUMMARY = "config.json", "events.jsonl", "program.safetensors", "summary.json"
@@ -67,16 +69,18 @@ class RunFolder:
         with storage_errors(self.path):
             for leftover in self.path.rglob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
-            if self.events_path.exists() and not self.events_path.read_bytes().endswith(b"\n"):
-                with self.events_path.open("a") as file:
-                    file.write("\n")  # the next line must not be appended to an incomplete one
+            if self.events_path.exists():
+                with self.events_path.open("a+b") as file:
+                    # the next line must not be appended to an incomplete one
+                    if file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+                        file.write(b"\n")
 
     def summary(self) -> RunSummary | None:
         """The finished run's summary, or None. Raises ConfigError if the file is damaged."""
         if not self.summary_path.exists():
             return None
         try:
-            values = json.loads(self.summary_path.read_text("utf-8"))
+            values = printable_values(json.loads(read_small(self.summary_path)))
             if not isinstance(values, dict):
                 raise ConfigError("it is not a table of names and values")
             return RunSummary.from_json(values)
@@ -87,7 +91,7 @@ class RunFolder:
 
     def log(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Append events, one JSON line each, in a single write."""
-        with storage_errors(self.events_path), self.events_path.open("a") as file:
+        with storage_errors(self.events_path), self.events_path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(event) + "\n" for event in events))
 
     def events(self) -> list[dict[str, Any]]:
@@ -96,17 +100,19 @@ class RunFolder:
         Raises ConfigError if the file cannot be read.
         """
         events: list[dict[str, Any]] = []
+        if not self.events_path.exists():
+            return events
         try:
-            text = self.events_path.read_text("utf-8", errors="replace") if self.events_path.exists() else ""
+            with self.events_path.open("rb") as file:
+                for line in small_lines(file):
+                    event = None if line is None else _read_event(line.decode("utf-8", errors="replace"))
+                    if event is None:
+                        continue
+                    if event.get("event") == "start":
+                        events = [e for e in events if e["step"] <= event["step"]]
+                    events.append(event)
         except OSError as error:
             raise ConfigError(f"{self.events_path}: {error.strerror}. Check its permissions.") from error
-        for line in text.split("\n"):
-            event = _read_event(line)
-            if event is None:
-                continue
-            if event.get("event") == "start":
-                events = [e for e in events if e["step"] <= event["step"]]
-            events.append(event)
         return events
 
     def pack(self) -> list[str]:
@@ -266,8 +272,8 @@ def read_config(folder: Path) -> RunConfig:
     """The configuration in a run folder. Raises ConfigError that names the file if it is not one."""
     path = folder / CONFIG
     try:
-        return RunConfig.from_json(path.read_text())
-    except (OSError, ValueError, ConfigError) as error:
+        return RunConfig.from_json(read_small(path))
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise ConfigError(f"{path}: {error} Move the folder away and train again.") from error
 
 

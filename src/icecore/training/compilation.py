@@ -7,6 +7,8 @@ from icecore.model.fpt import FPT
 
 #: floating-point operations from which a training pays back the time of compiling
 COMPILE_FROM = {"cpu": 5e13, "cuda": 5e16}
+#: time box from which compiling, which takes up to half a minute on two cores, is not a large part of it
+MIN_COMPILE_MINUTES = 3.0
 
 
 def pays_to_compile(model: FPT, passes: int, training: bool = True) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from icecore.core.errors import DataError
 from icecore.model.fpt import FPT
 from icecore.tasks.task import Task
 from icecore.training.distributed import ALONE, World
@@ -17,14 +18,27 @@ PASSES_PER_WINDOW = 8
 
 
 @torch.inference_mode()
-def evaluate(model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE) -> Tensor:
+def evaluate(
+    model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE, finite: bool = False
+) -> Tensor:
     """Mean metric of each program over the split, (R,) on the CPU.
 
     limit  at most this many examples, from the start
     world  processes that each score a share; all of them return the mean
+    finite raise DataError for logits that are not finite, whose metric would have no meaning
     """
+    return evaluate_with_loss(model, task, split, limit, world, finite)[0]
+
+
+@torch.inference_mode()
+def evaluate_with_loss(
+    model: FPT, task: Task, split: str, limit: int | None = None, world: World = ALONE, finite: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As `evaluate`, with the mean loss of each program as well: (R,) and (R,) on the CPU."""
     passes = ((logits, targets) for logits, targets, _ in _passes(model, task, split, limit, world))
-    return mean_metric(task, model.runs, passes, world)
+    if finite:
+        passes = map(_checked, passes)
+    return mean_scores(task, model.runs, passes, world)
 
 
 @torch.inference_mode()
@@ -58,20 +72,33 @@ def _passes(
         first += len(rows)
 
 
+def _checked(logits_and_targets: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    if not logits_and_targets[0].isfinite().all():
+        raise DataError("The program gives numbers that are not finite. Its weights are too large: train it again.")
+    return logits_and_targets
+
+
 def examples_per_pass(model: FPT, runs: int = 1) -> int:
     """Examples that go through the body at once, each for `runs` runs."""
     tokens = TOKENS_PER_PASS[next(model.parameters()).device.type]
     return max(1, tokens // (runs * model.spec.length))
 
 
-def mean_metric(task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], world: World = ALONE) -> Tensor:
-    """Mean metric of each run (R,), on the CPU, over passes of run-major logits (N, n, C) and targets (N, ...).
+def mean_scores(
+    task: Task, runs: int, passes: Iterable[tuple[Tensor, Tensor]], world: World = ALONE
+) -> tuple[Tensor, Tensor]:
+    """Mean metric and mean loss of each run, (R,) and (R,) on the CPU.
 
-    world  processes whose passes count together
+    passes  run-major logits (N, n, C) and targets (N, ...)
+    world   processes whose passes count together
     """
-    hits = [task.metric(logits, targets).view(runs, -1) for logits, targets in passes]
+    parts = [
+        torch.stack([score(logits, targets).view(runs, -1) for score in (task.metric, task.loss)])
+        for logits, targets in passes
+    ]
     # in fp64, so that the mean does not depend on how passes are split; fetched once, because fetching waits
-    values = torch.cat(hits, 1).cpu().double() if hits else torch.zeros(runs, 0, dtype=torch.float64)
-    total, count = values.sum(1), torch.tensor([values.shape[1]], dtype=torch.float64)
+    values = torch.cat(parts, 2).cpu().double() if parts else torch.zeros(2, runs, 0, dtype=torch.float64)
+    total, count = values.sum(2), torch.tensor([values.shape[2]], dtype=torch.float64)
     world.sum(total, count)
-    return total / count
+    metrics, losses = total / count
+    return metrics, losses

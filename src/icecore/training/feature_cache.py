@@ -22,7 +22,7 @@ from icecore.core.device import to_device, total_memory
 from icecore.core.storage import storage_errors
 from icecore.model.fpt import FPT
 from icecore.tasks.task import Batch, Task
-from icecore.training.evaluation import PASSES_PER_WINDOW, examples_per_pass, mean_metric
+from icecore.training.evaluation import PASSES_PER_WINDOW, examples_per_pass, mean_scores
 from icecore.training.micro_batches import split_by_length
 
 #: share of the device's memory that features may take before they are kept in a file
@@ -113,8 +113,8 @@ class FeatureCache:
         return self.task.loss(self.model.logits(rows), targets).view(len(seeds), -1).mean(1)
 
     @torch.no_grad()
-    def evaluate(self, split: str, limit: int | None, seeds: Sequence[int]) -> Tensor:
-        """As `evaluation.evaluate`, for runs with these seeds; reads what is cached and computes the rest."""
+    def evaluate(self, split: str, limit: int | None, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `evaluation.evaluate_with_loss`, for runs with these seeds; reads what is cached and computes the rest."""
         whole = self.task.split_size(split)
         count = whole if limit is None else min(limit, whole)
         kept = self.kept
@@ -133,7 +133,7 @@ class FeatureCache:
                     runs = rows[:, slots].transpose(0, 1).flatten(0, 1)  # (b, S, n, D) -> (R b, n, D)
                     yield self.model.logits(runs.to(self.device)), targets.repeat(R, *[1] * (targets.dim() - 1))
 
-        return mean_metric(self.task, R, passes())
+        return mean_scores(self.task, R, passes())
 
     def _read(self, kept: CachedFeatures, split: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The cached features of a split's first `count` examples, in the blocks of `_fresh`."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from icecore.backbones import Backbone
-from icecore.core.config import RunConfig
+from icecore.core.config import RIDGE, RunConfig
 from icecore.core.device import package_versions, to_device
 from icecore.core.errors import StorageError
 from icecore.core.random_streams import DROPOUT, random_stream
@@ -27,15 +27,17 @@ from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder, common_step
-from icecore.training.compilation import pays_to_compile
+from icecore.training.closed_form_start import start_output_layers
+from icecore.training.compilation import MIN_COMPILE_MINUTES, pays_to_compile
 from icecore.training.context import ExecutionContext
-from icecore.training.evaluation import evaluate
+from icecore.training.evaluation import evaluate_with_loss
 from icecore.training.feature_cache import FeatureCache, plan_feature_cache
 from icecore.training.micro_batches import split_by_length, tokens_per_pass
 from icecore.training.optimizer import PackedAdam
 from icecore.training.racing import decide_rung, rung_at
 from icecore.training.run_progress import PackedRun, RunProgress
-from icecore.training.run_summary import BEHIND, DIVERGED, NO_IMPROVEMENT, STOP_AT_REACHED, RunSummary
+from icecore.training.run_summary import BEHIND, COMPLETED, DIVERGED, NO_IMPROVEMENT, STOP_AT_REACHED, RunSummary
+from icecore.training.schedule import Schedule
 
 
 def train_pack(
@@ -77,7 +79,9 @@ class Pack:
         self.rows = list(self.members)
         config = self.config
         passes = len(configs) * config.batch_size * config.steps
-        model.compiled = pays_to_compile(model, passes) if context.compile is None else context.compile
+        # in a short time box, compilation would take most of the time
+        is_long = config.minutes is None or config.minutes >= MIN_COMPILE_MINUTES
+        model.compiled = (is_long and pays_to_compile(model, passes)) if context.compile is None else context.compile
         self.features = plan_feature_cache(model, task, configs, starts, self._choice_split())
         factors = {name: config.lr_factors.get(model.role_of(name), 1.0) for name in model.trained()}
         # measured with all runs at the start, because a resumed pack must be split as before
@@ -93,6 +97,7 @@ class Pack:
             averaging=config.averaging,
         )
         self.step = 0
+        self.schedule = Schedule(config)
         self.clock = time.perf_counter()
         self.saved = self.clock
 
@@ -109,9 +114,14 @@ class Pack:
         state = self.world.broadcast(None if step is None else (step, [folder.go_back(step) for folder in folders]))
         if state is not None:
             self._restore(*state)
+        elif self.config.output_start == RIDGE:
+            start_output_layers(
+                self.model, self.task, [m.config.seed for m in self.members], self.config.start_examples
+            )
+            self.adam.read()
         trained, frozen = self.model.counts()
         info = {"trained": trained, "frozen": frozen, "device": self.runtime.describe()}
-        info["compiled"] = self.model.compiled
+        info |= {"compiled": self.model.compiled, "metric_name": self.task.metric_name}
         pack = [m.config.run_id for m in self.members]
         self._log("start", pack=pack, origin=origin, **info)
         for callback in self.context.callbacks:
@@ -119,19 +129,21 @@ class Pack:
 
     def run(self) -> None:
         """Train until every run has stopped or has made all of its steps."""
-        config = self.config
-        log_every = max(1, config.eval_every // 10)
+        schedule = self.schedule
+        if self.step == 0 and self.config.output_start is not None:
+            self.validate()  # such a start may be better than what training makes of it
         loss_sum, since = torch.zeros(self.adam.runs, device=self.adam.values.device), 0
         begun, compiling = time.perf_counter(), self.model.compiled
-        while self.active and self.step < config.steps:
+        while self.active and not schedule.is_over:
             loss_sum += self.train_step()
             if compiling:
                 self._log("compiled", first_step_seconds=round(time.perf_counter() - begun, 3))
                 compiling = False
             since += 1
             self.step += 1
-            evaluating = self.step % config.eval_every == 0 or self.step == config.steps
-            if evaluating or self.step % log_every == 0:
+            schedule.advance(self._elapsed())
+            evaluating = schedule.is_validating
+            if schedule.is_logging:
                 self._log_losses((loss_sum / since).tolist())
                 loss_sum.zero_()
                 since = 0
@@ -179,7 +191,8 @@ class Pack:
 
     def _update(self, losses: Tensor, grads: Tensor) -> Tensor:
         """One step of Adam along `grads` (R, K) for the runs whose `losses` (R,) are finite. Returns the losses."""
-        lr = to_device(torch.tensor([m.config.lr_at(self.step) for m in self.active]), losses.device)
+        rates = [m.config.lr_at(self.schedule.position) for m in self.active]
+        lr = to_device(torch.tensor(rates), losses.device)
         self.adam.alive &= losses.isfinite()
         self.adam.step(self.step, lr, grads)
         return losses
@@ -188,17 +201,19 @@ class Pack:
         """Score the active runs, keep the best state of each, and decide which ones stop."""
         config = self.config
         with self.adam.averaged():
-            metrics = self._score(self._choice_split(), config.eval_examples)
-        for row, (member, metric) in enumerate(zip(self.active, metrics, strict=True)):
+            metrics, losses = self._score(self._choice_split(), config.eval_examples)
+        for row, (member, metric, loss) in enumerate(zip(self.active, metrics, losses, strict=True)):
             progress = member.progress
             if progress.stopped:
                 continue
-            if progress.best_metric is None or metric > progress.best_metric:
+            if progress.improves(metric, loss, config.tie_break):
                 progress.best_metric, progress.best_step, progress.stale = metric, self.step, 0
+                progress.best_loss = loss
                 member.best = self.adam.best_guess[row].clone()
             else:
                 progress.stale += 1
-            member.folder.log([{"event": "validation", "step": self.step, "metric": metric}])
+            finite = loss if math.isfinite(loss) else None
+            member.folder.log([{"event": "validation", "step": self.step, "metric": metric, "loss": finite}])
             if config.stop_at is not None and metric >= config.stop_at:
                 progress.stopped = STOP_AT_REACHED
             elif config.patience is not None and progress.stale >= config.patience:
@@ -210,7 +225,7 @@ class Pack:
 
     def _race(self) -> None:
         """Stop the runs of the learning rates that are behind, if a rung of the race is decided at this step."""
-        rung = rung_at(self.config, self.step)
+        rung = rung_at(self.config, self.schedule.position, self.schedule.previous)
         if rung is None:
             return
         runs = [(m.config.lr, m.progress) for m in self.members]
@@ -232,6 +247,7 @@ class Pack:
         """Write a state of every active run; older states are deleted once all runs have the new one."""
         self._count_seconds(self.active)
         for row, member in enumerate(self.active):
+            member.progress.position = self.schedule.position
             tensors = {name: getattr(self.adam, name)[row] for name in self.adam.state_names}
             if member.best is not None:
                 tensors["best"] = member.best
@@ -265,10 +281,13 @@ class Pack:
     def _choice_split(self) -> str:
         return self.task.test_splits[0] if "choose-on-test" in self.config.faults else "val"
 
-    def _score(self, split: str, limit: int | None = None) -> list[float]:
+    def _score(self, split: str, limit: int | None = None) -> tuple[list[float], list[float]]:
+        """Mean metric and mean loss of each program in the model."""
         if self.features is not None:
-            return self.features.evaluate(split, limit, [m.config.seed for m in self.rows]).tolist()
-        return evaluate(self.model, self.task, split, limit, world=self.world).tolist()
+            metrics, losses = self.features.evaluate(split, limit, [m.config.seed for m in self.rows])
+        else:
+            metrics, losses = evaluate_with_loss(self.model, self.task, split, limit, world=self.world)
+        return metrics.tolist(), losses.tolist()
 
     def _score_final(self) -> None:
         """Score the best states. The metrics are stored in the states first, so that a kill cannot change them."""
@@ -284,7 +303,7 @@ class Pack:
             config = self.config
             for split in dict.fromkeys(("train", "val", *self.task.test_splits)):
                 limit = config.eval_examples if split == "train" else config.test_examples
-                for member, metric in zip(scored, self._score(split, limit), strict=True):
+                for member, metric in zip(scored, self._score(split, limit)[0], strict=True):
                     assert member.progress.final is not None
                     member.progress.final[split] = metric
         self._count_seconds(self.members)
@@ -292,6 +311,13 @@ class Pack:
             for step in member.folder.saved_steps()[-1:]:
                 tensors, _ = member.folder.load_state(step)
                 member.folder.save_state(step, tensors, dataclasses.asdict(member.progress))
+
+    def _elapsed(self) -> float:
+        """Seconds since the pack began, in all of its sessions. The same for all processes."""
+        if self.config.minutes is None:
+            return 0.0
+        self.runtime.synchronize()
+        return self.world.broadcast(self.active[0].progress.seconds + time.perf_counter() - self.clock)
 
     def _count_seconds(self, members: Sequence[PackedRun]) -> None:
         self.runtime.synchronize()
@@ -320,6 +346,10 @@ class Pack:
             member.best = tensors["best"].to(device) if "best" in tensors else None
             if not member.progress.stopped:
                 states.append(tensors)
+        self.schedule.position = max(m.progress.position for m in self.members)
+        # states of earlier versions have no position, and a schedule without a time box goes step by step
+        if self.config.minutes is None or not self.schedule.position:
+            self.schedule.position = step
         self.active = [m for m in self.members if not m.progress.stopped]
         if not self.active:
             return
@@ -357,7 +387,7 @@ class Pack:
         shown: dict[str, float] = {}
         for member, loss, ok in zip(self.active, losses, alive, strict=True):
             shown[member.config.run_id] = loss
-            lr = member.config.lr_at(self.step - 1)
+            lr = member.config.lr_at(self.schedule.previous)
             finite = loss if math.isfinite(loss) else None
             member.folder.log([{"event": "train", "step": self.step, "loss": finite, "lr": lr}])
             if not ok:
@@ -382,7 +412,7 @@ class Pack:
         """The content of summary.json."""
         config, progress, task = run.config, run.progress, self.task
         final = progress.final or {}
-        steps = self.config.steps if not progress.stopped else max(run.folder.saved_steps(), default=0)
+        steps = self.step if not progress.stopped else max(run.folder.saved_steps(), default=0)
         trained, frozen = self.model.counts()
         limit = 0 if progress.stopped == BEHIND else config.test_examples or sys.maxsize
         return RunSummary(
@@ -396,7 +426,7 @@ class Pack:
             seed=config.seed,
             steps=config.steps,
             steps_done=steps,
-            status=progress.stopped or "completed",
+            status=progress.stopped or COMPLETED,
             best_step=progress.best_step,
             batch_size=config.batch_size,
             precision=config.precision,

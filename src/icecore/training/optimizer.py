@@ -157,6 +157,14 @@ class PackedAdam:
             parameter = self.parameters[slot.name]
             parameter.copy_(values[:, slot.start : slot.stop].reshape(parameter.shape))
 
+    @torch.no_grad()
+    def read(self) -> None:
+        """Start from the parameters as they are now, before the first step."""
+        for slot in self.slots:
+            self.values[:, slot.start : slot.stop] = self.parameters[slot.name].detach().reshape(self.runs, -1)
+        if self.average is not None:
+            self.average.copy_(self.values)
+
     def _by_name(self, numbers: Mapping[str, float]) -> Tensor:
         """One number for each of the K, given by parameter name; 1 where not named."""
         flat = torch.ones(self.values.shape[1], device=self.values.device)

@@ -64,15 +64,18 @@ class RungDecision:
         )
 
 
-def rung_at(config: RunConfig, step: int) -> Rung | None:
+def rung_at(config: RunConfig, step: float, previous: float | None = None) -> Rung | None:
     """The rung that is decided at the validation after `step` steps, or None.
+
+    previous  the position before, if a time box makes the schedule go on by more than a step at once
 
     A rung is decided at the first validation at or after its share of the steps, the strictest one if these are
     several, and none at the last step.
     """
     if step >= config.steps:
         return None
-    decided = [rung for rung in RUNGS if _decision_step(config, rung) == step]
+    previous = step - 1 if previous is None else previous
+    decided = [rung for rung in RUNGS if previous < _decision_step(config, rung) <= step]
     return min(decided, key=lambda rung: rung.keep, default=None)
 
 

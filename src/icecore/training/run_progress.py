@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from icecore.core.config import RunConfig
+from icecore.core.config import LOSS, RunConfig
 from icecore.training.checkpoint import RunFolder
 from icecore.training.run_summary import BEHIND
 
@@ -14,19 +14,30 @@ from icecore.training.run_summary import BEHIND
 class RunProgress:
     """Counters of one run that resuming needs besides tensors.
 
-    race     if it is behind in a race: the ids of all runs in that race
-    seconds  wall time of the packs that it was trained in
-    share    its share of that time: the time of each pack divided by its active runs
+    best_loss  validation loss of the best state
+    position   how far its schedule is, in steps
+    race       if it is behind in a race: the ids of all runs in that race
+    seconds    wall time of the packs that it was trained in
+    share      its share of that time: the time of each pack divided by its active runs
     """
 
     best_metric: float | None = None
     best_step: int = 0
     stale: int = 0
+    best_loss: float | None = None
+    position: float = 0.0
     stopped: str | None = None
     race: tuple[str, ...] = ()
     seconds: float = 0.0
     share: float = 0.0
     final: dict[str, Any] | None = None
+
+    def improves(self, metric: float, loss: float, tie_break: str | None) -> bool:
+        """Whether a state with these scores on validation is better than the best one so far."""
+        if self.best_metric is None or metric > self.best_metric:
+            return True
+        is_tied = tie_break == LOSS and metric == self.best_metric
+        return is_tied and (self.best_loss is None or loss < self.best_loss)
 
 
 @dataclass(eq=False)

@@ -14,7 +14,9 @@ from icecore.core.text import shortened
 #: larger numbers than any summary has, but small enough to be squared and summed
 LARGEST_NUMBER = 1e100
 
-#: the status of a run that stopped before its last step; any other is "completed"
+#: the status of a run that was trained to the end of its schedule
+COMPLETED = "completed"
+#: the status of a run that stopped before
 DIVERGED, STOP_AT_REACHED, NO_IMPROVEMENT = "diverged", "reached stop_at", "no improvement"
 #: the status of a run whose learning rate fell behind in a race (`training/racing.py`)
 BEHIND = "behind in the race"
@@ -79,6 +81,8 @@ class RunSummary:
         for name, value in known.items():
             if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
                 raise ConfigError(f"{name}: expected a finite number, found {shortened(value)}")
+        _check_numbers("test_metrics", known.get("test_metrics", {}))
+        _check_numbers("counts of data", known.get("data", {}).get("counts", {}))
         known |= {name: tuple(known[name]) for name in ("train_roles", "race") if name in known}
         return cls(**known, other={name: value for name, value in values.items() if name not in _RUN_KEYS})
 
@@ -94,6 +98,14 @@ class RunSummary:
             **({"race": list(race)} if race else {}),
             **self.other,
         }
+
+
+def _check_numbers(name: str, values: Any) -> None:
+    """Raise ConfigError unless `values` is a table of names and finite numbers, or None for some names."""
+    if not isinstance(values, Mapping) or not all(
+        value is None or (isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER) for value in values.values()
+    ):
+        raise ConfigError(f"{name}: expected a table of names and finite numbers, found {shortened(values)}")
 
 
 _RUN_KEYS = tuple(each.name for each in fields(RunSummary) if each.name != "other")

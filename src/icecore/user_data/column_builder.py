@@ -6,136 +6,40 @@ cannot be read are counted, or raise an error if `strict` is set.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.user_data.cell_types import (
-    MISSING_CLASS_WORDS,
     MISSING_WORDS,
-    PARSERS,
+    can_parse,
+    cell_parser,
     describe_number_like,
+    find_date_order,
     find_leading_zero,
+    find_long_number,
     infer_type,
     is_missing_word,
-    parse_number,
+)
+from icecore.user_data.column_table import (
+    ColumnTable,
+    TableChunk,
+    TableOptions,
+    spell_booleans,
+    without_words,
 )
 from icecore.user_data.columns import Column, ColumnType
 from icecore.user_data.notes import Note, join_names
+from icecore.user_data.number_formats import find_number_format
+from icecore.user_data.written_cells import TextCodes, WrittenCells
 
-#: tables with more rows are sampled
-DEFAULT_MAX_ROWS = 2_000_000
 #: distinct texts that are kept of a column, unless it is listed in `TableOptions.keep_all_texts`
 MAX_DISTINCT_TEXTS = 100_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableOptions:
-    """How a table is read.
-
-    types           columns of known type; the type of others is inferred from their first chunk
-    keep_all_texts  columns of which every distinct text is kept
-    always_numeric  columns that hold numbers even if these have leading zeros
-    max_rows        larger tables are sampled down to so many rows
-    seed            seed of the sample
-    strict          raise an error for cells and rows that would be counted as missing or skipped
-    """
-
-    types: Mapping[str, ColumnType] = field(default_factory=dict)
-    keep_all_texts: frozenset[str] = frozenset()
-    always_numeric: frozenset[str] = frozenset()
-    max_rows: int = DEFAULT_MAX_ROWS
-    seed: int = 0
-    strict: bool = False
-
-
-@dataclass
-class ColumnTable:
-    """The columns of a table by name.
-
-    row_numbers         (N,) number of each row in its files, from 0
-    notes               what was inferred, skipped or sampled
-    unfiltered          text columns before words such as "none" were taken as missing values
-    missing_word_counts  how often each such word appears in columns of numbers
-    """
-
-    columns: dict[str, Column]
-    row_numbers: np.ndarray
-    notes: list[Note] = field(default_factory=list)
-    unfiltered: Mapping[str, Column] = field(default_factory=dict)
-    missing_word_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-    def target(self, name: str) -> Column:
-        """A column as a target, for which fewer words mean a missing value. Notes the words that were found."""
-        column = self.unfiltered.get(name, self.columns[name])
-        column, notes = target_column(column, self.missing_word_counts.get(name))
-        self.notes += notes
-        return column
-
-
-def target_column(column: Column, word_counts: Mapping[str, int] | None = None) -> tuple[Column, list[Note]]:
-    """The column as a target: texts that mean a missing class are removed. Also a note that counts such words.
-
-    `word_counts` counts them for a column of numbers, whose values do not show them.
-    """
-    if column.type == "text":
-        counts = np.bincount(column.values[column.values >= 0], minlength=len(column.distinct_texts))
-        word_counts = {
-            text: int(count)
-            for text, count in zip(column.distinct_texts, counts, strict=False)
-            if count and text.strip().lower() in MISSING_CLASS_WORDS
-        }
-        column = _without_words(column, MISSING_CLASS_WORDS)
-    parts = [
-        f"{pluralize(count, 'row')} where {column.name} is {word!r}" for word, count in (word_counts or {}).items()
-    ]
-    return column, [("no target", join_names(parts))] if parts else []
-
-
-def _without_words(column: Column, words: frozenset[str]) -> Column:
-    """The text column with these words taken as missing values."""
-    keep = np.array([text.strip().lower() not in words for text in column.distinct_texts], bool)
-    if keep.all():
-        return column
-    # the last entry maps -1, a missing value, to itself
-    new_codes = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1).astype(np.int32)
-    levels = [text for text, kept in zip(column.distinct_texts, keep, strict=True) if kept]
-    return replace(column, values=new_codes[column.values], levels=levels)
-
-
-class TableChunk(NamedTuple):
-    """Some rows of a file: column names, cells of each column (n,) as texts or numbers, row numbers (n,) from 0."""
-
-    names: Sequence[str]
-    cells: Mapping[str, Any]
-    row_numbers: np.ndarray
-
-
-class _TextCodes:
-    """Numbers the distinct texts of one column, in order of appearance."""
-
-    def __init__(self, most: float) -> None:
-        self.index: dict[str, int] = {}
-        self.most = most
-
-    def encode(self, cells: Sequence[str | None]) -> np.ndarray:
-        """Code (n,) int32 of each text, -1 if missing; all are -1 once there are too many distinct texts."""
-        index = self.index
-        if len(index) > self.most:
-            return np.full(len(cells), -1, np.int32)
-        codes: dict[str | None, int] = {}
-        for cell in dict.fromkeys(cells):
-            # "none" stays a text until it is known whether the column is a target
-            if cell is None or not cell.strip():
-                codes[cell] = -1
-            else:
-                codes[cell] = index.setdefault(cell, len(index))
-        return np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells))
 
 
 class ColumnBuilder:
@@ -144,16 +48,20 @@ class ColumnBuilder:
     def __init__(self, options: TableOptions) -> None:
         self.options = options
         self.types = dict(options.types)
+        self.formats = dict(options.formats)
         self.names: list[str] | None = None
         self._known: frozenset[str] = frozenset()
         self.notes: list[Note] = []
         self._parts: dict[str, list[np.ndarray]] = {}
-        self._text_codes: dict[str, _TextCodes] = {}
+        self._text_codes: dict[str, TextCodes] = {}
+        #: of columns of numbers, how their cells are written
+        self._written: dict[str, WrittenCells] = {}
+        self._infinite: Counter[str] = Counter()
         self._origins: dict[str, str] = {}
         #: cells of each column that are no numbers: how many, and the first
         self._unreadable: dict[str, tuple[int, str]] = {}
         self._missing_word_counts: dict[str, Counter[str]] = {}
-        self._leading_zeros: dict[str, str] = {}
+        self._codes: dict[str, str] = {}
         self._number_hints: dict[str, str] = {}
         self._skipped: list[str] = []
         self._row_numbers: list[np.ndarray] = []
@@ -210,12 +118,15 @@ class ColumnBuilder:
         for name in self.names:
             # one column at a time, so that parts and whole columns are never all in memory at once
             column = self._join_column(name)
-            columns[name] = column if column.type != "text" else _without_words(column, MISSING_WORDS)
+            columns[name] = column
+            if column.type == "text":
+                columns[name] = spell_booleans(without_words(column, MISSING_WORDS))
             if columns[name] is not column:
                 unfiltered[name] = column
         self._add_notes()
         row_numbers = np.concatenate(self._row_numbers)
-        table = ColumnTable(columns, row_numbers, self.notes, unfiltered, self._missing_word_counts)
+        formats = {name: form for name, form in self.formats.items() if name in columns}
+        table = ColumnTable(columns, row_numbers, self.notes, unfiltered, self._missing_word_counts, formats)
         return table, np.concatenate(self._file_indices)
 
     def _join_column(self, name: str) -> Column:
@@ -223,16 +134,27 @@ class ColumnBuilder:
         codes = self._text_codes.get(name)
         levels = () if codes is None else None if len(codes.index) > codes.most else list(codes.index)
         origin, hint = self._origins.get(name, "float"), self._number_hints.get(name, "")
-        return Column(name, self.types[name], values, levels, origin, hint)
+        unreadable = self._unreadable.get(name, (0, ""))[0]
+        column = Column(name, self.types[name], values, levels, origin, hint, unreadable=unreadable)
+        written = self._written.pop(name, None)
+        return column if written is None else replace(column, as_written=written.column(column))
 
     def _add_notes(self) -> None:
+        if formats := {name: form for name, form in self.formats.items() if name not in self.options.formats}:
+            parts = [f"{name} like {form}" for name, form in formats.items()]
+            self.notes.append(("written", f"numbers and dates are read by how they are written: {join_names(parts)}"))
+        if self._infinite:
+            parts = [f"{pluralize(count, 'cell')} of {name!r}" for name, count in self._infinite.items()]
+            self.notes.append(("infinite", f"{join_names(parts)}: counted as very large or very small"))
         for name, (count, example) in self._unreadable.items():
             message = f"{pluralize(count, 'cell')} of column {name!r}, such as {example!r}, counted as missing"
             self.notes.append(("not numbers", f"{message} (--strict refuses them)"))
-        if self._leading_zeros:
-            names, example = list(self._leading_zeros), next(iter(self._leading_zeros.values()))
-            message = f"{join_names(names)}: read as text because of leading zeros, as in {example!r}"
-            self.notes.append(("codes", message))
+        for has_zero, reason in ((True, "of leading zeros"), (False, "its numbers are too long to be exact")):
+            codes = {name: code for name, code in self._codes.items() if (code.strip()[:1] == "0") == has_zero}
+            if codes:
+                example = next(iter(codes.values()))
+                message = f"{join_names(list(codes))}: read as text because {reason}, as in {example!r}"
+                self.notes.append(("codes", message))
         if self._skipped:
             message = f"{pluralize(len(self._skipped), 'damaged row')}: {join_names(self._skipped, 3)}"
             self.notes.append(("skipped", message))
@@ -242,9 +164,15 @@ class ColumnBuilder:
         if isinstance(cells, np.ndarray):
             if self.types.setdefault(name, "number") != "text":
                 self._origins.setdefault(name, {"b": "bool", "i": "int", "u": "int"}.get(cells.dtype.kind, "float"))
+                if cells.dtype.kind in "iu":
+                    self._written.setdefault(name, WrittenCells()).add_integers(cells)
+                if isinstance(cells, np.ma.MaskedArray):
+                    return self._compact(
+                        name, np.where(np.ma.getmaskarray(cells), math.nan, cells.data.astype(np.float64))
+                    )
                 return self._compact(name, cells.astype(np.float64))
             is_whole = cells.dtype.kind == "f" and not (cells[np.isfinite(cells)] % 1).any()
-            cells = [None if v != v else str(int(v)) if is_whole else str(v) for v in cells.tolist()]
+            cells = [None if v is None or v != v else str(int(v)) if is_whole else str(v) for v in cells.tolist()]
         kind = self.types.get(name)
         if kind is None and any(cell is not None for cell in cells):
             kind = self.types[name] = self._infer_type(name, cells)
@@ -253,8 +181,12 @@ class ColumnBuilder:
                 self.types[name] = "text"
             self._origins.setdefault(name, "str")
             most = math.inf if name in self.options.keep_all_texts else MAX_DISTINCT_TEXTS
-            return self._text_codes.setdefault(name, _TextCodes(most)).encode(cells)
-        values = self._parse(name, cells, PARSERS[kind], path, rows)
+            return self._text_codes.setdefault(name, TextCodes(most)).encode(cells)
+        values = self._parse(name, cells, kind, path, rows)
+        if kind == "number":
+            self._written.setdefault(name, WrittenCells()).add_texts(cells, values)
+            if count := int(np.isinf(values).sum()):
+                self._infinite[name] += count
         missing = Counter(cells[i] for i in np.flatnonzero(np.isnan(values)).tolist())
         if words := {c: n for c, n in missing.items() if c is not None and c.strip() and is_missing_word(c)}:
             self._missing_word_counts.setdefault(name, Counter()).update(words)
@@ -264,22 +196,43 @@ class ColumnBuilder:
         """The type of a column by the cells of its first chunk; remembers what else the column looks like."""
         present = [cell for cell in cells if cell is not None and not is_missing_word(cell)]
         kind = infer_type(present)
-        if kind == "number" and name not in self.options.always_numeric and (example := find_leading_zero(present)):
-            self._leading_zeros[name] = example
+        is_free = kind == "number" and name not in self.options.always_numeric
+        if is_free and (example := find_leading_zero(present) or find_long_number(present)):
+            self._codes[name] = example
             return "text"
-        if kind == "text" and (hint := describe_number_like(present)):
+        if kind == "date" or (kind == "number" and all(can_parse("number", cell) for cell in present)):
+            return kind
+        number_format, reason = find_number_format(present, self.options.decimal)
+        if number_format is not None:
+            self.formats[name] = str(number_format)
+            return "number"
+        date_order, date_reason = find_date_order(present, self.options.dates)
+        if date_order:
+            self.formats[name] = date_order
+            return "date"
+        if kind == "number":
+            return kind
+        if reason:
+            self._number_hints[name] = f"{reason} (--decimal point or comma)"
+        elif hint := date_reason or describe_number_like(present):
             self._number_hints[name] = hint
         return kind
 
     def _parse(
-        self, name: str, cells: Sequence[str | None], parse: Callable[[str], float], path: Path, rows: np.ndarray
+        self, name: str, cells: Sequence[str | None], kind: ColumnType, path: Path, rows: np.ndarray
     ) -> np.ndarray:
+        parse = cell_parser(kind, self.formats.get(name, ""), name in self.options.types)
         try:
-            # nearly always all cells are numbers, and `float` alone is several times as fast
-            quick: Callable[[Any], float] = float if parse is parse_number else parse
-            return np.fromiter(map(quick, cells), np.float64, len(cells))
+            return np.fromiter(map(self._quick_parser(name, kind, cells, parse), cells), np.float64, len(cells))
         except (TypeError, ValueError):
             values = np.full(len(cells), math.nan)
+        if kind == "number" and name in self.options.types and not {name} & (self.formats.keys() | self._parts.keys()):
+            # the same numbers, but written with a decimal comma; percent would be other numbers
+            present = [cell for cell in cells if cell is not None and not is_missing_word(cell)]
+            number_format, _ = find_number_format(present, self.options.decimal)
+            if number_format is not None and not number_format.unit:
+                self.formats[name] = str(number_format)
+                parse = cell_parser(kind, self.formats[name])
         for i, cell in enumerate(cells):
             try:
                 values[i] = math.nan if cell is None else parse(cell)
@@ -292,6 +245,15 @@ class ColumnBuilder:
                 count, example = self._unreadable.get(name, (0, str(cell)))
                 self._unreadable[name] = (count + 1, example)
         return values
+
+    def _quick_parser(
+        self, name: str, kind: ColumnType, cells: Sequence[str | None], parse: Callable[[str], float]
+    ) -> Callable[[Any], float]:
+        """`float` if it gives what `parse` does: nearly always it does, and it is several times as fast."""
+        if kind != "number" or name in self.formats:
+            return parse
+        text = "".join(cells)  # type: ignore[arg-type]  # a missing cell raises TypeError, which the caller expects
+        return float if text.isascii() and "_" not in text else parse
 
     def _compact(self, name: str, values: np.ndarray) -> np.ndarray:
         """As float32, unless that would blur the column: dates, or small changes of large numbers."""
@@ -309,7 +271,8 @@ class ColumnBuilder:
         most = self.options.max_rows
         hashes = _hash(np.concatenate(self._row_numbers), np.uint64(self.options.seed * 2 + 1))
         chosen = np.sort(np.argpartition(hashes, most)[:most])
-        for parts in (self._row_numbers, self._file_indices, *self._parts.values()):
+        written = [cells.parts for cells in self._written.values() if cells.parts]
+        for parts in (self._row_numbers, self._file_indices, *self._parts.values(), *written):
             parts[:] = [np.concatenate(parts)[chosen]]
         self._rows_kept = len(chosen)
 

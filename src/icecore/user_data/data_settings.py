@@ -7,7 +7,10 @@ from icecore.core.errors import ConfigError
 from icecore.core.settings import at_least, check_settings, must, setting
 
 SourceKind = Literal["auto", "images", "table", "array", "series", "strings", "fasta"]
-TaskKind = Literal["auto", "classification", "regression"]
+TaskKind = Literal["auto", "classification", "regression", "forecast"]
+Axes = Literal["auto", "time-last", "values-last"]
+DecimalMark = Literal["auto", "point", "comma"]
+DateOrder = Literal["auto", "day-first", "month-first"]
 
 # Headings of the command line's help.
 CONTENT, TOKENS, ROWS = "Content of the data", "Division into tokens", "Selection of rows"
@@ -29,7 +32,7 @@ class DataSettings:
         group=CONTENT,
         default_note="a column with a usual name such as label, else the last",
     )
-    task: TaskKind = setting("auto", help="Kind of task: auto, classification or regression.", group=CONTENT)
+    task: TaskKind = setting("auto", help="Kind of task: auto, classification, regression or forecast.", group=CONTENT)
     kind: SourceKind = setting(
         "auto", help="Kind of data: auto, images, table, array, series, strings or fasta.", group=CONTENT
     )
@@ -45,6 +48,26 @@ class DataSettings:
     time: str | None = setting(None, help="Column that orders the rows of a series.", group=CONTENT)
     values: tuple[str, ...] = setting(
         (), help="Columns of measured values.", group=CONTENT, default_note="all numeric columns"
+    )
+    decimal: DecimalMark = setting(
+        "auto",
+        help="Mark before the decimals of numbers: point or comma, where cells such as 1,201 leave it open.",
+        group=CONTENT,
+    )
+    dates: DateOrder = setting(
+        "auto",
+        help="Order of dates such as 03/04/2024 where the cells leave it open: day-first or month-first.",
+        group=CONTENT,
+    )
+    horizon: int | None = setting(
+        None, help="Points to forecast, for --task forecast.", check=at_least(1), group=CONTENT, default_note="a season"
+    )
+    season: int | None = setting(
+        None,
+        help="Points after which a series to forecast repeats itself; 1 if it does not.",
+        check=at_least(1),
+        group=CONTENT,
+        default_note=INFERRED,
     )
     patch: int | None = setting(
         None,
@@ -93,9 +116,29 @@ class DataSettings:
         default_note="2,000,000",
     )
     drop: tuple[str, ...] = setting((), help="Columns to leave out.", group=CONTENT)
+    keep: tuple[str, ...] = setting(
+        (), help="Columns to use although they count the rows or differ in every row.", group=CONTENT
+    )
+    split: str | None = setting(
+        None,
+        help="Column with the split of each row; or the splits of folders or files, as in a=train,b=test; or none: "
+        "names such as train and test are ordinary names.",
+        group=ROWS,
+        default_note=INFERRED,
+    )
+    group: str | None = setting(
+        None, help="Column of patients, users and the like. All rows of one group get into the same split.", group=ROWS
+    )
+    axes: Axes = setting(
+        "auto",
+        help="Axes of arrays of series: auto, time-last (N, values, time) or values-last (N, time, values).",
+        group=TOKENS,
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.horizon is not None and self.task not in ("forecast", "regression"):
+            raise ConfigError("horizon is the number of points to forecast: set --task forecast too, or leave it out.")
         if self.val + self.test >= 1:
             raise ConfigError(
                 f"val and test must leave rows to train on, so they must be less than 1 together, but are {self.val} "

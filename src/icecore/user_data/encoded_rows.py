@@ -14,11 +14,13 @@ from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.tasks.stored_task import Examples
 from icecore.user_data.data_encoder import DataEncoder
+from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.forecast_records import read_new_series, window_records
+from icecore.user_data.forecast_windows import Series, Windows
 from icecore.user_data.notes import Note
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
 from icecore.user_data.records import FORM_DESCRIPTIONS, Records
-from icecore.user_data.targets import TargetEncoder
 from icecore.user_data.user_task import UserTask
 
 
@@ -31,6 +33,8 @@ class EncodedRows:
     names    (N,) file name, id or number of each row
     targets  (N, 2, k); None if the data have none
     notes    what was filled, cut or skipped
+    series   the series of a forecast
+    windows  all of their windows; the rows are those that are not for training
     """
 
     inputs: Tensor
@@ -38,6 +42,8 @@ class EncodedRows:
     names: Sequence[str]
     targets: Tensor | None = None
     notes: Sequence[Note] = field(default_factory=list)
+    series: Sequence[Series] = ()
+    windows: Windows | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -61,12 +67,15 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     Raises DataError for data that the encoder cannot read.
     """
     settings = replace(encoder.settings, strict=strict)
+    if encoder.forecast is not None:
+        return _encode_series(encoder, data, settings)
     if isinstance(data, str | PathLike):
         path = Path(data).expanduser()
-        _, records = read_path(path, settings, encoder.types, predicting=True)
+        _, records = read_path(path, settings, encoder.types, predicting=True, formats=encoder.formats)
         source = str(path)
     else:
-        records, source = array_records(data, y, settings), "The arrays"
+        records = array_records(data, y, settings, encoder.types, encoder.formats, predicting=True)
+        source = "The arrays"
     if records.form != encoder.form:
         expected, actual = FORM_DESCRIPTIONS[encoder.form], FORM_DESCRIPTIONS[records.form]
         raise DataError(f"{source}: the program expects {expected}, as in training, but the data are {actual}.")
@@ -75,7 +84,7 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     targets = None
     try:
         if records.targets or score:
-            targets = _encode_targets(encoder.target, records, encoded.rows, source)
+            targets = _encode_targets(encoder, records, encoded.rows, source)
     except DataError as error:
         if score:
             raise
@@ -84,11 +93,28 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     return EncodedRows(encoded.inputs, encoded.lengths, names, targets, notes)
 
 
-def _encode_targets(target: TargetEncoder, records: Records, rows: np.ndarray, source: str) -> Tensor:
+def _encode_series(encoder: DataEncoder, data: Any, settings: DataSettings) -> EncodedRows:
+    """The windows of series after the training ones, and the one before what comes next. Raises DataError."""
+    assert encoder.forecast is not None
+    if not isinstance(data, str | PathLike):
+        raise DataError("A program that forecasts reads series from a file. Save them as a table first.")
+    series, windows = read_new_series(Path(data).expanduser(), settings, encoder.forecast)
+    shown = windows.select(windows.splits != "train")
+    records = window_records(shown, encoder.forecast, None, [], [])
+    encoded = encoder.inputs.encode(records, np.arange(len(records)))
+    names = [series[index].name for index in shown.series.tolist()]
+    return EncodedRows(encoded.inputs, encoded.lengths, names, None, encoded.notes, series, windows)
+
+
+def _encode_targets(encoder: DataEncoder, records: Records, rows: np.ndarray, source: str) -> Tensor:
     """Targets (n, 2, k) of the rows (n,). Raises DataError if one has no target."""
-    columns = [records.targets[name] for name in target.names if name in records.targets]
+    target, named = encoder.target, dict(records.targets)
+    for name, column in named.items():
+        if encoder.types.get(name) == "number":  # then labels are numbers, however they are written
+            named[name] = replace(column, as_written=None)
+    columns = [named[name] for name in target.names if name in named]
     if columns and (count := int(np.any([column.is_missing()[rows] for column in columns], 0).sum())):
         raise DataError(
             f"{source}: {count:,} of {pluralize(len(rows), 'row')} have no target, so they cannot be scored."
         )
-    return target.encode(records.targets, rows, source)
+    return target.encode(named, rows, source)

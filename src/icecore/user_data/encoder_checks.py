@@ -6,12 +6,14 @@ from typing import Any, get_args
 from icecore.core.errors import ConfigError
 from icecore.core.settings import check_types
 from icecore.core.text import shortened
+from icecore.user_data.cell_types import cell_parser
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.encoders.column_encoder import ColumnEncoder
 from icecore.user_data.encoders.image_encoder import ImageEncoder
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
 from icecore.user_data.encoders.table_encoder import TableEncoder
 from icecore.user_data.encoders.text_encoder import TextEncoder
+from icecore.user_data.forecast_windows import ForecastPlan
 from icecore.user_data.targets import TargetEncoder
 
 #: more numbers than the tokens of any row have
@@ -35,6 +37,7 @@ def check_encoder(types: Any, inputs: Any, target: TargetEncoder) -> None:
         _in_range("side", inputs.side)
         _in_range("patch", inputs.patch)
         _require(inputs.side % inputs.patch == 0, "patch must divide side")
+        _require(inputs.white is None or 0 < inputs.white <= LARGEST_STATISTIC, "white must be above 0")
         _check_statistics(inputs.mean, inputs.std, inputs.channels)
     elif isinstance(inputs, SequenceEncoder):
         _in_range("points", inputs.points)
@@ -45,6 +48,27 @@ def check_encoder(types: Any, inputs: Any, target: TargetEncoder) -> None:
         _require(list(inputs.characters) == sorted(set(inputs.characters)), "characters must be sorted")
     _require(inputs.length * inputs.token_size <= MAX_NUMBERS, "its rows are larger than any that icecore makes")
     _check_target(target)
+
+
+def check_formats(formats: Any) -> None:
+    """Raise ConfigError for formats of numbers and dates that icecore does not know."""
+    known = isinstance(formats, Mapping) and all(isinstance(form, str) for form in formats.values())
+    try:
+        for form in formats.values() if known else ():
+            cell_parser("number", form)
+    except ValueError:
+        known = False
+    _require(known, f"formats must say how numbers and dates are written, but are {shortened(formats)}")
+
+
+def check_forecast(forecast: ForecastPlan | None, inputs: Any) -> None:
+    """Raise ConfigError for windows of sizes out of range, or of other sizes than the inputs."""
+    if forecast is None:
+        return
+    check_types(ForecastPlan, vars(forecast))
+    for name in ("horizon", "context", "season"):
+        _in_range(name, getattr(forecast, name))
+    _require(isinstance(inputs, SequenceEncoder) and inputs.points == forecast.context, "windows must fit the inputs")
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -7,7 +7,7 @@ memory-mapped temporary file.
 import io
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from icecore.user_data.archives import read_files
 from icecore.user_data.notes import join_names
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+#: what Pillow may take a file for, whatever its name is: it would give PostScript to another program, which runs it
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 #: images that are inspected to choose the side and the number of channels
 INSPECTED_IMAGES = 64
 #: share of the machine's memory up to which decoded images are kept in memory
@@ -29,11 +31,15 @@ IMAGE_MEMORY_SHARE = 0.4
 
 @dataclass(frozen=True)
 class ImageInspection:
-    """What a few images look like: median of their shorter sides in pixels, whether any has colour, and in words."""
+    """What a few images look like: median of their shorter sides in pixels, whether any has colour, and in words.
+
+    white  the number that is white, if images have more than 8 bits: 4095 if none of them is brighter
+    """
 
     shorter_side: int
     has_colour: bool
     description: str
+    white: float | None = None
 
 
 @dataclass
@@ -48,6 +54,10 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.names)
 
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of these images, in any order."""
+        return read_files(self.path, names)
+
     def inspect(self) -> ImageInspection:
         """Look at a few images, evenly spaced. Raises DataError if none can be read."""
         from PIL import Image
@@ -56,11 +66,14 @@ class ImageFiles:
         chosen = {self.names[int(index)] for index in indices}
         sizes: list[tuple[int, int]] = []
         modes: list[str] = []
-        for name, raw in read_files(self.path, chosen):
+        brightest = 0.0
+        for name, raw in self.read(chosen):
             try:
-                with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(raw)) as image:
+                with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
                     sizes.append(image.size)
                     modes.append(image.mode)
+                    if is_deep(image.mode):
+                        brightest = max(brightest, float(np.max(np.asarray(image))))
             except Exception as error:  # decoders raise exceptions of nearly any type
                 self._skip(name, error)
         self.unreadable.clear()  # `decode` meets them again
@@ -70,9 +83,15 @@ class ImageFiles:
         shapes = [f"{w} x {h}" for w, h in sorted(set(sizes), key=sizes.count, reverse=True)]
         colour = any(mode not in ("1", "L", "LA", "I", "F") and not mode.startswith("I;") for mode in modes)
         description = f"sizes in pixels {join_names(shapes, 2)}; modes {join_names(sorted(set(modes)))}"
-        return ImageInspection(shorter_side, colour, description)
+        if brightest <= 0 or brightest >= 2**16:
+            return ImageInspection(shorter_side, colour, description)
+        white = next(float(2**bits - 1) for bits in (8, 10, 12, 14, 16) if brightest < 2**bits)
+        description += f"; brightness up to {brightest:g}, so white is {white:g}"
+        return ImageInspection(shorter_side, colour, description, white)
 
-    def decode(self, order: np.ndarray, side: int, channels: int) -> tuple[torch.Tensor, np.ndarray]:
+    def decode(
+        self, order: np.ndarray, side: int, channels: int, white: float | None = None
+    ) -> tuple[torch.Tensor, np.ndarray]:
         """Decode the images `order` (N,) to (n, S, S, C) uint8; also return the positions (n,) of the readable ones.
 
         Raises DataError if none is readable, or if strict and one is not.
@@ -83,9 +102,9 @@ class ImageFiles:
         pixels = _allocate((len(order), side, side, channels))
         array = pixels.numpy()
         is_readable = np.zeros(len(order), bool)
-        for name, raw in read_files(self.path, positions_of.keys()):
+        for name, raw in self.read(positions_of.keys()):
             try:
-                array[positions_of[name]] = to_pixels(raw, side, channels)
+                array[positions_of[name]] = to_pixels(raw, side, channels, white)
                 is_readable[positions_of[name]] = True
             except Exception as error:  # decoders raise exceptions of nearly any type
                 self._skip(name, error)
@@ -120,18 +139,28 @@ def is_image(name: str) -> bool:
     return not hidden and name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def to_pixels(raw: bytes, side: int, channels: int) -> np.ndarray:
-    """Decode an image file to (side, side, channels) uint8: upright, on white if transparent, resized to a square."""
+def is_deep(mode: str) -> bool:
+    """Whether images of this mode of Pillow have whole numbers of more than 8 bits."""
+    return mode == "I" or mode.startswith("I;")
+
+
+def to_pixels(raw: bytes, side: int, channels: int, white: float | None = None) -> np.ndarray:
+    """Decode an image file to (side, side, channels) uint8: upright, on white if transparent, resized to a square.
+
+    white  the number that is white in images of more than 8 bits; None: 65535
+    """
     from PIL import Image, ImageOps
 
     with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(raw)) as opened:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
             mode = "L" if channels == 1 else "RGB"
             opened.draft(mode, (2 * side, 2 * side))  # JPEG: decodes at a lower resolution, which is faster
             image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode.startswith("I;16") or (image.mode == "I" and white is not None):
+            deep = np.asarray(image)
+            scaled = deep >> 8 if white is None else np.clip(deep * (255 / white), 0, 255)
+            image = Image.fromarray(scaled.astype(np.uint8))
         elif image.mode in ("I", "F"):
             raise ValueError(f"its mode {image.mode} has no fixed range: convert it to 8 or 16 bits")
         if image.has_transparency_data:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from icecore.user_data.array_images import ArrayImages
 from icecore.user_data.columns import Column
 from icecore.user_data.image_decoding import ImageFiles
 from icecore.user_data.notes import Note
@@ -31,6 +32,7 @@ class Records:
     targets  columns to predict; empty if the data have none
     names    (N,) name of each row: file name, id or number
     splits   (N,) "train", "val", "test", or "" for rows that are split at random; None if all of them are
+    groups   (N,) code of the group of each row, if a column names it; a group is never divided among splits
     source   what was read: format and files, and the column or values that were chosen
     notes    what was inferred, dropped, filled or skipped
     """
@@ -39,6 +41,7 @@ class Records:
     targets: Mapping[str, Column]
     names: Sequence[str]
     splits: np.ndarray | None = None
+    groups: np.ndarray | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[Note] = ()
 
@@ -51,7 +54,7 @@ class ImageRecords(Records):
     """Images, which are not decoded yet."""
 
     form: ClassVar[str] = "images"
-    images: ImageFiles
+    images: ImageFiles | ArrayImages
 
 
 @dataclass(frozen=True, kw_only=True)

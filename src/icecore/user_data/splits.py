@@ -12,14 +12,8 @@ from icecore.core.errors import ConfigError, DataError
 from icecore.core.text import pluralize
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.split_names import SPLITS
 
-SPLITS = ("train", "val", "test")
-#: the split for each name that a folder, a file or a cell of the column "split" may have
-SPLIT_NAMES: Mapping[str, str] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 #: validation and test get at most so many random rows each: more take long to score and change little
 MAX_HELD_OUT_ROWS = 10_000
 #: validation and test get a row of each class that has at least so many rows
@@ -27,7 +21,11 @@ MIN_ROWS_FOR_ALL_SPLITS = 3
 
 
 def split_rows(
-    columns: Mapping[str, Column], task: str, given: np.ndarray | None, settings: DataSettings
+    columns: Mapping[str, Column],
+    task: str,
+    given: np.ndarray | None,
+    settings: DataSettings,
+    groups: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Indices of the rows of train, val and test, each in random order.
 
@@ -36,6 +34,7 @@ def split_rows(
 
     columns  the targets (N,), without missing values
     given    (N,) split of each row as the data say, "" if they do not; None: the data have no splits
+    groups   (N,) code of each row's group, which is never divided by a random split; None: each row is one
 
     Raises ConfigError for shares that leave no validation rows, DataError if there are too few rows.
     """
@@ -56,13 +55,40 @@ def split_rows(
             "val is 0, but validation rows are needed to choose the learning rate. "
             "Set a larger share, or use data that have a val split."
         )
-    split_of_row = _stratify(key[pool], shares, generator, task == "classification")
+    split_of_row = _stratify_groups(key[pool], shares, generator, task, None if groups is None else groups[pool])
     for number, name in enumerate(SPLITS):
         rows = pool[split_of_row == number]
         parts[name] = rows if number == 0 or len(rows) else parts[name]
         parts[name] = generator.permutation(parts[name])
     _check_sizes(parts, first, key, task)
     return parts
+
+
+def _stratify_groups(
+    key: np.ndarray, shares: Sequence[float], generator: np.random.Generator, task: str, groups: np.ndarray | None
+) -> np.ndarray:
+    """As `_stratify`, but rows of one group get the same split; groups are stratified by their first row.
+
+    Raises DataError if there are too few groups.
+    """
+    has_classes = task == "classification"
+    if groups is None:
+        return _stratify(key, shares, generator, has_classes)
+    _, first, group_of_row = np.unique(groups, return_index=True, return_inverse=True)
+    needed = 1 + sum(share > 0 for share in shares)
+    if len(first) < needed:
+        raise DataError(
+            f"The data have {pluralize(len(first), 'group')}, too few for {needed} splits. Provide more groups, "
+            "or name another column with --group."
+        )
+    order = np.argsort(first)  # by first appearance, as rows are
+    split_of_group = np.empty(len(first), int)
+    split_of_group[order] = _stratify(key[first[order]], shares, generator, has_classes)
+    split_of_row = split_of_group[group_of_row]
+    for untrained in np.setdiff1d(key, key[split_of_row == 0]) if has_classes else ():
+        row = int(np.flatnonzero(key == untrained)[0])
+        split_of_row[group_of_row == group_of_row[row]] = 0
+    return split_of_row
 
 
 def _check_sizes(parts: Mapping[str, np.ndarray], target: Column, key: np.ndarray, task: str) -> None:

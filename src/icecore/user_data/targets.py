@@ -15,12 +15,21 @@ from torch.nn import functional as F
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
+from icecore.user_data.cell_types import are_truth_values, truth_word
 from icecore.user_data.columns import Column
 from icecore.user_data.notes import Note, join_names
 
 #: classes count as imbalanced if the largest has more than so many times the rows of the smallest
 IMBALANCE_RATIO = 3.0
 _FROM_LABEL = {"str": str, "int": int, "float": float, "bool": lambda label: label == "True"}
+
+
+def weighted_targets(targets: Tensor, weights: np.ndarray) -> Tensor:
+    """Encoded targets (n, 2, k) with the weights (n,) of rows in the metric, and as a third entry for the loss."""
+    if not len(targets):
+        return torch.zeros(0, 3, targets.shape[2])
+    relative = torch.from_numpy(weights / weights.mean()).float()[:, None].expand(-1, targets.shape[2])
+    return torch.stack([targets[:, 0], targets[:, 1] * relative, relative], 1)
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,10 @@ class TargetEncoder:
         return "r2" if self.task == "regression" else "balanced accuracy" if self.balanced else "accuracy"
 
     @classmethod
-    def fit(cls, columns: Mapping[str, Column], task: str, train: np.ndarray) -> "TargetEncoder":
+    def fit(cls, columns: Mapping[str, Column], task: str, train: np.ndarray, balance: bool = True) -> "TargetEncoder":
         """Find the classes, or mean and standard deviation, of the training rows.
+
+        balance  imbalanced classes count the same in the metric and the loss
 
         Raises DataError for a target with a single class, a constant value, or values too large to square.
         """
@@ -77,7 +88,7 @@ class TargetEncoder:
                     f"Target {column.name!r} has only the class {classes[-1][0]!r} in the training rows. "
                     "Provide rows of at least two classes."
                 )
-        balanced = any(max(c) > IMBALANCE_RATIO * min(c) for c in counts)
+        balanced = balance and any(max(c) > IMBALANCE_RATIO * min(c) for c in counts)
         origins = tuple(column.as_labels().origin for column in columns.values())
         return cls(tuple(columns), "classification", origins, tuple(classes), tuple(counts), balanced=balanced)
 
@@ -116,7 +127,11 @@ class TargetEncoder:
     def _class_indices(self, number: int, column: Column, rows: np.ndarray, source: str) -> np.ndarray:
         labels = column.as_labels()
         index = {label: code for code, label in enumerate(self.classes[number])}
-        codes = np.array([*(index.get(label, -1) for label in labels.distinct_texts), -1])[labels.values[rows]]
+        known = [index.get(label, -1) for label in labels.distinct_texts]
+        if are_truth_values(self.classes[number]):  # TRUE, True and 1 are one class
+            index = {truth_word(label): code for label, code in index.items()}
+            known = [index.get(truth_word(label), -1) for label in labels.distinct_texts]
+        codes = np.array([*known, -1])[labels.values[rows]]
         if (codes < 0).any():
             levels = labels.distinct_texts
             unknown = sorted({levels[code] for code in labels.values[rows[codes < 0]].tolist()})
@@ -160,24 +175,40 @@ class TargetEncoder:
         class weights would give rare classes.
         """
         values = targets[:, 0]
+        weights = targets[:, 2, 0] if targets.shape[1] > 2 else 1.0
         if self.task == "regression":
-            return (logits.flatten(1).float() - values).square().mean(1)
+            return (logits.flatten(1).float() - values).square().mean(1) * weights
         parts = [
             F.cross_entropy(group + self.log_prior(number, group.device), values[:, number].long(), reduction="none")
             for number, group in enumerate(self._split_logits(logits))
         ]
-        return torch.stack(parts).mean(0)
+        return torch.stack(parts).mean(0) * weights
 
     def metric(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Contribution (N,) of each example to accuracy, balanced accuracy or R²; mean over targets.
 
         logits (N, 1, C), targets (N, 2, k). The mean over a whole split is that metric; over a part of it, an estimate.
         """
-        values, weights = targets.unbind(1)
+        values, weights = targets[:, 0], targets[:, 1]
         if self.task == "regression":
             return (1 - (logits.flatten(1).float() - values).square() * weights).mean(1)
         hits = torch.stack(self.class_indices(logits), 1) == values
         return (hits * weights).mean(1)
+
+    def linear_targets(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What a linear output layer is solved for: values (N, 1, C) in float64 and weights (N,), from (N, 2, k).
+
+        If classes are imbalanced, the rows of each class of a target have the same weight together.
+        """
+        values = targets[:, 0].double()
+        weights = torch.ones(len(values), dtype=torch.float64, device=values.device)
+        if self.task == "regression":
+            return values[:, None], weights
+        codes = [(column.long(), len(labels)) for column, labels in zip(values.T, self.classes, strict=True)]
+        if self.balanced:
+            shares = [torch.bincount(code, minlength=size).clamp(min=1)[code] * size for code, size in codes]
+            weights = torch.stack([len(values) / share.double() for share in shares]).mean(0)
+        return torch.cat([F.one_hot(code, size) for code, size in codes], 1).double()[:, None], weights
 
     def predict(self, logits: Tensor) -> list[np.ndarray]:
         """Predictions (N,) of each target from logits (N, 1, C): numbers, or labels of the same type as in the data."""
@@ -196,16 +227,34 @@ class TargetEncoder:
         from_label = _FROM_LABEL[self.origins[number]]
         return np.array([from_label(label) for label in self.classes[number]])
 
+    def describe_choice(self) -> list[Note]:
+        """A note of which class is chosen if that is not always the most probable one."""
+        if not self.balanced:
+            return []
+        parts: list[str] = []
+        for name, labels, counts in zip(self.names, self.classes, self.counts, strict=True):
+            rarest = min(range(len(labels)), key=lambda code: counts[code])
+            share = counts[rarest] / sum(counts)
+            if len(labels) == 2:
+                parts.append(f"{name} is {labels[rarest]} from a probability of {share:.2g} on, its share in training")
+            else:
+                parts.append(f"{name} is the class whose probability is highest relative to its share in training")
+        reason = "because the classes are imbalanced and every class counts the same"
+        return [("threshold", f"{join_names(parts)}, {reason}")]
+
     def describe(self) -> list[Note]:
         """The lines of the plan about the targets."""
-        lines = [("predicts", f"{', '.join(self.names)} ({self.task})")]
+        lines = [("predicts", f"{join_names(self.names)} ({self.task})")]
         if self.task == "regression":
             each = zip(self.names, self.mean, self.std, strict=True)
-            text = "; ".join(f"{name}: mean {mean:.4g}, standard deviation {std:.4g}" for name, mean, std in each)
-            lines.append(("training", text))
+            texts = [f"{name}: mean {mean:.4g}, standard deviation {std:.4g}" for name, mean, std in each]
+            lines.append(
+                ("training", "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else ""))
+            )
         for name, labels, counts in zip(self.names, self.classes, self.counts, strict=False):
             pairs = [f"{label} ({count:,})" for label, count in zip(labels, counts, strict=True)]
-            lines.append((f"classes of {name}", f"{len(labels)}: {join_names(pairs, 10)}"))
+            topic = "classes" if len(self.names) == 1 else f"classes of {name}"
+            lines.append((topic, f"{len(labels)} (training rows of each): {join_names(pairs, 10)}"))
         if self.balanced:
             lines.append(("imbalanced", "every class counts the same in the metric and the loss"))
         return [*lines, ("metric", self.metric_name)]

@@ -20,6 +20,8 @@ MIN_ROWS_PER_CLASS = 10
 
 def decide_task(columns: Mapping[str, Column], settings: DataSettings) -> tuple[TaskType, str]:
     """The task type and the reason for it. Raises DataError or ConfigError if neither type fits the targets."""
+    if settings.task == "forecast":
+        raise ConfigError("forecast needs a table of series in a file. Save these data as one, or set another task.")
     if settings.task != "auto":
         _check_task(columns, settings.task)
         return settings.task, "as requested"
@@ -68,6 +70,11 @@ def _infer_task(column: Column) -> TaskType:
                 )
             raise DataError(f"Target {column.name!r} has {counts}, too many for classes. {remedy}")
         return "classification"
+    written = column.as_written
+    if written is not None:  # 1.1 and 1.10, versions perhaps, are different labels but one number
+        texts = len(np.unique(written.values[written.values >= 0]))
+        if texts > distinct and texts <= min(FEW_DISTINCT_VALUES, len(known) / 2):
+            return "classification"
     if (known % 1).any():
         return "regression"
     if distinct <= min(FEW_DISTINCT_VALUES, len(known) / 2):

@@ -45,3 +45,7 @@ class UserTask(StoredTask):
     def metric(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Metric (N,) of logits (N, 1, C) and targets (N, 2, k), see `TargetEncoder.metric`."""
         return self.encoder.target.metric(logits, targets)
+
+    def linear_targets(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (N, 1, C) and weights (N,), see `TargetEncoder.linear_targets`."""
+        return self.encoder.target.linear_targets(targets)

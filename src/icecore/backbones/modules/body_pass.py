@@ -72,11 +72,12 @@ def running_pass() -> RunningPass:
 @contextmanager
 def run_pass(value: BodyPass, positions: Tensor | None = None) -> Iterator[None]:
     """Bind a pass to this thread while its body runs."""
-    token = _RUNNING.set(RunningPass(value, positions))
-    try:
+    before = _RUNNING.get()
+    try:  # from here on, so that no interrupt can come between the two
+        _RUNNING.set(RunningPass(value, positions))
         yield
     finally:
-        _RUNNING.reset(token)
+        _RUNNING.set(before)
 
 
 def per_row(values: Tensor, rows: Tensor, run_of_row: Tensor | None) -> Tensor:

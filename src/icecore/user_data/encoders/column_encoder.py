@@ -1,18 +1,18 @@
 """One column of a table as numbers of a token, fitted on training rows; columns without information are left out."""
 
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
 
+from icecore.user_data.cell_types import are_truth_values, truth_word
 from icecore.user_data.columns import Column, ColumnType
+from icecore.user_data.row_counters import counts_rows
 
 #: categories of a column that have a slot, the most frequent first
 MAX_CATEGORIES = 31
 #: so many distinct texts are categories, however few the rows
 FEW_CATEGORIES = 10
-_ID_NAME = re.compile(r"(.*[ _-])?(id|uuid|index|key|row|nr|no)|unnamed.*|column1|", re.IGNORECASE)
 _SECONDS_PER_DAY = 86_400
 _READ_CHARACTERS = "--column reads one column character by character"
 
@@ -50,8 +50,12 @@ class ColumnEncoder:
     def encode_categories(self, column: Column, rows: np.ndarray) -> tuple[np.ndarray, int]:
         """The slot (n,) of each row's category, 0 if it has none or is missing; and how many have none."""
         slot_of = {level: slot for slot, level in enumerate(self.levels, 1)}
+        texts = column.distinct_texts
+        if are_truth_values(self.levels):
+            slot_of = {truth_word(level): slot for level, slot in slot_of.items()}
+            texts = list(map(truth_word, texts))
         # a column with too many texts has no list of them, so none of its categories is recognised
-        lookup = np.array([*(slot_of.get(level, 0) for level in column.distinct_texts), 0], np.float32)
+        lookup = np.array([*(slot_of.get(text, 0) for text in texts), 0], np.float32)
         codes = column.values[rows]
         slots = lookup[codes]
         return slots, int(((slots == 0) & (codes >= 0)).sum())
@@ -77,8 +81,14 @@ def column_numbers(column: Column, rows: np.ndarray) -> np.ndarray:
     return date_parts(values) if column.type == "date" else values[:, None]
 
 
-def fit_column(column: Column, rows: np.ndarray) -> tuple[ColumnEncoder | None, str]:
-    """The encoder of a column, fitted on training `rows` (n,); or None and the reason for leaving the column out."""
+def fit_column(
+    column: Column, rows: np.ndarray, keep: bool = False, used: np.ndarray | None = None
+) -> tuple[ColumnEncoder | None, str]:
+    """The encoder of a column, fitted on training `rows` (n,); or None and the reason for leaving the column out.
+
+    keep  a column that counts the rows is used too
+    used  all rows that are used, in the order of the file; None: all rows of the column
+    """
     if column.type == "text":
         return _fit_categories(column, rows)
     numbers = column_numbers(column, rows)
@@ -91,15 +101,11 @@ def fit_column(column: Column, rows: np.ndarray) -> tuple[ColumnEncoder | None, 
         # a constant that is missing in some rows still has information
         if is_finite.all():
             return None, "constant"
-    elif column.type == "number" and _ID_NAME.fullmatch(column.name) and _are_distinct_integers(known[:, 0]):
-        return None, "a different number in every row, so it is an id"
+    elif not keep and counts_rows(column if used is None else column.select(used)):
+        return None, "a different number in every row, so it is an id (--keep takes it)"
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
     flag = not is_finite.all()
     return ColumnEncoder(column.name, column.type, tuple(mean.tolist()), tuple(std.tolist()), (), flag), ""
-
-
-def _are_distinct_integers(values: np.ndarray) -> bool:
-    return not (values % 1).any() and len(np.unique(values)) == len(values)
 
 
 def _fit_categories(column: Column, rows: np.ndarray) -> tuple[ColumnEncoder | None, str]:

@@ -19,6 +19,8 @@ from icecore.user_data.records import ImageRecords
 
 #: sides in pixels to choose from: the smallest that is at least that of the images, or the largest
 IMAGE_SIDES = (8, 16, 32, 64)
+#: side in pixels of the smallest patch: single pixels make long sequences that say little per token
+SMALLEST_PATCH = 2
 #: training images from which mean and standard deviation are computed
 STATISTICS_IMAGES = 20_000
 
@@ -29,15 +31,18 @@ class ImageEncoder:
 
     side, patch  sides of an image and of a patch, in pixels
     mean, std    of each channel, over training images
+    read_out     which hidden states predict
+    white        number that is white in images of more than 8 bits; None: 65535
     """
 
     kind: ClassVar[TokenKind] = "continuous"
-    read_out: ClassVar[ReadOut] = "last"
     side: int
     channels: int
     patch: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    read_out: ReadOut = "last"
+    white: float | None = None
 
     @property
     def length(self) -> int:
@@ -53,17 +58,19 @@ class ImageEncoder:
     def fit(
         cls, records: ImageRecords, order: np.ndarray, train: int, settings: DataSettings
     ) -> tuple["ImageEncoder", EncodedInputs]:
-        """Choose side and channels by a few images, and 64 patches unless `patch` is set.
+        """Choose side and channels by a few images, and at most 64 patches unless `patch` is set.
 
         Raises ConfigError if `patch` does not divide the side, DataError if no training image is readable.
         """
         inspection = records.images.inspect()
         side = settings.size or next((side for side in IMAGE_SIDES if side >= inspection.shorter_side), IMAGE_SIDES[-1])
-        patch = settings.patch or max(1, side // 8)
+        smallest = max(min(SMALLEST_PATCH, side), side // 8)
+        patch = settings.patch or next(patch for patch in range(smallest, side + 1) if side % patch == 0)
         if side % patch:
             raise ConfigError(f"patch must divide the image side of {side} pixels, but is {patch}.")
         channels = 3 if inspection.has_colour else 1
-        encoder = cls(side, channels, patch, (0.0,) * channels, (1.0,) * channels)
+        means, stds = (0.0,) * channels, (1.0,) * channels
+        encoder = cls(side, channels, patch, means, stds, "mean", inspection.white)
         encoded = encoder.encode(records, order)
         count = int(np.searchsorted(encoded.rows, train))
         if not count:
@@ -75,7 +82,7 @@ class ImageEncoder:
     def encode(self, records: ImageRecords, order: np.ndarray) -> EncodedInputs:
         """Images (n, S, S, C) uint8. Unreadable images are left out and noted."""
         images = records.images
-        inputs, rows = images.decode(order, self.side, self.channels)
+        inputs, rows = images.decode(order, self.side, self.channels, self.white)
         notes: list[Note] = []
         if images.unreadable:
             skipped = [f"{name} ({reason.splitlines()[0][:60]})" for name, reason in images.unreadable]

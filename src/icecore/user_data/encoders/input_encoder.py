@@ -39,7 +39,11 @@ class InputEncoder(Protocol[R]):
     """Turns records of one form into tokens: at most T positions with P numbers each, or ids out of P symbols."""
 
     kind: ClassVar[TokenKind]
-    read_out: ClassVar[ReadOut]
+
+    @property
+    def read_out(self) -> ReadOut:
+        """Which hidden states predict: their mean, or the last one, as in programs before version 0.2."""
+        ...
 
     @property
     def length(self) -> int:

@@ -14,7 +14,7 @@ from icecore.core.text import pluralize
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.input_encoder import EncodedInputs
-from icecore.user_data.notes import Note
+from icecore.user_data.notes import Note, name_rows
 from icecore.user_data.records import SequenceRecords
 
 #: longer sequences get several points per token, unless `patch` is set
@@ -32,15 +32,16 @@ class SequenceEncoder:
     points     longest sequence; the rest of a longer one is cut off
     flags      values were missing in training: each point has one more number, 1 if any of its values is missing
     mean, std  (V,) of each value, over all points of the training rows
+    read_out   which hidden states predict
     """
 
     kind: ClassVar[TokenKind] = "continuous"
-    read_out: ClassVar[ReadOut] = "last"
     points: int
     patch: int
     flags: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    read_out: ReadOut = "last"
 
     @property
     def length(self) -> int:
@@ -63,7 +64,13 @@ class SequenceEncoder:
         longest = min(int(sequences.lengths[order[:train]].max()), settings.length or 2**31)
         patch = settings.patch or math.ceil(longest / MAX_SEQUENCE_TOKENS)
         mean, std, complete = _point_statistics(sequences.points, np.repeat(is_training, sequences.lengths))
-        encoder = cls(longest, patch, not complete, tuple(mean.tolist()), tuple(std.tolist()))
+        encoder = cls(longest, patch, not complete, tuple(mean.tolist()), tuple(std.tolist()), "mean")
+        if encoder.length == 1 and longest * len(encoder.mean) > 1:
+            values = f"{pluralize(longest, 'point')} in time with {pluralize(len(encoder.mean), 'value')}"
+            raise DataError(
+                f"Each series would be a single token of {values}, in which nothing can attend to anything. Name the "
+                "axis of time with --axes time-last, set a smaller --patch, or use --kind table for rows of columns."
+            )
         return encoder, encoder.encode(records, order)
 
     def encode(self, records: SequenceRecords, order: np.ndarray) -> EncodedInputs:
@@ -92,6 +99,10 @@ class SequenceEncoder:
             values[is_missing] = 0
             flag = [np.any(is_missing, 1, keepdims=True)] if self.flags else []
             grid[first : first + SEQUENCES_PER_BLOCK][is_real] = np.concatenate([values, *flag], 1)
+        known = np.concatenate([[0], np.cumsum(np.isfinite(sequences.points).any(1))])
+        counts = known[starts + sequences.lengths] - known[starts]
+        if empty := np.sort(order[counts[order] == 0]).tolist():
+            notes.append(("empty", f"no values in {name_rows(records.names, empty)}"))
         if missing:
             message = f"{pluralize(missing, 'missing value')} with the mean{', and flagged' if self.flags else ''}"
             notes.append(("filled", message))

@@ -17,10 +17,11 @@ from torch import Tensor
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.tasks.task import ReadOut, TokenKind
+from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.column_encoder import ColumnEncoder, fit_column
 from icecore.user_data.encoders.input_encoder import EncodedInputs
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note, join_names, name_rows
 from icecore.user_data.records import TableRecords
 
 #: tables with more columns get several columns per token, unless `patch` is set
@@ -31,17 +32,22 @@ MAX_NUMBERS_PER_ROW = 32_768
 MAX_DEVIATIONS = 10.0
 
 
+#: so many unknown categories, and no known one, are a mistake; a single one may just be new
+MIN_UNKNOWN_CELLS = 2
+
+
 @dataclass(frozen=True)
 class TableEncoder:
     """Columns as tokens: standardised numbers and dates, categories as one of their slots.
 
-    patch  columns per token
+    patch     columns per token
+    read_out  which hidden states predict
     """
 
     kind: ClassVar[TokenKind] = "continuous"
-    read_out: ClassVar[ReadOut] = "last"
     columns: tuple[ColumnEncoder, ...]
     patch: int
+    read_out: ReadOut = "last"
 
     def __post_init__(self) -> None:
         # the columns are dictionaries when they come from JSON
@@ -86,7 +92,9 @@ class TableEncoder:
         columns: list[ColumnEncoder] = []
         left_out: dict[str, list[str]] = {}
         for column in records.columns.values():
-            encoder, reason = fit_column(column, order[:train])
+            # the columns of an array have no names of their own, and were chosen by the caller
+            keep = column.name in settings.keep or settings.kind == "array"
+            encoder, reason = fit_column(column, order[:train], keep, np.sort(order))
             if encoder is None:
                 left_out.setdefault(reason, []).append(column.name)
             else:
@@ -98,7 +106,7 @@ class TableEncoder:
                 f"No column is left to learn from ({reasons}). To learn from the characters of a text column, "
                 "name it with --column."
             )
-        encoder = cls(tuple(columns), settings.patch or math.ceil(len(columns) / MAX_TABLE_TOKENS))
+        encoder = cls(tuple(columns), settings.patch or math.ceil(len(columns) / MAX_TABLE_TOKENS), "mean")
         encoded = encoder.encode(records, order)
         encoded.notes[:0] = notes
         return encoder, encoded
@@ -118,10 +126,20 @@ class TableEncoder:
             block = inputs[:, first : first + encoder.stored]
             if encoder.type == "text":
                 block[:, 0], unknown = encoder.encode_categories(column, order)
+                missing = column.is_missing()[order]
+                if missing.any():
+                    where = name_rows(records.names, np.sort(order[missing]).tolist())
+                    notes.append(("missing", f"no category of {encoder.name!r} in {where}"))
                 if unknown:
+                    self._check_known(encoder, column, order, unknown)
                     message = f"{pluralize(unknown, 'cell')} of {encoder.name!r} with a category that has no slot"
                     notes.append(("rare", message))
             else:
+                if column.unreadable and not np.isfinite(column.values).any():
+                    raise DataError(
+                        f"column {encoder.name!r}: none of its {column.unreadable:,} cells is a {encoder.type} as in "
+                        "training. Write them as there, or leave the cells empty to predict without them."
+                    )
                 block[:] = encoder.encode_numbers(column, order)
                 if count := int(np.isnan(block[:, 0]).sum()):
                     filled[encoder.flag].append(f"{encoder.name} ({count:,})")
@@ -132,6 +150,22 @@ class TableEncoder:
             reason = "not flagged, because none were missing in training"
             notes.append(("filled", f"missing numbers with the mean, {reason}: {join_names(filled[False])}"))
         return EncodedInputs(torch.from_numpy(inputs), None, np.arange(len(order)), notes)
+
+    @staticmethod
+    def _check_known(encoder: ColumnEncoder, column: Column, order: np.ndarray, unknown: int) -> None:
+        """Raise DataError if the rows `order` have a category, but all of them are new."""
+        codes = column.values[order]
+        codes = codes[codes >= 0]
+        if unknown < len(codes) or unknown < MIN_UNKNOWN_CELLS:
+            return
+        examples = (
+            [repr(column.distinct_texts[code]) for code in dict.fromkeys(codes.tolist())] if column.levels else []
+        )
+        raise DataError(
+            f"column {encoder.name!r}: none of its {unknown:,} values was in training, for example "
+            f"{join_names(examples, 3) or 'texts of which there are too many'}. Training had: "
+            f"{join_names(encoder.levels, 5)}. Spell them as there, or leave the cells empty to predict without them."
+        )
 
     def _check_columns(self, records: TableRecords) -> None:
         if absent := [encoder.name for encoder in self.columns if encoder.name not in records.columns]:

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icecore.core.errors import DataError
 from icecore.core.text import pluralize
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.input_encoder import EncodedInputs
-from icecore.user_data.notes import Note
+from icecore.user_data.notes import Note, name_rows
 from icecore.user_data.records import TextRecords
 
 #: longest text in tokens, including the one that marks the end, unless `length` is set
@@ -68,12 +69,17 @@ class TextEncoder:
         inputs = np.full((len(order), self.length), PADDING, dtype)
         lengths = np.zeros(len(order), np.int64)
         known = _code_points(self.characters)
-        cut = unknown = 0
+        fold = _case_folding(self.characters)
+        cut = unknown = folded = total = 0
         for first in range(0, len(order), TEXTS_PER_BLOCK):
             texts = [records.texts[int(row)] for row in order[first : first + TEXTS_PER_BLOCK]]
             cut += sum(len(text) >= self.length for text in texts)
             texts = [text[: self.length - 1] for text in texts]
+            if fold is not None:
+                spelled, texts = texts, [text if len(fold(text)) != len(text) else fold(text) for text in texts]
+                folded += sum(text != other for text, other in zip(texts, spelled, strict=True))
             points = _code_points("".join(texts))
+            total += len(points)
             indices = np.searchsorted(known, points).clip(max=max(len(known) - 1, 0))
             is_known = known[indices] == points if len(known) else np.zeros(len(points), bool)
             unknown += int(np.sum(~is_known))
@@ -84,8 +90,18 @@ class TextEncoder:
             block[np.arange(len(texts)), sizes] = END
             lengths[first : first + TEXTS_PER_BLOCK] = sizes + 1
         notes: list[Note] = []
+        if empty := np.sort(order[lengths == 1]).tolist():
+            notes.append(("empty", f"no characters in {name_rows(records.names, empty)}"))
         if cut:
             notes.append(("cut", f"{pluralize(cut, 'text')} after the first {self.length - 1:,} characters (--length)"))
+        if folded:
+            case = "capitals" if fold is str.upper else "small letters"
+            notes.append(("case", f"{pluralize(folded, 'text')} in {case}, as all texts of training are"))
+        if unknown == total > 0:
+            raise DataError(
+                f"None of the {unknown:,} characters of these texts was in training, whose alphabet is "
+                f"{self.characters[:40]!r}. Provide texts over the same alphabet."
+            )
         if unknown:
             notes.append(("unknown", f"{pluralize(unknown, 'character')} that no training text has"))
         is_ragged = bool((lengths != self.length).any())
@@ -101,6 +117,17 @@ class TextEncoder:
         return (
             f"texts of up to {self.length - 1:,} characters from an alphabet of {len(self.characters):,}, one per token"
         )
+
+
+def _case_folding(characters: str) -> Callable[[str], str] | None:
+    """What gives texts the case of the training texts, if these were all in one case; None if both occur."""
+    letters = [character for character in characters if character.lower() != character.upper()]
+    if not letters:
+        return None
+    for fold in (str.upper, str.lower):
+        if all(fold(character) == character for character in letters):
+            return fold
+    return None
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -1,8 +1,5 @@
 """Arrays as records: NumPy files, and arrays, lists and texts in memory."""
 
-import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +8,19 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.core.limits import SizeCounter
 from icecore.tasks.data_files import find_first
-from icecore.user_data.column_builder import target_column
-from icecore.user_data.columns import Column, column_from_values
-from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.array_images import ArrayImages
+from icecore.user_data.column_table import target_column
+from icecore.user_data.columns import Column, ColumnType, column_from_values
+from icecore.user_data.data_settings import Axes, DataSettings
 from icecore.user_data.notes import Note, join_names
+from icecore.user_data.readers.array_files import array_errors, read_npy, read_npz
+from icecore.user_data.readers.column_roles import take_group
+from icecore.user_data.readers.frames import frame_columns, read_frame
 from icecore.user_data.readers.labels import find_label_table, read_labels_in_order
 from icecore.user_data.readers.source_files import ReadRequest
-from icecore.user_data.records import NumberNames, Records, SequenceRecords, TableRecords, TextRecords
+from icecore.user_data.readers.table_rows import build_records
+from icecore.user_data.records import ImageRecords, NumberNames, Records, SequenceRecords, TableRecords, TextRecords
 from icecore.user_data.sequences import Sequences
 
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -58,46 +59,26 @@ def read_array(request: ReadRequest) -> Records:
     y = _concatenate(path, ys) if len(ys) == len(parts) else None
     splits = np.concatenate([np.full(len(X), split, "U5") for split, X, _ in parts]) if len(parts) > 1 else None
     source = {"format": path.suffix.lower()[1:], "files": [path.name]}
-    records = replace(array_records(X, y, request.settings), splits=splits, source=source)
+    records = array_records(X, y, request.settings)
+    records = replace(records, splits=splits, source={**records.source, **source})
     return records if label_table is None else _add_labels(records, request._replace(path=label_table))
 
 
 def _load_arrays(path: Path) -> Mapping[str, np.ndarray]:
     """The arrays of a file by name in lower case; those of `.npy` files are called x and y. Raises DataError."""
-    try:
-        if path.suffix.lower() == ".npz":
-            # opened here, because np.load would leave a damaged file open
-            _check_npz(path)
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return {name.lower(): stored[name] for name in stored.files}
-        arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
-        names = [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
-        target_path = find_first([path.parent], [name for name in names if name != path.name])
-        if target_path is not None:
-            arrays["y"] = np.load(target_path, mmap_mode="r", allow_pickle=False)
-        return arrays
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        remedy = "It may be damaged or incomplete: download or copy it again."
-        if "pickle" in str(error):
-            remedy = "Save it as an array of numbers or fixed-length texts, not of Python objects."
-        raise DataError(f"{path} cannot be read as an array ({error}). {remedy}") from error
+    if path.suffix.lower() == ".npz":
+        with array_errors(path):
+            return {name.lower(): array for name, array in read_npz(path).items()}
+    arrays = {"x": read_npy(path)}
+    target_path = find_first([path.parent], [name for name in target_file_names(path) if name != path.name])
+    if target_path is not None:
+        arrays["y"] = read_npy(target_path)
+    return arrays
 
 
-def _check_npz(path: Path) -> None:
-    """Raise ValueError or DataError for arrays that are larger than what the file holds of them.
-
-    NumPy takes the memory that a header asks for before it reads the values.
-    """
-    with zipfile.ZipFile(path) as archive:
-        counter = SizeCounter(path)
-        for item in archive.infolist():
-            counter.add(item.file_size)
-            with archive.open(item) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-            if math.prod(shape) * dtype.itemsize > item.file_size:
-                raise ValueError(f"{item.filename} has the shape {shape}, but only {item.file_size:,} bytes")
+def target_file_names(path: Path) -> list[str]:
+    """The names that a file of targets beside a `.npy` file may have."""
+    return [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
 
 
 def _concatenate(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -121,14 +102,28 @@ def _add_labels(records: Records, request: ReadRequest) -> Records:
     return replace(records, targets=targets)
 
 
-def array_records(X: Any, y: Any, settings: DataSettings) -> Records:
+def array_records(
+    X: Any,
+    y: Any,
+    settings: DataSettings,
+    types: Mapping[str, ColumnType] | None = None,
+    formats: Mapping[str, str] | None = None,
+    predicting: bool = False,
+) -> Records:
     """Records of arrays in memory.
 
-    X  (N, columns), (N, T, V), a list of N arrays (T,) or (T, V), or a list of N texts
-    y  (N,) or (N, targets), or None
+    X        (N, columns), (N, T, V), images (N, H, W, C), a list of N arrays (T,) or (T, V), a list of N texts, a data
+             frame, or a mapping of names to columns (N,)
+    y        (N,) or (N, targets), or None
+    types, formats, predicting  see `ReadRequest`; they matter for columns with names
 
     Raises DataError for other shapes, and if X and y have different numbers of rows.
     """
+    columns = frame_columns(X)
+    if columns is None and isinstance(X, np.ndarray) and X.ndim == 2 and _has_texts(X):
+        columns = {f"x{i}": X[:, i] for i in range(X.shape[1])}
+    if columns is not None:
+        return _frame_records(columns, y, settings, types or {}, formats or {}, predicting)
     N = len(X)
     targets, notes = ({}, []) if y is None else _target_columns(y, N, settings)
     names = NumberNames(np.arange(N))
@@ -138,11 +133,67 @@ def array_records(X: Any, y: Any, settings: DataSettings) -> Records:
         if X.ndim == 2 and settings.kind != "series":
             columns = {f"x{i}": Column(f"x{i}", "number", X[:, i]) for i in range(X.shape[1])}
             return TableRecords(columns=columns, targets=targets, names=names, notes=notes)
+        if X.ndim == 4 or (X.ndim == 3 and settings.kind == "images"):
+            images = ArrayImages(X)
+            return ImageRecords(images=images, targets=targets, names=names, notes=[*notes, *images.notes])
         if X.ndim not in (2, 3):
-            raise DataError(f"The inputs must have shape (N, columns) or (N, T, V), but have shape {X.shape}.")
+            raise DataError(
+                f"The inputs must have shape (N, columns), (N, T, V) or (N, H, W, C), but have shape {X.shape}."
+            )
     elif N and all(isinstance(row, str) for row in X):
         return TextRecords(texts=[str(row) for row in X], targets=targets, names=names, notes=notes)
-    return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, notes=notes)
+    source: dict[str, Any] = {}
+    if isinstance(X, np.ndarray) and X.ndim == 3:
+        axes, axis_notes = _find_axes(X.shape, settings)
+        X = X.swapaxes(1, 2) if axes == "time-last" else X
+        notes, source = [*notes, *axis_notes], {"axes": axes}
+    return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, source=source, notes=notes)
+
+
+def _has_texts(X: np.ndarray) -> bool:
+    return X.dtype.kind in "US" or (X.dtype.kind == "O" and any(isinstance(item, str) for item in X.flat))
+
+
+def _frame_records(
+    columns: Mapping[str, Any],
+    y: Any,
+    settings: DataSettings,
+    types: Mapping[str, ColumnType],
+    formats: Mapping[str, str],
+    predicting: bool,
+) -> Records:
+    """Records of columns with names; without `y`, the target is the column that the settings name, if it is there."""
+    table = read_frame(columns, settings, types, formats, predicting)
+    N, notes = len(table.row_numbers), list[Note]()
+    if y is not None:
+        targets, notes = _target_columns(y, N, settings)
+        table.columns = {name: column for name, column in table.columns.items() if name not in targets}
+    else:
+        targets = {name: table.target(name) for name in settings.target if name in table.columns}
+        table.columns = {name: column for name, column in table.columns.items() if name not in targets}
+    if not predicting and settings.group is not None:
+        table.groups = take_group(settings, table)
+    table.notes += notes
+    source = {"formats": {name: form for name, form in table.formats.items() if name in table.columns}}
+    return build_records("The data frame", table, targets, settings, not predicting, source=source)
+
+
+def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, list[Note]]:
+    """The order of the axes of an array of series, and a note if the other one is likely.
+
+    The second axis is time, as documented, unless it has one point: sktime and aeon put time last.
+    """
+    _, second, last = shape
+    shown = f"({shape[0]}, {second}, {last})"
+    if settings.axes != "auto":
+        return settings.axes, []
+    if second == 1 < last:
+        message = f"the last axis of {shown} is time: {last} points of one value (--axes values-last: one point)"
+        return "time-last", [("axes", message)]
+    if second < last:
+        message = f"{shown} has {second} points in time with {last} values each; if time is last, set --axes time-last"
+        return "values-last", [("axes", message)]
+    return "values-last", []
 
 
 def _target_columns(y: Any, N: int, settings: DataSettings) -> tuple[dict[str, Column], list[Note]]:

@@ -7,14 +7,22 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.user_data.column_builder import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
+from icecore.user_data.column_table import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
+from icecore.user_data.columns import ColumnType
+from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
 from icecore.user_data.readers.source_files import ReadRequest, list_data_files
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES, read_table
-from icecore.user_data.splits import SPLIT_NAMES
+from icecore.user_data.split_names import NO_SPLIT, SPLIT_COLUMNS, are_splits, read_split_setting, split_of_name
 
 #: a column with one of these names is the target unless another is set, most likely first: `y` may be a coordinate
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
+#: names of columns with the ids of rows, in lower case
+ID_NAMES = ("id", "ids", "name", "names", "accession", "entry", "uniprot", "identifier", "header", "key")
+ID_NAMES += ("sequence_id", "seq_id", "uniprot_id", "protein_id")
+#: names of columns that hold character sequences, in lower case, most likely first
+TEXT_NAMES = ("sequence", "seq", "smiles", "canonical_smiles", "isomeric_smiles", "selfies", "dna", "rna", "protein")
+TEXT_NAMES += ("peptide", "aa_sequence", "text", "sentence", "review", "comment", "message", "document", "content")
 #: columns of text that looks like numbers which are described one by one
 MAX_NUMBER_LIKE_NOTES = 5
 
@@ -35,7 +43,10 @@ def read_columns(
     # all rows to predict are needed, and all points of a series
     max_rows = (settings.max_rows or DEFAULT_MAX_ROWS) if may_sample and not request.predicting else sys.maxsize
     options = TableOptions(
-        types=request.types,
+        types=_known_types(request),
+        formats=request.formats,
+        decimal=settings.decimal,
+        dates=settings.dates,
         keep_all_texts=frozenset(keep_all_texts),
         always_numeric=frozenset(always_numeric),
         max_rows=max_rows,
@@ -47,14 +58,66 @@ def read_columns(
         if table.columns.pop(name, None) is None and not request.predicting:
             raise unknown_name("column", name, table.columns)
     splits = np.array([split for _, split in files])[file_indices] if any(split for _, split in files) else None
-    column = table.columns.get("split")
-    if column is not None and column.levels and all(level.lower() in SPLIT_NAMES for level in column.levels):
-        lookup = np.array([*(SPLIT_NAMES[level.lower()] for level in column.levels), ""])
-        splits = lookup[table.columns.pop("split").values]
+    if not request.predicting:
+        for name in settings.keep:
+            if name not in table.columns:
+                raise unknown_name("column", name, table.columns)
+    splits = _take_split_column(request, table, splits)
+    table.groups = None if request.predicting else take_group(settings, table)
     if not request.predicting:  # otherwise the types of all columns that matter are known
         _note_number_like(request, table)
+    source_formats = {name: form for name, form in table.formats.items() if name in table.columns}
     file_format = files[0][0].name.lower().removesuffix(".gz").rpartition(".")[2]
-    return table, splits, {"format": file_format, "files": [path.name for path, _ in files]}
+    source = {"format": file_format, "files": [path.name for path, _ in files], "formats": source_formats}
+    return table, splits, source
+
+
+def _take_split_column(request: ReadRequest, table: ColumnTable, splits: np.ndarray | None) -> np.ndarray | None:
+    """The split (N,) of each row by a column that says so, which is removed from the table; or else `splits`.
+
+    Raises DataError for values of a column that the user named which are no splits, and ConfigError for an unknown one.
+    """
+    setting = request.settings.split
+    given = None if setting is None else read_split_setting(setting)
+    if setting == NO_SPLIT or request.predicting:
+        return splits
+    if setting is not None and given is None and setting not in table.columns:
+        raise unknown_name("split column", setting, table.columns)
+    usual = [setting] if given is None and setting else [n for n in table.columns if n.strip().lower() in SPLIT_COLUMNS]
+    for name in usual:
+        column = table.columns[name].as_labels()
+        levels = column.distinct_texts
+        split_of = {level: given.get(level, "") if given else split_of_name(level) for level in levels}
+        if levels and all(split_of.values()) and (given or are_splits(levels)):
+            del table.columns[name]
+            table.notes.append(("splits", f"those that column {name!r} names"))
+            return np.array([*(split_of[level] for level in levels), ""])[column.values]
+        if name == setting:
+            raise DataError(
+                f"{request.path}: column {name!r} must say train, val or test, but has {join_names(levels)}. "
+                f"Name the splits, for example --split {levels[0]}=train,{levels[-1]}=test"
+            )
+    return splits
+
+
+def take_group(settings: DataSettings, table: ColumnTable) -> np.ndarray | None:
+    """The code (N,) of each row's group; a row without one is a group of its own. The column is removed, as an id."""
+    name = settings.group
+    if name is None:
+        return None
+    if name not in table.columns:
+        raise unknown_name("group column", name, table.columns)
+    codes = table.columns[name].as_labels().values
+    if name != settings.series:
+        del table.columns[name]
+    return np.where(codes < 0, -1 - np.arange(len(codes)), codes)
+
+
+def _known_types(request: ReadRequest) -> dict[str, ColumnType]:
+    """The types of columns before the table is read: names and texts are texts, byte for byte."""
+    settings = request.settings
+    names = (settings.column, settings.series, settings.group)
+    return {**{name: "text" for name in names if name is not None}, **request.types}
 
 
 def target_names(request: ReadRequest, table: ColumnTable) -> tuple[str, ...]:
@@ -67,8 +130,11 @@ def target_names(request: ReadRequest, table: ColumnTable) -> tuple[str, ...]:
     if request.predicting:
         return ()
     usual = sorted((TARGET_NAMES.index(low), name) for name in columns if (low := name.strip().lower()) in TARGET_NAMES)
-    name = usual[0][1] if usual else list(columns)[-1]
-    reason = "because of its name" if usual else "the last column"
+    # a column of texts or of ids is no target, wherever it stands
+    likely = [name for name in columns if name.strip().lower() not in (*TEXT_NAMES, *ID_NAMES)]
+    name = usual[0][1] if usual else (likely or list(columns))[-1]
+    last = "the last column" if name == list(columns)[-1] else "the last one that is no text or id"
+    reason = "because of its name" if usual else last
     table.notes.append(("target", f"{name!r}, {reason} (--target sets another)"))
     return (name,)
 

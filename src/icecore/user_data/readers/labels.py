@@ -1,27 +1,33 @@
 """Labels that lie beside the examples: a table next to a file or folder, or the labels of lines of text."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from icecore.core.errors import DataError
+from icecore.core.errors import DataError, unknown_name
 from icecore.tasks.data_files import find_first
-from icecore.user_data.cell_types import find_leading_zero
-from icecore.user_data.column_builder import TableOptions, target_column
+from icecore.user_data.cell_types import find_leading_zero, parse_number
+from icecore.user_data.column_table import TableOptions, target_column
 from icecore.user_data.columns import Column, ColumnType, column_from_values
 from icecore.user_data.notes import Note, join_names
-from icecore.user_data.readers.column_roles import read_columns, target_names
+from icecore.user_data.readers.column_roles import ID_NAMES, TARGET_NAMES, read_columns, target_names
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.readers.table_files import read_table
 
 
+def label_table_names(path: Path) -> list[str]:
+    """The names that a table of labels beside a file may have."""
+    stem = path.name.split(".")[0]
+    return [f"{start}labels{ending}" for start in (f"{stem}.", f"{stem}_", "") for ending in (".csv", ".tsv")]
+
+
 def find_label_table(path: Path) -> Path | None:
     """The table of labels beside a file, or inside or beside a folder: `NAME.labels.csv` or `labels.csv`, or .tsv."""
-    stem = path.name.split(".")[0]
-    names = [f"{start}labels{ending}" for start in (f"{stem}.", f"{stem}_", "") for ending in (".csv", ".tsv")]
-    return find_first([path, path.parent] if path.is_dir() else [path.parent], names)
+    return find_first([path, path.parent] if path.is_dir() else [path.parent], label_table_names(path))
 
 
 def read_labels_in_order(request: ReadRequest) -> dict[str, Column]:
@@ -30,31 +36,73 @@ def read_labels_in_order(request: ReadRequest) -> dict[str, Column]:
     return {name: table.target(name) for name in target_names(request, table)}
 
 
-def read_labels_by_id(path: Path) -> dict[str, str]:
-    """Label of each id from a table: columns named id and label, or else its first and second one. Raises DataError."""
-    known = ("id", "label", "column1", "column2")
-    types: dict[str, ColumnType] = dict.fromkeys(known, "text")
-    table, _ = read_table([path], TableOptions(types=types, keep_all_texts=frozenset(known), max_rows=sys.maxsize))
-    columns = list(table.columns.values())
-    if len(columns) < 2:
-        raise DataError(f"{path} must have the columns id and label, but has: {join_names(list(table.columns))}.")
-    ids, labels = (table.columns.get(name, columns[i]).as_labels() for i, name in enumerate(("id", "label")))
-    id_texts, label_texts = [*ids.distinct_texts, ""], [*labels.distinct_texts, ""]
-    return {id_texts[i]: label_texts[j] for i, j in zip(ids.values, labels.values, strict=True)}
+class IdLabels(NamedTuple):
+    """The labels of a table by id: the column they come from, and a note about its choice."""
+
+    target: str
+    label_of: Mapping[str, str]
+    notes: Sequence[Note]
+
+    def find(self, name: str) -> str | None:
+        """The label of a sequence by its id, or by a part of it such as the accession in sp|P69905|HBA_HUMAN."""
+        parts = [name, *name.split("|")]
+        for part in (*parts, *(part.rpartition(".")[0] for part in parts)):
+            if part and part in self.label_of:
+                return self.label_of[part]
+        return None
 
 
-def label_target(request: ReadRequest, labels: Sequence[str]) -> tuple[dict[str, Column], list[Note]]:
+def read_labels_by_id(path: Path, request: ReadRequest) -> IdLabels:
+    """Labels by id from a table: a column with a usual name of ids, or else the first one, and the target.
+
+    Raises DataError for a table with one column, ConfigError for a target that is not there.
+    """
+    table, _ = read_table([path], TableOptions(max_rows=sys.maxsize))
+    names = list(table.columns)
+    if len(names) < 2:
+        raise DataError(f"{path} must have the columns id and label, but has: {join_names(names)}.")
+    id_name = next((name for name in names if name.strip().lower() in ID_NAMES), names[0])
+    others = [name for name in names if name != id_name]
+    wanted = request.settings.target[:1]
+    notes: list[Note] = []
+    if wanted and wanted[0] in others:
+        target = wanted[0]
+    elif wanted and not request.predicting and wanted != ("label",):
+        raise unknown_name("target column", wanted[0], others)
+    else:
+        usual = [name for low in TARGET_NAMES for name in others if name.strip().lower() == low]
+        target = (usual or others[-1:])[0]
+        reason = "because of its name" if usual else "the last column"
+        if len(others) > 1:
+            notes.append(("target", f"{target!r} of {path.name}, {reason} (--target sets another)"))
+    types: dict[str, ColumnType] = {id_name: "text", target: "text"}
+    options = TableOptions(types=types, keep_all_texts=frozenset((id_name, target)), max_rows=sys.maxsize)
+    table, _ = read_table([path], options)
+    ids, labels = (table.unfiltered.get(name, table.columns[name]).row_texts() for name in (id_name, target))
+    return IdLabels(target, dict(zip(ids, labels, strict=True)), notes)
+
+
+def label_target(
+    request: ReadRequest, labels: Sequence[str], name: str = "label"
+) -> tuple[dict[str, Column], list[Note]]:
     """The target column of labels (N,), "" if missing; numeric if all are numbers. Also a note of missing labels."""
     if not any(labels):
         return {}, []
-    name = request.settings.target[0] if request.settings.target else "label"
+    name = request.settings.target[0] if request.settings.target else name
     column, notes = target_column(column_from_values(name, np.array(labels)))
     known_type = request.types.get(name)
     try:
-        numbers = np.array([float(level) for level in column.distinct_texts] + [np.nan])
+        numbers = np.array([parse_number(level) for level in column.distinct_texts] + [np.nan])
     except ValueError:
         return {name: column}, notes
     if known_type == "text" or (known_type is None and find_leading_zero(column.distinct_texts)):
         return {name: column}, notes
     origin = "float" if (numbers[:-1] % 1).any() else "int"
-    return {name: Column(name, "number", numbers[column.values], (), origin)}, notes
+    number_column = Column(name, "number", numbers[column.values], (), origin)
+    shown = number_column.as_labels()
+    given_back = {
+        text: shown.distinct_texts[code] for text, code in zip(labels, shown.values.tolist(), strict=True) if code >= 0
+    }
+    if any(text != label for text, label in given_back.items()):
+        number_column = replace(number_column, as_written=column)
+    return {name: number_column}, notes

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.user_data.column_builder import ColumnTable
+from icecore.core.text import pluralize
+from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import join_names
+from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.column_roles import note_left_out, read_columns, target_names
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.records import NumberNames, SequenceRecords
@@ -48,6 +49,7 @@ def _wide_records(
         targets={name: table.columns[name] for name in targets},
         names=NumberNames(table.row_numbers),
         splits=splits,
+        groups=table.groups,
         source={**source, "values": tuple(names)},
         notes=table.notes,
     )
@@ -77,6 +79,8 @@ def _long_records(
     names = _value_columns(table, settings, targets)
     has_id = ids.values >= 0
     order = np.flatnonzero(has_id)[np.lexsort((time[has_id], ids.values[has_id]))]
+    if settings.time:
+        order = _without_copies(order, ids.values, time, [table.columns[name] for name in names], table.notes)
     series, first, lengths = np.unique(ids.values[order], return_index=True, return_counts=True)
     points = np.stack([table.columns[name].values[order] for name in names], 1).astype(np.float32)
     starts = order[first]
@@ -98,9 +102,29 @@ def _long_records(
         targets=target_columns,
         names=series_names,
         splits=None if splits is None else splits[starts],
+        groups=None if table.groups is None else table.groups[starts],
         source={**source, "values": tuple(names)},
         notes=table.notes,
     )
+
+
+def _without_copies(
+    order: np.ndarray, ids: np.ndarray, time: np.ndarray, values: Sequence[Column], notes: list[Note]
+) -> np.ndarray:
+    """The rows `order` (n,), sorted by series and time, without copies of a point; notes these, and repeated times."""
+    if len(order) < 2:
+        return order
+    same_time = (ids[order][1:] == ids[order][:-1]) & (time[order][1:] == time[order][:-1])
+    grid = np.stack([column.values[order] for column in values], 1)
+    equal = ((grid[1:] == grid[:-1]) | (np.isnan(grid[1:]) & np.isnan(grid[:-1]))).all(1)
+    copies = np.append(False, same_time & equal)
+    if copies.any():
+        message = f"{pluralize(int(copies.sum()), 'row')} with a point that their series already has, left out"
+        notes.append(("copies", message))
+    if count := int((same_time & ~equal).sum()):
+        message = f"{pluralize(count, 'point')} at a time that their series already has, kept in file order"
+        notes.append(("times", message))
+    return order[~copies]
 
 
 def _value_columns(table: ColumnTable, settings: DataSettings, targets: Sequence[str]) -> list[str]:

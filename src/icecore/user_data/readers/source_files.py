@@ -1,14 +1,15 @@
 """The files of a folder that hold the data, and the request that every reader gets."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from icecore.core.errors import DataError
+from icecore.user_data.archives import iterate_files
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.splits import SPLIT_NAMES
+from icecore.user_data.split_names import NO_SPLIT, read_split_setting, split_of_file, split_of_name
 
 
 class ReadRequest(NamedTuple):
@@ -16,12 +17,14 @@ class ReadRequest(NamedTuple):
 
     types       column types of the training data, by name; empty when the training data themselves are read
     predicting  the rows are for prediction, so they need no targets
+    formats     how numbers and dates of columns of the training data are written, unless plainly
     """
 
     path: Path
     settings: DataSettings
     types: Mapping[str, ColumnType]
     predicting: bool
+    formats: Mapping[str, str] = {}
 
 
 def has_ending(name: str, endings: tuple[str, ...]) -> bool:
@@ -31,20 +34,43 @@ def has_ending(name: str, endings: tuple[str, ...]) -> bool:
 
 def is_data_file(name: str) -> bool:
     """Whether a file with this name can hold rows: hidden files and tables of labels do not."""
-    return not name.startswith(".") and not re.search(r"(^|[._-])labels\.[ct]sv", name.lower())
+    return not name.startswith((".", "_")) and not re.search(r"(^|[._-])labels\.[ct]sv", name.lower())
+
+
+def is_submission(name: str) -> bool:
+    """Whether a file shows how to submit predictions to a contest: it has ids and made-up targets."""
+    return bool(re.search(r"sample[._ -]?submission|submission[._ -]?(sample|format)", name.lower()))
+
+
+def _usable(files: Sequence[Path], endings: tuple[str, ...]) -> list[Path]:
+    """The files with rows to learn from."""
+    named = [file for file in files if has_ending(file.name, endings)]
+    return [file for file in named if is_data_file(file.name) and not is_submission(file.name)]
+
+
+def _split_of(file: Path, base: Path) -> str:
+    """The split that the name of a file says, or else that of a folder above it."""
+    folders = file.relative_to(base).parts[:-1]
+    return split_of_file(file.name) or next(filter(None, map(split_of_name, folders)), "")
 
 
 def list_data_files(request: ReadRequest, endings: tuple[str, ...]) -> list[tuple[Path, str]]:
-    """The files to read in order of name, each with the split that its name starts with, or "".
+    """The files to read in order of name, each with the split that its name begins or ends with, or "".
 
     Raises DataError if a folder has no file with one of the endings.
     """
     path = request.path
     if path.is_file():
         return [(path, "")]
-    files = sorted(file for file in path.iterdir() if file.is_file() and has_ending(file.name, endings))
-    files = [file for file in files if is_data_file(file.name)]
+    files = _usable(sorted(file for file in path.iterdir() if file.is_file()), endings)
+    files = files or _usable(list(iterate_files(path)), endings)  # parts in folders such as year=2024
     if not files:
         raise DataError(f"{path} has no files named {', '.join(f'*{ending}' for ending in endings)}.")
-    splits = [SPLIT_NAMES.get(re.split(r"[._-]", file.name.lower())[0], "") for file in files]
-    return list(zip(files, splits, strict=True))
+    setting = request.settings.split
+    given = None if setting is None else read_split_setting(setting)
+    if given is not None:
+        splits = [given.get(file.name, given.get(file.name.split(".")[0], "")) for file in files]
+    else:
+        splits = [_split_of(file, path) if setting != NO_SPLIT else "" for file in files]
+    # files for training come first, because the first file decides the columns
+    return sorted(zip(files, splits, strict=True), key=lambda pair: ("train", "", "val", "test").index(pair[1]))

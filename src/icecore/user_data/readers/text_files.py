@@ -1,11 +1,13 @@
 """Opens text files whose encoding is unknown."""
 
 import gzip
+import io
 from pathlib import Path
 from typing import IO
 
+from icecore.core.archives import archive_errors
 from icecore.core.errors import DataError
-from icecore.core.limits import too_large, unpacked_limit
+from icecore.core.limits import READ_BYTES, LimitedFile, check_line, unpacked_limit
 
 COMPRESSED_SUFFIX = ".gz"
 
@@ -15,16 +17,11 @@ def open_text(path: Path) -> tuple[IO[str], str]:
 
     Raises DataError if the file cannot be read or is UTF-16 without a mark.
     """
-    opener = gzip.open if path.suffix.lower() == COMPRESSED_SUFFIX else open
-
-    def open_with(encoding: str) -> IO[str]:
-        return opener(path, "rt", encoding=encoding, newline="")
-
-    try:
-        with opener(path, "rb") as file:
+    with archive_errors(path):
+        with _open_bytes(path) as file:
             start = file.read(1024)
         if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return open_with("utf-16"), "UTF-16"
+            return _open_with(path, "utf-16"), "UTF-16"
         if 0 in start:
             guess = "UTF-16BE" if start[::2].count(0) > start[1::2].count(0) else "UTF-16LE"
             raise DataError(
@@ -32,16 +29,27 @@ def open_text(path: Path) -> tuple[IO[str], str]:
                 f"Convert it to UTF-8: iconv -f {guess} -t UTF-8"
             )
         try:
-            with open_with("utf-8-sig") as file:
-                limit, length = unpacked_limit(path.stat().st_size), 0
-                while part := file.read(1 << 20):
-                    length += len(part)
-                    if length > limit:
-                        raise too_large(path, limit)
+            _read_through(path, "utf-8-sig")
         except UnicodeDecodeError:
-            return open_with("latin-1"), "Latin-1"
-        return open_with("utf-8-sig"), "UTF-8"
-    except (OSError, EOFError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}). It may be damaged or incomplete: download or copy it again."
-        ) from error
+            return _open_with(path, "latin-1"), "Latin-1"
+        return _open_with(path, "utf-8-sig"), "UTF-8"
+
+
+def _open_bytes(path: Path) -> io.BufferedReader:
+    if path.suffix.lower() != COMPRESSED_SUFFIX:
+        return path.open("rb")
+    return io.BufferedReader(LimitedFile(gzip.GzipFile(path), path, unpacked_limit(path.stat().st_size)))
+
+
+def _open_with(path: Path, encoding: str) -> IO[str]:
+    return io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline="")
+
+
+def _read_through(path: Path, encoding: str) -> None:
+    """Raise UnicodeDecodeError for a file of another encoding, and DataError for one with an endless line."""
+    with _open_with(path, encoding) as file:
+        length = 0
+        while part := file.read(READ_BYTES):
+            _, line_break, rest = part.rpartition("\n")
+            length = len(rest) if line_break else length + len(rest)
+            check_line(length, path)

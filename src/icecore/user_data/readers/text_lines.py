@@ -1,26 +1,52 @@
 """Text files with one labelled text per line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from icecore.core.archives import archive_errors
 from icecore.core.errors import DataError
+from icecore.core.limits import limited_lines
 from icecore.core.text import pluralize
+from icecore.user_data.cell_types import can_parse
 from icecore.user_data.notes import Note
 from icecore.user_data.readers.labels import label_target
-from icecore.user_data.readers.source_files import ReadRequest, list_data_files
+from icecore.user_data.readers.source_files import ReadRequest, has_ending, list_data_files
 from icecore.user_data.readers.text_files import open_text
 from icecore.user_data.records import NumberNames, TextRecords
 
-LINE_ENDINGS = (".txt", ".smi", ".log")
+LINE_ENDINGS = (".txt", ".smi", ".smiles", ".log")
+#: files of molecules, in which the molecule comes before its name or label
+SMILES_ENDINGS = (".smi", ".smiles")
+#: labels of more kinds are texts, unless texts are of even fewer kinds
+MANY_LABELS = 20
 
 
 def iterate_lines(path: Path) -> Iterator[str]:
     """The lines of a text file without their line breaks. Raises DataError."""
     file, _ = open_text(path)
-    with file:
-        yield from (line.rstrip("\r\n") for line in file)
+    with archive_errors(path), file:
+        yield from (line.rstrip("\r\n") for line in limited_lines(file.readline, path))
+
+
+def _texts_come_first(firsts: Sequence[str], seconds: Sequence[str], is_smiles: bool) -> bool:
+    """Whether the parts before the tab are the texts: they differ in more rows, or are the longer ones of molecules."""
+    pairs = [(first, second) for first, second in zip(firsts, seconds, strict=True) if first]
+    if not pairs:
+        return False
+    is_number = [all(map(_is_number, {pair[side] for pair in pairs})) for side in (0, 1)]
+    if is_number[0] != is_number[1]:
+        return is_number[1]
+    distinct = [len({pair[side] for pair in pairs}) for side in (0, 1)]
+    if is_smiles and distinct[0] >= distinct[1]:
+        return True
+    # texts may be repeated too, so the difference must be a large one
+    return distinct[1] <= min(MANY_LABELS, len(pairs) / 2) and distinct[0] > max(MANY_LABELS, len(pairs) / 2)
+
+
+def _is_number(text: str) -> bool:
+    return can_parse("number", text)
 
 
 def read_lines(request: ReadRequest) -> TextRecords:
@@ -32,8 +58,11 @@ def read_lines(request: ReadRequest) -> TextRecords:
     empty = 0
     files = list_data_files(request, LINE_ENDINGS)
     for path, split in files:
+        is_smiles = has_ending(path.name, SMILES_ENDINGS)
         for number, line in enumerate(iterate_lines(path), 1):
             label, tab, text = line.partition("\t")
+            if is_smiles and not tab:
+                label, tab, text = line.strip().partition(" ")
             if not line.strip():
                 empty += 1
             elif tab or request.predicting:
@@ -44,6 +73,13 @@ def read_lines(request: ReadRequest) -> TextRecords:
                 raise DataError(
                     f"{path} line {number} has no tab. Each line must be label<TAB>text, but this one is {line[:30]!r}."
                 )
+    if _texts_come_first(labels, texts, has_ending(files[0][0].name, SMILES_ENDINGS)):
+        # a line without a tab is a text alone
+        pairs = [(text, label) if label else (label, text) for label, text in zip(labels, texts, strict=True)]
+        labels, texts = [label for label, _ in pairs], [text for _, text in pairs]
+        notes.append(("texts", "those before the tab; what follows are the labels"))
+    if request.predicting and len(set(labels)) == len(labels) > 1:
+        labels = [""] * len(labels)  # names of the rows
     if empty:
         notes.append(("skipped", pluralize(empty, "empty line")))
     targets, label_notes = label_target(request, labels)

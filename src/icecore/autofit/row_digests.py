@@ -1,0 +1,32 @@
+"""Digests of a sample of training rows, kept with a program, so that scoring these rows again can say so."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+#: training rows of which digests are kept: enough to see a tenth of them again almost surely
+SAMPLED_ROWS = 200
+#: hexadecimal digits of a digest
+DIGITS = 12
+
+
+def sample_digests(inputs: Tensor, lengths: Tensor | None) -> list[str]:
+    """Digests of the first encoded training rows (N, ...), which are in random order."""
+    return list(_digests(inputs[:SAMPLED_ROWS], None if lengths is None else lengths[:SAMPLED_ROWS]))
+
+
+def share_seen(sample: Sequence[str], inputs: Tensor, lengths: Tensor | None) -> float:
+    """The share of the sampled training rows that is among encoded rows (N, ...); 0 without a sample."""
+    if not sample:
+        return 0.0
+    rows = set(_digests(inputs, lengths))
+    return sum(digest in rows for digest in sample) / len(sample)
+
+
+def _digests(inputs: Tensor, lengths: Tensor | None) -> Iterator[str]:
+    """A digest of each row, whatever it is padded to."""
+    counts = [None] * len(inputs) if lengths is None else lengths.tolist()
+    for row, count in zip(inputs.cpu(), counts, strict=True):
+        content = row if count is None else row[:count]
+        yield hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest()[:DIGITS]

@@ -1,0 +1,253 @@
+"""Gathers the rows of different programs and callers into passes through one body.
+
+A pass takes what waits when the body is free, so callers share passes as soon as there are several of them. Every
+request gets an equal share of a pass: one with ten thousand rows does not keep the others waiting.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from icecore.core.errors import UserError
+from icecore.inference.engine import Engine, LoadedProgram
+from icecore.serving.request_errors import RequestError, queue_full
+from icecore.serving.request_rows import RequestRows, RowProblem
+
+if TYPE_CHECKING:
+    from icecore.serving.served_program import ServedProgram
+
+logger = logging.getLogger(__name__)
+#: share of the newest pass in the estimate of the speed
+SPEED_WEIGHT = 0.2
+#: longest time after which a caller is told to come back, in seconds
+MAX_RETRY_SECONDS = 60
+
+
+@dataclass(eq=False)
+class QueuedRequest:
+    """The rows of one request for one program.
+
+    explain   also compute the attention of each row
+    finished  gets the job itself, or an exception
+    logits    (n, C) of each row that is done, None for a row with a problem
+    problems  of rows that the program gives no finite numbers for
+    """
+
+    program: "ServedProgram"
+    rows: RequestRows
+    explain: bool
+    loop: asyncio.AbstractEventLoop
+    finished: "asyncio.Future[QueuedRequest]"
+    taken: int = 0
+    logits: list[Tensor | None] = field(default_factory=list)
+    attention: list[Tensor] = field(default_factory=list)
+    problems: list[RowProblem] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """Rows that no pass has taken yet."""
+        return len(self.rows) - self.taken
+
+
+#: a job and its rows in a pass: from the first up to the last
+Part = tuple[QueuedRequest, int, int]
+
+
+class Batcher:
+    """The queue of one body and the thread that empties it.
+
+    observe  is called with the number of rows and the seconds of each pass
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        wait_ms: float,
+        max_rows: int,
+        max_queue: int,
+        observe: Callable[[int, float], object] = lambda rows, seconds: None,
+    ) -> None:
+        self.engine, self.observe = engine, observe
+        self.wait, self.max_rows, self.max_queue = wait_ms / 1000, max_rows, max_queue
+        self._jobs: deque[QueuedRequest] = deque()
+        self._waiting = 0
+        self._rows_per_second = 0.0
+        self._is_shared = False
+        self._is_closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="icecore-body", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a pass."""
+        return self._waiting
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def check_room(self, rows: int = 1) -> None:
+        """Raise RequestError (429) if so many further rows would wait too long.
+
+        A request that is larger than the whole queue is accepted when nothing waits.
+        """
+        waiting = self._waiting
+        if waiting and waiting + rows > self.max_queue:
+            seconds = waiting / self._rows_per_second if self._rows_per_second else 1.0
+            raise queue_full(waiting, max(1, min(MAX_RETRY_SECONDS, math.ceil(seconds))))
+
+    async def run(self, program: "ServedProgram", rows: RequestRows, explain: bool = False) -> QueuedRequest:
+        """Wait until the passes of all rows are done. Raises RequestError (429) at once if the queue is full."""
+        if self._is_closing:
+            raise RequestError(503, "stopping", "The server is being stopped. Ask another one, or come back later.")
+        loop = asyncio.get_running_loop()
+        job = QueuedRequest(program, rows, explain, loop, loop.create_future())
+        with self._changed:
+            self.check_room(len(rows))
+            self._jobs.append(job)
+            self._waiting += len(rows)
+            self._changed.notify()
+        return await job.finished
+
+    def close(self) -> None:
+        """Finish what waits, then end the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while parts := self._next_pass():
+            start = time.perf_counter()
+            try:
+                failed = self._compute(parts)
+            except Exception as error:  # one faulty pass must not end the thread that serves all others
+                logger.exception("a pass failed")
+                failed = {job: error for job, _, _ in parts}
+            seconds = time.perf_counter() - start
+            rows = sum(last - first for _, first, last in parts)
+            speed = rows / seconds
+            weight = SPEED_WEIGHT if self._rows_per_second else 1.0
+            self._rows_per_second += weight * (speed - self._rows_per_second)
+            self.observe(rows, seconds)
+            self._deliver([job for job, _, last in parts if last == len(job.rows) or job in failed], failed)
+
+    def _next_pass(self) -> list[Part]:
+        """Wait for rows and take those of the next pass; none when the batcher is closed and empty."""
+        with self._changed:
+            while not self._jobs and not self._is_closing:
+                self._changed.wait()
+            # where the last pass was shared, more callers are about to come back
+            deadline = time.perf_counter() + self.wait * self._is_shared
+            while self._waiting < self.max_rows and not self._is_closing:
+                left = deadline - time.perf_counter()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            parts = self._take()
+            self._is_shared = len(parts) > 1
+            return parts
+
+    def _take(self) -> list[Part]:
+        """An equal share for each job that waits, in the order of their arrival; what is left waits on, behind."""
+        parts: dict[QueuedRequest, Part] = {}
+        room = self.max_rows
+        while room and self._jobs:
+            share = max(1, room // len(self._jobs))
+            for _ in range(len(self._jobs)):
+                if not room:
+                    break
+                job = self._jobs.popleft()
+                count = min(share, room, job.left)
+                first = parts[job][1] if job in parts else job.taken
+                job.taken += count
+                parts[job] = (job, first, job.taken)
+                room -= count
+                if job.left:
+                    self._jobs.append(job)
+        self._waiting -= self.max_rows - room
+        return list(parts.values())
+
+    def _compute(self, parts: Sequence[Part]) -> dict[QueuedRequest, Exception]:
+        """Fill in the logits of the rows of a pass, and the attention where it is asked for.
+
+        Returns the jobs whose attention cannot be had, each with its error.
+        """
+        tokens: list[Tensor] = []
+        programs: list[LoadedProgram] = []
+        for job, first, last in parts:
+            tokens += job.program.codec.tokens(job.rows, first, last)
+            programs += [job.program.loaded] * (last - first)
+        try:
+            logits: list[Tensor | None] = [each.cpu() for each in self.engine.predict(tokens, programs)]
+            reasons: dict[int, str] = {}
+        except UserError:
+            # a row without finite logits must not cost the others theirs
+            logits, reasons = self._one_by_one(tokens, programs)
+        start = 0
+        for job, first, last in parts:
+            for row, index in enumerate(range(start, start + last - first), first):
+                if index in reasons:
+                    job.problems.append(RowProblem(int(job.rows.places[row]), reasons[index]))
+            job.logits += logits[start : start + last - first]
+            start += last - first
+        return self._explain(parts, tokens)
+
+    def _explain(self, parts: Sequence[Part], tokens: Sequence[Tensor]) -> dict[QueuedRequest, Exception]:
+        failed: dict[QueuedRequest, Exception] = {}
+        start = 0
+        for job, first, last in parts:
+            rows = tokens[start : start + last - first]
+            start += last - first
+            if job.explain:
+                try:
+                    job.attention += [self.engine.attention(row, job.program.loaded).cpu() for row in rows]
+                except UserError as error:
+                    failed[job] = error
+        return failed
+
+    def _one_by_one(
+        self, tokens: Sequence[Tensor], programs: Sequence[LoadedProgram]
+    ) -> tuple[list[Tensor | None], dict[int, str]]:
+        """The logits of each row, or None and the reason why there are none."""
+        logits: list[Tensor | None] = []
+        reasons: dict[int, str] = {}
+        for index, (row, program) in enumerate(zip(tokens, programs, strict=True)):
+            try:
+                logits.append(self.engine.predict([row], program)[0].cpu())
+            except UserError as error:
+                logits.append(None)
+                reasons[index] = str(error)
+        return logits, reasons
+
+    def _deliver(self, jobs: Sequence[QueuedRequest], failed: dict[QueuedRequest, Exception]) -> None:
+        """Wake the callers of these jobs, once for each event loop."""
+        if failed:
+            with self._changed:  # what is left of a failed job is not computed
+                self._jobs = deque(job for job in self._jobs if job not in failed)
+                self._waiting = sum(job.left for job in self._jobs)
+        by_loop: dict[asyncio.AbstractEventLoop, list[QueuedRequest]] = defaultdict(list)
+        for job in jobs:
+            by_loop[job.loop].append(job)
+        for loop, done in by_loop.items():
+            loop.call_soon_threadsafe(_finish, done, failed)
+
+
+def _finish(jobs: Sequence[QueuedRequest], failed: dict[QueuedRequest, Exception]) -> None:
+    for job in jobs:
+        if job.finished.done():  # the caller has gone
+            continue
+        if job in failed:
+            job.finished.set_exception(failed[job])
+        else:
+            job.finished.set_result(job)

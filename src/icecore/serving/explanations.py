@@ -1,0 +1,40 @@
+"""What a program attends to, small enough for an answer: the mean over heads, layers and queries, and a map."""
+
+from typing import Any
+
+from torch import Tensor
+
+from icecore.paper.attention_analysis import normalize_rows, pool
+from icecore.serving.served_program import ServedProgram
+
+#: rows of a request that may be explained: each takes a pass of its own
+MAX_EXPLAINED_ROWS = 16
+#: largest side of a map; longer rows are pooled
+MAX_MAP = 64
+DIGITS = 5
+
+
+def explain_row(program: ServedProgram, attention: Tensor) -> dict[str, Any]:
+    """Attention (L, H, T, T) of one row for an answer.
+
+    `attention` (T) is how much each token is looked at where the answer is read, as the mean over heads and layers;
+    `layers` (L, T) is the same for each layer, and `map` (C, C) is the mean of all queries over keys in cells of
+    `stride` tokens.
+    """
+    spec = program.loaded.spec
+    L, _, T, _ = attention.shape
+    by_head = attention if spec.read_out == "mean" else attention[:, :, T - spec.read_positions :]
+    layers = by_head.mean((1, 2))
+    stride = -(-T // MAX_MAP)
+    cells = normalize_rows(pool(attention.mean((0, 1))[None], stride))[0]
+    return {
+        **program.codec.token_labels(T),
+        "attention": _rounded(layers.mean(0)),
+        "layers": [_rounded(layers[layer]) for layer in range(L)],
+        "map": [_rounded(row) for row in cells],
+        "stride": stride,
+    }
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, DIGITS) for value in values.tolist()]

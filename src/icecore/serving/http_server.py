@@ -1,0 +1,98 @@
+"""Runs the application on this machine until it is told to stop, then finishes what was accepted."""
+
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from icecore.backbones import HubAccess
+from icecore.core.errors import ConfigError, UserError
+from icecore.serving.access import LOOPBACK
+from icecore.serving.program_registry import ProgramRegistry
+from icecore.serving.serve_settings import ServeSettings
+from icecore.serving.serving_metrics import ServingMetrics
+from icecore.serving.watched_folder import WatchedFolders
+
+#: connections that wait to be accepted
+BACKLOG = 512
+#: longest turn of a Python thread in seconds. A pass gives its turn away at each of its hundreds of operations, and
+#: with the usual 5 ms it would wait so long for the thread that reads requests, each time.
+TURN_SECONDS = 0.0005
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What is served, and how: program files and folders, limits, device, and access to the hub."""
+
+    paths: Sequence[Path]
+    settings: ServeSettings
+    device: str = "auto"
+    hub: HubAccess = "off"
+
+
+def load_programs_of(options: ServeOptions) -> tuple[ProgramRegistry, WatchedFolders]:
+    """Load all programs, and watch the folders among the paths.
+
+    Raises ConfigError for two files of one name, and DataError or WeightsError for a file that was named and cannot be
+    served. Such a file in a folder is reported and left out.
+    """
+    registry = ProgramRegistry(options.settings, ServingMetrics(), options.device, options.hub)
+    folders = WatchedFolders(registry, [path for path in options.paths if path.is_dir()])
+    try:
+        for path in options.paths:
+            if path.is_dir():
+                continue
+            if path.stem in registry.programs:
+                raise ConfigError(f"{path}: there is a program {path.stem!r} already. Rename one of the files.")
+            registry.put_file(path)
+        folders.start()
+    except UserError:
+        registry.close()
+        raise
+    return registry, folders
+
+
+def shorten_turns() -> None:
+    """Let the threads of this process take short turns, so that passes go on while requests are read."""
+    sys.setswitchinterval(TURN_SECONDS)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one. Raises ConfigError if the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot listen there ({error}). Choose another port."
+        ) from error
+    return listener
+
+
+def serve(
+    options: ServeOptions, host: str, port: int, token: str | None, ready: Callable[[str, ProgramRegistry], object]
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. `ready` is called with the address when requests are accepted."""
+    import uvicorn
+
+    from icecore.serving.web_app import Access, create_app
+
+    listener = open_socket(host, port)
+    shorten_turns()
+    with listener:
+        registry, folders = load_programs_of(options)
+        is_local = host in LOOPBACK
+        app = create_app(registry, Access(token, is_local, checks_host=is_local), folders)
+        name = f"[{host}]" if ":" in host else host
+        ready(f"http://{name}:{listener.getsockname()[1]}", registry)
+        logging.getLogger("icecore.serve").setLevel(logging.INFO)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, backlog=BACKLOG, server_header=False)
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes it on when all is done
+            uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,69 @@
+"""What the server must know of a program's kind: how rows are read, and how logits become answers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from icecore.serving.request_rows import RequestRows
+
+
+class ProgramCodec(ABC):
+    """Reads the rows of requests for one program, and writes its answers."""
+
+    @abstractmethod
+    def read_json(self, rows: Sequence[Any]) -> RequestRows:
+        """The rows of a JSON request. Raises UserError if none of them can be read for a reason of their own."""
+
+    @abstractmethod
+    def read_file(self, raw: bytes, media_type: str, strict: bool) -> RequestRows:
+        """The rows of a file. Raises RequestError for its media type, UserError for a damaged file."""
+
+    @abstractmethod
+    def tokens(self, rows: RequestRows, first: int, last: int) -> list[Tensor]:
+        """The tokens (T, P) or (T,) of the rows from `first` up to `last`, without padding."""
+
+    @abstractmethod
+    def answers(self, logits: Tensor, top: int) -> list[dict[str, Any]]:
+        """What logits (N, n, C) mean for each row. At most `top` classes are listed, the most probable first."""
+
+    @abstractmethod
+    def targets(self) -> list[dict[str, Any]]:
+        """What is predicted: `name`, and `spread`, the standard deviation in training of numbers, else 0."""
+
+    def score(self, logits: Tensor, targets: Tensor) -> tuple[str, float] | None:
+        """The metric and its mean over rows with logits (N, n, C) and targets (N, 2, k); None if it has none."""
+        return None
+
+    @abstractmethod
+    def token_labels(self, count: int) -> Mapping[str, Any]:
+        """What the `count` tokens of a row stand for: `labels`, and `grid` (rows, columns) of patches."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What a card says about inputs and outputs; `example` is a row that can be predicted."""
+
+    @property
+    @abstractmethod
+    def media_types(self) -> list[str]:
+        """The media types of files that can be read, besides JSON."""
+
+
+def trimmed(tokens: Tensor, lengths: Tensor | None) -> list[Tensor]:
+    """The rows of tokens (N, T, ...) without their padding."""
+    if lengths is None:
+        return list(tokens.unbind())
+    return [row[:length] for row, length in zip(tokens.unbind(), lengths.tolist(), strict=True)]
+
+
+def class_answer(labels: Sequence[Any], probabilities: Tensor, top: int) -> dict[str, Any]:
+    """The most probable class of one row, and the probabilities (C,) of the first ones by label."""
+    best = probabilities.topk(min(top, len(probabilities)))
+    pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    chosen = int(probabilities.argmax())
+    return {
+        "class": labels[chosen],
+        "probability": float(probabilities[chosen]),
+        "probabilities": {str(labels[index]): value for index, value in pairs},
+    }

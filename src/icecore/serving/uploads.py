@@ -1,0 +1,110 @@
+"""Files in requests, by media type, for programs of your own data.
+
+An image is decoded in memory. Any other file is read by the same readers as `icecore predict` uses, from a private
+folder of the server and under a name of the server's, so no name or path that a caller gives is ever opened. A table
+that names image files is not read, because its cells are paths.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from icecore import user_data
+from icecore.core.errors import UserError
+from icecore.serving.json_rows import decode_image
+from icecore.serving.request_errors import unsupported_type
+from icecore.serving.request_rows import RequestRows, RowProblem
+from icecore.user_data.data_encoder import DataEncoder
+from icecore.user_data.encoders.image_encoder import ImageEncoder
+
+TABLES = ("table", "sequences", "strings")
+IMAGES = ("png", "jpeg", "webp", "gif", "bmp", "tiff", "x-portable-anymap")
+#: media type -> (ending of the file's name, forms of the programs that can read it)
+MEDIA_TYPES: Mapping[str, tuple[str, Sequence[str]]] = {
+    "text/csv": (".csv", TABLES),
+    "text/tab-separated-values": (".tsv", TABLES),
+    "application/vnd.apache.parquet": (".parquet", TABLES),
+    "application/x-npz": (".npz", TABLES),
+    "application/x-npy": (".npy", TABLES),
+    "text/x-fasta": (".fasta", ("strings",)),
+    "text/plain": (".txt", ("strings",)),
+    "application/zip": (".zip", ("images",)),
+    **{
+        f"image/{name}": ("", ("images",))
+        for name in ("png", "jpeg", "webp", "gif", "bmp", "tiff", "x-portable-anymap")
+    },
+}
+#: other names of these types
+ALIASES: Mapping[str, str] = {
+    "application/csv": "text/csv",
+    "application/x-fasta": "text/x-fasta",
+    "chemical/seq-aa-fasta": "text/x-fasta",
+    "chemical/seq-na-fasta": "text/x-fasta",
+    "application/x-numpy": "application/x-npz",
+    "application/x-zip-compressed": "application/zip",
+    "image/jpg": "image/jpeg",
+    "image/x-ms-bmp": "image/bmp",
+    "image/x-portable-graymap": "image/x-portable-anymap",
+    "image/x-portable-pixmap": "image/x-portable-anymap",
+}
+#: what a file of unknown type is, by its first bytes and by whether it is for a program that reads images
+_STARTS: Sequence[tuple[bytes, bool | None, str]] = (
+    (b"PK", True, "application/zip"),
+    (b"PK", False, "application/x-npz"),
+    (b"\x93NUMPY", None, "application/x-npy"),
+    (b"PAR1", None, "application/vnd.apache.parquet"),
+    (b">", None, "text/x-fasta"),
+    (b"", True, "image/png"),
+)
+#: media type of a file whose sender did not know it
+UNKNOWN_TYPE = "application/octet-stream"
+
+
+def accepted_types(form: str) -> list[str]:
+    """The media types of files that a program of this form reads."""
+    return [name for name, (_, forms) in MEDIA_TYPES.items() if form in forms]
+
+
+def read_upload(encoder: DataEncoder, raw: bytes, media_type: str, strict: bool) -> RequestRows:
+    """Read and encode a file.
+
+    strict  refuse damaged rows and cells, which are skipped or count as missing otherwise, as in `icecore predict`
+
+    Raises RequestError for a media type that the program cannot read, and DataError or ConfigError for a file that
+    cannot be read.
+    """
+    form = encoder.form
+    kind = ALIASES.get(media_type, media_type)
+    if kind == UNKNOWN_TYPE:
+        is_image = form == "images"
+        kind = next((t for start, only, t in _STARTS if raw.startswith(start) and only in (None, is_image)), kind)
+    ending, forms = MEDIA_TYPES.get(kind, ("", ()))
+    if form not in forms:
+        raise unsupported_type(media_type, ["application/json", *accepted_types(form)])
+    if kind.startswith("image/"):
+        return _read_image(encoder, raw)
+    with tempfile.TemporaryDirectory(prefix="icecore-") as folder:
+        path = Path(folder) / f"upload{ending}"
+        path.write_bytes(raw)
+        try:
+            # any other kind than "images" and "auto" keeps the reader of tables from looking up images
+            kept = "series" if encoder.settings.kind == "series" else "table"
+            reading = replace(encoder, settings=replace(encoder.settings, kind=kept))
+            rows = user_data.encode(reading, path, strict=strict)
+        except UserError as error:
+            raise type(error)(str(error).replace(str(path), "The file").replace(f"{folder}/", "")) from error
+    places = np.arange(len(rows))
+    return RequestRows(rows.inputs, rows.lengths, places, rows.names, len(rows), (), rows.notes, rows.targets)
+
+
+def _read_image(encoder: DataEncoder, raw: bytes) -> RequestRows:
+    assert isinstance(encoder.inputs, ImageEncoder)
+    try:
+        pixels = torch.from_numpy(decode_image(raw, encoder.inputs)[None].copy())
+    except ValueError as error:
+        return RequestRows(torch.empty(0), None, np.arange(0), [], 1, [RowProblem(0, str(error))])
+    return RequestRows(pixels, None, np.arange(1), ["image"], 1)

@@ -1,0 +1,101 @@
+"""The closed-form start of an output layer: ridge regression on the features of a program that is not trained yet.
+
+Training goes on from there, so a run is never worse than the linear model on the features of its fresh body. The start
+is a function of data, body and configuration only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icecore.core.device import to_device
+from icecore.core.errors import ConfigError
+from icecore.model.fpt import FPT
+from icecore.tasks.task import Task
+from icecore.training.evaluation import examples_per_pass
+from icecore.training.feature_cache import alone
+from icecore.training.micro_batches import split_by_length
+from icecore.training.ridge import solve_ridge
+
+#: rows that a start is solved on, at most; more change little
+MAX_ROWS = 20_000
+#: the eigendecomposition is of at most so many rows or columns
+MAX_EIGENVALUES = 2048
+#: factors from which the one with the lowest left-out loss is chosen: squared errors do not say how sure classes are
+LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class ClosedFormStart:
+    """An output layer: weight (F, C) and bias (C,).
+
+    losses  (N,) loss of each row, predicted by the solution on all other rows
+    """
+
+    weight: Tensor
+    bias: Tensor
+    losses: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean of `losses`."""
+        return float(self.losses.mean())
+
+
+@torch.no_grad()
+def solve_output_layer(
+    model: FPT, task: Task, limit: int | None = None, splits: Sequence[str] = ("train",)
+) -> ClosedFormStart:
+    """The closed-form start of a model that holds one run, on at most `limit` rows of each of the splits.
+
+    Raises ConfigError if the output layer is not linear.
+    """
+    if model.settings.output_hidden:
+        raise ConfigError("output_start ridge is for a linear output layer, but output_hidden makes it an MLP.")
+    width = model.output.weights()[0].weight.shape[1]
+    most = MAX_ROWS if width * model.spec.read_positions <= MAX_EIGENVALUES else MAX_EIGENVALUES
+    # on the CPU, because not every device has float64
+    parts = [read_features_of(model, task, split, min(limit or most, most // len(splits))) for split in splits]
+    features, targets = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+    N, n, F = features.shape
+    values, weights = task.linear_targets(targets)
+    values = values.reshape(N * n, -1)
+    solution = solve_ridge(features.reshape(N * n, F).double(), values, weights.repeat_interleave(n))
+    left_out = solution.left_out.view(N, model.spec.read_positions, -1)
+    losses = torch.stack([task.loss((scale * left_out).float(), targets).double() for scale in LOGIT_SCALES])  # (L, N)
+    best = int(losses.mean(1).argmin())
+    scale = float(LOGIT_SCALES[best])
+    return ClosedFormStart(solution.weight * scale, solution.bias * scale, losses[best])
+
+
+def read_features_of(model: FPT, task: Task, split: str, limit: int) -> tuple[Tensor, Tensor]:
+    """Features (N, n, F) of a split's first rows, and their targets (N, ...), for a model that holds one run."""
+    features, targets = [], []
+    for batch in task.batches(split, examples_per_pass(model), limit):
+        block = task.prepare_batch(batch)
+        parts, order = [], []
+        for part, places in split_by_length(block, runs=1):
+            parts.append(model.features(part).float())
+            order.append(torch.arange(len(block))[places])
+        features.append(torch.cat(parts)[to_device(torch.cat(order).argsort(), block.tokens.device)])
+        targets.append(batch.targets)
+    return torch.cat(features), torch.cat(targets)
+
+
+@torch.no_grad()
+def start_output_layers(
+    model: FPT, task: Task, seeds: Sequence[int], limit: int | None, splits: Sequence[str] = ("train",)
+) -> None:
+    """Give each run of `model` its closed-form start; runs of one seed have the same one."""
+    programs = model.programs()
+    solved: dict[int, ClosedFormStart] = {}
+    (layer,) = model.output.weights()
+    for run, seed in enumerate(seeds):
+        if seed not in solved:
+            with alone(model, programs[run]):
+                solved[seed] = solve_output_layer(model, task, limit, splits)
+        layer.weight[run].copy_(solved[seed].weight)
+        if layer.bias is not None:
+            layer.bias[run].copy_(solved[seed].bias)

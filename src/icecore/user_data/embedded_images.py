@@ -1,0 +1,19 @@
+"""Images that lie in the cells of a table rather than in files of their own."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from icecore.user_data.image_decoding import ImageFiles
+
+
+class EmbeddedImages(ImageFiles):
+    """Encoded images in memory, named by their numbers."""
+
+    def __init__(self, path: Path, raw: Sequence[bytes], strict: bool) -> None:
+        super().__init__(path, [str(number) for number in range(len(raw))], strict)
+        self.raw = raw
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of these images."""
+        for name in names:
+            yield name, self.raw[int(name)]

@@ -1,0 +1,174 @@
+"""Forecasting as windows: the last points of a series in, its next H points out.
+
+A window's values are relative to its own level and spread, and what is learned is the difference from the seasonal
+naive forecast, so a program that has learned nothing forecasts the last season again. The splits are in time: the
+program is chosen on origins that come after all training values, and tested on origins that come after those.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from icecore.core.errors import DataError
+from icecore.user_data.sequences import Sequences
+
+#: share of a series, at its end, for each of validation and test
+HELD_OUT_SHARE = 0.15
+#: points before an origin that the program sees, at least, unless `length` says otherwise or series are too short
+MIN_CONTEXT = 32
+#: origins of one series and split, at most, evenly spaced
+MAX_ORIGINS = 2000
+#: seconds between points, up to 10 % more or less, and the points of a season
+_SEASONS = ((3600, 24), (86_400, 7), (7 * 86_400, 52), (30.4 * 86_400, 12), (91.3 * 86_400, 4), (365.25 * 86_400, 1))
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of T points.
+
+    times   (T,) seconds since 1970, or numbers
+    values  (T, V): the value to forecast, then the columns that are only seen
+    """
+
+    name: str
+    times: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class ForecastPlan:
+    """What is needed to make windows of new series as of those of training.
+
+    horizon  H: points to forecast
+    context  L: points that a window has
+    season   m: points after which the series repeats itself, 1 if it does not
+    target   name of the value to forecast
+    values   names of the columns that are only seen
+    has_dates  times are dates
+    """
+
+    horizon: int
+    context: int
+    season: int
+    target: str
+    values: tuple[str, ...] = ()
+    time: str | None = None
+    series: str | None = None
+    has_dates: bool = False
+
+
+@dataclass(frozen=True)
+class Windows:
+    """N windows of several series.
+
+    points  (N, L, V) relative to each window's level and spread
+    naive   (N, H) seasonal naive forecast
+    spread  (N,) of the window's target
+    future  (N, H) true values, nan where they are not known
+    splits  (N,) "train", "val", "test", or "next" for the forecast beyond the end
+    series  (N,) index of the series
+    origin  (N,) index of the first point that is forecast
+    """
+
+    points: np.ndarray
+    naive: np.ndarray
+    spread: np.ndarray
+    future: np.ndarray
+    splits: np.ndarray
+    series: np.ndarray
+    origin: np.ndarray
+
+    @property
+    def gains(self) -> np.ndarray:
+        """What is learned (N, H): the difference from the naive forecast in spreads of the window."""
+        return (self.future - self.naive) / self.spread[:, None]
+
+    def select(self, rows: np.ndarray) -> "Windows":
+        """These windows only."""
+        return Windows(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def sequences(self) -> Sequences:
+        """The windows as sequences."""
+        N, L, V = self.points.shape
+        return Sequences(self.points.reshape(N * L, V).astype(np.float32), np.full(N, L))
+
+
+def find_season(series: Sequence[Series], has_dates: bool) -> int:
+    """Points of a season: by the time between points, or else where the differences of the series repeat themselves."""
+    step = float(np.median(np.diff(series[0].times))) if len(series[0].times) > 1 else 0.0
+    if has_dates:
+        for seconds, season in _SEASONS:
+            if abs(step - seconds) < 0.1 * seconds:
+                return season
+        if 0 < step < 3600:
+            return round(86_400 / step)
+    values = np.nan_to_num(np.diff(series[0].values[:, 0]))
+    values = values - values.mean()
+    power = float(values @ values)
+    lags = range(2, len(values) // 3)
+    if not power or not lags:
+        return 1
+    correlations = np.array([values[:-lag] @ values[lag:] / power for lag in lags])
+    return int(correlations.argmax()) + 2 if correlations.max() > 0.3 else 1
+
+
+def find_context(series: Sequence[Series], horizon: int, season: int, length: int | None) -> int:
+    """L: two seasons, three horizons or 32 points, as many as the shortest series allows. Raises DataError."""
+    shortest = min(len(each.times) for each in series)
+    context = length or max(2 * season, 3 * horizon, MIN_CONTEXT)
+    most = shortest - 2 * max(horizon, round(HELD_OUT_SHARE * shortest)) - horizon
+    if most < (length or 4):
+        raise DataError(
+            f"The shortest series has {shortest:,} points, too few to forecast {horizon}: training, validation and "
+            "test each need a horizon, and points before it. Provide longer series, or a smaller --horizon or --length."
+        )
+    return min(context, most)
+
+
+def make_windows(series: Sequence[Series], plan: ForecastPlan, training: bool = True) -> Windows:
+    """All windows of the series, at most 2,000 of a split each; without `training`, the last ones need not be whole.
+
+    Raises DataError for a series that is shorter than a window.
+    """
+    parts: list[Windows] = []
+    for index, each in enumerate(series):
+        T, H, L = len(each.times), plan.horizon, plan.context
+        if T < L:
+            raise DataError(f"Series {each.name!r} has {T:,} points, but {L:,} are needed to see what comes next.")
+        held_out = max(H, round(HELD_OUT_SHARE * T))
+        ends = {"train": T - 2 * held_out, "val": T - held_out, "test": T}
+        first = L
+        for split, end in ends.items():
+            origins = np.arange(first, end - H + 1)
+            if len(origins) > MAX_ORIGINS:
+                origins = origins[np.linspace(0, len(origins) - 1, MAX_ORIGINS).astype(int)]
+            parts.append(_cut(each.values, origins, plan, split, index))
+            first = max(L, end)
+        parts.append(_cut(each.values, np.array([T]), plan, "next", index))
+    windows = Windows(*(np.concatenate([getattr(p, name) for p in parts]) for name in Windows.__dataclass_fields__))
+    known = np.isfinite(windows.future).all(1) | (windows.splits == "next")
+    windows = windows.select(known & np.isfinite(windows.naive).all(1))
+    if training and not {"train", "val"} <= set(windows.splits):
+        raise DataError("The series are too short or have too many gaps to train a forecast. Provide longer series.")
+    return windows
+
+
+def _cut(values: np.ndarray, origins: np.ndarray, plan: ForecastPlan, split: str, index: int) -> Windows:
+    """The windows of a series (T, V) before each of its origins (n,)."""
+    n, H, L, m = len(origins), plan.horizon, plan.context, min(plan.season, plan.context)
+    V = values.shape[1]
+    windows = values[origins[:, None] + np.arange(-L, 0)] if n else np.zeros((0, L, V))
+    padded = np.concatenate([values[:, 0], np.full(H, np.nan)])
+    future = padded[origins[:, None] + np.arange(H)] if n else np.zeros((0, H))
+    naive = windows[:, L - m + np.arange(H) % m, 0]
+    is_known = np.isfinite(windows)
+    filled = np.where(is_known, windows, 0)
+    counts = np.maximum(is_known.sum(1), 1)
+    level = filled.sum(1) / counts
+    spread = np.sqrt((np.where(is_known, windows - level[:, None], 0) ** 2).sum(1) / counts)
+    spread = np.where(spread > 1e-9 * np.abs(level), spread, np.maximum(np.abs(level), 1.0))
+    points = (windows - level[:, None]) / spread[:, None]
+    if split == "next":
+        future = np.full((n, H), np.nan)
+    return Windows(points, naive, spread[:, 0], future, np.full(n, split, "U5"), np.full(n, index), origins)

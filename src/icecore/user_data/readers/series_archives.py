@@ -1,0 +1,147 @@
+"""Files of the time series archives: UCR tables with the label first, and the formats .ts and .arff, which aeon reads.
+
+The archives publish a split in two files, NAME_TRAIN and NAME_TEST; naming the first one reads both.
+"""
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from icecore.core.errors import DataError
+from icecore.user_data.cell_types import is_missing_word, parse_number
+from icecore.user_data.notes import Note
+from icecore.user_data.readers.labels import label_target
+from icecore.user_data.readers.source_files import ReadRequest, has_ending
+from icecore.user_data.readers.text_lines import iterate_lines
+from icecore.user_data.records import NumberNames, SequenceRecords
+from icecore.user_data.sequences import Sequences
+from icecore.user_data.split_names import NO_SPLIT
+
+#: series (T, V) of any lengths, and the label of each as text, "" if there is none
+Loaded = tuple[list[np.ndarray], list[str]]
+_PUBLISHED = re.compile(r"(.+[_-])(TRAIN|TEST)(\.(?:tsv|txt|csv|ts|arff))", re.IGNORECASE)
+#: a line with fewer numbers is no series
+MIN_POINTS = 8
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is of a time series archive: by its ending, or a table NAME_TRAIN of numbers without a header."""
+    if has_ending(path.name, tuple(AEON_LOADERS)):
+        return True
+    if not _PUBLISHED.fullmatch(path.name) or not path.is_file():
+        return False
+    first = next((line for line in iterate_lines(path) if line.strip()), "")
+    cells = _cells(first)
+    return len(cells) > MIN_POINTS and all(map(_is_number, cells))
+
+
+def training_file(path: Path) -> Path:
+    """The training file of the one archive data set in a folder; any other path as it is."""
+    if not path.is_dir():
+        return path
+    found = [
+        file
+        for file in sorted(path.iterdir())
+        if (match := _PUBLISHED.fullmatch(file.name)) and is_archive(file) and match[2].lower() == "train"
+    ]
+    # .ts and .arff hold the same data, where both are there
+    return found[0] if len({file.stem for file in found}) == 1 else path
+
+
+def read_archive(request: ReadRequest) -> SequenceRecords:
+    """Read a file of an archive, and the published test split beside it. Raises DataError."""
+    path = request.path
+    files = [(path, "")]
+    notes: list[Note] = []
+    match = _PUBLISHED.fullmatch(path.name)
+    if match and not request.predicting and request.settings.split != NO_SPLIT and match[2].lower() == "train":
+        other = path.with_name(f"{match[1]}{'TEST' if match[2].isupper() else 'test'}{match[3]}")
+        if other.exists():
+            files = [(path, "train"), (other, "test")]
+            notes.append(("splits", f"{other.name} is the published test split (--split none leaves it out)"))
+    rows: list[np.ndarray] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    for file, split in files:
+        load = next((load for ending, load in AEON_LOADERS.items() if has_ending(file.name, (ending,))), _load_table)
+        series, found = load(file)
+        rows += series
+        labels += found
+        splits += [split] * len(series)
+    if not any(labels) and not request.predicting:
+        raise DataError(f"{path} has no labels. Each series needs one: a first column, or @classLabel in the header.")
+    if all(map(_is_whole, set(labels) - {""})):
+        labels = [label and str(int(float(label))) for label in labels]  # 1.0000000e+00 in old files of the archive
+    targets, label_notes = label_target(request, labels)
+    if not has_ending(path.name, tuple(AEON_LOADERS)):
+        notes.append(("series", "the first column holds the labels, as in the UCR archive"))
+    return SequenceRecords(
+        sequences=Sequences.from_rows(rows),
+        targets=targets,
+        names=NumberNames(np.arange(len(rows))),
+        splits=np.array(splits) if any(splits) else None,
+        source={"format": path.suffix.lower()[1:], "files": [file.name for file, _ in files]},
+        notes=[*notes, *label_notes],
+    )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return not np.isnan(parse_number(cell)) or is_missing_word(cell)
+    except ValueError:
+        return False
+
+
+def _is_whole(label: str) -> bool:
+    return _is_number(label) and float(label) % 1 == 0
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line that tabs, commas or blanks delimit."""
+    return [cell.strip() for cell in re.split(r"\t|,|\s+", line.strip())]
+
+
+def _load_table(path: Path) -> Loaded:
+    """Lines of a label and numbers; missing values at the end of a line shorten its series."""
+    series: list[np.ndarray] = []
+    labels: list[str] = []
+    for number, line in enumerate(iterate_lines(path), 1):
+        if not line.strip():
+            continue
+        label, *cells = _cells(line)
+        try:
+            values = np.array([parse_number(cell) for cell in cells], np.float32)
+        except ValueError as error:
+            raise DataError(f"{path} line {number}: {error}. Each line must hold a label and numbers.") from None
+        present = np.flatnonzero(np.isfinite(values))
+        series.append(values[: present[-1] + 1 if len(present) else 1, None])
+        labels.append(label)
+    return series, labels
+
+
+def _load_with_aeon(path: Path, name: str) -> Loaded:
+    """Series and labels as a loader of aeon gives them. Raises DataError without aeon, or for a file it cannot read."""
+    try:
+        datasets = importlib.import_module("aeon.datasets")
+    except ImportError as error:
+        raise DataError(f"Reading {path} needs aeon: pip install 'icecore[timeseries]'") from error
+    try:
+        X, y = getattr(datasets, name)(str(path))
+    except Exception as error:  # aeon's loaders raise exceptions of many types
+        raise DataError(f"{path} cannot be read by aeon ({error}). Check that the file is complete.") from error
+    labels = ["" if y is None else str(label) for label in (y if y is not None else [""] * len(X))]
+    return [np.asarray(series, np.float32).T for series in X], labels
+
+
+def _load_ts(path: Path) -> Loaded:
+    return _load_with_aeon(path, "load_from_ts_file")
+
+
+def _load_arff(path: Path) -> Loaded:
+    return _load_with_aeon(path, "load_from_arff_file")
+
+
+AEON_LOADERS: Mapping[str, Callable[[Path], Loaded]] = {".ts": _load_ts, ".arff": _load_arff}

@@ -1,0 +1,38 @@
+"""Columns that only number the rows.
+
+In a file that is sorted by class they give the class away, and in new rows they mean nothing.
+"""
+
+import re
+
+import numpy as np
+
+from icecore.user_data.columns import Column
+
+#: names of columns with ids or numbers of rows
+ID_NAME = re.compile(
+    r"(.*[ _.-])?(id|ids|uuid|guid|index|idx|key|row|rows|nr|no|rownames?|row[ _.-]?(names?|numbers?|id)|rowid)"
+    r"|unnamed.*|column1|",
+    re.IGNORECASE,
+)
+#: with fewer rows, consecutive numbers may be chance
+MIN_ROWS = 8
+
+
+def counts_rows(column: Column) -> bool:
+    """Whether a column of whole numbers counts the rows: consecutive and all different, or rising from row to row.
+
+    Only names that are usual for ids make any other column of different numbers one.
+    """
+    if column.type != "number":
+        return False
+    values = column.values[~column.is_missing()].astype(np.float64)
+    if len(values) < len(column.values) or (values % 1).any() or len(np.unique(values)) < len(values):
+        return False
+    if ID_NAME.fullmatch(column.name):
+        return True
+    if len(values) < MIN_ROWS:
+        return False
+    is_consecutive = np.ptp(values) == len(values) - 1
+    steps = np.diff(values)
+    return bool(is_consecutive or (steps > 0).all() or (steps < 0).all())

@@ -1,0 +1,85 @@
+"""The usual names of splits: of folders and files, and of the cells of a column that says where each row belongs."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+
+from icecore.core.errors import ConfigError
+from icecore.user_data.notes import join_names
+
+SPLITS = ("train", "val", "test")
+#: the split that each word means
+SPLIT_WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training", "tr", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
+}
+#: names of a column with the split of each row
+SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold", "usage")
+#: value of the setting that makes names of splits ordinary names
+NO_SPLIT = "none"
+
+#: words that add nothing to the name of a split: training_set, test images, TrainData
+_FILLERS = (
+    "datasets",
+    "dataset",
+    "data",
+    "sets",
+    "set",
+    "split",
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "pictures",
+    "photos",
+)
+_FILLERS += ("samples", "files", "examples", "folder", "x", "y", "seq", "seqs", "sequences", "labels", "features")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def split_of_name(name: str) -> str:
+    """The split that a folder or a cell names, or "" if it is no usual name of one.
+
+    >>> [split_of_name(name) for name in ("training_set", "Test", "valImages", "hold-out", "trainer", "contest")]
+    ['train', 'test', 'val', 'test', '', '']
+    """
+    words = _words(name.replace("hold-out", "holdout").replace("hold_out", "holdout"))
+    words = [word for word in words if word not in _FILLERS and not word.isdecimal()]
+    return SPLIT_WORDS.get(words[0], "") if len(words) == 1 else ""
+
+
+def split_of_file(name: str) -> str:
+    """The split that the name of a file begins or ends with, or "": train-2.csv, GunPoint_TEST.tsv."""
+    stem = PurePath(name).name.split(".")[0]
+    words = [word for word in _words(stem) if not word.isdecimal()]
+    known = [SPLIT_WORDS[word] for word in (*words[:1], *words[-1:]) if word in SPLIT_WORDS]
+    return split_of_name(stem) or (known[0] if len(set(known)) == 1 else "")
+
+
+def _words(name: str) -> list[str]:
+    words: list[str] = []
+    for word in map(str.lower, _WORD.findall(name)):
+        for filler in _FILLERS:
+            # trainset is train and set, but dataset is no "data"
+            if word not in SPLIT_WORDS and word.removesuffix(filler) in SPLIT_WORDS:
+                word = word.removesuffix(filler)
+        words.append(word)
+    return words
+
+
+def read_split_setting(text: str) -> dict[str, str] | None:
+    """The split of each name in a setting such as "a=train,b=test", or None for one without "=". Raises ConfigError."""
+    if "=" not in text:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    unknown = [value.strip() for _, _, value in pairs if value.strip() not in SPLITS]
+    if unknown:
+        raise ConfigError(f"split: {join_names(unknown)} must be one of {', '.join(SPLITS)}, as in a=train,b=test.")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def are_splits(names: Iterable[str]) -> bool:
+    """Whether all of these names are names of splits."""
+    found = [split_of_name(name) for name in names]
+    return bool(found) and all(found)

@@ -1,0 +1,25 @@
+"""Damaged files of each kind end in an answer or a message: some cases with a fixed seed here, 10,000 by hand.
+
+By hand, in parts of any size: `python tests/faults/campaigns.py archives 0 1000`.
+"""
+
+from pathlib import Path
+
+import pytest
+from campaigns import SECONDS, campaign
+from fuzz_cases import KINDS
+from fuzzing import cases
+
+#: cases that take about as long for each kind
+FEW = {"programs": 60, "results": 40, "runs": 60, "archives": 60, "tables": 200, "datasets": 200, "bodies": 20}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_damaged_files_end_in_an_answer_or_a_message(tmp_path: Path, kind: str) -> None:
+    result = campaign(kind, 0, cases(FEW[kind]), tmp_path)
+    assert not result["failures"]
+    assert result["slowest"] < SECONDS
+    assert result["more_than_before"] < 1024
+    # of a results file, the good lines are always read
+    expected = {"read"} if kind == "results" else {"read", "refused"}
+    assert result["outcomes"].keys() == expected

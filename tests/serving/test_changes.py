@@ -1,0 +1,240 @@
+"""Programs come and go while others answer: over HTTP, and with the files of a folder."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import icecore
+from icecore.model.program import Program
+from icecore.serving.web_app import Access
+from live_server import LiveServer, running
+from serving_samples import Samples
+
+
+@pytest.fixture
+def live(samples: Samples, tmp_path: Path) -> Iterator[LiveServer]:
+    """A server of a folder with one program, which tests may change."""
+    (tmp_path / "programs").mkdir()
+    shutil.copy(samples.program("wine"), tmp_path / "programs")
+    with running([tmp_path / "programs"]) as server:
+        yield server
+
+
+def versions(samples: Samples, folder: Path) -> tuple[bytes, bytes]:
+    """Two programs for the same table that answer differently."""
+    first = Program.load(samples.program("wine"))
+    bias = first.tensors["output.layers.0.bias"].clone()
+    bias[0] -= 5
+    tensors = {**first.tensors, "output.layers.0.bias": bias}
+    Program(first.config, first.spec, first.fingerprint, tensors, {}, {}, first.extra).save(folder / "second.st")
+    return samples.program("wine").read_bytes(), (folder / "second.st").read_bytes()
+
+
+def test_a_program_is_put_and_deleted(live: LiveServer, samples: Samples) -> None:
+    raw = samples.program("people").read_bytes()
+    assert live.predict("people", [{}]).status == 404
+    assert live.ask("PUT", "/v1/programs/people", raw, "application/octet-stream").status == 201
+    card = live.ask("GET", "/v1/programs/people").json()
+    assert live.predict("people", [card["example"]]).status == 200
+    assert live.ask("PUT", "/v1/programs/people", raw, "application/octet-stream").status == 200
+    assert live.ask("DELETE", "/v1/programs/people").json() == {"name": "people", "version": card["version"]}
+    assert live.ask("DELETE", "/v1/programs/people").status == 404
+    assert [card["name"] for card in live.ask("GET", "/v1/programs").json()["programs"]] == ["wine"]
+
+
+def test_a_change_under_load_fails_no_request_and_mixes_no_answer(
+    live: LiveServer, samples: Samples, tmp_path: Path
+) -> None:
+    old, new = versions(samples, tmp_path)
+    example = live.ask("GET", "/v1/programs/wine").json()["example"]
+    expected: dict[str, list[float]] = {}
+    for raw in (new, old):
+        live.ask("PUT", "/v1/programs/wine", raw)
+        answer = live.predict("wine", [example]).json()
+        expected[answer["version"]] = [row["targets"]["cultivar"]["probability"] for row in answer["predictions"]]
+    assert len(expected) == 2
+    ended = threading.Event()
+
+    def ask() -> int:
+        count = 0
+        while not ended.is_set():
+            answer = live.predict("wine", [example] * 3)
+            assert answer.status == 200
+            shown = answer.json()
+            for row in shown["predictions"]:
+                got = row["targets"]["cultivar"]["probability"]
+                assert got == pytest.approx(expected[shown["version"]][0], rel=1e-4)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(ask) for _ in range(4)]
+        for number in range(20):
+            assert live.ask("PUT", "/v1/programs/wine", (new, old)[number % 2]).status == 200
+        ended.set()
+        assert sum(caller.result() for caller in callers) >= 4
+
+
+def test_a_program_of_another_body_is_refused_with_both_fingerprints(
+    live: LiveServer, samples: Samples, bodies: Mapping[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "other.safetensors"
+    few = {"backbone": bodies["gpt2"], "lrs": (1e-2,), "steps": 2, "batch_size": 4}
+    icecore.fit(str(samples.data["people"]), out=path, device="cpu", **few)  # type: ignore[arg-type]
+    answer = live.ask("PUT", "/v1/programs/wine", path.read_bytes())
+    assert answer.status == 409
+    for program in (Program.load(path), Program.load(samples.program("wine"))):
+        assert program.fingerprint in answer.error["message"]
+    card = live.ask("GET", "/v1/programs/wine").json()
+    assert live.predict("wine", [card["example"]]).json()["version"] == card["version"]
+    # the operator's folder may bring its body with it
+    shutil.copy(path, live.folders.folders[0] / "other.safetensors")
+    live.folders.check()
+    assert live.ask("GET", "/v1/programs/other").json()["body"]["name"] == "gpt2"
+    assert len(live.registry.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-3], lambda raw: raw[:-3] + b"abc", lambda raw: b"", lambda raw: b"x"]
+)
+def test_a_damaged_program_is_refused(live: LiveServer, samples: Samples, damage: Callable[[bytes], bytes]) -> None:
+    before = live.ask("GET", "/v1/programs/wine").json()
+    answer = live.ask("PUT", "/v1/programs/wine", damage(samples.program("wine").read_bytes()))
+    assert answer.status == 422
+    assert live.ask("GET", "/v1/programs/wine").json() == before
+
+
+@pytest.mark.parametrize("name", ["..%2Fwine", ".hidden", "a%00b", "a%2Fb", "%20", "x" * 101, "-x"])
+def test_a_path_is_no_name(live: LiveServer, samples: Samples, name: str) -> None:
+    answer = live.ask("PUT", f"/v1/programs/{name}", samples.program("wine").read_bytes())
+    assert answer.status in (404, 422)
+    assert len(live.registry.programs) == 1
+
+
+def test_a_folder_is_followed(live: LiveServer, samples: Samples, caplog: pytest.LogCaptureFixture) -> None:
+    folder = live.folders.folders[0]
+    shutil.copy(samples.program("people"), folder / "new.safetensors")
+    shutil.copy(samples.program("people"), folder / ".hidden.safetensors")
+    deadline = time.monotonic() + 10
+    while live.ask("GET", "/v1/programs/new").status != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (folder / "bad.safetensors").write_bytes(b"no program")
+    (folder / "wine.safetensors").write_bytes(b"no program either")
+    live.folders.check()
+    state = live.ask("GET", "/ready").json()
+    assert (state["programs"], state["refused_files"]) == (2, ["bad.safetensors", "wine.safetensors"])
+    assert "bad.safetensors is not served. bad is not a readable program" in caplog.text
+    (folder / "new.safetensors").unlink()
+    (folder / "bad.safetensors").unlink()
+    shutil.copy(samples.program("wine"), folder / "wine.safetensors")
+    live.folders.check()
+    assert live.ask("GET", "/ready").json()["refused_files"] == []
+    assert live.predict("new", [{}]).status == 404
+
+
+def test_a_token_is_asked_for(samples: Samples) -> None:
+    with running([samples.program("wine")], Access(token="right-token")) as live:
+        right, wrong = (
+            {"Authorization": "Bearer right-token"},
+            {"Authorization": "Bearer wröng".encode().decode("latin-1")},
+        )
+        for path in ("/v1/programs", "/v1/programs/wine", "/openapi.json", "/metrics"):
+            assert live.ask("GET", path).status == 401
+            assert live.ask("GET", path, None, **wrong).status == 401
+            assert live.ask("GET", path, None, Authorization="Basic right-token").status == 401
+            assert live.ask("GET", path, None, **right).status == 200
+        assert live.predict("wine", [{}]).headers["WWW-Authenticate"] == "Bearer"
+        assert live.ask("DELETE", "/v1/programs/wine").status == 401
+        for path in ("/", "/docs", "/health", "/ready"):
+            assert live.ask("GET", path).status == 200
+
+
+def test_programs_are_changed_only_where_that_is_safe(samples: Samples) -> None:
+    raw = samples.program("wine").read_bytes()
+    with running([samples.program("wine")], Access(is_local=False)) as live:
+        assert live.ask("PUT", "/v1/programs/x", raw).error["code"] == "needs_token"
+        assert live.ask("DELETE", "/v1/programs/wine").status == 403
+    with running([samples.program("wine")], Access(is_replicated=True, checks_host=True)) as live:
+        assert live.ask("PUT", "/v1/programs/x", raw).error["code"] == "replicated"
+        assert live.ask("GET", "/v1/programs", None, Host="evil.example:80").error["code"] == "wrong_host"
+        assert live.ask("GET", "/v1/programs", None, Host="localhost:1").status == 200
+
+
+def test_metrics_count_requests_rows_and_passes(samples: Samples) -> None:
+    with running([samples.program("wine")]) as live:
+        example = live.ask("GET", "/v1/programs/wine").json()["example"]
+        live.predict("wine", [example] * 3)
+        live.predict("wine", [{}])
+        for number in range(5):
+            live.predict(f"unknown{number}", [{}])
+        text = live.ask("GET", "/metrics").content.decode()
+    for line in (
+        'icecore_requests_total{program="wine",status="200"} 1.0',
+        'icecore_requests_total{program="wine",status="422"} 1.0',
+        'icecore_requests_total{program="",status="404"} 5.0',
+        'icecore_rows_total{program="wine"} 3.0',
+        'icecore_request_seconds_count{program="wine"} 1.0',
+        'icecore_pass_rows_sum{body="bert"} 3.0',
+        'icecore_queue_rows{body="bert"} 0.0',
+        "icecore_programs 1.0",
+    ):
+        assert line in text.splitlines()
+    assert "unknown" not in text
+
+
+def test_the_api_is_described_with_examples_of_the_programs(live: LiveServer) -> None:
+    described = live.ask("GET", "/openapi.json").json()
+    operation = described["paths"]["/v1/programs/{name}/predict"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["examples"]["wine"]
+    assert set(example["value"]["rows"][0]) > {"alcohol", "proline"}
+    assert {"200", "401", "404", "413", "415", "422", "429"} <= operation["responses"].keys()
+    assert live.predict("wine", example["value"]).status == 200
+    live.registry.delete("wine")
+    assert not live.ask("GET", "/openapi.json").json()["paths"]["/v1/programs/{name}/predict"]["post"]["requestBody"][
+        "content"
+    ]["application/json"]["examples"]
+
+
+def test_pages_load_nothing_else(live: LiveServer) -> None:
+    for path in ("/", "/docs"):
+        page = live.ask("GET", path)
+        text = page.content.decode()
+        assert "{{" not in text
+        for word in ('src="', 'href="http', "@import", "url("):
+            assert word not in text
+        policy = page.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'sha256-")
+        assert "unsafe" not in policy
+
+
+def test_a_full_server_refuses_at_once_and_goes_on(samples: Samples) -> None:
+    with running([samples.program("wine")], Access(token="right-token"), max_queue=4) as live:
+        right = {"Authorization": "Bearer right-token"}
+        example = live.ask("GET", "/v1/programs/wine", None, **right).json()["example"]
+        (body,) = live.registry.bodies
+        predict, gate = body.engine.predict, threading.Event()
+        body.engine.predict = lambda *words: gate.wait(20) and predict(*words)  # type: ignore[method-assign]
+        with ThreadPoolExecutor(2) as pool:
+            callers = [pool.submit(live.ask, "POST", "/v1/programs/wine/predict", [example] * 4, **right)]
+            while body.batcher.waiting or not callers[0].running():
+                time.sleep(0.01)
+            time.sleep(0.1)
+            callers.append(pool.submit(live.ask, "POST", "/v1/programs/wine/predict", [example] * 4, **right))
+            while body.batcher.waiting < 4:
+                time.sleep(0.01)
+            refused = live.ask("POST", "/v1/programs/wine/predict", [example], **right)
+            assert (refused.status, refused.error["code"]) == (429, "queue_full")
+            assert int(refused.headers["Retry-After"]) == refused.error["retry_after"] >= 1
+            assert live.ask("POST", "/v1/programs/wine/predict", [example]).status == 401
+            assert live.ask("GET", "/health").status == 200
+            gate.set()
+            assert [caller.result().status for caller in callers] == [200, 200]
+        assert live.ask("POST", "/v1/programs/wine/predict", [example], **right).status == 200
+        metrics = live.ask("GET", "/metrics", None, **right).content.decode()
+        assert 'icecore_requests_total{program="wine",status="429"} 1.0' in metrics

@@ -1,0 +1,104 @@
+"""The closed-form start: no worse than any training of the same features, kept by a run, and the same after a kill."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from icecore import user_data
+from icecore.backbones import BodyRequest, build_backbone
+from icecore.core.config import LOSS, RIDGE, RunConfig
+from icecore.core.errors import ConfigError
+from icecore.model.fpt import FPT
+from icecore.model.model_settings import ModelSettings
+from icecore.training.closed_form_start import read_features_of, solve_output_layer, start_output_layers
+from icecore.training.context import ExecutionContext
+from icecore.training.evaluation import evaluate_with_loss
+from icecore.training.loop import Pack
+from icecore.user_data import DataSettings, TaskKind, UserTask
+
+
+def build_task(kind: TaskKind = "classification", rows: int = 120, imbalance: float = 0.0) -> UserTask:
+    x = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
+    y = x[:, 0] + 0.5 * x[:, 1] ** 2
+    labels = (y > np.quantile(y, 0.5 + imbalance)).astype(int)
+    return user_data.from_arrays(x, labels if kind == "classification" else y, DataSettings(task=kind)).task()
+
+
+def build_model(task: UserTask, bodies: Mapping[str, str], seeds: tuple[int, ...] = (0,), scale: float = 0.3) -> FPT:
+    body = build_backbone(BodyRequest(bodies["bert"]))
+    return FPT(task.spec, body, seeds, ModelSettings(input_scale=scale))
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_start_predicts_what_was_left_out(kind: TaskKind, bodies: Mapping[str, str]) -> None:
+    task = build_task(kind)
+    model = build_model(task, bodies)
+    start = solve_output_layer(model, task)
+    start_output_layers(model, task, [0], None)
+    metrics, losses = evaluate_with_loss(model, task, "train")
+    random = evaluate_with_loss(build_model(task, bodies), task, "train")
+    assert float(metrics) > 0.8 > float(random[0])
+    assert float(losses) < start.loss < float(random[1])
+
+
+def test_rare_classes_are_predicted(bodies: Mapping[str, str]) -> None:
+    task = build_task(rows=400, imbalance=0.4)
+    assert task.metric_name == "balanced accuracy"
+    model = build_model(task, bodies)
+    start_output_layers(model, task, [0], None)
+    assert float(evaluate_with_loss(model, task, "val")[0]) > 0.75
+
+
+def test_runs_of_a_seed_start_alike_and_others_apart(bodies: Mapping[str, str]) -> None:
+    task = build_task()
+    model = build_model(task, bodies, (0, 0, 1))
+    start_output_layers(model, task, [0, 0, 1], None)
+    first, again, other = model.output.weights()[0].weight
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert not torch.allclose(first, other)
+    alone = build_model(task, bodies, (1,))
+    start_output_layers(alone, task, [1], None)
+    torch.testing.assert_close(alone.output.weights()[0].weight[0], other, rtol=1e-3, atol=1e-4)
+
+
+def test_features_are_in_the_order_of_the_rows(bodies: Mapping[str, str]) -> None:
+    texts = ["a" * (1 + n % 7) + "b" for n in range(40)]
+    task = user_data.from_arrays(texts, [n % 2 for n in range(40)]).task()
+    model = build_model(task, bodies)
+    features, targets = read_features_of(model, task, "train", 10)
+    (batch,) = task.batches("train", 10, 10)
+    torch.testing.assert_close(targets, batch.targets)
+    torch.testing.assert_close(features, model.features(batch).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_mlp_has_no_closed_form(bodies: Mapping[str, str]) -> None:
+    task = build_task()
+    model = FPT(task.spec, build_backbone(BodyRequest(bodies["bert"])), [0], ModelSettings(output_hidden=(8,)))
+    with pytest.raises(ConfigError, match="is for a linear output layer"):
+        solve_output_layer(model, task)
+
+
+def test_a_run_keeps_its_start_unless_training_improves_it(tmp_path: Path, bodies: Mapping[str, str]) -> None:
+    task = build_task()
+    config = RunConfig(
+        task=task.name, steps=6, batch_size=4, lr=30.0, eval_every=2, backbone=bodies["bert"], protocol="fair",
+        input_scale=0.3, output_start=RIDGE, tie_break=LOSS,
+    )  # fmt: skip
+    context = ExecutionContext(tmp_path, device="cpu")
+    pack = Pack(task, context.backbone(config), [config], context)
+    pack.resume()
+    pack.run()
+    (summary,) = pack.finish()
+    assert summary.best_step == 0  # a learning rate of 30 destroys it
+    model = build_model(task, bodies)
+    start_output_layers(model, task, [0], None)
+    assert summary.val_metric == pytest.approx(float(evaluate_with_loss(model, task, "val")[0]))
+    good = replace(config, lr=1e-3, steps=40)
+    pack = Pack(task, context.backbone(good), [good], context)
+    pack.resume()
+    pack.run()
+    assert pack.finish()[0].val_metric >= summary.val_metric  # type: ignore[operator]
