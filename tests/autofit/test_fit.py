@@ -319,7 +319,7 @@ def test_the_table_names_its_scores(run: Run, table: Path, tmp_path: Path, bodie
     assert shown.code == 0
     assert "mean accuracy" in shown.out
     assert "best by validation" in shown.out
-    trained = r"[\d.]+ ± [\d.]+ %\s+[\d.]+ % \(seed [01](, learning rate [\d.]+)?\)\s+\d of \d\s+0.0[13]\s+\d+"
+    trained = r"[\d.]+ ± [\d.]+ %\s+[\d.]+ % \(seed [01](, learning rate [\d.]+)?\)\s+\d of \d\s+0.0[13]"
     assert len(re.findall(trained, shown.out)) == 3, shown.out
     assert "means over 2 seeds" in run("info", tmp_path / "m.safetensors").out
 

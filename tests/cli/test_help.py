@@ -8,7 +8,7 @@ import typer
 from commandline import Run
 from icecore.cli import main as cli
 
-WITHOUT_ARGUMENTS = [["demo"], ["tasks"], ["backbones"], ["paper"], ["data", "list"]]
+WITHOUT_ARGUMENTS = [["demo"], ["tasks"], ["backbones"], ["paper"], ["runs"], ["data", "list"]]
 
 
 def every_command() -> list[list[str]]:

@@ -77,12 +77,12 @@ def test_images_of_any_mode_become_upright_pixels_on_white():
     assert to_pixels(file.getvalue(), 8, 3)[0, -1].min() == 255
 
 
-@pytest.mark.parametrize(("side", "expected"), [(8, 8), (9, 16), (28, 32), (200, 64)])
-def test_the_side_is_chosen_by_the_size_of_the_images(tmp_path: Path, side: int, expected: int):
+@pytest.mark.parametrize(("side", "expected", "tokens"), [(8, 8, 16), (9, 16, 64), (28, 32, 64), (200, 64, 64)])
+def test_the_side_is_chosen_by_the_size_of_the_images(tmp_path: Path, side: int, expected: int, tokens: int):
     files = {f"{c}/{i}.png": encode_image("L", (side, side + 2), 40 * i) for c in "ab" for i in range(4)}
     encoder = plan(write_files(tmp_path, files), DataSettings(val=0.25, test=0)).encoder.inputs
     assert isinstance(encoder, ImageEncoder)
-    assert (encoder.side, encoder.channels, encoder.length) == (expected, 1, 64)
+    assert (encoder.side, encoder.channels, encoder.length) == (expected, 1, tokens)
 
 
 def test_damaged_images_are_skipped_counted_and_named(tmp_path: Path):

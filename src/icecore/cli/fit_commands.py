@@ -21,6 +21,7 @@ from icecore.user_data.data_settings import DataSettings
 if TYPE_CHECKING:
     from icecore.autofit.fit_result import FitResult, ModelResult
     from icecore.autofit.predict import Predictions
+    from icecore.user_data.data_plan import Plan
 
 
 @with_settings(FitSettings, "fit_values")
@@ -77,17 +78,22 @@ def fit(
         result = fit_program(plan.task(), fit_settings, out, {"encoder": plan.encoder.to_json()}, device, displays)
     _print_fit(result, out)
     if report is not None:
-        from icecore.core.storage import write_atomic
-        from icecore.report.fit_page import render_fit_page
-
-        page = render_fit_page(result, plan.describe(), plan.encoder.target)
-        write_atomic(report, lambda temporary: temporary.write_text(page, encoding="utf-8"))
-        print_text(f"Wrote {report}.")
+        _write_page(report, result, plan)
     if plan.encoder.forecast is not None:
         from icecore.autofit.predict import predict as predict_rows
 
         for name, text in predict_rows([out], data, device)[out].notes:
             print_text(f"{name}: {text}")
+
+
+def _write_page(path: Path, result: "FitResult", plan: "Plan") -> None:
+    """Write the page of a fit: verdict, plan, curves and errors. Raises StorageError."""
+    from icecore.core.storage import write_atomic
+    from icecore.report.fit_page import render_fit_page
+
+    page = render_fit_page(result, plan.describe(), plan.encoder.target)
+    write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    print_text(f"Wrote {path}.")
 
 
 def predict(

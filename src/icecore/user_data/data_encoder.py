@@ -80,9 +80,10 @@ class DataEncoder:
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
         parts = {name: dataclasses.asdict(getattr(self, name)) for name in ("inputs", "target")}
-        if parts["inputs"].get("white", 0) is None:
-            del parts["inputs"]["white"]
         # what is new since version 0.1 is left out while it says nothing, so that older versions read the encoder
+        for name, silent in (("white", None), ("read_out", "last")):
+            if name in parts["inputs"] and parts["inputs"][name] == silent:
+                del parts["inputs"][name]
         settings = dataclasses.asdict(self.settings)
         defaults = dataclasses.asdict(DataSettings())
         parts["settings"] = {
