@@ -15,7 +15,7 @@ import pytest
 from icecore.core import archives
 from icecore.core.archives import archive_files
 from icecore.core.errors import DataError
-from icecore.user_data.archives import file_names
+from icecore.user_data.data_archives import file_names
 
 MEBIBYTE = 2**20
 

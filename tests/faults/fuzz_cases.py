@@ -46,7 +46,7 @@ from icecore.tasks.mnist_files import read_idx
 from icecore.tasks.protein_files import FORMATS
 from icecore.training.checkpoint import RunFolder, read_config
 from icecore.training.context import ExecutionContext
-from icecore.user_data.archives import file_names, read_files
+from icecore.user_data.data_archives import file_names, read_files
 
 #: reads a file that is damaged in a way that the generator decides
 Case = Callable[[random.Random], object]

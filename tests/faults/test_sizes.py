@@ -28,7 +28,7 @@ from icecore.tasks.containers import matching_files
 from icecore.tasks.data_files import read_bytes
 from icecore.tasks.datasets import RemoteFile
 from icecore.tasks.entry import TaskRequest
-from icecore.user_data.archives import file_names, read_files
+from icecore.user_data.data_archives import file_names, read_files
 
 MEBIBYTE = 2**20
 

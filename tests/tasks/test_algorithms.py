@@ -11,7 +11,7 @@ from icecore.tasks import TASKS, build_task
 from icecore.tasks.algorithms import (
     BLANK,
     EQUALS,
-    OPEN,
+    OPENING,
     PLUS,
     QUESTION,
     DecimalAddition,
@@ -104,7 +104,7 @@ def test_sums_are_right_to_the_last_carry() -> None:
 def is_balanced(string: list[int]) -> bool:
     height = 0
     for character in string:
-        height += 1 if character == OPEN else -1
+        height += 1 if character == OPENING else -1
         if height < 0:
             return False
     return height == 0

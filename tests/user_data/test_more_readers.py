@@ -180,11 +180,11 @@ def test_images_in_memory() -> None:
     pixels = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     y = np.arange(40) % 2
     expected = from_arrays(pixels, y)
-    assert (expected.encoder.form, expected.encoder.spec.size) == ("images", 3)
+    assert (expected.encoder.form, expected.encoder.spec.size) == ("images", 12)
     same = [pixels / np.float32(255), pixels.transpose(0, 3, 1, 2), pixels.astype(np.uint16) * 257]
     for each in same:
         np.testing.assert_array_equal(encode(expected.encoder, each).inputs, encode(expected.encoder, pixels).inputs)
     grey = from_arrays(pixels[..., 0], y, DataSettings(kind="images"))
-    assert grey.encoder.spec.size == 1
+    assert grey.encoder.spec.size == 4
     with pytest.raises(DataError, match="Images must have values of 0 to 255, or of 0 to 1, but have -1 to 2"):
         from_arrays(np.linspace(-1, 2, 40 * 64).reshape(40, 8, 8, 1), y)

@@ -42,7 +42,7 @@ TIMED_ROWS, ENOUGH_SECONDS = (2, 32), 0.5
 #: with fewer rows, a difference must be two standard errors instead of one
 MANY_ROWS = 50
 #: a start is chosen among several scales on at least so many rows, and solved on at least so many
-MIN_ROWS_TO_CHOOSE, MIN_ROWS = 100, 50
+MIN_ROWS_TO_CHOOSE, MIN_START_ROWS = 100, 50
 
 
 def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float | None) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, s
         if passes / (len(scales) + 1) < min(rows, MIN_ROWS_TO_CHOOSE):
             scales = scales[:1]
         rows = min(rows, int(passes / (len(scales) + 1)))
-        if rows < min(MIN_ROWS, task.split_size("train")):
+        if rows < min(MIN_START_ROWS, task.split_size("train")):
             return {}
     starts: dict[float | None, ClosedFormStart] = {}
     for scale in scales:

@@ -205,6 +205,8 @@ class _FPTEstimator(BaseEstimator):
             y = validate_data(self, y=y, **target_rules)
             if columns is not None and not _is_mapping(X):
                 validate_data(self, X, skip_check_array=True)
+                if not hasattr(self, "feature_names_in_"):
+                    columns = _numbered(columns)
             else:
                 self.__dict__.pop("feature_names_in_", None)
                 self.n_features_in_ = len(columns) if columns is not None else int(np.shape(X)[1])
@@ -236,6 +238,9 @@ class _FPTEstimator(BaseEstimator):
             is_numbered = form == "table" and names is None and hasattr(self, "n_features_in_")
             if not is_numbered or "x0" in columns:
                 return columns
+            if not _is_mapping(X):
+                validate_data(self, X, reset=False, skip_check_array=True)
+                return _numbered(columns)
         if form == "images" or _is_object_table(X):
             return X
         if form == "table" and names is not None:
@@ -334,6 +339,7 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
         race: bool = FitSettings.race,
         minutes: float = 1.0,
         steps: int | None = FitSettings.steps,
+        closed_form: bool = FitSettings.closed_form,
         batch_size: int = FitSettings.batch_size,
         start: str | None = FitSettings.start,
         validation_fraction: float = 0.15,
@@ -353,6 +359,7 @@ class FPTClassifier(ClassifierMixin, _FPTEstimator):
             race=race,
             minutes=minutes,
             steps=steps,
+            closed_form=closed_form,
             batch_size=batch_size,
             start=start,
             validation_fraction=validation_fraction,
@@ -425,6 +432,11 @@ def _value_errors() -> Iterator[None]:
         yield
     except UserError as error:
         raise InputError(str(error)) from error
+
+
+def _numbered(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns under the names of those of an array, because scikit-learn knows no names but texts."""
+    return {f"x{number}": values for number, values in enumerate(columns.values())}
 
 
 def _is_mapping(X: Any) -> bool:

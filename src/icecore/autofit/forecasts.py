@@ -18,7 +18,7 @@ from icecore.user_data.notes import Note
 #: the quantiles of the range that is shown
 QUANTILES = (0.1, 0.9)
 #: strength of the ridge penalty of the linear control, relative to the number of windows
-RIDGE = 0.1
+RIDGE_PENALTY = 0.1
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _fit_linear(windows: Windows, shown: Windows, plan: ForecastPlan) -> np.ndar
     inputs, new = (np.nan_to_num(each.points.reshape(len(each.origin), -1)) for each in (trained, shown))
     mean, gains = inputs.mean(0), trained.gains
     centred = inputs - mean
-    gram = centred.T @ centred + RIDGE * len(inputs) * np.eye(inputs.shape[1])
+    gram = centred.T @ centred + RIDGE_PENALTY * len(inputs) * np.eye(inputs.shape[1])
     weights = np.linalg.solve(gram, centred.T @ (gains - gains.mean(0)))
     return (new - mean) @ weights + gains.mean(0)
 

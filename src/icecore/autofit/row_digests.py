@@ -8,7 +8,7 @@ from torch import Tensor
 #: training rows of which digests are kept: enough to see a tenth of them again almost surely
 SAMPLED_ROWS = 200
 #: hexadecimal digits of a digest
-DIGITS = 12
+DIGEST_DIGITS = 12
 
 
 def sample_digests(inputs: Tensor, lengths: Tensor | None) -> list[str]:
@@ -29,4 +29,4 @@ def _digests(inputs: Tensor, lengths: Tensor | None) -> Iterator[str]:
     counts = [None] * len(inputs) if lengths is None else lengths.tolist()
     for row, count in zip(inputs.cpu(), counts, strict=True):
         content = row if count is None else row[:count]
-        yield hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest()[:DIGITS]
+        yield hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest()[:DIGEST_DIGITS]

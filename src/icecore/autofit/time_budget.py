@@ -11,7 +11,9 @@ from typing import Any
 from icecore.autofit.closed_form import choose_start
 from icecore.autofit.fit_settings import FitSettings
 from icecore.core.config import RunConfig
+from icecore.core.errors import ConfigError
 from icecore.core.limits import read_small
+from icecore.core.settings import check_types
 from icecore.core.storage import write_json
 from icecore.experiments import sweep
 from icecore.training.context import ExecutionContext
@@ -33,6 +35,10 @@ MIN_SECONDS = 0.001
 MIN_TRAINING_SHARE = 0.2
 #: rows of a validation: at most, and at least (if there are so many), even if the minutes are too few
 MAX_VALIDATION_ROWS, MIN_VALIDATION_ROWS = 1000, 100
+#: the settings of `RunConfig` that a plan may hold
+PLANNED = frozenset({"steps", "batch_size", "eval_every", "eval_examples", "test_examples", "minutes"}) | frozenset(
+    {"output_start", "input_scale", "start_examples", "lr_factors"}
+)
 
 
 def plan_training(
@@ -46,7 +52,7 @@ def plan_training(
     request = {name: getattr(settings, name) for name in ("minutes", "steps", "race", "closed_form")}
     request |= {"lrs": list(settings.lrs), "seeds": list(settings.seeds)}
     stored = _read_json(path)
-    if stored.get("wanted") == request and _is_schedule(stored.get("schedule")):
+    if stored.get("wanted") == request and is_plan(stored.get("schedule")):
         return stored["schedule"]
     begun = time.perf_counter()
     plan: dict[str, Any] = {}
@@ -153,12 +159,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _is_schedule(values: Any) -> bool:
+def is_plan(values: Any) -> bool:
     """Whether a file's values can be those of `plan_training`."""
-    names = ("steps", "eval_every", "eval_examples")
-    return (
-        isinstance(values, dict)
-        and values.keys() <= {*names, "test_examples"}
-        and all(type(values.get(name)) is int and values[name] > 0 for name in names)
-        and type(values.get("test_examples", 1)) in (int, type(None))
-    )
+    if not isinstance(values, dict) or not {"steps", "eval_examples"} <= values.keys() <= PLANNED:
+        return False
+    try:
+        check_types(RunConfig, values)
+    except ConfigError:
+        return False
+    return all(value > 0 for value in values.values() if isinstance(value, int | float))

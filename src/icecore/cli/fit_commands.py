@@ -63,31 +63,41 @@ def fit(
     from icecore.user_data.input_files import check_not_input
 
     data = keep_standard_input(data)
-    check_not_input(out, data)
-    if report is not None:
-        check_not_input(report, data)
+    for path in filter(None, (out, report)):
+        check_not_input(path, data)
     plan = user_data.plan(data, data_settings)
     if plan_only or not quiet:
-        table = new_table("", "")
-        for name, text in plan.describe():
-            table.add_row(name, escape(text))
-        stdout().print(table)
+        _print_plan(plan)
     if plan_only:
         return
     with training_displays(out.parent, quiet) as displays:
         result = fit_program(plan.task(), fit_settings, out, {"encoder": plan.encoder.to_json()}, device, displays)
     _print_fit(result, out)
-    if report is not None:
-        _write_page(report, result, plan)
+    _write_page(report, result, plan)
     if plan.encoder.forecast is not None:
-        from icecore.autofit.predict import predict as predict_rows
-
-        for name, text in predict_rows([out], data, device)[out].notes:
-            print_text(f"{name}: {text}")
+        _print_forecast(out, data, device)
 
 
-def _write_page(path: Path, result: "FitResult", plan: "Plan") -> None:
-    """Write the page of a fit: verdict, plan, curves and errors. Raises StorageError."""
+def _print_plan(plan: "Plan") -> None:
+    """Print what was found out about the data, a line for each topic."""
+    table = new_table("", "")
+    for name, text in plan.describe():
+        table.add_row(name, escape(text))
+    stdout().print(table)
+
+
+def _print_forecast(program: Path, data: Path, device: str) -> None:
+    """Print how good the forecasts of the test origins are."""
+    from icecore.autofit.predict import predict as predict_rows
+
+    for name, text in predict_rows([program], data, device)[program].notes:
+        print_text(f"{name}: {text}")
+
+
+def _write_page(path: Path | None, result: "FitResult", plan: "Plan") -> None:
+    """Write the page of a fit, if it is wanted: verdict, plan, curves and errors. Raises StorageError."""
+    if path is None:
+        return
     from icecore.core.storage import write_atomic
     from icecore.report.fit_page import render_fit_page
 

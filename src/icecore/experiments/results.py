@@ -21,7 +21,7 @@ from icecore.training.run_summary import LARGEST_NUMBER, RunSummary
 
 Curve = Sequence[tuple[int, float]]
 #: characters of the name of a study, a row or a column
-MAX_NAME = 400
+MAX_RECORD_NAME = 400
 #: more steps than any training has
 MAX_STEP = 2**53
 
@@ -95,8 +95,8 @@ class RunRecord:
                 if not all(0 <= step <= MAX_STEP and abs(value) <= LARGEST_NUMBER for step, value in fields[name]):
                     raise DataError(f"{name} has steps or values that no training has")
             check_types(CellKey, vars(key))
-            if any(len(name) > MAX_NAME for name in vars(key).values()):
-                raise DataError(f"a name in it has more than {MAX_NAME} characters")
+            if any(len(name) > MAX_RECORD_NAME for name in vars(key).values()):
+                raise DataError(f"a name in it has more than {MAX_RECORD_NAME} characters")
             curves = ("validation", "training")
             check_types(cls, {name: value for name, value in fields.items() if name not in curves})
             _check_attention(fields.get("extra", {}))

@@ -50,11 +50,7 @@ class FPT(nn.Module):
         precision: str = "fp32",
     ) -> None:
         super().__init__()
-        if spec.read_out == "first" and backbone.info.causal and backbone.mixes_positions:
-            raise ConfigError(
-                f"{backbone.info.name} is causal: its first position sees no other, so only the first token would be "
-                "read. Use --read-out last or mean."
-            )
+        _check_read_out(spec, backbone)
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
         self.precision = precision
@@ -298,3 +294,12 @@ class FPT(nn.Module):
 def _size(tensor: Tensor) -> float:
     """Root mean square of a tensor's numbers, or 1 if they are all zero."""
     return float(tensor.detach().float().square().mean().sqrt()) or 1.0
+
+
+def _check_read_out(spec: TaskSpec, backbone: Backbone) -> None:
+    """Raise ConfigError if nothing but the first token would be read."""
+    if spec.read_out == "first" and backbone.info.causal and backbone.mixes_positions:
+        raise ConfigError(
+            f"{backbone.info.name} is causal: its first position sees no other, so only the first token would be read. "
+            "Use --read-out last or mean."
+        )

@@ -11,7 +11,7 @@ from icecore.serving.served_program import ServedProgram
 MAX_EXPLAINED_ROWS = 16
 #: largest side of a map; longer rows are pooled
 MAX_MAP = 64
-DIGITS = 5
+SHARE_DIGITS = 5
 
 
 def explain_row(program: ServedProgram, attention: Tensor) -> dict[str, Any]:
@@ -37,4 +37,4 @@ def explain_row(program: ServedProgram, attention: Tensor) -> dict[str, Any]:
 
 
 def _rounded(values: Tensor) -> list[float]:
-    return [round(value, DIGITS) for value in values.tolist()]
+    return [round(value, SHARE_DIGITS) for value in values.tolist()]

@@ -27,10 +27,10 @@ PARENTHESIS_OPTIONS: Mapping[str, int] = {"pairs": 30}
 MAX_MODULUS = 4096
 #: share of all pairs that modular addition holds out for the test, and again for validation
 HELD_OUT = 0.05
-SIZES: Mapping[str, int] = {"train": 1000, "val": 1000, "test": 4000}
+ALGORITHM_SPLITS: Mapping[str, int] = {"train": 1000, "val": 1000, "test": 4000}
 # tokens of decimal addition after the ten digits, and of parenthesis balancing
 PLUS, EQUALS, BLANK = 10, 11, 12
-OPEN, CLOSE, QUESTION = 0, 1, 2
+OPENING, CLOSING, QUESTION = 0, 1, 2
 
 
 class ModularAddition(StoredTask):
@@ -79,7 +79,7 @@ class Needle(GeneratedTask):
 
     def __init__(self, needles: int = 30, values: int = 127) -> None:
         require_positive(self.name, needles=needles, values=values)
-        super().__init__(self.spec_of(needles, values), SIZES)
+        super().__init__(self.spec_of(needles, values), ALGORITHM_SPLITS)
         self.needles, self.values = needles, values
 
     @staticmethod
@@ -122,7 +122,7 @@ class DecimalAddition(GeneratedTask):
 
     def __init__(self, digits: int = 10) -> None:
         require_positive(self.name, digits=digits)
-        super().__init__(self.spec_of(digits), SIZES)
+        super().__init__(self.spec_of(digits), ALGORITHM_SPLITS)
         self.digits = digits
 
     @staticmethod
@@ -162,7 +162,7 @@ class ParenthesisBalancing(GeneratedTask):
 
     def __init__(self, pairs: int = 30) -> None:
         require_positive(self.name, pairs=pairs)
-        super().__init__(self.spec_of(pairs), SIZES)
+        super().__init__(self.spec_of(pairs), ALGORITHM_SPLITS)
         self.pairs = pairs
 
     @staticmethod
@@ -189,17 +189,17 @@ class ParenthesisBalancing(GeneratedTask):
         return Batch(tokens[:, : int(lengths.max())], balanced.long(), lengths)
 
     def _string(self, seed: int) -> list[int]:
-        """A string of OPEN and CLOSE that depends on the seed only."""
+        """A string of OPENING and CLOSING that depends on the seed only."""
         # examples are no secrets
         draws = random.Random(seed)  # nosec B311
         kind = draws.randrange(3)
         if kind == 0:
-            return [draws.choice((OPEN, CLOSE)) for _ in range(draws.randint(1, 2 * self.pairs))]
+            return [draws.choice((OPENING, CLOSING)) for _ in range(draws.randint(1, 2 * self.pairs))]
         string = _balanced(draws, draws.randint(1, self.pairs))
         while kind == 2:
             first, second = (draws.randrange(len(string)) for _ in range(2))
             if draws.random() < 0.5:
-                string[first] = OPEN + CLOSE - string[first]
+                string[first] = OPENING + CLOSING - string[first]
             else:
                 string[first], string[second] = string[second], string[first]
             if draws.random() < 0.5:
@@ -213,7 +213,7 @@ def _balanced(draws: random.Random, pairs: int) -> list[int]:
     height = 0
     for left in range(2 * pairs, 0, -1):
         opens = draws.random() < (height + 2) * (left - height) / (2 * left * (height + 1))
-        string.append(OPEN if opens else CLOSE)
+        string.append(OPENING if opens else CLOSING)
         height += 1 if opens else -1
     return string
 

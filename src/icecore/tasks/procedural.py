@@ -18,7 +18,7 @@ COPY_OPTIONS: Mapping[str, int] = {"length": 32, "symbols": 16}
 DYCK_OPTIONS: Mapping[str, int] = {"length": 64, "kinds": 4}
 NCA_OPTIONS: Mapping[str, int] = {"width": 16, "rows": 4, "states": 4}
 
-SIZES: Mapping[str, int] = {"train": 500, "val": 500, "test": 1000}
+PROCEDURAL_SPLITS: Mapping[str, int] = {"train": 500, "val": 500, "test": 1000}
 #: width of the hidden layer of a cellular automaton's rule
 RULE_WIDTH = 8
 
@@ -34,7 +34,7 @@ class Copy(GeneratedTask):
 
     def __init__(self, length: int = 32, symbols: int = 16) -> None:
         require_positive(self.name, length=length, symbols=symbols)
-        super().__init__(self.spec_of(length, symbols), SIZES)
+        super().__init__(self.spec_of(length, symbols), PROCEDURAL_SPLITS)
         self.length, self.symbols = length, symbols
 
     @staticmethod
@@ -65,7 +65,7 @@ class Dyck(GeneratedTask):
 
     def __init__(self, length: int = 64, kinds: int = 4) -> None:
         require_positive(self.name, length=length, kinds=kinds)
-        super().__init__(self.spec_of(length, kinds), SIZES)
+        super().__init__(self.spec_of(length, kinds), PROCEDURAL_SPLITS)
         self.length, self.kinds = length, kinds
 
     @staticmethod
@@ -109,7 +109,7 @@ class NeuralCellularAutomaton(GeneratedTask):
 
     def __init__(self, width: int = 16, rows: int = 4, states: int = 4) -> None:
         require_positive(self.name, width=width, rows=rows, states=states)
-        super().__init__(self.spec_of(width, rows, states), SIZES)
+        super().__init__(self.spec_of(width, rows, states), PROCEDURAL_SPLITS)
         self.width, self.rows, self.states = width, rows, states
 
     @staticmethod

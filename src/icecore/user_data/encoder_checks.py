@@ -17,7 +17,7 @@ from icecore.user_data.forecast_windows import ForecastPlan
 from icecore.user_data.targets import TargetEncoder
 
 #: more numbers than the tokens of any row have
-MAX_NUMBERS = 2**26
+MAX_ENCODER_NUMBERS = 2**26
 #: larger numbers cannot be standardised in float64
 LARGEST_STATISTIC = 1e300
 #: numbers of a column that are stored, by type; text has none
@@ -46,7 +46,8 @@ def check_encoder(types: Any, inputs: Any, target: TargetEncoder) -> None:
     elif isinstance(inputs, TextEncoder):
         _in_range("length", inputs.length)
         _require(list(inputs.characters) == sorted(set(inputs.characters)), "characters must be sorted")
-    _require(inputs.length * inputs.token_size <= MAX_NUMBERS, "its rows are larger than any that icecore makes")
+    numbers = inputs.length * inputs.token_size
+    _require(numbers <= MAX_ENCODER_NUMBERS, "its rows are larger than any that icecore makes")
     _check_target(target)
 
 
@@ -77,7 +78,8 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _in_range(name: str, value: int) -> None:
-    _require(1 <= value <= MAX_NUMBERS, f"{name} must be 1 to {MAX_NUMBERS:,}, but is {shortened(value)}")
+    most = MAX_ENCODER_NUMBERS
+    _require(1 <= value <= most, f"{name} must be 1 to {most:,}, but is {shortened(value)}")
 
 
 def _check_statistics(mean: Sequence[float], std: Sequence[float], count: int) -> None:

@@ -17,12 +17,12 @@ import torch
 from icecore.core.device import total_memory
 from icecore.core.errors import DataError
 from icecore.core.storage import storage_errors
-from icecore.user_data.archives import read_files
+from icecore.user_data.data_archives import read_files
 from icecore.user_data.notes import join_names
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: what Pillow may take a file for, whatever its name is: it would give PostScript to another program, which runs it
-FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 #: images that are inspected to choose the side and the number of channels
 INSPECTED_IMAGES = 64
 #: share of the machine's memory up to which decoded images are kept in memory
@@ -69,7 +69,8 @@ class ImageFiles:
         brightest = 0.0
         for name, raw in self.read(chosen):
             try:
-                with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+                file = io.BytesIO(raw)
+                with warnings.catch_warnings(action="ignore"), Image.open(file, formats=IMAGE_FORMATS) as image:
                     sizes.append(image.size)
                     modes.append(image.mode)
                     if is_deep(image.mode):
@@ -153,7 +154,7 @@ def to_pixels(raw: bytes, side: int, channels: int, white: float | None = None) 
 
     with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(raw), formats=IMAGE_FORMATS) as opened:
             mode = "L" if channels == 1 else "RGB"
             opened.draft(mode, (2 * side, 2 * side))  # JPEG: decodes at a lower resolution, which is faster
             image = ImageOps.exif_transpose(opened)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from icecore.core.errors import ConfigError
-from icecore.user_data.archives import iterate_files
+from icecore.user_data.data_archives import iterate_files
 from icecore.user_data.readers.arrays import target_file_names
 from icecore.user_data.readers.labels import label_table_names
 from icecore.user_data.readers.source_files import has_ending
@@ -32,6 +32,6 @@ def _is_read(out: Path, path: Path) -> bool:
     if not path.is_dir():
         return False
     if out.exists() and not out.is_dir():
-        return any(out.samefile(file) for file in iterate_files(path))
+        return any(out.samefile(file) for file in iterate_files(path, skip_unreadable=True))
     endings = tuple(ending for reader in READERS.values() for ending in reader.endings)
     return path.resolve() in out.resolve().parents and has_ending(out.name, endings)

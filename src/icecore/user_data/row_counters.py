@@ -16,7 +16,7 @@ ID_NAME = re.compile(
     re.IGNORECASE,
 )
 #: with fewer rows, consecutive numbers may be chance
-MIN_ROWS = 8
+MIN_COUNTED_ROWS = 8
 
 
 def counts_rows(column: Column) -> bool:
@@ -31,7 +31,7 @@ def counts_rows(column: Column) -> bool:
         return False
     if ID_NAME.fullmatch(column.name):
         return True
-    if len(values) < MIN_ROWS:
+    if len(values) < MIN_COUNTED_ROWS:
         return False
     is_consecutive = np.ptp(values) == len(values) - 1
     steps = np.diff(values)

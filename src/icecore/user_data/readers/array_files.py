@@ -18,7 +18,7 @@ from icecore.tasks.data_files import check_texts
 
 #: bytes of the longest header, which is parsed as Python code for a literal value
 MAX_HEADER_BYTES = 10_000
-MAGIC = b"\x93NUMPY"
+ARRAY_MAGIC = b"\x93NUMPY"
 #: the format of the header's length, by major version
 _LENGTHS = {1: "<H", 2: "<I", 3: "<I"}
 
@@ -62,7 +62,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def _check_header(file: Any, name: str, size: int) -> None:
     """Raise ValueError or what NumPy raises for an array that is not in a file of `size` bytes."""
     start = file.read(12)
-    if len(start) < 12 or start[:6] != MAGIC or start[6] not in _LENGTHS:
+    if len(start) < 12 or start[:6] != ARRAY_MAGIC or start[6] not in _LENGTHS:
         raise ValueError(f"{name} is not an array")
     (length,) = struct.unpack_from(_LENGTHS[start[6]], start, 8)
     if length > MAX_HEADER_BYTES:

@@ -12,8 +12,8 @@ import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
-from icecore.user_data.archives import file_names, iterate_files
 from icecore.user_data.columns import column_from_values
+from icecore.user_data.data_archives import file_names, iterate_files
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, ImageFiles, is_image
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.labels import find_label_table

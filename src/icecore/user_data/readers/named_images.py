@@ -8,9 +8,9 @@ import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
-from icecore.user_data.archives import iterate_files
 from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import Column
+from icecore.user_data.data_archives import iterate_files
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, ImageFiles, is_image
 from icecore.user_data.notes import join_names
@@ -83,7 +83,7 @@ def _index_images(base: Path, named: Column | None) -> Mapping[str, list[str]]:
         return {}
     index: dict[str, list[str]] = {}
     # a table may lie in a folder full of other things, such as a home folder
-    for file in itertools.islice(iterate_files(base, LEVELS_LOOKED_UP), FILES_LOOKED_UP):
+    for file in itertools.islice(iterate_files(base, LEVELS_LOOKED_UP, skip_unreadable=True), FILES_LOOKED_UP):
         relative = file.relative_to(base).as_posix()
         if is_image(relative):
             parts = relative.split("/")

@@ -88,8 +88,7 @@ def _long_records(
     target_columns: dict[str, Column] = {}
     for name in targets:
         column = table.columns[name]
-        values = column.values[order]
-        is_changed = (values != np.repeat(column.values[starts], lengths)) & (values == values)
+        is_changed = _changes(column.values[order], lengths)
         if is_changed.any():
             name_of_series = series_names[int(np.searchsorted(first, is_changed.argmax(), "right")) - 1]
             raise DataError(
@@ -106,6 +105,12 @@ def _long_records(
         source={**source, "values": tuple(names)},
         notes=table.notes,
     )
+
+
+def _changes(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Whether each value (N,) is another than the first one of its series; missing ones are not."""
+    starts = np.cumsum(lengths) - lengths
+    return (values != np.repeat(values[starts], lengths)) & (values == values)
 
 
 def _without_copies(

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from icecore.core.archives import archive_errors
 from icecore.core.errors import DataError
-from icecore.user_data.archives import ARCHIVE_SUFFIXES, iterate_files
 from icecore.user_data.columns import ColumnType
+from icecore.user_data.data_archives import ARCHIVE_SUFFIXES, iterate_files
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, is_image
 from icecore.user_data.notes import join_names

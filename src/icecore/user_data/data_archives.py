@@ -19,22 +19,25 @@ def file_names(path: Path) -> list[str]:
         return [file.name.removeprefix("./") for file in archive_files(path)]
 
 
-def iterate_files(folder: Path, levels: int = 1000) -> Iterator[Path]:
+def iterate_files(folder: Path, levels: int = 1000, skip_unreadable: bool = False) -> Iterator[Path]:
     """The files in a folder and the folders in it; links are followed, also to elsewhere, but never in a circle.
 
-    levels  how far down
+    levels           how far down
+    skip_unreadable  leave out folders that may not be read, instead of raising OSError
     """
-    yield from _iterate_files(folder, frozenset(), levels)
+    yield from _iterate_files(folder, frozenset(), levels, skip_unreadable)
 
 
-def _iterate_files(folder: Path, parents: frozenset[Path], levels: int) -> Iterator[Path]:
+def _iterate_files(folder: Path, parents: frozenset[Path], levels: int, skip_unreadable: bool) -> Iterator[Path]:
     real = folder.resolve()
     if real in parents:
         return
-    for entry in sorted(folder.iterdir()):
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    for entry in (folder / name for name in names):
         if entry.is_dir():
-            if levels > 0 and os.access(entry, os.R_OK | os.X_OK):
-                yield from _iterate_files(entry, parents | {real}, levels - 1)
+            if levels > 0 and not (skip_unreadable and not os.access(entry, os.R_OK | os.X_OK)):
+                yield from _iterate_files(entry, parents | {real}, levels - 1, skip_unreadable)
         elif entry.is_file():
             yield entry
 
