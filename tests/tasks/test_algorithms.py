@@ -150,7 +150,7 @@ def test_sizes_below_one_are_refused(name: str, option: str) -> None:
 
 @pytest.mark.parametrize(("name", "option"), [("needle", "needles"), ("decimal-addition", "digits")])
 def test_sizes_that_fit_no_memory_are_refused(name: str, option: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}: an example would have .* numbers; 16,777,216 are the most"):
+    with pytest.raises(ConfigError, match=f"{name}: an example would have .* numbers, but at most 16,777,216 are"):
         build_task(name, TaskRequest({option: 10**7}))
 
 

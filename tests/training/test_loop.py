@@ -34,7 +34,7 @@ from icecore.tasks.task import Batch, Task
 from icecore.training import loop
 from icecore.training.checkpoint import RunFolder, common_step
 from icecore.training.context import ExecutionContext
-from icecore.training.evaluation import evaluate
+from icecore.training.evaluation import evaluate, evaluate_with_loss
 from icecore.training.loop import Pack, train_pack
 from icecore.training.run_summary import RunSummary
 from interruption import Killed, interrupt
@@ -281,11 +281,11 @@ def test_the_paper_protocol_chooses_on_test(
 ) -> None:
     scored: list[str] = []
 
-    def recorded(*args: Any, **options: Any) -> Tensor:
+    def recorded(*args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         scored.append(args[2])
-        return evaluate(*args, **options)
+        return evaluate_with_loss(*args, **options)
 
-    monkeypatch.setattr(loop, "evaluate", recorded)
+    monkeypatch.setattr(loop, "evaluate_with_loss", recorded)
     trained([config(task="ragged", protocol="paper", task_options={})], tmp_path, body(), ragged)
     assert scored == ["test"] * 3 + ["train", "val", "test"]
 
@@ -506,6 +506,7 @@ def test_a_real_kill_changes_nothing(config: Configure, body: Body, tmp_path: Pa
         while pack.step < until:
             pack.train_step()
             pack.step += 1
+            pack.schedule.advance(0.0)
         ends.append(pack.adam)
     for name in ("values", "first", "second", "alive"):
         assert torch.equal(getattr(ends[0], name), getattr(ends[1], name)), name

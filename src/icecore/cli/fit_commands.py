@@ -148,15 +148,19 @@ def predict(
         if out is None:
             _print_predictions(predictions, title=str(path) if len(programs) > 1 else None)
         else:
-            csv_path = out / f"{path.stem}.csv" if in_folder else out
-            predictions.save(csv_path)
-            echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {csv_path}.")
-            if predictions.forecasts:
-                _plot_forecasts(predictions, csv_path.with_suffix(".png"))
+            _save_predictions(predictions, out / f"{path.stem}.csv" if in_folder else out)
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
             value = metric_text(predictions.score, predictions.metric_name)
             echo(f"{path.name}: {predictions.metric_name} {value} on {rows}", error=True)
+
+
+def _save_predictions(predictions: "Predictions", path: Path) -> None:
+    """Write the table of a program's predictions, and the plot of forecasts. Raises StorageError."""
+    predictions.save(path)
+    echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {path}.")
+    if predictions.forecasts:
+        _plot_forecasts(predictions, path.with_suffix(".png"))
 
 
 def _plot_forecasts(predictions: "Predictions", path: Path) -> None:
