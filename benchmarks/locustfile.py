@@ -7,7 +7,7 @@ locust -f benchmarks/locustfile.py --host http://127.0.0.1:8000 --headless -u 64
 import random
 from typing import Any
 
-from locust import FastHttpUser, constant, events, task
+from locust import FastHttpUser, constant, events, task  # pyright: ignore[reportMissingImports]
 
 #: example rows by program
 EXAMPLES: dict[str, Any] = {}

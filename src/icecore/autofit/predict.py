@@ -15,7 +15,7 @@ from torch import Tensor
 
 from icecore import user_data
 from icecore.autofit.forecasts import Measures, SeriesForecast, decode_forecast, measure_notes, time_texts
-from icecore.autofit.row_digests import share_seen
+from icecore.autofit.row_digests import notes_on_training_rows
 from icecore.backbones import HubAccess, build_body_of
 from icecore.core.device import select_runtime
 from icecore.core.errors import DataError
@@ -24,7 +24,6 @@ from icecore.core.text import shortened
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 from icecore.user_data.forecast_windows import ForecastPlan
-from icecore.user_data.notes import Note
 
 #: rows that are given to the engine at once, because their tokens are many times larger than the rows
 ROWS_PER_PASS = 1024
@@ -144,19 +143,9 @@ def predict(
             for path, group in itertools.groupby(zip(part, outputs, strict=True), lambda pair: pair[0][0]):
                 logits[path].append(torch.stack([row_logits for _, row_logits in group]).cpu())
     for path, program in programs.items():
-        if note := _note_on_training_rows(program, rows[path]):
-            rows[path] = replace(rows[path], notes=[*rows[path].notes, note])
+        notes = [*rows[path].notes, *notes_on_training_rows(program, rows[path])]
+        rows[path] = replace(rows[path], notes=notes)
     return {path: _decode(encoders[path], rows[path], torch.cat(logits[path])) for path in paths}
-
-
-def _note_on_training_rows(program: Program, rows: user_data.EncodedRows) -> Note | None:
-    """A note if rows that are scored were trained on, which flatters the score."""
-    sample = program.extra.get("training_rows")
-    sample = [digest for digest in sample if isinstance(digest, str)] if isinstance(sample, list) else []
-    share = share_seen(sample, rows.inputs, rows.lengths) if rows.targets is not None else 0.0
-    if not share:
-        return None
-    return "trained on", f"about {share:.0%} of the training rows are among these, so the score flatters the program"
 
 
 def _build_engine(programs: Mapping[str, Program], device: str, hub: HubAccess) -> Engine:

@@ -2,13 +2,28 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from torch import Tensor
+
+from icecore.model.program import Program
+from icecore.user_data.notes import Note
 
 #: training rows of which digests are kept: enough to see a tenth of them again almost surely
 SAMPLED_ROWS = 200
 #: hexadecimal digits of a digest
 DIGEST_DIGITS = 12
+
+
+class ScoredRows(Protocol):
+    """Encoded rows (N, ...), their lengths (N,), and targets if the data have them."""
+
+    @property
+    def inputs(self) -> Tensor: ...
+    @property
+    def lengths(self) -> Tensor | None: ...
+    @property
+    def targets(self) -> Tensor | None: ...
 
 
 def sample_digests(inputs: Tensor, lengths: Tensor | None) -> list[str]:
@@ -22,6 +37,15 @@ def share_seen(sample: Sequence[str], inputs: Tensor, lengths: Tensor | None) ->
         return 0.0
     rows = set(_digests(inputs, lengths))
     return sum(digest in rows for digest in sample) / len(sample)
+
+
+def notes_on_training_rows(program: Program, rows: ScoredRows) -> list[Note]:
+    """A note if rows that are scored were trained on, which flatters the score."""
+    sample = program.extra.get("training_rows")
+    sample = [digest for digest in sample if isinstance(digest, str)] if isinstance(sample, list) else []
+    share = share_seen(sample, rows.inputs, rows.lengths) if rows.targets is not None else 0.0
+    text = f"about {share:.0%} of the training rows are among these, so the score flatters the program"
+    return [("trained on", text)] if share else []
 
 
 def _digests(inputs: Tensor, lengths: Tensor | None) -> Iterator[str]:

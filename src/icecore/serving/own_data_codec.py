@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from icecore.autofit.row_digests import notes_on_training_rows
+from icecore.model.program import Program
 from icecore.serving.json_rows import read_json_rows
 from icecore.serving.program_codec import ProgramCodec, class_answer, trimmed
 from icecore.serving.program_examples import example_row
@@ -25,8 +28,8 @@ CPU = torch.device("cpu")
 class OwnDataCodec(ProgramCodec):
     """Reads and answers with the encoder that was fitted with the program."""
 
-    def __init__(self, encoder: DataEncoder) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: DataEncoder, program: Program) -> None:
+        self.encoder, self.program = encoder, program
         self._to_tokens: Callable[[Tensor], Tensor] = encoder.inputs.tokenizer(CPU)
         target = encoder.target
         is_class = target.task == "classification"
@@ -40,7 +43,8 @@ class OwnDataCodec(ProgramCodec):
         return read_json_rows(self.encoder, rows)
 
     def read_file(self, raw: bytes, media_type: str, strict: bool) -> RequestRows:
-        return read_upload(self.encoder, raw, media_type, strict)
+        rows = read_upload(self.encoder, raw, media_type, strict)
+        return replace(rows, notes=[*rows.notes, *notes_on_training_rows(self.program, rows)])
 
     def tokens(self, rows: RequestRows, first: int, last: int) -> list[Tensor]:
         lengths = None if rows.lengths is None else rows.lengths[first:last]

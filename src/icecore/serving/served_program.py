@@ -81,6 +81,6 @@ class ServedProgram:
 def _codec(name: str, program: Program) -> ProgramCodec:
     if "encoder" in program.extra:
         encoder: user_data.DataEncoder = read_encoder(program, Path(name))
-        return OwnDataCodec(encoder)
+        return OwnDataCodec(encoder, program)
     header = ProgramHeader.read(program)
     return TokenCodec(program, next(iter(header.classes.values()), ()))
