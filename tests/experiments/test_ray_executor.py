@@ -374,7 +374,7 @@ def test_an_interrupted_grid_continues_from_its_last_state(
         f"""
         task = "bit-xor"
         backbone = "{bodies["bert"]}"
-        steps = [4, 1500]
+        steps = [4, 5000]
         eval_every = 30
         eval_examples = 8
         batch_size = 2
@@ -405,11 +405,11 @@ def test_an_interrupted_grid_continues_from_its_last_state(
     assert run(*words[:2], "--device", "cpu", "--out", runs.parent, "--quiet").code == 0
     assert done.stat().st_mtime_ns == before
     summaries = [json.loads(path.read_text()) for path in runs.glob("*/summary.json")]
-    assert sorted(s["steps_done"] for s in summaries) == [4, 1500]
+    assert sorted(s["steps_done"] for s in summaries) == [4, 5000]
     (starts,) = (
         [e["step"] for e in events(runs, s["run_id"]) if e["event"] == "start"]
         for s in summaries
-        if s["steps_done"] == 1500
+        if s["steps_done"] == 5000
     )
     assert [step > 0 for step in starts] == [False, True]
 
