@@ -163,7 +163,7 @@ def test_an_interrupt_at_any_line_of_a_pass_leaves_body_and_answers_as_they_were
         with pytest.raises(KeyboardInterrupt):
             engine.predict(rows, which)
         sys.settrace(tracing)
-        # an interrupt of the very line that ends a pass leaves it bound, until the next pass of the thread binds its own
+        # an interrupt on the line that ends a pass leaves it bound, until the next pass of the thread binds its own
         body_pass._RUNNING.set(None)
         answers = engine.predict(rows, which)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(answers, expected, strict=True)), number

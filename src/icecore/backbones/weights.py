@@ -54,6 +54,8 @@ _ELECTRA_BASE = {"embedding_size": 768, "hidden_size": 768, "num_attention_heads
 _PYTHIA_160M = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _ESM2_8M = {"hidden_size": 320, "num_hidden_layers": 6, "num_attention_heads": 20, "intermediate_size": 1280}
 _ESM2_8M |= {"position_embedding_type": "rotary", "max_position_embeddings": 1026, "layer_norm_eps": 1e-5}
+# token ids, which bandit takes for passwords
+_ESM2_8M |= {"pad_token_id": 1, "mask_token_id": 32}  # nosec B105
 _ANTIBERTY = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
 _DEIT_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 _DINOV2_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
@@ -90,7 +92,7 @@ NAMED: Mapping[str, Named] = {
         _ANTIBERTY,
         ("antiberty", "trained_models/AntiBERTy_md_smooth", None, "pip install --no-deps antiberty==0.1.3"),
     ),
-    "esm2-8m": Named("esm", "facebook/esm2_t6_8M_UR50D", _ESM2_8M | {"pad_token_id": 1, "mask_token_id": 32}),
+    "esm2-8m": Named("esm", "facebook/esm2_t6_8M_UR50D", _ESM2_8M),
     "deit-small": Named("deit", "facebook/deit-small-distilled-patch16-224", _DEIT_SMALL),
     "dinov2-small": Named("dinov2", "facebook/dinov2-small", _DINOV2_SMALL),
     "vit-base": Named("vit", "google/vit-base-patch16-224-in21k"),
