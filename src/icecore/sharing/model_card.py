@@ -15,7 +15,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from icecore.backbones.weights import NAMED, WEIGHTS
+from icecore.backbones.named_models import NAMED
+from icecore.backbones.weights import WEIGHTS
 from icecore.core.config import INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
 from icecore.core.text import printable
 from icecore.model.program import Program
