@@ -12,6 +12,8 @@ from fuzzing import cases
 
 #: cases that take about as long for each kind
 FEW = {"programs": 60, "results": 40, "runs": 60, "archives": 60, "tables": 200, "datasets": 200, "bodies": 20}
+#: cases that once failed: messages that quoted a whole file
+FOUND = {"bodies": (290, 1935, 2090)}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -23,3 +25,8 @@ def test_damaged_files_end_in_an_answer_or_a_message(tmp_path: Path, kind: str) 
     # of a results file, the good lines are always read
     expected = {"read"} if kind == "results" else {"read", "refused"}
     assert result["outcomes"].keys() == expected
+
+
+@pytest.mark.parametrize(("kind", "number"), [(kind, number) for kind, numbers in FOUND.items() for number in numbers])
+def test_what_once_failed(tmp_path: Path, kind: str, number: int) -> None:
+    assert not campaign(kind, number, 1, tmp_path)["failures"]

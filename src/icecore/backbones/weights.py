@@ -21,6 +21,7 @@ from icecore.backbones.packages import Location
 from icecore.backbones.weight_check import check_values
 from icecore.core.errors import UserError, WeightsError
 from icecore.core.storage import write_atomic
+from icecore.core.text import reason
 
 WEIGHTS = ("pretrained", "random", "statistics")
 CHECKPOINTS = tuple(stem + end for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
@@ -241,7 +242,7 @@ def _read_config(name: str, place: str, file: str | None, hub: HubAccess) -> Any
 
 def _load_error(name: str, place: str, error: Exception) -> WeightsError:
     """The error for weights that did not load, with the remedy."""
-    cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    cause = " ".join(reason(error).split())
     if Path(place).is_dir():
         return WeightsError(f"{place} cannot be loaded as a body ({type(error).__name__}: {cause}).")
     if isinstance(error, _NotPermittedError):
