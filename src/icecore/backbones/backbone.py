@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from icecore.backbones.modules import int8
 from icecore.backbones.modules.body_pass import PLAIN_PASS, BodyPass, run_pass
 from icecore.backbones.modules.norm import RunNorm
-from icecore.core.device import check_int8
+from icecore.core.device import activation_dtype, check_int8
 
 #: roles that programs may train on a shared body, so that fingerprints of its frozen part depend on them
 SHARED_ROLES = ("norm", "position")
@@ -270,7 +270,7 @@ class Backbone(nn.Module):
         norms = {f"{name}.{kind}" for name, norm in self.norms().items() for kind, _ in norm.named_parameters()}
         for name, parameter in self.named_parameters():
             if name not in norms:
-                parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+                parameter.data = parameter.data.to(activation_dtype(precision))
         self.precision = precision
 
     def counts(self) -> dict[Role, int]:

@@ -178,6 +178,16 @@ def has_fast_bf16(device: torch.device) -> bool:
     return has_amx() or _has_instructions("bf16") or (_has_instructions("avx512_bf16") and _is_amd_cpu())
 
 
+def activation_dtype(precision: str) -> torch.dtype:
+    """Type of the numbers between the products of frozen weights.
+
+    With 8 bits it is bf16 where that is fast: attention then has fast products, and everything else moves half of the
+    memory. The rounding to 8 bits is coarser than that to bf16.
+    """
+    fast = precision == "int8" and has_fast_bf16(torch.device("cpu"))
+    return torch.bfloat16 if precision == "bf16" or fast else torch.float32
+
+
 @cache
 def _is_amd_cpu() -> bool:
     """Whether AMD made this machine's CPU."""

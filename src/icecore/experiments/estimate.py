@@ -10,7 +10,7 @@ import torch
 
 from icecore.backbones.weights import sizes_of
 from icecore.core.config import SINGLE_ROLES, RunConfig
-from icecore.core.device import select_runtime
+from icecore.core.device import activation_dtype, select_runtime
 from icecore.core.errors import UserError
 from icecore.tasks.registry import find_task
 
@@ -40,7 +40,7 @@ class Speed:
     def measure(cls, device: str, precision: str, size: int = 1024) -> "Speed":
         """Measure products of `size` x `size` matrices on `device` for about a tenth of a second."""
         runtime = select_runtime(device, precision)
-        dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        dtype = activation_dtype(runtime.precision)
         a = torch.randn(size, size, device=runtime.device).to(dtype)
         torch.mm(a, a)
         runtime.synchronize()

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from icecore.backbones.backbone import Backbone
 from icecore.backbones.modules.body_pass import BodyPass, NormParameters
 from icecore.core.config import PRECISIONS, SINGLE_ROLES
-from icecore.core.device import to_device
+from icecore.core.device import activation_dtype, to_device
 from icecore.core.errors import ConfigError, DataError, WeightsError, unknown_name
 from icecore.model.forward import ProgramStack, Segment, read_features
 from icecore.model.layers import LayerWeights
@@ -66,7 +66,7 @@ class Engine:
         backbone.round_weights(precision)
         self.backbone = backbone.eval().requires_grad_(False)
         self.device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.dtype = activation_dtype(precision)
         self._programs: dict[str, LoadedProgram] = {}
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from icecore.backbones.backbone import Backbone
 from icecore.backbones.modules.body_pass import BodyPass, NormParameters
 from icecore.backbones.modules.dropout_draws import CounterCache, DropoutDraws
 from icecore.core.config import INPUT, OUTPUT, SINGLE_ROLES
-from icecore.core.device import to_device
+from icecore.core.device import activation_dtype, to_device
 from icecore.core.errors import ConfigError
 from icecore.core.random_streams import INIT, random_stream
 from icecore.model.forward import ProgramStack, Segment, read_features
@@ -34,8 +34,8 @@ class FPT(nn.Module):
             its attention, feed-forward or embedding weights
         seeds: one for each run, which decides its initial input and output layers
         settings: what is trained and the shape of the own layers
-        precision: of the frozen weights' products: "fp32", "bf16" (the residual stream too) or "int8";
-            trained parameters stay fp32
+        precision: of the frozen weights' products: "fp32", "bf16" or "int8" (the residual
+            stream is bf16 too, with int8 only on CPUs that have fast bf16); trained parameters stay fp32
 
     Attributes: compiled, whether elementwise work runs as compiled kernels. Raises ConfigError if nothing would be
     trained, or if the settings do not fit each other.
@@ -54,7 +54,7 @@ class FPT(nn.Module):
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
         self.precision = precision
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.dtype = activation_dtype(precision)
         self.compiled = False
         self._counters = CounterCache()
         trained = set(settings.train_roles)

@@ -84,7 +84,7 @@ def _product(
         rounded, 1.0, 128, packed, out_scale, zeros[: len(out_scale)], None, 1.0, 0, torch.float32, "none", [], ""
     )
     rescale = kernels.compiled(kernels.rescale_rows) if compiled else kernels.rescale_rows
-    return rescale(product, row_scale, bias).to(x.dtype)
+    return rescale(product, row_scale, bias, x.dtype)
 
 
 def _pack(weight: Tensor) -> Tensor:
