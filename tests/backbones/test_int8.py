@@ -8,6 +8,7 @@ from transformers.pytorch_utils import Conv1D
 from hardware import needs_vnni
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.backbones.modules.int8 import Int8Linear, convert, linear_weight
+from icecore.core import device
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
 from icecore.model.model_settings import ModelSettings
@@ -38,6 +39,35 @@ def test_close_to_the_layer_forward_and_backward(biased: bool, shape: tuple[int,
     for row in range(shape[0]):
         assert relative(found[row].detach(), expected[row].detach()) < 0.02
         assert relative(ours.grad[row], theirs.grad[row]) < 0.02
+
+
+@needs_vnni
+def test_bf16_in_gives_bf16_out_forward_and_backward() -> None:
+    plain = nn.Linear(K, N)
+    layer = Int8Linear(plain.weight, plain.bias)
+    ours = torch.randn(ROWS, K).bfloat16().requires_grad_()
+    theirs = ours.detach().float().requires_grad_()
+    probe = torch.randn(ROWS, N).bfloat16()
+    found, expected = layer(ours), plain(theirs)
+    found.backward(probe)
+    expected.backward(probe.float())
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert found.dtype == ours.grad.dtype == torch.bfloat16
+    assert relative(found.detach().float(), expected.detach()) < 0.02
+    assert relative(ours.grad.float(), theirs.grad) < 0.02
+
+
+@needs_vnni
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_stream_of_8_bits_is_bf16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr(device, "has_fast_bf16", lambda _: fast)
+    task = BitXor(3)
+    batch = task.train_batch([0], 0, 4)
+    model = FPT(task.spec, build_backbone(BodyRequest("minilm", "random", layers=2)), precision="int8")
+    exact = FPT(task.spec, build_backbone(BodyRequest("minilm", "random", layers=2)))
+    assert model.features(batch).dtype == (torch.bfloat16 if fast else torch.float32)
+    assert relative(model(batch).detach(), exact(batch).detach()) < 0.1
 
 
 @needs_vnni

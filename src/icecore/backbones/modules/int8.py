@@ -18,7 +18,7 @@ _EAGER_NUMBERS = 2**18
 
 
 class Int8Linear(nn.Module):
-    """x W^T + b for a frozen W (N, K), in 8 bits; results and bias in fp32.
+    """x W^T + b for a frozen W (N, K), in 8 bits; results like x, fp32 or bf16.
 
     Forward and backward use the same rounded W, so the gradient is that of a slightly different frozen
     body, and only the rounding of activations and gradients is noise.
@@ -81,10 +81,10 @@ def _product(
         parts = [kernels.round_rows(part, column_scale) for part in x.split(size)]
         rounded, row_scale = (torch.cat(held) for held in zip(*parts, strict=True))
     product = torch.ops.onednn.qlinear_pointwise(
-        rounded, 1.0, 128, packed, out_scale, zeros[: len(out_scale)], None, 1.0, 0, torch.float32, "none", [], ""
+        rounded, 1.0, 128, packed, out_scale, zeros[: len(out_scale)], None, 1.0, 0, x.dtype, "none", [], ""
     )
     rescale = kernels.compiled(kernels.rescale_rows) if compiled else kernels.rescale_rows
-    return rescale(product, row_scale, bias, x.dtype)
+    return rescale(product, row_scale, bias)
 
 
 def _pack(weight: Tensor) -> Tensor:

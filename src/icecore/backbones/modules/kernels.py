@@ -114,10 +114,7 @@ def round_rows(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, T
     return (wide * (1.0 / scale) + 128.5).to(torch.uint8), scale
 
 
-def rescale_rows(x: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """x (M, N) * scale (M, 1) + bias (N,) as `dtype`. x is overwritten, except in a kernel that gives another type."""
-    if torch.compiler.is_compiling() and dtype != x.dtype:  # writing x too would move more memory
-        x = x * scale
-        return (x if bias is None else x + bias).to(dtype)
+def rescale_rows(x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """x (M, N) * scale (M, 1) + bias (N,), in place."""
     x.mul_(scale)
-    return (x if bias is None else x.add_(bias)).to(dtype)
+    return x if bias is None else x.add_(bias)
