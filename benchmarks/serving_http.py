@@ -7,10 +7,12 @@ row; at 3 times that for 60 s, at least 0.95 of it answered and no growth of mem
 failed request or a mixed answer; and a further program that costs its own bytes.
 """
 
+import ctypes
 import gc
 import json
 import re
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -82,8 +84,10 @@ class Served:
 
 
 def resident_bytes() -> int:
-    """Memory of this process now."""
+    """Memory of this process now, after memory that was freed has been given back to the system."""
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
     return int(re.findall(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
 
 
@@ -166,8 +170,8 @@ def measure(bench: Bench, folder: Path) -> dict[str, Any]:
         load(LoadPlan(served.port, requests, CALLERS, seconds / 2))  # warm-up
         engine_rate(engine, rows, loaded, 0)
         for _ in range(1 if quick else 3):
-            ours = load(LoadPlan(served.port, requests, CALLERS, seconds))
-            pairs.append((ours.rate, engine_rate(engine, rows, loaded, seconds)))
+            ours = capacity(served, requests, seconds)
+            pairs.append((ours, engine_rate(engine, rows, loaded, seconds)))
         http, direct = (statistics.median(each) for each in zip(*pairs, strict=True))
         numbers["rows_per_second"] = {"http": http, "engine": direct}
         numbers["throughput"] = statistics.median(one / other for one, other in pairs)
@@ -192,18 +196,31 @@ def measure(bench: Bench, folder: Path) -> dict[str, Any]:
     return numbers
 
 
-def overload(served: Served, requests: Sequence[str], capacity: float, seconds: float) -> dict[str, Any]:
-    """Requests at 3 times the capacity: what is answered, what is refused, and the memory before and after."""
+def capacity(served: Served, requests: Sequence[str], seconds: float) -> float:
+    """Rows per second with callers who send their next request when they have their answer."""
+    return load(LoadPlan(served.port, requests, CALLERS, seconds, skip=seconds / 5)).rate
+
+
+def overload(served: Served, requests: Sequence[str], usual: float, seconds: float) -> dict[str, Any]:
+    """Requests at 3 times the capacity: what is answered, what is refused, and the memory before and after.
+
+    The capacity is measured before and after, because the speed of a virtual machine drifts.
+    """
     callers = 16 * CALLERS if seconds > 1 else CALLERS
-    plan = LoadPlan(served.port, requests, callers, seconds, rate=3 * capacity)
+    plan = LoadPlan(served.port, requests, callers, seconds, rate=3 * usual)
     load(replace(plan, seconds=seconds / 3))  # until the buffers of the connections have their sizes
+    around = [capacity(served, requests, seconds / 6)]
     before = resident_bytes()
-    outcome = load(plan)
+    outcome = load(replace(plan, seconds=seconds * 1.1, skip=seconds * 0.1))
+    growth = resident_bytes() - before
+    around.append(capacity(served, requests, seconds / 6))
     return {
-        "overload": outcome.rate / capacity,
+        "overload": outcome.rate / statistics.mean(around),
+        "overload_rows_per_second": {"capacity": around, "answered": outcome.rate},
         "overload_answers": outcome.statuses,
         "overload_p99_s": outcome.quantile(0.99),
-        "overload_growth_mib": (resident_bytes() - before) / 2**20,
+        "overload_growth_mib": growth / 2**20,
+        "overload_callers_cpu": outcome.cpu_seconds / (seconds * 1.1),
         "retry_after_s": statistics.median(outcome.retry_after) if outcome.retry_after else 0.0,
     }
 
