@@ -6,12 +6,16 @@ Reads the plan as JSON from standard input, sends the requests over kept connect
 import asyncio
 import json
 import random
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class LoadPlan:
     requests  files, each a whole HTTP request; callers draw them at random
     callers   connections; each sends its next request when it has its answer
     rate      requests a second of all callers together, at random times; 0: as fast as they are answered
+    skip      seconds at the start whose answers do not count, until the queue is as long as it gets
     keep      keep the answers' versions and first probabilities, to find mixed ones
     """
 
@@ -29,14 +34,20 @@ class LoadPlan:
     callers: int
     seconds: float
     rate: float = 0.0
+    skip: float = 0.0
     keep: bool = False
 
 
 @dataclass
 class LoadOutcome:
-    """Latencies in seconds of the requests that were answered with 200, counts by status, and what else was seen."""
+    """Latencies in seconds of the requests that were answered with 200, counts by status, and what else was seen.
+
+    seconds      of the plan, without what it skips
+    cpu_seconds  processor time of the callers themselves, without their start
+    """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     statuses: dict[str, int] = field(default_factory=dict)
     retry_after: list[float] = field(default_factory=list)
@@ -53,39 +64,52 @@ class LoadOutcome:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-async def call(plan: LoadPlan, moments: AsyncIterator[float], outcome: LoadOutcome, end: float) -> None:
-    """One caller: a connection that sends a request at each of the moments."""
-    texts = [Path(name).read_bytes() for name in plan.requests]
-    reader, writer = await asyncio.open_connection("127.0.0.1", plan.port)
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def call(
+    connection: Connection,
+    texts: Sequence[bytes],
+    plan: LoadPlan,
+    moments: AsyncIterator[float],
+    outcome: LoadOutcome,
+    end: float,
+) -> None:
+    """One caller: sends one of the texts over its connection at each of the moments."""
+    reader, writer = connection
     async for moment in moments:
         number = random.randrange(len(texts))
         writer.write(texts[number])
-        status, headers, content = await read_answer(reader)
+        status, retry_after, content = await read_answer(reader)
         now = time.perf_counter()
         outcome.statuses[status] = outcome.statuses.get(status, 0) + 1
-        if status == "200" and now <= end:
+        if status == "200" and end - outcome.seconds <= now <= end:
             outcome.latencies.append(now - moment)
             if plan.keep:
                 answer = json.loads(content)
                 position = answer["predictions"][0]["positions"][0]
                 outcome.answers.append((number, answer["version"], position["probabilities"]["0"]))
-        elif "retry-after" in headers:
-            outcome.retry_after.append(float(headers["retry-after"]))
+        elif retry_after is not None:
+            outcome.retry_after.append(retry_after)
     writer.close()
 
 
-async def read_answer(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes]:
-    """Status, headers and content of an answer."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-    return head[0].split()[1], headers, await reader.readexactly(int(headers["content-length"]))
+async def read_answer(reader: asyncio.StreamReader) -> tuple[str, float | None, bytes]:
+    """Status, seconds after which to come back, and content of an answer."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length, retry_after = _LENGTH.search(head), _RETRY_AFTER.search(head)
+    assert length is not None
+    content = await reader.readexactly(int(length[1]))
+    return head[9:12].decode(), None if retry_after is None else float(retry_after[1]), content
 
 
 async def send_all(plan: LoadPlan) -> LoadOutcome:
-    """All callers until the end of the plan."""
-    outcome, start = LoadOutcome(), time.perf_counter()
-    end = start + plan.seconds
-    due = start
+    """All callers until the end of the plan, which begins when all are connected."""
+    texts = [Path(name).read_bytes() for name in plan.requests]
+    connections = [await asyncio.open_connection("127.0.0.1", plan.port) for _ in range(plan.callers)]
+    outcome, start = LoadOutcome(plan.seconds - plan.skip), time.perf_counter()
+    end, due = start + plan.seconds, start
+    cpu_start = time.process_time()
 
     async def moments() -> AsyncIterator[float]:
         nonlocal due
@@ -99,8 +123,8 @@ async def send_all(plan: LoadPlan) -> LoadOutcome:
             await asyncio.sleep(max(0.0, mine - now))
             yield max(mine, now)  # what a caller is late by is not the server's
 
-    await asyncio.gather(*(call(plan, moments(), outcome, end) for _ in range(plan.callers)))
-    outcome.seconds = plan.seconds
+    await asyncio.gather(*(call(each, texts, plan, moments(), outcome, end) for each in connections))
+    outcome.cpu_seconds = time.process_time() - cpu_start
     return outcome
 
 

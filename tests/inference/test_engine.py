@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from hardware import needs_vnni
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.backbones.backbone import fingerprint
 from icecore.backbones.modules.body_pass import PLAIN_PASS, running_pass
+from icecore.backbones.modules.kernels import can_compile
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError, WeightsError
 from icecore.inference import engine as engines
@@ -343,3 +345,36 @@ def test_logits_that_are_not_finite_are_refused(bare: Body) -> None:
     row = draw(program.spec, torch.Generator().manual_seed(0))
     with pytest.raises(DataError, match=r"Program 'large' gives no finite numbers for row 0\."):
         engine.predict([row], "large")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler here")
+# inductor leaves files to the garbage collector
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_large_passes_with_compiled_kernels_equal_eager_ones(bare: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "COMPILED_FROM", 3 * IMAGES.length)
+    programs = [make(bare("bert"), seed=seed) for seed in range(2)]
+    eager, compiled = Engine(bare("bert")), Engine(bare("bert"))
+    compiled.compile_kernels(programs[0])
+    for program in programs:
+        eager.add(program)
+        compiled.add(program)
+    generator = torch.Generator().manual_seed(0)
+    rows = [draw(IMAGES, generator, full=True) for _ in range(5)]
+    seen: list[bool] = []
+    read_features = engines.read_features
+    monkeypatch.setattr(
+        engines, "read_features", lambda *given: seen.append(given[3].compiled) or read_features(*given)
+    )
+    for count, is_large in ((2, False), (5, True)):
+        chosen = [number % 2 for number in range(count)]
+        ours, theirs = compiled.predict(rows[:count], chosen), eager.predict(rows[:count], chosen)
+        torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=1e-4, atol=1e-5)
+        assert seen == [is_large, False]
+        seen.clear()
+
+
+def test_kernels_need_a_compiler(bare: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "can_compile", lambda device: False)
+    with pytest.raises(ConfigError, match=re.escape("cannot be compiled for cpu, which needs g++ or clang++")):
+        Engine(bare("bert")).compile_kernels(make(bare("bert")))

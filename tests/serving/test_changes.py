@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import icecore
+from icecore.inference.engine import Engine
 from icecore.model.program import Program
 from icecore.serving.web_app import Access
 from live_server import LiveServer, running
@@ -199,6 +200,17 @@ def test_the_api_is_described_with_examples_of_the_programs(live: LiveServer) ->
     assert not live.ask("GET", "/openapi.json").json()["paths"]["/v1/programs/{name}/predict"]["post"]["requestBody"][
         "content"
     ]["application/json"]["examples"]
+
+
+def test_kernels_are_compiled_once_for_a_body(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Program] = []
+    monkeypatch.setattr(Engine, "compile_kernels", lambda _, program: compiled.append(program))
+    programs = [samples.program("wine"), samples.program("people")]
+    with running(programs, compile=True) as live:
+        assert len(live.registry.programs) == 2
+    assert len(compiled) == 1
+    with running(programs):
+        assert len(compiled) == 1
 
 
 def test_pages_load_nothing_else(live: LiveServer) -> None:

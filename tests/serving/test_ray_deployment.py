@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from icecore.serving.serve_settings import ServeSettings
 from serving_samples import Samples
 
 CALLERS = 6
+#: seconds in which answers are counted
+WINDOW = 3.0
 pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None or importlib.util.find_spec("grpc") is None,
@@ -64,6 +66,21 @@ def replicas(since: float) -> list[int]:
     return found
 
 
+def ready_replicas() -> int:
+    """Replicas that Ray Serve sends requests to."""
+    from ray import serve
+
+    deployment = serve.status().applications["icecore"].deployments["icecore"]
+    return sum(count for state, count in deployment.replica_states.items() if state == "RUNNING")
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
+    deadline = time.time() + seconds
+    while not is_so():
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
 def test_a_killed_replica_costs_its_own_requests_only(samples: Samples, port: int) -> None:
     start = time.time() - 1
     options = ServeOptions([samples.folder], ServeSettings(), "cpu")
@@ -75,34 +92,45 @@ def test_a_killed_replica_costs_its_own_requests_only(samples: Samples, port: in
     with pytest.raises(UserError, match="This server has several replicas"):
         client.delete("wine")
     example = next(card for card in client.programs() if card["name"] == "wine")["example"]
+    wait_until(lambda: ready_replicas() == 2, 60)
     assert len(replicas(start)) == 2
     ended = threading.Event()
+    answers: list[float] = []
     failures: list[float] = []
 
-    def ask() -> int:
-        count = 0
+    def ask() -> None:
         while not ended.is_set():
             try:
                 client.ask("wine", [example])
-                count += 1
+                answers.append(time.time())
             except UserError:
                 failures.append(time.time())
-        return count
 
     with ThreadPoolExecutor(CALLERS) as pool:
         callers = [pool.submit(ask) for _ in range(CALLERS)]
-        time.sleep(1)
+        time.sleep(2 * WINDOW)
         killed = time.time()
         os.kill(replicas(start)[0], signal.SIGKILL)
-        deadline = killed + 60
-        while len(replicas(killed)) < 1 and time.time() < deadline:
-            time.sleep(0.2)
-        time.sleep(2)
+        wait_until(lambda: len(replicas(killed)) == 1 and ready_replicas() == 2, 60)
+        back = time.time()
+        time.sleep(2 * WINDOW)
+        last = time.time()
         ended.set()
-        assert sum(caller.result() for caller in callers) > 2 * CALLERS
+        for caller in callers:
+            caller.result()
     # each caller had at most one request at the replica that died
     assert len(failures) <= CALLERS
     assert not [moment for moment in failures if moment > killed + 5]
+    rates = [
+        sum(end - WINDOW < moment <= end for moment in answers) / WINDOW for end in (killed, killed + WINDOW, last)
+    ]
+    before, after, again = rates
+    print(
+        f"{len(answers)} answers and {len(failures)} failures. Answers/s: {before:.0f} before the kill, {after:.0f} in "
+        f"the {WINDOW:g} s after it, {again:.0f} with both replicas again, {back - killed:.1f} s after it."
+    )
+    assert after > 0
+    assert again > 0.5 * before
     assert len(replicas(start)) == 2
     assert (
         client.predict("wine", samples.data["wine"]).columns["cultivar"].tolist()

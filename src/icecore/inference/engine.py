@@ -5,6 +5,7 @@ programs of a pass, and batched over programs of equal shapes. So a program cost
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from icecore.backbones.backbone import Backbone
 from icecore.backbones.modules.body_pass import BodyPass, NormParameters
+from icecore.backbones.modules.kernels import can_compile
 from icecore.core.config import PRECISIONS, SINGLE_ROLES
 from icecore.core.device import activation_dtype, to_device
 from icecore.core.errors import ConfigError, DataError, WeightsError, unknown_name
@@ -28,6 +30,9 @@ from icecore.training.micro_batches import split_by_length
 #: most numbers that gathering a layer's weights for each row may take (64 MB); if there would be more, the rows of
 #: each program are a segment of their own: layers so large hide what a further call costs
 MAX_GATHERED = 2**24
+
+#: tokens of a pass from which compiled kernels save more than their calls cost: about 10 ms a pass on two cores
+COMPILED_FROM = 1024
 
 #: weight (in, out) or (V, D) of a layer, and its bias or None for an embedding
 _Layer = tuple[Tensor, Tensor | None]
@@ -67,6 +72,7 @@ class Engine:
         self.backbone = backbone.eval().requires_grad_(False)
         self.device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
         self.dtype = activation_dtype(precision)
+        self.is_compiled = False
         self._programs: dict[str, LoadedProgram] = {}
 
     def __len__(self) -> int:
@@ -145,12 +151,34 @@ class Engine:
         shapes = {shape: rank for rank, shape in enumerate(dict.fromkeys(p.shape for p in chosen))}
         ranks = {program: (shapes[program.shape], rank) for rank, program in enumerate(dict.fromkeys(chosen))}
         logits: dict[int, Tensor] = {}
+        finite: list[Tensor] = []
         for indices in self._passes([len(row) for row in rows]):
             indices.sort(key=lambda index: ranks[chosen[index]])
-            results = self._run_pass([rows[index] for index in indices], [chosen[index] for index in indices])
-            logits |= zip(indices, results, strict=True)
-        _check_logits(logits, chosen)
+            segments = self._run_pass([rows[index] for index in indices], [chosen[index] for index in indices])
+            finite.append(torch.stack([each.isfinite().all() for each in segments]).all())
+            logits |= zip(indices, (row for each in segments for row in each.unbind()), strict=True)
+        # one look for all rows, because each costs a wait for the device
+        if finite and not bool(torch.stack(finite).all()):
+            raise _not_finite(logits, chosen)
         return [logits[index] for index in range(len(rows))]
+
+    def compile_kernels(self, program: Program) -> None:
+        """Compute the elementwise work of large passes with compiled kernels, which are compiled now, on `program`.
+
+        This takes up to half a minute; afterwards, passes are faster and leave other threads of Python alone for
+        longer. Raises ConfigError without a compiler, and what `load` raises.
+        """
+        if not can_compile(self.device):
+            needed = "Triton" if self.device.type == "cuda" else "g++ or clang++"
+            raise ConfigError(f"Kernels cannot be compiled for {self.device}, which needs {needed}.")
+        self.is_compiled = True
+        one, other = self.load(program, "one"), self.load(program, "other")
+        spec = program.spec
+        discrete = spec.kind == "discrete"
+        row = torch.zeros(spec.length, dtype=torch.int64) if discrete else torch.zeros(spec.length, spec.size)
+        rows = [row] * (1 + math.ceil(COMPILED_FROM / spec.length))
+        self.predict(rows, one)
+        self.predict(rows, [one, *[other] * (len(rows) - 1)])  # norms of several programs are another kernel
 
     @torch.no_grad()
     def attention(self, row: Tensor, program: str | int | LoadedProgram) -> Tensor:
@@ -217,7 +245,7 @@ class Engine:
         programs: Sequence[LoadedProgram],
         record: Callable[[Tensor], object] | None = None,
     ) -> list[Tensor]:
-        """Logits (n, C) of each row; rows of one shape of programs, and of one program, lie beside each other.
+        """Logits (N, n, C) of each segment; rows of one shape of programs, and of one program, lie beside each other.
 
         `record` is called with the attention weights of each layer, see `BodyPass`.
         """
@@ -225,13 +253,13 @@ class Engine:
         full = int(lengths.min()) == int(lengths.max())
         segments = list(self._segments(rows, programs))
         used, run_of_row = _stacked_runs(programs, self.device)
-        body_pass = BodyPass(self._pass_norms(used), run_of_row, record=record)
+        compiled = self.is_compiled and int(lengths.sum()) >= COMPILED_FROM
+        body_pass = BodyPass(self._pass_norms(used), run_of_row, compiled=compiled, record=record)
         read_lengths = None if full else to_device(lengths, self.device)
         features = read_features(self.backbone, segments, read_lengths, body_pass, self.dtype)
-        logits: list[Tensor] = []
-        for segment, read in zip(segments, features, strict=True):
-            logits += segment.programs.logits(read, segment.run_of_row).unbind()
-        return logits
+        return [
+            segment.programs.logits(read, segment.run_of_row) for segment, read in zip(segments, features, strict=True)
+        ]
 
     def _pass_norms(self, programs: Sequence[LoadedProgram]) -> Mapping[torch.nn.Module, NormParameters]:
         """The gains and biases (R, D) of each norm for the programs of a pass."""
@@ -251,7 +279,8 @@ class Engine:
                 used, run_of_row = _stacked_runs(part, self.device)
                 stack = _stack(used)
                 dtype = torch.int64 if stack.spec.kind == "discrete" else torch.float32
-                part_rows = [row.to(dtype) for row in rows[start : start + len(part)]]
+                # an operation on each row would cost a server's passes more than the rows themselves, see the batcher
+                part_rows = [row if row.dtype == dtype else row.to(dtype) for row in rows[start : start + len(part)]]
                 yield Segment(stack, to_device(pad_sequence(part_rows, batch_first=True), self.device), run_of_row)
                 start += len(part)
 
@@ -279,15 +308,13 @@ def _check_row(number: int, row: Tensor, program: LoadedProgram) -> None:
             raise DataError(f"Row {number} has tokens from {low} to {high}, but {reads} 0 to {spec.size - 1}.")
 
 
-def _check_logits(logits: Mapping[int, Tensor], programs: Sequence[LoadedProgram]) -> None:
-    """Raise DataError naming a row whose logits are not finite, so that no label is made of them."""
-    # one look for all rows, because each costs a wait for the device
-    if logits and not bool(torch.stack([row.isfinite().all() for row in logits.values()]).all()):
-        number = min(number for number, row in logits.items() if not row.isfinite().all())
-        raise DataError(
-            f"Program {programs[number].name!r} gives no finite numbers for row {number}. Its weights or the row's "
-            "numbers are too large."
-        )
+def _not_finite(logits: Mapping[int, Tensor], programs: Sequence[LoadedProgram]) -> DataError:
+    """An error that names the first row whose logits are not finite, so that no label is made of them."""
+    number = min(number for number, row in logits.items() if not row.isfinite().all())
+    return DataError(
+        f"Program {programs[number].name!r} gives no finite numbers for row {number}. Its weights or the row's "
+        "numbers are too large."
+    )
 
 
 def _stacked_runs(programs: Sequence[LoadedProgram], device: torch.device) -> tuple[list[LoadedProgram], Tensor | None]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from icecore.core.errors import UserError
@@ -189,7 +190,7 @@ class Batcher:
             tokens += job.program.codec.tokens(job.rows, first, last)
             programs += [job.program.loaded] * (last - first)
         try:
-            logits: list[Tensor | None] = [each.cpu() for each in self.engine.predict(tokens, programs)]
+            logits: list[Tensor | None] = [*_on_cpu(self.engine.predict(tokens, programs))]
             reasons: dict[int, str] = {}
         except UserError:
             # a row without finite logits must not cost the others theirs
@@ -241,6 +242,14 @@ class Batcher:
             by_loop[job.loop].append(job)
         for loop, done in by_loop.items():
             loop.call_soon_threadsafe(_finish, done, failed)
+
+
+def _on_cpu(logits: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The logits of each row on the CPU, fetched in one step."""
+    if all(row.device.type == "cpu" for row in logits):
+        return logits
+    fetched = torch.cat([row.flatten() for row in logits]).cpu().split([row.numel() for row in logits])
+    return [each.view(row.shape) for each, row in zip(fetched, logits, strict=True)]
 
 
 def _finish(jobs: Sequence[QueuedRequest], failed: dict[QueuedRequest, Exception]) -> None:

@@ -144,6 +144,8 @@ class ProgramRegistry:
         backbone = build_body_of(config, self.hub).to(runtime.device)
         engine = Engine(backbone, runtime.precision)
         engine.load(program, "new")  # before the body is kept: raises if it is not the program's
+        if settings.compile:
+            engine.compile_kernels(program)
         taken = [body.name for body in self.bodies]
         name = file_name(backbone.info.name)
         label = name if name not in taken else f"{name}-{len(taken) + 1}"

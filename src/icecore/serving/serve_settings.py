@@ -24,6 +24,12 @@ class ServeSettings:
         group=GATHERING,
     )
     max_rows: int = setting(128, help="Most rows of a pass.", check=at_least(1), group=GATHERING)
+    compile: bool = setting(
+        False,
+        help="Compile kernels for each body when it is loaded, which takes up to half a minute and makes large passes "
+        "faster.",
+        group=GATHERING,
+    )
     max_queue: int = setting(
         512,
         help="Most rows that wait for a body. Further requests get the status 429 and the time to come back.",
