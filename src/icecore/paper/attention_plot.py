@@ -9,6 +9,7 @@ from torch import Tensor
 
 from icecore.core.errors import ConfigError, UserError
 from icecore.core.storage import write_atomic
+from icecore.core.text import percent
 from icecore.model.fpt import FPT
 from icecore.paper.attention_analysis import (
     AttentionMaps,
@@ -121,7 +122,7 @@ def _explanations(maps: AttentionMaps, shown_layers: int, xor: XorAttention | No
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+    return percent(share, digits=0 if share >= 0.0995 else 1)
 
 
 def _positions_per_dot(maps: AttentionMaps) -> int:

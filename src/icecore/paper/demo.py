@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from icecore.core.config import RunConfig
+from icecore.core.text import percent
 from icecore.experiments import sweep
 from icecore.paper.attention_analysis import attention_maps, xor_attention
 from icecore.paper.attention_plot import draw_attention
@@ -61,11 +62,13 @@ def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
     picture = out / "attention.png"
     draw_attention(maps, picture, "bit XOR on frozen pretrained MiniLM", task)
     shares = xor_attention(maps, task).summary()
-    half = shares["uniform"] / 2
+    other, both, uniform = (
+        percent(share, digits=0) for share in (shares["first_bit_best"], shares["best"], shares["uniform"] / 2)
+    )
     console.print(
         f"Of the two bits that an output needs, one is at its own position, which most heads look at anyway. The best "
-        f"head gives {shares['first_bit_best']:.0%} of its attention to the other one ({half:.0%} if attention were "
-        f"uniform), and one gives {shares['best']:.0%} to both together.\nPicture: [bold]{escape(str(picture))}[/]",
+        f"head gives {other} of its attention to the other one ({uniform} if attention were uniform), and one gives "
+        f"{both} to both together.\nPicture: [bold]{escape(str(picture))}[/]",
         highlight=False,
     )
 
@@ -78,7 +81,7 @@ def _comparison_table(out: Path, runs: list[tuple[RunConfig, RunSummary]]) -> Ta
         step = first_perfect_step(RunFolder(out / config.weights, config))
         table.add_row(
             config.weights,
-            "diverged" if summary.test_metric is None else f"{summary.test_metric:.1%}",
+            "diverged" if summary.test_metric is None else percent(summary.test_metric),
             f"not in {DEMO_STEPS}" if step is None else str(step),
             f"{summary.trainable_parameters:,}",
             f"{summary.frozen_parameters:,}",
