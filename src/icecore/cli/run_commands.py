@@ -147,7 +147,8 @@ def attend(
     from icecore.tasks.bits import BitXor
 
     path = out or run / "attention.png"
-    attention_plot.picture_format(path)  # refuses a wrong name before the work begins
+    attention_plot.require_drawing()  # like a wrong name, refused before the work begins
+    attention_plot.picture_format(path)
     model, task = sweep.open_run(run, data_dir, device, hub=read_hub_access(download, token))
     maps = attention_analysis.attention_maps(model, task, examples=examples)
     info = model.backbone.info

@@ -16,7 +16,7 @@ from icecore.core.config import RunConfig
 from icecore.core.text import percent
 from icecore.experiments import sweep
 from icecore.paper.attention_analysis import attention_maps, xor_attention
-from icecore.paper.attention_plot import draw_attention
+from icecore.paper.attention_plot import draw_attention, require_drawing
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
@@ -37,7 +37,11 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 
 def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
-    """Train programs on both bodies, print a comparison, and draw the attention of the pretrained body into `out`."""
+    """Train programs on both bodies, print a comparison, and draw the attention of the pretrained body into `out`.
+
+    Raises UserError before anything is trained if the extra `plot` is missing.
+    """
+    require_drawing()
     console.print(
         "The inputs are two strings of 5 bits, the output is their XOR. The body (MiniLM, 6 layers) is "
         "[bold]frozen[/]. Only the input and output layers, positions and norms are trained.\n",
