@@ -85,8 +85,10 @@ def fit(python: Path, data: Path, folder: Path, name: str, minutes: float, seed:
     """Fit one data set with controls. Returns what the program's header says, and the seconds of the command."""
     out = folder / f"{data.stem}-{seed}.safetensors"
     script = (
-        "import json, sys, icecore\n"
+        "import json, sys\n"
         "from pathlib import Path\n"
+        "from icecore.cli.main import limit_spinning\n"
+        "limit_spinning()  # before torch is imported, as the command line does\n"
         "from icecore.user_data import DataSettings, plan\n"
         "from icecore.autofit.fit import fit\n"
         "from icecore.autofit.fit_settings import FitSettings\n"
