@@ -65,7 +65,8 @@ def test_a_linear_target_gets_a_nearly_linear_start(bodies: Mapping[str, str], c
 
 
 @pytest.mark.parametrize(
-    ("seconds", "rows", "scale"), [(4000.0, 700, 0.05), (1600.0, 400, 0.05), (400.0, 100, 0.05), (100.0, 50, 0.05)]
+    ("seconds", "rows", "scale"),
+    [(4000.0, 700, 0.05), (1600.0, 400, 0.05), (400.0, 100, 0.05), (100.0, 100, 0.05), (50.0, 50, 0.05)],
 )
 def test_little_time_solves_fewer_rows(
     seconds: float,

@@ -142,8 +142,8 @@ ROWS_ONLY = (
             0.6,
             0.61,
             [
-                "Use no body: it has 61.0 % in 1 s, and this program 60.0 %, which costs more. 100 test rows show no "
-                "clear difference (-1.0 ± 1.0 points).",
+                "Use no body (--backbone none): it has 61.0 % in 1 s, and this program 60.0 %, which costs more. "
+                "100 test rows show no clear difference (-1.0 ± 1.0 points).",
                 "the pretrained body made no difference that 100 test rows could show: +0.0 ± 0.0 points against",
             ],
         ),
@@ -156,8 +156,18 @@ ROWS_ONLY = (
                 "cannot tell such a difference from chance (+1.0 ± 1.0 points)."
             ],
         ),
-        (0.6, 0.5, 0.6, ["Use no body: it has 60.0 % in 1 s, and this program the same, which costs more."]),
-        (0.6, 0.5, 0.95, ["Use no body: it has 95.0 % in 1 s, and this program 60.0 %: 35.0 ± 4.8 points less."]),
+        (
+            0.6,
+            0.5,
+            0.6,
+            ["Use no body (--backbone none): it has 60.0 % in 1 s, and this program the same, which costs more."],
+        ),
+        (
+            0.6,
+            0.5,
+            0.95,
+            ["Use no body (--backbone none): it has 95.0 % in 1 s, and this program 60.0 %: 35.0 ± 4.8 points less."],
+        ),
     ],
 )
 def test_with_one_seed_only_these_trainings_are_compared(
@@ -177,7 +187,7 @@ def test_with_one_seed_only_these_trainings_are_compared(
     [
         (0.9, 0.6, 0.5, ["The pretrained body helped: 30.0", "Use this program"]),
         (0.6, 0.9, 0.5, ["The pretrained body hurt: 30.0 ± 4.6 points below", "Use this program"]),
-        (0.6, 0.5, 0.95, ["helped: 10.0", "Use no body: it has 95.0 %"]),
+        (0.6, 0.5, 0.95, ["helped: 10.0", "Use no body (--backbone none): it has 95.0 %"]),
     ],
 )
 def test_with_several_seeds_a_difference_is_due_to_the_body(

@@ -299,7 +299,7 @@ def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodie
     assert {line.split(",")[1] for line in lines[1:]} <= {"x", "y"}
     assert "accuracy" in predicted.err
     # 168 of the 240 rows are those that it was trained on
-    assert "trained on: about 100% of the training rows are among these, so the score flatters" in predicted.err
+    assert "trained on: about 100 % of the training rows are among these, so the score flatters" in predicted.err
     other = tmp_path / "other.safetensors"
     other.write_bytes(out.read_bytes())
     both = run("predict", out, other, table, "--out", tmp_path / "tables", "--device", "cpu")

@@ -49,7 +49,7 @@ def test_a_dimension_that_dominates_everywhere_is_a_massive_activation() -> None
     )
     assert describe_findings(stages) == [
         "One dimension holds more than half of a token's squared norm at 4 of 4 positions after layer 3, and at some "
-        "positions after layers 2 to 3 and 5. After layer 3, dimension 138 holds 97% on average over tokens.",
+        "positions after layers 2 to 3 and 5. After layer 3, dimension 138 holds 97 % on average over tokens.",
         "The largest value is up to 3,400 times the median magnitude after layer 3: massive activations, which are at "
         "least 1,000 times the median (Sun et al. 2024).",
     ]
@@ -99,16 +99,16 @@ def test_sinks() -> None:
     heads = [0.4, 0.5, 0.9, 0.9]
     stages = [Stage(f"layer {n}", hidden(), attention(sink_heads=each, first=0.1 * n)) for n, each in enumerate(heads)]
     assert describe_findings(body(*stages)) == [
-        "The first position is an attention sink in layers 1 to 3: at least half of the heads give it more than 30% of "
-        "their attention (Gu et al. 2025). In layer 3 it gets 30% of all attention, and would get 1.0% if attention "
-        "were uniform."
+        "The first position is an attention sink in layers 1 to 3: at least half of the heads give it more than 30 % "
+        "of their attention (Gu et al. 2025). In layer 3 it gets 30 % of all attention, and would get 1.0 % if "
+        "attention were uniform."
     ]
 
 
 @pytest.mark.parametrize(("entropy", "stands_out"), [(0.979, False), (0.981, True)])
 def test_uniform_attention(entropy: float, stands_out: bool) -> None:
     expected = [
-        "Attention is almost uniform in layer 1: its entropy is at least 98.1% of the largest possible one, so each "
+        "Attention is almost uniform in layer 1: its entropy is at least 98.1 % of the largest possible one, so each "
         "head takes about the mean of all positions that it sees."
     ]
     stages = body(Stage("layer 1", hidden(), attention(entropy=entropy)))

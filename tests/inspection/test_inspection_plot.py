@@ -63,7 +63,7 @@ def test_values_that_are_not_finite_are_drawn_as_gaps(tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"a.jpg: The name of a picture must end in one of .png, .svg"):
         draw_inspections([inspect("bert")], tmp_path / "a.jpg")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"Install it with: pip install 'icecore\[plot\]'"):
         draw_inspections([inspect("bert")], tmp_path / "a.png")
 

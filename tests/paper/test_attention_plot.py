@@ -74,7 +74,7 @@ def test_maps_with_a_single_weight_per_query_can_be_drawn(tmp_path: Path, words:
 
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch, words: Words):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"pip install 'icecore\[plot\]'"):
         draw_attention(AttentionMaps(torch.rand(1, 1, 6, 6), 1), tmp_path / "x.png", "title", words)
 

@@ -8,6 +8,7 @@ import re
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,9 @@ def only_table(records: Sequence[RunRecord]) -> ResultTable:
 
 
 def test_a_cell_has_mean_and_standard_error_at_the_rate_that_validation_chose() -> None:
-    tests = (0.90, 0.93, 0.96)
-    runs = [run(MNIST, 1e-3, 0, 0.80, 0.99), run(MNIST, 1e-2, 0, 0.7, 0.99)]
-    runs += [run(MNIST, 3e-3, seed, 0.9, test) for seed, test in enumerate(tests)]
+    tests, key = (0.90, 0.93, 0.96), replace(MNIST, budget="full", body="gpt2")
+    runs = [run(key, 1e-3, 0, 0.80, 0.99), run(key, 1e-2, 0, 0.7, 0.99)]
+    runs += [run(key, 3e-3, seed, 0.9, test) for seed, test in enumerate(tests)]
     table = only_table(runs)
     cell = cell_of(table, "pretrained", "mnist")
     (number,) = cell.numbers
@@ -152,6 +153,45 @@ def test_a_difference_is_marked_beyond_two_combined_standard_errors(
     ours: MeanWithError | None, published: MeanWithError | None, bound: bool, differs: bool
 ) -> None:
     assert CellNumber("test", ours, published, bound).differs is differs
+    assert not CellNumber("test", ours, published, bound, is_comparable=False).differs
+
+
+def test_numbers_of_another_budget_or_body_are_not_called_different() -> None:
+    for budget, body in (("cpu", "minilm"), ("full", "minilm"), ("cpu", "gpt2")):
+        key = replace(MNIST, budget=budget, body=body)
+        cell = cell_of(only_table([run(key, seed=seed, test=0.5) for seed in range(3)]), "pretrained", "mnist")
+        assert "≠" not in cell_text(cell, "%")
+
+
+def test_a_table_tells_where_its_first_row_is_ahead_and_what_needs_no_training() -> None:
+    levels = {
+        ("pretrained", "mnist"): (0.90, 0.91, 0.92),
+        ("none", "mnist"): (0.95, 0.96, 0.97),
+        ("pretrained", "bit-xor"): (0.99, 1.0, 0.98),
+        ("random", "bit-xor"): (0.66, 0.67, 0.68),
+        ("pretrained", "cifar10"): (0.10, 0.09, 0.11),
+        ("random", "cifar10"): (0.10, 0.11, 0.12),
+    }
+    table = only_table(
+        [
+            run(replace(MNIST, row=row, column=column), seed=seed, test=test)
+            for (row, column), tests in levels.items()
+            for seed, test in enumerate(tests)
+        ]
+    )
+    none = next(row.label for row in table.rows if row.key == "none")
+    assert table.story == (
+        "Pretrained on language is clearly the best on bit-xor (99.0 against 67.0 of random). It is clearly behind on "
+        f"mnist (91.0 against 96.0 of {none}). No clear difference on cifar10 (10.0 against 11.0 of random). "
+        "No better than an answer without training on cifar10 (10.0)."
+    )
+    assert {name: share for name, share in table.trivial.items() if name in ("bit-xor", "mnist")} == {
+        "bit-xor": 50,
+        "mnist": 10,
+    }
+    markdown = render_markdown([table], [], {})
+    assert markdown.index(table.story) < markdown.index("How to read a table")
+    assert "| an answer without training" in markdown
 
 
 def test_convergence_is_the_first_step_within_a_point_of_the_best() -> None:
@@ -209,7 +249,7 @@ def test_a_run_that_stopped_early_keeps_its_last_accuracy_in_the_curve() -> None
         only_table([run(MNIST, seed=seed, curve=curve) for seed, curve in enumerate((early, late))])
     )
     assert figure is not None
-    mean, marker = figure.axes[0].lines
+    mean, marker, _ = figure.axes[0].lines  # the last one is the answer without training
     assert coordinates(mean, "x") == [10, 20, 30, 40]
     assert coordinates(mean, "y") == pytest.approx([45, 80, 100, 100])
     assert (coordinates(marker, "x"), marker.get_markerfacecolor() == "white") == ([30], False)
@@ -226,7 +266,7 @@ def test_rates_that_fell_behind_in_a_race_are_noted_and_enter_no_mean() -> None:
     cell = cell_of(table, "pretrained", "mnist")
     assert (cell.lr, cell.state, len(cell.runs)) == (3e-3, "", 6)
     assert cell.chosen == tuple(seeds)
-    assert cell_text(cell, "%") == "55.0 ± 5.0 ≠"
+    assert cell_text(cell, "%") == "55.0 ± 5.0"
     assert table.notes == [
         "Learning rates that stopped in a race, before their last step: 1e-3 at step 50 and 1e-2 at step 120."
     ]
@@ -299,7 +339,7 @@ def test_runs_may_differ_in_threads() -> None:
 def test_runs_of_another_configuration_are_not_averaged_in() -> None:
     runs = [run(MNIST, test=0.2, precision="bf16"), run(MNIST, test=0.8), run(MNIST, seed=1, test=0.8)]
     table = only_table(runs)
-    assert cell_text(cell_of(table, "pretrained", "mnist"), "%") == "80.0 ± 0.0 ≠"
+    assert cell_text(cell_of(table, "pretrained", "mnist"), "%") == "80.0 ± 0.0"
     assert table.notes == ["Left out: 1 run of another configuration (precision bf16, not fp32)."]
 
 

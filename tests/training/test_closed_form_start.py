@@ -14,7 +14,13 @@ from icecore.core.config import LOSS, RIDGE, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
 from icecore.model.model_settings import ModelSettings
-from icecore.training.closed_form_start import read_features_of, solve_output_layer, start_output_layers
+from icecore.training.closed_form_start import (
+    LOGIT_SCALES,
+    _left_out_losses,
+    read_features_of,
+    solve_output_layer,
+    start_output_layers,
+)
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate_with_loss
 from icecore.training.loop import Pack
@@ -43,6 +49,20 @@ def test_a_start_predicts_what_was_left_out(kind: TaskKind, bodies: Mapping[str,
     random = evaluate_with_loss(build_model(task, bodies), task, "train")
     assert float(metrics) > 0.8 > float(random[0])
     assert float(losses) < start.loss < float(random[1])
+
+
+def test_logits_grow_with_the_number_of_rows_that_are_right() -> None:
+    task = build_task(rows=120)
+    targets = next(task.batches("train", 64)).targets
+    right = 2 * task.linear_targets(targets)[0] - 1
+
+    def best_scale(rows: int) -> float:
+        losses = [float(_left_out_losses(task, s * right[:rows], targets[:rows]).mean()) for s in LOGIT_SCALES]
+        return float(LOGIT_SCALES[int(np.argmin(losses))])
+
+    # one row more, wrong: two logits that differ by 2 s have their lowest loss at 2 s = log(rows + 1)
+    assert best_scale(8) == pytest.approx(np.log(9) / 2, rel=0.1)
+    assert best_scale(64) == pytest.approx(np.log(65) / 2, rel=0.1)
 
 
 def test_rare_classes_are_predicted(bodies: Mapping[str, str]) -> None:

@@ -141,13 +141,13 @@ def test_columns_that_were_numeric_in_training_stay_numeric(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("odd", "words"),
     [
-        ((*range(1, 20), "<0.5"), "95% of its cells are numbers, but '<0.5' is not"),
+        ((*range(1, 20), "<0.5"), "95 % of its cells are numbers, but '<0.5' is not"),
         (("$12,345", "€5"), "all of its cells are numbers, but not plain ones, for example '$12,345'"),
         (("1.5%", "0.2"), "all of its cells are numbers, but not plain ones, for example '1.5%'"),
         (("900", "1,201"), "'1,201' may be 1.201 or 1201 (--decimal point or comma)"),
         (("1,201", "12,345"), "'1,201' may be 1.201 or 1201 (--decimal point or comma)"),
         (("03/04/2024", "05/06/2024"), "'03/04/2024' may begin with the day or with the month (--dates day-first or"),
-        (("12 €", "3", "free"), "66% of its cells are numbers, but 'free' is not"),
+        (("12 €", "3", "free"), "66 % of its cells are numbers, but 'free' is not"),
     ],
 )
 def test_text_columns_that_look_numeric_are_reported(tmp_path: Path, odd: Sequence[Any], words: str) -> None:
@@ -184,12 +184,12 @@ def test_errors_of_a_target_that_looks_numeric(tmp_path: Path) -> None:
     path = write_columns(tmp_path / "t.csv", x=random_column(), y=cells)
     with pytest.raises(
         DataError,
-        match=r"different texts in 120 rows, .* 91% of its cells are numbers, but '<0\.5' is not\. Write these",
+        match=r"different texts in 120 rows, .* 91 % of its cells are numbers, but '<0\.5' is not\. Write these",
     ):
         plan(path)
     with pytest.raises(
-        ConfigError, match=r"Not numeric: y \(91% of its cells are numbers, but '<0\.5' is not\)\. Write these cells"
+        ConfigError, match=r"Not numeric: y \(91 % of its cells are numbers, but '<0\.5' is not\)\. Write these cells"
     ):
         plan(path, DataSettings(task="regression"))
-    with pytest.raises(DataError, match=r"column 'y' is not numeric: 91% of its cells"):
+    with pytest.raises(DataError, match=r"column 'y' is not numeric: 91 % of its cells"):
         plan(path, DataSettings(strict=True))

@@ -245,7 +245,7 @@ def test_rows_of_a_group_share_a_split(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"group: The arrays is no table, so it has no column 'who'"):
         from_arrays(np.ones((9, 2)), range(9), DataSettings(group="who"))
     without = plan(path, DataSettings(drop=("who",)))
-    assert "similar rows: 100% of the rows have a near copy" in describe(without)
+    assert "similar rows: 100 % of the rows have a near copy" in describe(without)
 
 
 def test_copies_of_rows_share_a_split(tmp_path: Path) -> None:

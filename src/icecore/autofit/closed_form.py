@@ -38,7 +38,9 @@ USUAL_OUTPUT_NORM = 3**-0.5
 #: learning rate of an output layer that is solved already, relative to that of a random one
 SOLVED_OUTPUT_SHARE = 0.1
 #: rows whose features are timed: a few, and more if these take less than so many seconds
-TIMED_ROWS, ENOUGH_SECONDS = (2, 32), 0.5
+TIMED_ROWS, ENOUGH_SECONDS = (2, 32), 1.0
+#: a start that is not chosen may take so many times longer: the few steps that its time would give are worth less
+LONE_START_FACTOR = 2.0
 #: with fewer rows, a difference must be two standard errors instead of one
 MANY_ROWS = 50
 #: a start is chosen among several scales on at least so many rows, and solved on at least so many
@@ -48,15 +50,15 @@ MIN_ROWS_TO_CHOOSE, MIN_START_ROWS = 100, 50
 def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, seconds: float | None) -> dict[str, Any]:
     """The settings of `RunConfig` for a closed-form start that takes about `seconds` in all; None: however long.
 
-    If the time is short, the most linear start is taken without a choice. There are no settings, and so no such start,
-    if it is too short even for the features of a few rows.
+    If the time is short, the most linear start is taken without a choice, and may take `LONE_START_FACTOR` times as
+    long. There are no settings, and so no such start, if that is too short even for the features of a few rows.
     """
     scales: tuple[float | None, ...] = INPUT_SCALES if config.start is None else (None,)
     rows = min(MAX_ROWS, task.split_size("train"))
     if seconds is not None:
         passes = seconds / _seconds_per_row(config, task, context)  # each scale, and the training's own start
         if passes / (len(scales) + 1) < min(rows, MIN_ROWS_TO_CHOOSE):
-            scales = scales[:1]
+            scales, passes = scales[:1], LONE_START_FACTOR * passes
         rows = min(rows, int(passes / (len(scales) + 1)))
         if rows < min(MIN_START_ROWS, task.split_size("train")):
             return {}

@@ -12,6 +12,8 @@ from icecore.core.text import metric_text, pluralize
 
 #: name of the control that is the same body without what it has learned
 RANDOM_BODY = "the same body, random"
+#: name of the control that has no body, and how to fit one
+NO_BODY_CONTROL, NO_BODY_OPTION = "no body", "--backbone none"
 #: probability that a difference that is due to chance alone is called clear
 SIGNIFICANCE = 0.05
 #: number of rows below which no standard error can be trusted
@@ -118,8 +120,9 @@ def _recommend(result: ModelResult, simple: ModelResult, difference: Difference,
     theirs = f"{theirs} in {max(1, round(simple.seconds))} s"
     if difference.sign > 0:
         return f"Use this program: it has {ours}, and the best simple model ({simple.name}) {theirs}: {amount} less."
+    better = f"{simple.name} ({NO_BODY_OPTION})" if simple.name == NO_BODY_CONTROL else simple.name
     if difference.sign < 0:
-        return f"Use {simple.name}: it has {theirs}, and this program {ours}: {amount} less."
+        return f"Use {better}: it has {theirs}, and this program {ours}: {amount} less."
     if difference.gap > 0:
         return (
             f"Use either: this program has {ours}, and the best simple model ({simple.name}) {theirs}. {rows} cannot "
@@ -127,7 +130,7 @@ def _recommend(result: ModelResult, simple: ModelResult, difference: Difference,
         )
     as_good = "the same" if difference.gap == 0 else ours
     return (
-        f"Use {simple.name}: it has {theirs}, and this program {as_good}, which costs more. {rows} show no clear "
+        f"Use {better}: it has {theirs}, and this program {as_good}, which costs more. {rows} show no clear "
         f"difference ({amount})."
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from icecore.autofit.baseline import fit_baseline, require_sklearn
 from icecore.autofit.closed_form import Gain, start_program
-from icecore.autofit.comparison import RANDOM_BODY, verdict
+from icecore.autofit.comparison import NO_BODY_CONTROL, RANDOM_BODY, verdict
 from icecore.autofit.fit_result import FitResult, ModelResult
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.row_digests import sample_digests
@@ -151,7 +151,7 @@ def _train_controls(
 
     The names of their runs and plans are added to `used`.
     """
-    changes: dict[str, dict[str, Any]] = {RANDOM_BODY: {}, "no body": {"backbone": "none", "layers": None}}
+    changes: dict[str, dict[str, Any]] = {RANDOM_BODY: {}, NO_BODY_CONTROL: {"backbone": "none", "layers": None}}
     if settings.weights == "random":
         del changes[RANDOM_BODY]
     for name, changed in changes.items():

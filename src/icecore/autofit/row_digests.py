@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from icecore.core.text import percent
 from icecore.model.program import Program
 from icecore.user_data.notes import Note
 
@@ -44,7 +45,7 @@ def notes_on_training_rows(program: Program, rows: ScoredRows) -> list[Note]:
     sample = program.extra.get("training_rows")
     sample = [digest for digest in sample if isinstance(digest, str)] if isinstance(sample, list) else []
     share = share_seen(sample, rows.inputs, rows.lengths) if rows.targets is not None else 0.0
-    text = f"about {share:.0%} of the training rows are among these, so the score flatters the program"
+    text = f"about {percent(share, digits=0)} of the training rows are among these, so the score flatters the program"
     return [("trained on", text)] if share else []
 
 

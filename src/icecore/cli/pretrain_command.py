@@ -10,6 +10,7 @@ from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Resume
 from icecore.cli.run_commands import Compile, MicroBatch
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import RunConfig
+from icecore.core.text import metric_text
 
 #: settings of a run that a pretraining decides itself
 DECIDED = ("task", "precision", "weights", "train_roles", "start")
@@ -45,9 +46,9 @@ def pretrain(
     with training_displays(runs, quiet, False) as displays:
         context = ExecutionContext(runs, data_dir, device, micro_batch, resume, compile=compile, callbacks=displays)
         summary = run_pretraining(config, context, out)
+    metric = metric_text(summary.test_metric or 0.0, summary.metric_name)
     layers = "" if config.layers is None else f" --layers {config.layers}"
     print_text(
-        f"{config.backbone} has {summary.metric_name} {summary.test_metric:.2%} on {task} after "
-        f"{summary.steps_done:,} steps. Its weights are in {out}: "
-        f"`icecore train TASK --backbone {config.backbone}{layers} --weights {out}`."
+        f"{config.backbone} has {summary.metric_name} {metric} on {task} after {summary.steps_done:,} steps. "
+        f"Its weights are in {out}: `icecore train TASK --backbone {config.backbone}{layers} --weights {out}`."
     )

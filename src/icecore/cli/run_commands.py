@@ -12,7 +12,7 @@ from icecore.cli.option_values import read_hub_access, read_numbers
 from icecore.cli.options import FILES, DataDir, Device, Download, Precision, Quiet, Race, Resume, RunPath, SendToken
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
-from icecore.core.text import metric_text, pluralize, printable
+from icecore.core.text import metric_text, percent, pluralize, printable
 from icecore.training.run_summary import BEHIND, SweepSummary
 
 LearningRates = Annotated[
@@ -147,7 +147,8 @@ def attend(
     from icecore.tasks.bits import BitXor
 
     path = out or run / "attention.png"
-    attention_plot.picture_format(path)  # refuses a wrong name before the work begins
+    attention_plot.require_drawing()  # like a wrong name, refused before the work begins
+    attention_plot.picture_format(path)
     model, task = sweep.open_run(run, data_dir, device, hub=read_hub_access(download, token))
     maps = attention_analysis.attention_maps(model, task, examples=examples)
     info = model.backbone.info
@@ -156,10 +157,10 @@ def attend(
     if isinstance(task, BitXor):
         shares = attention_analysis.xor_attention(maps, task).summary()
         print_text(
-            f"Attention of the outputs to the two bits that they need: {shares['mean']:.1%} on average, "
-            f"{shares['best']:.1%} in the best head (layer {shares['best_layer']}, head {shares['best_head']}), "
-            f"{shares['uniform']:.1%} if it were uniform. To the first string's bit alone: at most "
-            f"{shares['first_bit_best']:.1%}, {shares['first_bit_ratio']:.1f} times the uniform share."
+            f"Attention of the outputs to the two bits that they need: {percent(shares['mean'])} on average, "
+            f"{percent(shares['best'])} in the best head (layer {shares['best_layer']}, head {shares['best_head']}), "
+            f"{percent(shares['uniform'])} if it were uniform. To the first string's bit alone: at most "
+            f"{percent(shares['first_bit_best'])}, {shares['first_bit_ratio']:.1f} times the uniform share."
         )
 
 

@@ -134,6 +134,7 @@ def report(
     for problem in problems:
         echo(problem, error=True)
     folder = results if results.is_dir() else results.parent
+    echo(f"Drawing the tables and plots of {pluralize(len(records), 'run')}.", error=True)
     for path in write_report(records, problems, out or folder / "report", folder):
         echo(path)
 
@@ -170,7 +171,6 @@ def _run_plans(
 ) -> None:
     """Print what each plan still needs. Unless `dry_run`, train it and print its tables."""
     from icecore.experiments import study
-    from icecore.experiments.missing import missing_inputs
 
     with contextlib.ExitStack() as stack:
         executor: Any = None
@@ -184,14 +184,30 @@ def _run_plans(
                 if unfinished:
                     durations = {cell.key: approximate_duration(seconds) for cell, seconds in unfinished}
                     stdout().print(_plan_table(cells, durations))
-                    for sentence in missing_inputs([cell.sweep.config for cell, _ in unfinished], context.data_dir):
-                        print_text(sentence)
+                    _print_missing([cell for cell, _ in unfinished], context)
                 continue
+            _print_missing([cell for cell, _ in unfinished], context)
             if unfinished and executor is None:
                 executor = stack.enter_context(_executor(context, ray, quiet))
             _print_tables(study.run_study(cells, out / f"{name}.jsonl", context, echo, executor))
     if not dry_run:
         print_text(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
+
+
+def _print_missing(cells: Sequence[Any], context: Any) -> None:
+    """Say which weights, data and packages these cells need and lack, before anything is trained."""
+    from icecore.core.errors import UserError
+    from icecore.experiments.missing import missing_inputs
+    from icecore.paper.attention_plot import require_drawing
+
+    sentences = missing_inputs([cell.sweep.config for cell in cells], context.data_dir)
+    if any(cell.analysis is not None for cell in cells):
+        try:
+            require_drawing()
+        except UserError as error:
+            sentences.append(str(error))
+    for sentence in sentences:
+        print_text(sentence)
 
 
 def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -> str:

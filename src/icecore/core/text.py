@@ -57,13 +57,13 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 1) -> str:
     """A share as it is shown everywhere.
 
-    >>> percent(0.9234), percent(1.0)
-    ('92.3 %', '100.0 %')
+    >>> percent(0.9234), percent(1.0), percent(0.307, digits=0)
+    ('92.3 %', '100.0 %', '31 %')
     """
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.{digits}f} %"
 
 
 def metric_text(value: float, metric_name: str) -> str:

@@ -7,7 +7,7 @@ normal in language models that work.
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from icecore.core.text import pluralize
+from icecore.core.text import percent, pluralize
 from icecore.inspection.layer_statistics import INPUT_STAGE, LAST_NORM, SINK_TIMES_UNIFORM, SINK_WEIGHT, Stage
 
 #: share of a token's squared norm: more than this in one dimension is more than in all others together
@@ -48,8 +48,8 @@ def _not_finite(stages: Sequence[Stage]) -> Iterable[str]:
     if shown:
         worst = max(shown, key=lambda stage: stage.hidden.not_finite)
         yield (
-            f"Values are not finite {_places(shown)}: in up to {worst.hidden.not_finite:.0%} of the tokens. The other "
-            "numbers leave these tokens out."
+            f"Values are not finite {_places(shown)}: in up to {percent(worst.hidden.not_finite, digits=0)} of the "
+            "tokens. The other numbers leave these tokens out."
         )
 
 
@@ -68,7 +68,7 @@ def _dominant_dimensions(stages: Sequence[Stage]) -> Iterable[str]:
     )
     text += f", and at some positions {_places(shown)}." if len(shown) > 1 else "."
     if most.hidden.top_share > DOMINANT_SHARE:
-        share = f"{most.hidden.top_share:.0%} on average over tokens"
+        share = f"{percent(most.hidden.top_share, digits=0)} on average over tokens"
         text += f" {_at(most).capitalize()}, dimension {most.hidden.top_dimension} holds {share}."
     yield text
     massive = [stage for stage in shown if stage.hidden.peak_ratio >= MASSIVE_RATIO]
@@ -133,8 +133,9 @@ def _sinks(stages: Sequence[Stage]) -> Iterable[str]:
     bound = max(SINK_WEIGHT, SINK_TIMES_UNIFORM * uniform)
     yield (
         f"The first position is an attention sink {_places(shown, 'in')}: at least half of the heads give it more "
-        f"than {bound:.0%} of their attention (Gu et al. 2025). {_at(most, 'in').capitalize()} it gets "
-        f"{most.attention.first:.0%} of all attention, and would get {uniform:.1%} if attention were uniform."
+        f"than {percent(bound, digits=0)} of their attention (Gu et al. 2025). {_at(most, 'in').capitalize()} it gets "
+        f"{percent(most.attention.first, digits=0)} of all attention, and would get {percent(uniform)} "
+        "if attention were uniform."
     )
 
 
@@ -143,8 +144,8 @@ def _uniform_attention(stages: Sequence[Stage]) -> Iterable[str]:
     if shown:
         lowest = min(stage.attention.entropy for stage in shown if stage.attention is not None)
         yield (
-            f"Attention is almost uniform {_places(shown, 'in')}: its entropy is at least {lowest:.1%} of the largest "
-            "possible one, so each head takes about the mean of all positions that it sees."
+            f"Attention is almost uniform {_places(shown, 'in')}: its entropy is at least {percent(lowest)} of the "
+            "largest possible one, so each head takes about the mean of all positions that it sees."
         )
 
 

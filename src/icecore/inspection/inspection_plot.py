@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from icecore.core.errors import UserError
+from icecore.core.extras import require_packages
 from icecore.core.storage import write_atomic
 from icecore.inspection.layer_statistics import Stage
 from icecore.inspection.measurement import Inspection
@@ -35,11 +35,10 @@ def draw_inspections(inspections: Sequence[Inspection], path: Path) -> None:
 
     Raises UserError without the extra `plot`, and ConfigError for another ending of the file's name.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("Drawing needs matplotlib. Install it with: pip install 'icecore[plot]'") from error
+    require_packages("Drawing", "plot", "matplotlib")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     from icecore.report.plot_style import MATPLOTLIB_SETTINGS, PAGE_WIDTH, row_styles
 
     file_format = picture_format(path)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from icecore.core.errors import ConfigError, UserError
+from icecore.core.errors import ConfigError
+from icecore.core.extras import require_packages
 from icecore.core.storage import write_atomic
+from icecore.core.text import percent
 from icecore.model.fpt import FPT
 from icecore.paper.attention_analysis import (
     AttentionMaps,
@@ -54,10 +56,9 @@ def draw_attention(maps: AttentionMaps, path: Path, title: str, task: Task | Non
     the most focused head, the one of least entropy. Of deep bodies the 12 most informative layers are shown, and of
     long tasks squares of positions. Raises UserError without the extra `plot`.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("Drawing needs matplotlib. Install it with: pip install 'icecore[plot]'") from error
+    require_drawing()
+    from matplotlib.figure import Figure
+
     L = len(maps.maps)
     xor = xor_attention(maps, task) if isinstance(task, BitXor) else None
     score = _negative_entropy(maps.maps) if xor is None else xor.mass
@@ -78,6 +79,11 @@ def draw_attention(maps: AttentionMaps, path: Path, title: str, task: Task | Non
     figure.suptitle("\n".join([title, *_explanations(maps, len(layers), xor)]), fontsize=10)
     file_format = picture_format(path)
     write_atomic(path, lambda temporary: figure.savefig(temporary, format=file_format, dpi=150))
+
+
+def require_drawing() -> None:
+    """Raise UserError, with a remedy, without the extra `plot`."""
+    require_packages("Drawing", "plot", "matplotlib")
 
 
 def picture_format(path: Path) -> str:
@@ -121,7 +127,7 @@ def _explanations(maps: AttentionMaps, shown_layers: int, xor: XorAttention | No
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+    return percent(share, digits=0 if share >= 0.0995 else 1)
 
 
 def _positions_per_dot(maps: AttentionMaps) -> int:

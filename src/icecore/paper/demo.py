@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from icecore.core.config import RunConfig
+from icecore.core.text import percent
 from icecore.experiments import sweep
 from icecore.paper.attention_analysis import attention_maps, xor_attention
-from icecore.paper.attention_plot import draw_attention
+from icecore.paper.attention_plot import draw_attention, require_drawing
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
@@ -36,7 +37,11 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 
 def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
-    """Train programs on both bodies, print a comparison, and draw the attention of the pretrained body into `out`."""
+    """Train programs on both bodies, print a comparison, and draw the attention of the pretrained body into `out`.
+
+    Raises UserError before anything is trained if the extra `plot` is missing.
+    """
+    require_drawing()
     console.print(
         "The inputs are two strings of 5 bits, the output is their XOR. The body (MiniLM, 6 layers) is "
         "[bold]frozen[/]. Only the input and output layers, positions and norms are trained.\n",
@@ -61,11 +66,13 @@ def run_demo(out: Path, device: str, quiet: bool, console: Console) -> None:
     picture = out / "attention.png"
     draw_attention(maps, picture, "bit XOR on frozen pretrained MiniLM", task)
     shares = xor_attention(maps, task).summary()
-    half = shares["uniform"] / 2
+    other, both, uniform = (
+        percent(share, digits=0) for share in (shares["first_bit_best"], shares["best"], shares["uniform"] / 2)
+    )
     console.print(
         f"Of the two bits that an output needs, one is at its own position, which most heads look at anyway. The best "
-        f"head gives {shares['first_bit_best']:.0%} of its attention to the other one ({half:.0%} if attention were "
-        f"uniform), and one gives {shares['best']:.0%} to both together.\nPicture: [bold]{escape(str(picture))}[/]",
+        f"head gives {other} of its attention to the other one ({uniform} if attention were uniform), and one gives "
+        f"{both} to both together.\nPicture: [bold]{escape(str(picture))}[/]",
         highlight=False,
     )
 
@@ -78,7 +85,7 @@ def _comparison_table(out: Path, runs: list[tuple[RunConfig, RunSummary]]) -> Ta
         step = first_perfect_step(RunFolder(out / config.weights, config))
         table.add_row(
             config.weights,
-            "diverged" if summary.test_metric is None else f"{summary.test_metric:.1%}",
+            "diverged" if summary.test_metric is None else percent(summary.test_metric),
             f"not in {DEMO_STEPS}" if step is None else str(step),
             f"{summary.trainable_parameters:,}",
             f"{summary.frozen_parameters:,}",

@@ -13,7 +13,11 @@ LEGEND = (
         "mean and standard error over the seeds of training. All seeds share the test examples and one body, also if "
         "its weights are random. A number without ± is of a single seed",
     ),
-    (DIFFERS, "the number differs from the published one by more than two combined standard errors"),
+    (
+        DIFFERS,
+        "the number differs from the published one by more than two combined standard errors. Only shown with the "
+        "budget and the body of the paper, because others change the numbers anyway",
+    ),
     ("≥", "the number is a lower bound: a run was still at its best at its last validation, and may improve further"),
     ("¹", "see the footnote with this number below the table"),
     ("missing", "weights or data are missing; a footnote says how to get them. Empty cells were not run"),

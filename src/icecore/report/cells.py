@@ -42,18 +42,20 @@ class MeanWithError:
 class CellNumber:
     """One number of a cell, ours and the published one.
 
-    bound  ours is only a lower bound, because a run had not converged
+    bound          ours is only a lower bound, because a run had not converged
+    is_comparable  ours was made with the budget and the body of the published one
     """
 
     name: str
     ours: MeanWithError | None = None
     published: MeanWithError | None = None
     bound: bool = False
+    is_comparable: bool = True
 
     @property
     def differs(self) -> bool:
-        """Whether ours, over at least two seeds, differs from the published number by over two combined errors."""
-        if self.ours is None or self.published is None or self.ours.sem is None:
+        """Whether ours, over at least two seeds, differs from a comparable number by over two combined errors."""
+        if not self.is_comparable or self.ours is None or self.published is None or self.ours.sem is None:
             return False
         gap = self.ours.mean - self.published.mean
         if self.bound and gap < 0:  # a lower bound below the published number does not contradict it
@@ -101,8 +103,17 @@ class TableCell:
         return {name: metric for name, metric in metrics.items() if metric} if len(names) > 1 else {}
 
 
-def build_cell(records: Sequence[RunRecord], quantity: Quantity, published: Mapping[str, MeanWithError]) -> TableCell:
-    """The cell of the records with one key. `published` are the published numbers by part of the quantity."""
+def build_cell(
+    records: Sequence[RunRecord],
+    quantity: Quantity,
+    published: Mapping[str, MeanWithError],
+    is_comparable: bool = True,
+) -> TableCell:
+    """The cell of the records with one key.
+
+    published      the published numbers by part of the quantity
+    is_comparable  they were made with the budget and the body of the records
+    """
     finished = [record for record in records if not record.missing]
     complete = [run for run in finished if _is_complete(run.summary)]
     runs, notes = _same_configuration(complete)
@@ -119,7 +130,8 @@ def build_cell(records: Sequence[RunRecord], quantity: Quantity, published: Mapp
     for name, read in quantity.parts.items():
         readings = [reading for reading in map(read, chosen) if reading is not None]
         ours = MeanWithError.of([value for value, _ in readings])
-        numbers.append(CellNumber(name, ours, published.get(name), any(bound for _, bound in readings)))
+        is_bound = any(bound for _, bound in readings)
+        numbers.append(CellNumber(name, ours, published.get(name), is_bound, is_comparable))
     notes += [*_divergence_notes(runs, chosen), *_race_notes(runs), *_edge_notes(lr, runs)]
     state = "" if chosen else "not finished" if any(is_behind(run) for run in runs) else DIVERGED
     return TableCell(tuple(numbers), tuple(runs), tuple(chosen), lr, state, tuple(notes))

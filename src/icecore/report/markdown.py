@@ -13,17 +13,26 @@ PlotLinks = Mapping[str, Sequence[tuple[str, str]]]
 
 def render_markdown(tables: Sequence[ResultTable], faults: Sequence[str], plots: PlotLinks) -> str:
     """All tables as Markdown. `faults` are messages about results that could not be read."""
-    parts = ["# icecore: results", "How to read a table:\n\n" + _list(f"{mark}: {meaning}" for mark, meaning in LEGEND)]
+    parts = ["# icecore: results"]
+    stories = [f"{_title(table)}: {table.story}" for table in tables if table.story]
+    parts += ["In short:\n\n" + _list(stories)] if stories else []
+    parts.append("How to read a table:\n\n" + _list(f"{mark}: {meaning}" for mark, meaning in LEGEND))
     if faults:
         parts.append("**Results that could not be read:**\n\n" + _list(faults))
     parts += [_table_markdown(table, plots.get(table.slug, ())) for table in tables]
     return "\n\n".join(parts) + "\n"
 
 
-def _table_markdown(table: ResultTable, plots: Sequence[tuple[str, str]]) -> str:
+def _title(table: ResultTable, title: str = "") -> str:
+    """Name, title, budget and body of a table."""
     budget = ", ".join(filter(None, (table.budget, table.body)))
-    parts = [_escape(f"## {table.name}: {table.title}" + (f" ({budget})" if budget else ""))]
+    return ": ".join(filter(None, (table.name, title))) + (f" ({budget})" if budget else "")
+
+
+def _table_markdown(table: ResultTable, plots: Sequence[tuple[str, str]]) -> str:
+    parts = [_escape(f"## {_title(table, table.title)}")]
     parts += [_escape(table.question)] if table.question else []
+    parts += [_escape(table.story)] if table.story else []
     parts.append(_list(f"{name}: {text}" for name, text in table.facts))
     parts += ["**These runs differ:**\n\n" + _list(table.warnings)] if table.warnings else []
     parts.append(_grid(table))
@@ -47,11 +56,19 @@ def _grid(table: ResultTable) -> str:
     heads = ["<br>".join([f"**{_escape(column.name)}**", *map(_escape, column.remarks)]) for column in table.columns]
     lines = [[_escape(table.quantity.caption), "trained", "frozen", *heads]]
     lines += [_row_cells(table, row) for row in table.rows]
+    lines += [_trivial_cells(table)] if table.trivial else []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
     padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in (lines[0], rule)]
     padded += [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _trivial_cells(table: ResultTable) -> list[str]:
+    """A last row: what an answer without training reaches."""
+    answers = [column.trivial for column in table.columns]
+    texts = ("" if each is None else f"{100 * each.accuracy:.1f}<br>{_escape(each.how)}" for each in answers)
+    return ["an answer without training", "", "", *texts]
 
 
 def _row_cells(table: ResultTable, row: TableRow) -> list[str]:

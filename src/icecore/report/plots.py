@@ -128,12 +128,19 @@ def draw_rates(table: ResultTable) -> Figure | None:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(tried, [rate_text(rate) for rate in tried], rotation=0 if len(tried) < 6 else 45)
         ax.margins(x=0.1, y=0.12)
+        _trivial_line(ax.axhline, table, column)
         _percent(ax)
     for ax in left:
         ax.set_ylabel("validation accuracy, %")
     for ax in _last_row(axes):
         ax.set_xlabel("learning rate")
     return figure
+
+
+def _trivial_line(draw: Callable[..., Line2D], table: ResultTable, column: str) -> None:
+    """Draw a dotted line where an answer without training is, if one is known, with a panel's axhline or axvline."""
+    if column in table.trivial:
+        draw(table.trivial[column], color=TEXT_COLOUR, linestyle=(0, (1, 1.5)), lw=1.2, zorder=0)
 
 
 def _rate_line(ax: Axes, cell: TableCell, style: RowStyle) -> None:
@@ -186,6 +193,7 @@ def draw_curves(table: ResultTable) -> Figure | None:
         ax.set_title(column)
         ax.set_xlim(left=0)
         ax.margins(y=0.08)
+        _trivial_line(ax.axhline, table, column)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
         _percent(ax)
@@ -242,6 +250,7 @@ def draw_comparison(table: ResultTable) -> Figure | None:
     for ax, ((column, part), pairs) in zip(axes, pairs_by_panel.items(), strict=True):
         for y, row in enumerate(rows):
             _draw_pair(ax, y, next(number for r, number in pairs if r is row), styles[row.key])
+        _trivial_line(ax.axvline, table, column)
         name = list(table.quantity.parts)[part]
         ax.set_title(column if len(table.quantity.parts) == 1 else f"{column}: {name}")
         ax.set_yticks(range(len(rows)), [""] * len(rows))
@@ -321,21 +330,25 @@ def _percent(ax: Axes) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
+DOTTED = "A dotted line is an answer that needs no training, such as guessing."
+
 PLOT_KINDS: dict[str, tuple[str, Callable[[ResultTable], Figure | None]]] = {
     "beside": (
-        "Our numbers (filled, ± standard error) and the published numbers (hollow). An arrow marks a lower bound.",
+        "Our numbers (filled, ± standard error) and the published numbers (hollow). An arrow marks a lower bound. "
+        f"{DOTTED}",
         draw_comparison,
     ),
     "rates": (
         "Validation accuracy against learning rate, over the seeds that tried every rate (in a staged sweep the first "
         "seed). The ring is the mean of all seeds at the chosen rate, ± standard error. A cross (×) is a rate at which "
-        "all runs diverged. A hollow marker is a rate that stopped in a race, with its best accuracy until then.",
+        "all runs diverged. A hollow marker is a rate that stopped in a race, with its best accuracy until then. "
+        f"{DOTTED}",
         draw_rates,
     ),
     "curves": (
         "Learning curves at the chosen learning rate: mean and range over seeds. A run that stopped early keeps its "
         "last accuracy. The marker is the step at which the mean has converged; it is hollow if the mean was still "
-        "rising at the end.",
+        f"rising at the end. {DOTTED}",
         draw_curves,
     ),
     "attention": (

@@ -12,6 +12,7 @@ from icecore.core.config import PROTOCOLS
 from icecore.experiments.results import CellKey, RunRecord
 from icecore.paper.budgets import BUDGETS
 from icecore.paper.paper_tables import STUDIES, Study
+from icecore.paper.trivial_answers import TRIVIAL_ANSWERS, TrivialAnswer
 from icecore.report.cells import MeanWithError, TableCell, build_cell, rate_text
 from icecore.report.consistency import (
     CellPosition,
@@ -22,19 +23,26 @@ from icecore.report.consistency import (
     version_reader,
 )
 from icecore.report.quantities import QUANTITIES, Quantity
+from icecore.report.story import tell_story
 from icecore.training.run_summary import RunSummary
 
+#: the budget of the paper
+FULL = "full"
 #: characters of a table's name in the names of its files
 MAX_SLUG = 80
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column: what makes its task smaller than usual (`remarks`), and what it was trained on (`facts`)."""
+    """A column: what makes its task smaller than usual (`remarks`), and what it was trained on (`facts`).
+
+    trivial  an answer that needs no training, if one is known and the column has accuracies
+    """
 
     name: str
     remarks: tuple[str, ...] = ()
     facts: str = ""
+    trivial: TrivialAnswer | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,17 @@ class ResultTable:
     rows: tuple[TableRow, ...]
     facts: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def story(self) -> str:
+        """What the table shows, in a few sentences; empty if there is nothing to compare."""
+        rows = [(row.label, row.cells) for row in self.rows]
+        return tell_story(self.quantity.caption, rows, [column.name for column in self.columns], self.trivial)
+
+    @property
+    def trivial(self) -> dict[str, float]:
+        """What an answer without training reaches in %, by column."""
+        return {c.name: 100 * c.trivial.accuracy for c in self.columns if c.trivial is not None}
 
     @property
     def notes(self) -> list[str]:
@@ -115,9 +134,10 @@ def _build_table(slug: str, records: Sequence[RunRecord], study: Study | None) -
     by_position = _by_position(records)
     labels = _row_labels(study, by_position)
     columns = list(dict.fromkeys([*(study.columns if study else ()), *(column for _, column in by_position)]))
+    is_comparable = _is_comparable(key)
     cells = {
         (row, column): build_cell(
-            by_position.get((row, column), ()), quantity, _published(study, quantity, row, column)
+            by_position.get((row, column), ()), quantity, _published(study, quantity, row, column), is_comparable
         )
         for row in labels
         for column in columns
@@ -132,13 +152,18 @@ def _build_table(slug: str, records: Sequence[RunRecord], study: Study | None) -
         key.budget,
         key.body,
         tuple(
-            _build_column(name, [r for (_, c), cell in cells.items() if c == name for r in cell.runs])
+            _build_column(name, [r for (_, c), cell in cells.items() if c == name for r in cell.runs], quantity)
             for name in columns
         ),
         tuple(_build_row(row, label, {c: cells[row, c] for c in columns}) for row, label in labels.items()),
         tuple(_table_facts(key, [run for cell in cells.values() for run in cell.runs], study)),
         tuple(warnings),
     )
+
+
+def _is_comparable(key: CellKey) -> bool:
+    """Whether the numbers of a table were made with the budget and the body of the paper."""
+    return key.budget.partition(",")[0] == FULL and key.body == BUDGETS[FULL].bodies["body"]
 
 
 def _by_position(records: Sequence[RunRecord]) -> dict[CellPosition, list[RunRecord]]:
@@ -182,7 +207,7 @@ def _build_row(key: str, label: str, cells: Mapping[str, TableCell]) -> TableRow
     return TableRow(key, label, cells, (min(trained), max(trained)), (min(frozen), max(frozen)))
 
 
-def _build_column(name: str, runs: Sequence[RunRecord]) -> TableColumn:
+def _build_column(name: str, runs: Sequence[RunRecord], quantity: Quantity) -> TableColumn:
     summaries = [run.summary for run in runs]
     # the column's name may already contain the options
     options = [text for text in _distinct(map(options_text, summaries)) if text not in name]
@@ -197,7 +222,8 @@ def _build_column(name: str, runs: Sequence[RunRecord]) -> TableColumn:
     ]
     metrics = [metric for metric in _distinct(s.metric_name for s in summaries) if metric != "accuracy"]
     remarks = (*metrics, *options, *(text for text in tested if " of " in text))
-    return TableColumn(name, remarks, "; ".join(filter(None, facts)))
+    trivial = TRIVIAL_ANSWERS.get(name.split()[0]) if quantity is QUANTITIES["test"] and name.split() else None
+    return TableColumn(name, remarks, "; ".join(filter(None, facts)), trivial)
 
 
 def _table_facts(key: CellKey, runs: Sequence[RunRecord], study: Study | None) -> list[tuple[str, str]]:

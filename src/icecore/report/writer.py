@@ -6,7 +6,7 @@ Nothing here trains or downloads anything.
 from collections.abc import Sequence
 from pathlib import Path
 
-from icecore.core.errors import UserError
+from icecore.core.extras import require_packages
 from icecore.core.storage import write_atomic
 from icecore.core.text import printable
 from icecore.experiments.results import RunRecord
@@ -21,11 +21,7 @@ def write_report(records: Sequence[RunRecord], faults: Sequence[str], out: Path,
     root    the folder of the results; paths of pictures in records are relative to it
     Raises UserError without the extra `report`, and StorageError.
     """
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"A report needs {error.name}. Install it with: pip install 'icecore[report]'") from error
+    require_packages("A report", "report", "jinja2", "matplotlib")
     from icecore.report.page import render_page
     from icecore.report.plots import draw_plots
 

@@ -31,7 +31,7 @@ LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
 class ClosedFormStart:
     """An output layer: weight (F, C) and bias (C,).
 
-    losses  (N,) loss of each row, predicted by the solution on all other rows
+    losses  (N,) loss of each row, predicted by the solution on all other rows; see `_left_out_losses`
     """
 
     weight: Tensor
@@ -64,10 +64,21 @@ def solve_output_layer(
     values = values.reshape(N * n, -1)
     solution = solve_ridge(features.reshape(N * n, F).double(), values, weights.repeat_interleave(n))
     left_out = solution.left_out.view(N, model.spec.read_positions, -1)
-    losses = torch.stack([task.loss((scale * left_out).float(), targets).double() for scale in LOGIT_SCALES])  # (L, N)
+    losses = torch.stack([_left_out_losses(task, scale * left_out, targets) for scale in LOGIT_SCALES])  # (L, N)
     best = int(losses.mean(1).argmin())
     scale = float(LOGIT_SCALES[best])
     return ClosedFormStart(solution.weight * scale, solution.bias * scale, losses[best])
+
+
+def _left_out_losses(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
+    """The loss (N,) to expect of logits (N, n, C) if one row more than those left out were wrong, of N + 2.
+
+    Where all rows are right, the loss alone would take ever larger logits for better ones (Platt 1999 smooths targets
+    in the same way). A row is wrong if its logits have the other sign.
+    """
+    wrong = 1 / (len(logits) + 2)
+    right, opposite = (task.loss((sign * logits).float(), targets).double() for sign in (1, -1))
+    return (1 - wrong) * right + wrong * opposite
 
 
 def read_features_of(model: FPT, task: Task, split: str, limit: int) -> tuple[Tensor, Tensor]:

@@ -161,7 +161,7 @@ def find_long_number(cells: Sequence[str]) -> str:
 
 
 def describe_number_like(cells: Sequence[str]) -> str:
-    """Why a text column looks numeric, such as "95% of its cells are numbers, but '<0.5' is not"; otherwise empty."""
+    """Why a text column looks numeric, such as "95 % of its cells are numbers, but '<0.5' is not"; otherwise empty."""
     is_number = [can_parse("number", cell) for cell in cells]
     is_formatted = [
         len(cell) <= MAX_NUMBER_LENGTH and bool(_FORMATTED_NUMBER.fullmatch(cell.strip())) for cell in cells
@@ -172,6 +172,6 @@ def describe_number_like(cells: Sequence[str]) -> str:
     if like < len(cells):
         # a cell that is nothing like a number explains more than one that is only formatted
         example = next(c for c, *is_like in zip(cells, is_number, is_formatted, strict=True) if not any(is_like))
-        return f"{math.floor(100 * like / len(cells))}% of its cells are numbers, but {example!r} is not"
+        return f"{math.floor(100 * like / len(cells))} % of its cells are numbers, but {example!r} is not"
     example = next(cell for cell, plain in zip(cells, is_number, strict=True) if not plain)
     return f"all of its cells are numbers, but not plain ones, for example {example!r}"

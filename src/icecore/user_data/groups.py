@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icecore.core.text import pluralize
+from icecore.core.text import percent, pluralize
 from icecore.user_data.columns import Column
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.records import Records, SequenceRecords, TableRecords, TextRecords
@@ -58,8 +58,8 @@ def find_groups(records: Records) -> Groups:
         notes.append(
             (
                 "similar rows",
-                f"{share:.0%} of the rows have a near copy; if they come from the same person or thing, name the "
-                "column that says so with --group, or the score shows memory",
+                f"{percent(share, digits=0)} of the rows have a near copy; if they come from the same person or thing, "
+                "name the column that says so with --group, or the score shows memory",
             )
         )
     if names and isinstance(records, TableRecords):
