@@ -205,6 +205,14 @@ def test_an_unknown_program_gets_the_nearest_names(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "allowed"), [("/v1/programs/wine", "DELETE, GET, PUT"), ("/v1/programs", "GET"), ("/health", "GET")]
+)
+def test_a_method_that_a_path_lacks_gets_those_it_has(server: LiveServer, path: str, allowed: str) -> None:
+    answer = server.ask("OPTIONS", path)
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize(
     ("program", "kind"), [("wine", "image/png"), ("digits", "text/csv"), ("bits", "text/csv"), ("wine", "text/html")]
 )
 def test_a_media_type_that_a_program_cannot_read_lists_those_it_can(

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from icecore.core.errors import UserError, WeightsError
 from icecore.core.text import pluralize
@@ -261,6 +262,13 @@ def _answer(status: int, code: str, message: str, headers: Mapping[str, str] | N
     return JsonResponse({"error": {"code": code, "message": message}}, status, dict(headers or {}))
 
 
+def _methods(request: Request) -> str:
+    """The methods that the path of a request has, as an Allow header."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for methods in matching for method in methods}))
+
+
 def _add_error_answers(app: FastAPI) -> None:
     """Make every mistake an answer of the same shape."""
 
@@ -277,10 +285,12 @@ def _add_error_answers(app: FastAPI) -> None:
         parts = [f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors()]
         return _answer(422, "wrong_parameter", "; ".join(parts))
 
-    async def on_http_error(_: Request, error: Exception) -> Response:
+    async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         hint = " /docs lists what there is." if error.status_code in (404, 405) else ""
-        return _answer(error.status_code, "no_such_route", f"{error.detail}.{hint}", error.headers)
+        # the library names the methods of the first route of the path only
+        headers = {"Allow": _methods(request)} if error.status_code == 405 else error.headers
+        return _answer(error.status_code, "no_such_route", f"{error.detail}.{hint}", headers)
 
     async def on_fault(request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
