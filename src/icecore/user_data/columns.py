@@ -148,7 +148,7 @@ def _column_of_objects(name: str, items: list[Any]) -> Column:
         moments = [np.datetime64("NaT") if gone else _utc(x) for x, gone in zip(items, is_missing, strict=True)]
         return Column(name, "date", _seconds(np.array(moments, "datetime64[us]")), (), "date")
     values = np.full(len(items), math.nan)
-    values[~is_missing] = [float(item) for item in present]
+    values[~is_missing] = [_float_of(item) for item in present]
     written = None
     if kind == "int" and any(abs(int(item)) > LARGEST_EXACT for item in present):
         levels = [str(each) for each in sorted({int(item) for item in present})]
@@ -156,6 +156,14 @@ def _column_of_objects(name: str, items: list[Any]) -> Column:
         codes = [-1 if gone else code_of[str(int(x))] for x, gone in zip(items, is_missing, strict=True)]
         written = Column(name, "text", np.array(codes, np.int32), levels, "int")
     return Column(name, "number", values, (), kind, as_written=written)
+
+
+def _float_of(item: Any) -> float:
+    """A number as float64, infinite if it is too large for that."""
+    try:
+        return float(item)
+    except OverflowError:
+        return math.inf if item > 0 else -math.inf
 
 
 def _kind_of(item: Any) -> str:

@@ -5,6 +5,7 @@ each number and each category. Rows are stored with K numbers; the slots are fil
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +94,8 @@ class TableEncoder:
         left_out: dict[str, list[str]] = {}
         for column in records.columns.values():
             # the columns of an array have no names of their own, and were chosen by the caller
-            keep = column.name in settings.keep or settings.kind == "array"
+            is_numbered = settings.kind == "array" and re.fullmatch(r"x\d+", column.name)
+            keep = column.name in settings.keep or bool(is_numbered)
             encoder, reason = fit_column(column, order[:train], keep, np.sort(order))
             if encoder is None:
                 left_out.setdefault(reason, []).append(column.name)

@@ -15,7 +15,7 @@ from icecore.user_data.columns import Column, ColumnType, column_from_values
 from icecore.user_data.data_settings import Axes, DataSettings
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.array_files import array_errors, read_npy, read_npz
-from icecore.user_data.readers.column_roles import take_group
+from icecore.user_data.readers.column_roles import take_group, take_split_column
 from icecore.user_data.readers.frames import frame_columns, read_frame
 from icecore.user_data.readers.labels import find_label_table, read_labels_in_order
 from icecore.user_data.readers.source_files import ReadRequest
@@ -171,11 +171,13 @@ def _frame_records(
     else:
         targets = {name: table.target(name) for name in settings.target if name in table.columns}
         table.columns = {name: column for name, column in table.columns.items() if name not in targets}
+    request = ReadRequest(Path("The data frame"), settings, types, predicting)
+    splits = take_split_column(request, table, None)
     if not predicting and settings.group is not None:
         table.groups = take_group(settings, table)
     table.notes += notes
     source = {"formats": {name: form for name, form in table.formats.items() if name in table.columns}}
-    return build_records("The data frame", table, targets, settings, not predicting, source=source)
+    return build_records("The data frame", table, targets, settings, not predicting, splits, source)
 
 
 def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, list[Note]]:

@@ -14,6 +14,9 @@ from icecore.user_data.columns import ColumnType, column_from_values
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
 
+#: of 64 bits
+LARGEST_INTEGER = 2**63 - 1
+
 
 def frame_columns(X: Any) -> Mapping[str, Any] | None:
     """The columns of a data frame or a mapping, by name; None for any other value. Raises DataError for equal names.
@@ -94,5 +97,8 @@ def _cells(name: str, values: Any) -> tuple[Any, ColumnType | None]:
         exact[~missing] = column.values[~missing] > 0
     else:
         numbers = [int(text) for text in labels.distinct_texts]
+        if any(abs(number) > LARGEST_INTEGER for number in numbers):  # codes, which no array of numbers holds
+            texts = [*labels.distinct_texts, None]
+            return [texts[code] for code in labels.values], "text"
         exact[~missing] = np.array(numbers, np.int64)[labels.values[~missing]] if numbers else 0
     return np.ma.array(exact, mask=missing), None
