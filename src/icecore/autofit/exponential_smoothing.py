@@ -14,8 +14,8 @@ import numpy as np
 from icecore.user_data.forecast_windows import ForecastPlan, Series, Windows, training_end
 
 #: with more series or points, or longer seasons, the estimates would take longer than the forecast is worth
-MAX_ETS_SERIES, MAX_ETS_POINTS, MAX_ETS_SEASON = 20, 2_000, 60
-TREND: Mapping[str, Any] = {"trend": "add", "damped_trend": True}
+MAX_ETS_SERIES, MAX_ETS_POINTS, MAX_ETS_SEASON = 10, 2_000, 60
+TRENDS: Sequence[Mapping[str, Any]] = ({}, {"trend": "add"}, {"trend": "add", "damped_trend": True})
 
 
 def ets_gains(plan: ForecastPlan, series: Sequence[Series], shown: Windows) -> np.ndarray | None:
@@ -40,18 +40,20 @@ def ets_gains(plan: ForecastPlan, series: Sequence[Series], shown: Windows) -> n
             warnings.simplefilter("ignore")  # a control that has not converged is still a control
             form, parameters = _choose(ets.ETSModel, values[: training_end(len(values), plan)], plan.season)
             for row in rows.tolist():
-                smoothed = ets.ETSModel(values[: shown.origin[row]], error="add", **form).smooth(parameters)
+                smoothed = ets.ETSModel(values[: shown.origin[row]], **form).smooth(parameters)
                 forecasts[row] = smoothed.forecast(plan.horizon)
     return (forecasts - shown.naive) / shown.spread[:, None]
 
 
 def _choose(model: Any, values: np.ndarray, season: int) -> tuple[Mapping[str, Any], np.ndarray]:
     """The form with the lowest AICc on the values (T,), and its parameters."""
-    forms: list[Mapping[str, Any]] = [{}, TREND]
+    seasons: list[Mapping[str, Any]] = [{"error": "add"}]
     if 1 < season <= len(values) // 2:
-        seasonal = {"seasonal": "add", "seasonal_periods": season}
-        forms += [seasonal, {**TREND, **seasonal}]
-    fitted = [(form, model(values, error="add", **form).fit(disp=False)) for form in forms]
+        # a season that grows with the level needs positive values, and goes with errors that do
+        kinds = ("add", "mul") if values.min() > 0 else ("add",)
+        seasons += [{"error": kind, "seasonal": kind, "seasonal_periods": season} for kind in kinds]
+    forms = [{**trend, **seasonal} for trend in TRENDS for seasonal in seasons]
+    fitted = [(form, model(values, **form).fit(disp=False)) for form in forms]
     # few points give no AICc, and then the simplest form is taken
     form, best = min(fitted, key=lambda pair: pair[1].aicc if np.isfinite(pair[1].aicc) else np.inf)
     return form, best.params

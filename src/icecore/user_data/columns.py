@@ -75,12 +75,20 @@ class Column:
         return Column(self.name, "text", codes, labels, origin)
 
 
+def as_array(values: Any) -> np.ndarray:
+    """Values (N,) as an array. Whole numbers of pandas that may be missing are objects, as floats would be rounded."""
+    kind = getattr(values, "dtype", None)
+    if kind is not None and not isinstance(kind, np.dtype) and getattr(kind, "kind", "") in ("i", "u", "b"):
+        return np.asarray(values.astype(object))
+    return np.asarray(values)
+
+
 def column_from_values(name: str, values: Any) -> Column:
     """The column of an array, list or pandas series (N,) of numbers, truth values, dates or texts.
 
     Raises DataError for anything else, and for values of several types, which would become one label.
     """
-    array = np.asarray(values)
+    array = as_array(values)
     if isinstance(values, list | tuple) and array.dtype.kind in "USiuf":
         array = np.asarray(values, object)  # otherwise numbers beside texts become texts, and truth values numbers
     if array.dtype.kind == "O":

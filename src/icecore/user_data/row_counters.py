@@ -11,7 +11,7 @@ from icecore.user_data.columns import Column
 
 #: names of columns with ids or numbers of rows
 ID_NAME = re.compile(
-    r"(.*[ _.-])?(id|ids|uuid|guid|index|idx|key|row|rows|nr|no|rownames?|row[ _.-]?(names?|numbers?|id)|rowid)"
+    r"(.*[ _.-])?(id|ids|uid|pid|uuid|guid|index|idx|key|row|rows|nr|no|rownames?|row[ _.-]?(names?|numbers?|id)|rowid)"
     r"|unnamed.*|column1|",
     re.IGNORECASE,
 )

@@ -11,7 +11,7 @@ from icecore.core.errors import DataError
 from icecore.tasks.data_files import find_first
 from icecore.user_data.array_images import ArrayImages
 from icecore.user_data.column_table import target_column
-from icecore.user_data.columns import Column, ColumnType, column_from_values
+from icecore.user_data.columns import Column, ColumnType, as_array, column_from_values
 from icecore.user_data.data_settings import Axes, DataSettings
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.array_files import array_errors, read_npy, read_npz
@@ -143,9 +143,11 @@ def array_records(
     elif N and all(isinstance(row, str) for row in X):
         return TextRecords(texts=[str(row) for row in X], targets=targets, names=names, notes=notes)
     source: dict[str, Any] = {}
-    if isinstance(X, np.ndarray) and X.ndim == 3:
-        axes, axis_notes = _find_axes(X.shape, settings)
-        X = X.swapaxes(1, 2) if axes == "time-last" else X
+    shape = X.shape if isinstance(X, np.ndarray) and X.ndim == 3 else _shape_of_list(X)
+    if shape is not None:
+        axes, axis_notes = _find_axes(shape, settings)
+        if axes == "time-last":
+            X = X.swapaxes(1, 2) if isinstance(X, np.ndarray) and X.ndim == 3 else [np.asarray(row).T for row in X]
         notes, source = [*notes, *axis_notes], {"axes": axes}
     return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, source=source, notes=notes)
 
@@ -180,6 +182,17 @@ def _frame_records(
     return build_records("The data frame", table, targets, settings, not predicting, splits, source)
 
 
+def _shape_of_list(X: Any) -> tuple[int, int, int] | None:
+    """(N, longest second axis, longest last axis) of a list of arrays (T, V) or (V, T); None for anything else."""
+    try:
+        shapes = [np.shape(row) for row in X]
+    except ValueError:  # rows that are no arrays are refused where they are read
+        return None
+    if not shapes or any(len(shape) != 2 for shape in shapes):
+        return None
+    return len(shapes), max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+
+
 def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, list[Note]]:
     """The order of the axes of an array of series, and a note if the other one is likely.
 
@@ -200,7 +213,7 @@ def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, li
 
 def _target_columns(y: Any, N: int, settings: DataSettings) -> tuple[dict[str, Column], list[Note]]:
     """Columns of targets (N,) or (N, targets), named as in the settings, or else y; or y0, y1, ... Raises DataError."""
-    array = np.asarray(y)
+    array = as_array(y)
     if len(array) != N or array.ndim not in (1, 2):
         raise DataError(f"There must be one target for each of the {N} rows, but the targets have shape {array.shape}.")
     values = array[:, None] if array.ndim == 1 else array
@@ -209,6 +222,8 @@ def _target_columns(y: Any, N: int, settings: DataSettings) -> tuple[dict[str, C
     targets: dict[str, Column] = {}
     notes: list[Note] = []
     for i, name in enumerate(names):
-        targets[name], column_notes = target_column(column_from_values(name, values[:, i]))
+        # a list may hold numbers beside texts, which an array would make texts
+        column = column_from_values(name, y if isinstance(y, list | tuple) and array.ndim == 1 else values[:, i])
+        targets[name], column_notes = target_column(column)
         notes += column_notes
     return targets, notes

@@ -10,7 +10,7 @@ import numpy as np
 from icecore.core.errors import DataError
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import ColumnTable, TableChunk, TableOptions
-from icecore.user_data.columns import ColumnType, column_from_values
+from icecore.user_data.columns import ColumnType, as_array, column_from_values
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
 
@@ -76,7 +76,7 @@ def read_frame(
 
 def _cells(name: str, values: Any) -> tuple[Any, ColumnType | None]:
     """The values of a column as cells of `TableChunk`, and their type if it is more than the cells show."""
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    array = as_array(values)
     if array.dtype.kind in "biuf":
         return array, None
     if array.dtype.kind == "m":

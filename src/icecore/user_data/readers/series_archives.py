@@ -25,7 +25,8 @@ from icecore.user_data.split_names import NO_SPLIT
 
 #: series (T, V) of any lengths, and the label of each as text, "" if there is none
 Loaded = tuple[list[np.ndarray], list[str]]
-_PUBLISHED = re.compile(r"(.+[_-])(TRAIN|TEST)(\.(?:tsv|txt|csv|ts|arff))", re.IGNORECASE)
+#: Name_TRAIN.tsv or TRAIN_Name.tsv: what comes before the split, the split, and what comes after it
+_PUBLISHED = re.compile(r"(?=.*[_-])((?:.+[_-])?)(TRAIN|TEST)((?:[_-].+)?\.(?:tsv|txt|csv|ts|arff))", re.IGNORECASE)
 #: a line with fewer numbers is no series
 MIN_POINTS = 8
 
