@@ -216,7 +216,9 @@ def test_ets_is_a_control_where_statsmodels_is(tmp_path: Path) -> None:
     assert np.abs(errors).mean() < 2  # the naive forecast is wrong by the trend of a year, which is 12
     # a later value cannot change the forecast from an origin
     later = [Series("s", t, np.where(t < shown.origin[0], values, 0.0)[:, None])]
-    np.testing.assert_allclose(ets_gains(season, later, shown.select(np.array([0]))), gains[:1])
+    again = ets_gains(season, later, shown.select(np.array([0])))
+    assert again is not None
+    np.testing.assert_allclose(again, gains[:1])
 
 
 def test_ets_is_left_out_without_statsmodels_and_for_long_series(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,8 @@ def test_whole_numbers_beyond_64_bits_are_labels_and_categories_of_their_own(cod
     labels = [codes[i % 2] for i in range(60)]
     as_labels = from_arrays(frame(), labels, DataSettings(task="classification")).encoder.target
     assert sorted(as_labels.classes[0]) == sorted(map(str, codes))
-    columns = from_arrays(frame(code=np.array(labels, object)), ["a", "b"] * 30).encoder.inputs.columns
+    encoder = from_arrays(frame(code=np.array(labels, object)), ["a", "b"] * 30).encoder
+    columns = encoder.inputs.columns  # type: ignore[attr-defined]
     assert {column.name: column.levels for column in columns}["code"] == tuple(sorted(map(str, codes)))
 
 

@@ -61,7 +61,7 @@ def test_a_line_that_names_the_columns_is_no_text(tmp_path: Path, header: str) -
 def test_negative_numbers_as_typesetters_and_accountants_write_them(tmp_path: Path, cells: list[str]) -> None:
     rows = [f"{cells[i * 7 % 3]};{'ab'[i % 2]}" for i in range(60)]
     data_plan = plan(write(tmp_path / "t.csv", ["x;label", *rows]))
-    (column,) = data_plan.encoder.inputs.columns
+    (column,) = data_plan.encoder.inputs.columns  # type: ignore[attr-defined]
     assert column.type == "number"
     assert "written: numbers and dates are read by how they are written" in describe(data_plan)
     new = encode(data_plan.encoder, write(tmp_path / "new.csv", ["x;y", *(f"{cell};1" for cell in cells)]))

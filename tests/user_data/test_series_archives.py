@@ -1,5 +1,6 @@
 """Files of the time series archives, which aeon reads: .ts, .arff and .tsf, and MiniRocket as a control."""
 
+import importlib
 import shutil
 import sys
 from pathlib import Path
@@ -67,9 +68,7 @@ def test_tsf_files_are_forecast(tmp_path: Path) -> None:
 @aeon_missing
 @pytest.mark.parametrize("name", ["GunPoint", "ArrowHead", "BasicMotions"])
 def test_every_format_of_a_published_data_set_gives_the_same_series(tmp_path: Path, name: str) -> None:
-    import aeon
-
-    folder = Path(aeon.__file__).parent / "datasets" / "data" / name
+    folder = Path(str(importlib.import_module("aeon").__file__)).parent / "datasets" / "data" / name
     plans = []
     for ending in (".ts", ".arff", ".tsv"):
         if (folder / f"{name}_TRAIN{ending}").exists():  # a copy, because beside it lies the test split in one format

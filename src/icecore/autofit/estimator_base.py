@@ -162,7 +162,8 @@ class FPTEstimator(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         # of the process that a search of scikit-learn runs in: its workers have fewer
-        return {**super().__getstate__(), "_threads": self._thread_count()}
+        state: Any = super().__getstate__()
+        return {**state, "_threads": self._thread_count()}
 
     def _thread_count(self) -> int:
         """Threads of this process, or for a worker of a search those of the process that sent the estimator to it."""
