@@ -27,6 +27,7 @@ KEYS = {
 #: these scripts start processes
 PROCESSES = {
     "long_sequences": {"ratio", "memory", "lengths"},
+    "prediction_memory": {"bytes_per_row", "growth", "peaks"},
     "time_to_accuracy": {"ratio", "bound", "goals"},
     "serving_http": {"throughput", "p50", "p99", "overload", "overload_growth_mib", "swaps", "bytes_held_per_program"},
     "data_parallel": {"ratio", "step_seconds", "overlapped_seconds", "exchange_seconds", "bytes_per_step", "expected"},

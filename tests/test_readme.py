@@ -21,7 +21,7 @@ import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
 import icecore
-from icecore.autofit import estimators
+from icecore.autofit import estimator_base
 from icecore.autofit.fit_settings import FitSettings
 from icecore.backbones.huggingface import FAMILIES
 from icecore.cli import main as cli
@@ -192,12 +192,12 @@ def families() -> Iterator[None]:
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page trains through the public API or an estimator takes few steps."""
-    estimate = estimators.fitting.fit
+    estimate = estimator_base.fitting.fit
 
     def fit_few(task: Any, settings: FitSettings, *arguments: Any) -> Any:
         return estimate(task, dataclasses.replace(settings, **FEW_FITS), *arguments)
 
-    monkeypatch.setattr(estimators.fitting, "fit", fit_few)
+    monkeypatch.setattr(estimator_base.fitting, "fit", fit_few)
     for name, few in (("train", FEW), ("sweep", FEW), ("fit", FEW_FITS)):
         function = getattr(icecore, name)
         monkeypatch.setattr(icecore, name, partial(_call, function, few))

@@ -4,6 +4,7 @@ import importlib
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import icecore
-from icecore.autofit import estimators, predict
+from icecore.autofit import estimator_base, estimator_engines, predict
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.backbones.backbone import fingerprint
 from icecore.backbones.huggingface import HuggingFaceBackbone
@@ -103,12 +104,12 @@ def test_a_pipeline_learns(classifier: Callable[..., FPTClassifier]):
 
 
 def test_a_search_loads_each_body_once(classifier: Callable[..., FPTClassifier], bert: str):
-    estimators._load_engine.cache_clear()
+    estimator_engines.load_engine.cache_clear()
     X, y = rows(60)
     search = GridSearchCV(classifier(steps=5), {"lrs": [1e-2, (1e-2, 3e-2)], "layers": [1, 2]}, cv=2, refit=False)
     search.fit(X, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    assert estimators._load_engine.cache_info().misses <= 3  # the search goes through layers 1, 2, 1, 2
+    assert estimator_engines.load_engine.cache_info().misses <= 3  # the search goes through layers 1, 2, 1, 2
     copy: Any = clone(classifier(layers=2))
     assert copy.get_params() == classifier(layers=2).get_params()
 
@@ -119,7 +120,7 @@ def test_pickles_hold_the_program_and_not_the_body(classifier: Callable[..., FPT
     pickled = pickle.dumps(fitted)
     program = sum(tensor.nbytes for tensor in fitted.program_.tensors.values())
     assert len(pickled) < program + 20_000
-    estimators._load_engine.cache_clear()
+    estimator_engines.load_engine.cache_clear()
     np.testing.assert_array_equal(pickle.loads(pickled).predict_proba(X), fitted.predict_proba(X))
 
 
@@ -153,7 +154,7 @@ def test_threads_share_a_body_and_leave_it_unchanged(
         together = list(pool.map(lambda each: each.predict_proba(X), fitted * 8))
     for index, probabilities in enumerate(together):
         np.testing.assert_array_equal(probabilities, alone[index % 2])
-    engine = estimators._load_engine(bert, "pretrained", 1, 0, "fp32", "cpu", fitted[0].program_.fingerprint)
+    engine = estimator_engines.load_engine(bert, "pretrained", 1, 0, "fp32", "cpu", fitted[0].program_.fingerprint)
     fresh = build_backbone(BodyRequest(bert, layers=1))
     assert len(engine) == 0
     assert fingerprint(engine.backbone.tensors()) == fingerprint(fresh.tensors())
@@ -412,3 +413,43 @@ def test_labels_that_cannot_be_mixed_are_refused_by_name(labels: list[Any], bert
     )
     with pytest.raises(ValueError, match=message):
         FPTClassifier(backbone=bert, **SHORT).fit(np.ones((2, 2)), labels)
+
+
+# ------------------------------------------------------------------------------- the minutes of a search
+
+
+def clock_of_fit(monkeypatch: pytest.MonkeyPatch, model: FPTClassifier) -> Callable[[], float]:
+    """What counts the minutes of a fit of this estimator."""
+    clocks: list[Callable[[], float]] = []
+
+    def fit(*arguments: Any) -> None:
+        clocks.append(arguments[-1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(estimator_base.fitting, "fit", fit)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(np.random.default_rng(0).normal(size=(40, 3)), [0, 1] * 20)
+    return clocks[0]
+
+
+def test_minutes_count_the_work_and_not_the_waiting(monkeypatch: pytest.MonkeyPatch, bert: str):
+    clock = clock_of_fit(monkeypatch, FPTClassifier(backbone=bert, minutes=1, device="cpu"))
+    begun = clock()
+    time.sleep(0.3)
+    assert clock() - begun < 0.1
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    assert clock() - begun >= 0.2
+
+
+def test_a_worker_of_a_search_counts_with_the_threads_of_its_parent(monkeypatch: pytest.MonkeyPatch, bert: str):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    model = FPTClassifier(backbone=bert, minutes=1, device="cpu")
+    sent = pickle.loads(pickle.dumps(model))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = clock_of_fit(monkeypatch, sent)
+    monkeypatch.setattr(estimator_base.multiprocessing, "parent_process", lambda: "a search")
+    worker = clock_of_fit(monkeypatch, sent)
+    assert worker() * 4 == pytest.approx(alone(), rel=0.05)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from icecore import user_data
 from icecore.autofit import fit, predict
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.predict import Predictions
+from icecore.autofit.row_digests import sample_digests, share_seen
 from icecore.core.config import RunConfig
 from icecore.core.errors import DataError, WeightsError
 from icecore.experiments import sweep
 from icecore.training.context import ExecutionContext
 from icecore.user_data import DataSettings
+from icecore.user_data.records import NumberNames, select_names
 
 
 @pytest.fixture
@@ -189,3 +192,44 @@ def test_no_cell_is_a_formula_to_a_spreadsheet() -> None:
     rows = list(csv.reader(io.StringIO(text)))
     assert [row[0] for row in rows][:2] == ["row", "'=cmd()"]
     assert [row[1] for row in rows] == ["'=y", "'=1+1", "-2.5", "'-x", "'@a", "'+b", "'\t=c", "plain"]
+
+
+# ------------------------------------------------------------------------------- memory
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Bytes that Python and NumPy hold at most while `work` runs, beyond what they hold before."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_writing_predictions_takes_as_much_memory_for_any_number_of_rows(tmp_path: Path) -> None:
+    def save(rows: int) -> Callable[[], object]:
+        columns = {"x": np.linspace(0, 1, rows)}
+        table = Predictions(NumberNames(np.arange(rows)), columns, "r2")
+        return lambda: table.save(tmp_path / f"{rows}.csv")
+
+    few, many = peak_bytes(save(1_000)), peak_bytes(save(30_000))
+    assert many < few + 100_000
+    assert len((tmp_path / "30000.csv").read_text().splitlines()) == 30_001
+
+
+def test_the_note_on_training_rows_takes_as_much_memory_for_any_number_of_rows() -> None:
+    rows = torch.arange(60_000.0).reshape(-1, 2)
+    sample = sample_digests(rows[-200:], None)
+    peak = peak_bytes(lambda: share_seen(sample, rows, None))
+    assert share_seen(sample, rows, None) == 1
+    assert share_seen(sample, rows[:-100], None) == 0.5
+    assert peak < 100_000
+
+
+def test_names_that_are_numbers_stay_numbers() -> None:
+    names = select_names(NumberNames(np.arange(5) * 10), np.array([3, 1]))
+    assert isinstance(names, NumberNames)
+    assert names == ["30", "10"]
+    assert names != ["30"]
+    assert select_names(["a", "b", "c"], np.array([2, 0])) == ["c", "a"]

@@ -8,14 +8,15 @@ import typer
 from commandline import Run
 from icecore.cli import main as cli
 
-WITHOUT_ARGUMENTS = [["demo"], ["tasks"], ["backbones"], ["paper"], ["runs"], ["data", "list"]]
+WITHOUT_ARGUMENTS = [["demo"], ["tasks"], ["backbones"], ["paper"], ["runs"], ["data", "list"], ["benchmark", "ucr"]]
 
 
 def every_command() -> list[list[str]]:
     """The words of each command and group."""
     root: Any = typer.main.get_command(cli.app)
     commands = [[name] for name in root.commands]
-    return [[], *commands, *(["data", name] for name in root.commands["data"].commands)]
+    groups = [name for name, command in root.commands.items() if hasattr(command, "commands")]
+    return [[], *commands, *([group, name] for group in groups for name in root.commands[group].commands)]
 
 
 @pytest.mark.parametrize("words", every_command(), ids=" ".join)

@@ -1,5 +1,7 @@
 """Files of the time series archives, which aeon reads: .ts, .arff and .tsf, and MiniRocket as a control."""
 
+import importlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -63,7 +65,34 @@ def test_tsf_files_are_forecast(tmp_path: Path) -> None:
     assert "series: 3" in describe(data_plan)
 
 
+@aeon_missing
+@pytest.mark.parametrize("name", ["GunPoint", "ArrowHead", "BasicMotions"])
+def test_every_format_of_a_published_data_set_gives_the_same_series(tmp_path: Path, name: str) -> None:
+    folder = Path(str(importlib.import_module("aeon").__file__)).parent / "datasets" / "data" / name
+    plans = []
+    for ending in (".ts", ".arff", ".tsv"):
+        if (folder / f"{name}_TRAIN{ending}").exists():  # a copy, because beside it lies the test split in one format
+            plans.append(plan(shutil.copy(folder / f"{name}_TRAIN{ending}", tmp_path)))
+    first, *others = plans
+    assert others
+    for other in others:
+        assert [label.lower() for label in other.encoder.target.classes[0]] == [*first.encoder.target.classes[0]]
+        for split in ("train", "val", "test"):
+            np.testing.assert_allclose(other.splits[split].inputs, first.splits[split].inputs, atol=1e-4)
+
+
 def test_without_aeon_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aeon.datasets", None)
     with pytest.raises(DataError, match=r"Reading .*x\.ts needs aeon: pip install 'icecore\[timeseries\]'"):
+        plan(write_ts(tmp_path / "x.ts", 4))
+
+
+def test_an_aeon_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site" / "aeon" / "datasets").mkdir(parents=True)
+    (tmp_path / "site" / "aeon" / "__init__.py").write_text("")
+    (tmp_path / "site" / "aeon" / "datasets" / "__init__.py").write_text("import a_package_that_is_missing")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "aeon"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(DataError, match=r"needs aeon, which is there but cannot be imported \(.*a_package_that_is"):
         plan(write_ts(tmp_path / "x.ts", 4))

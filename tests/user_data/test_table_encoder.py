@@ -95,6 +95,7 @@ def test_missing_numbers_are_flagged_only_if_training_had_some() -> None:
     encoder = from_arrays(X, np.arange(40) % 2).encoder
     notes = encode(encoder, np.array([[np.nan, np.nan], [1.0, np.nan]])).notes
     assert notes == [
+        ("empty", "no values in 1 row (0)"),
         ("filled", "missing numbers with the mean, and flagged: x0 (1)"),
         ("filled", "missing numbers with the mean, not flagged, because none were missing in training: x1 (2)"),
     ]

@@ -9,7 +9,7 @@ import glob
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,11 @@ def fit(
     extra: dict[str, Any] | None = None,
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> FitResult:
     """Train programs for `task` and write the best one to `out`, with `extra` in its header.
+
+    clock  seconds by which the minutes are counted
 
     The runs are kept beside `out` in a hidden folder, and are removed at the end: if a fit is interrupted, the same
     call continues it. Raises BusyError if another process is fitting the same file, and UserError, with a remedy, for
@@ -67,7 +70,9 @@ def fit(
     with file_lock(out.with_name(f".{out.name}.lock"), wait=False, remove=True) as is_alone:
         if not is_alone:
             raise BusyError(f"Another process is fitting {out}. Wait until it ends, or name another file to write.")
-        return _fit_alone(task, settings, out, extra or {}, ExecutionContext(device=device, callbacks=callbacks))
+        return _fit_alone(
+            task, settings, out, extra or {}, ExecutionContext(device=device, callbacks=callbacks, clock=clock)
+        )
 
 
 def _fit_alone(
@@ -205,6 +210,7 @@ def _train_sweep(
         seed_scores=scores[:S],
         seeds=tuple(each.seed for each in at_lr),
         seeds_lr=lr,
+        seed_val_metrics=tuple(state.val_metric for state in states[:S]),
         logits=logits[index],
         targets=targets,
         curves=_curves(config, best, summaries, context),

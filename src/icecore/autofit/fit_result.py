@@ -29,6 +29,7 @@ class ModelResult:
     seed_scores  (S, N) the same as `scores` for each seed at one learning rate; None if no seed is involved
     seeds        the S seeds
     seeds_lr     their learning rate, the one with the best mean validation metric
+    seed_val_metrics  (S,) the validation metric of each seed there
     logits       (N, 1, C) of that training; `targets` (N, 2, k) of the rows. For pages, not for files
     curves       validation metric over steps of its seed, by learning rate
     """
@@ -45,6 +46,7 @@ class ModelResult:
     seed_scores: Tensor | None = None
     seeds: tuple[int, ...] = ()
     seeds_lr: float | None = None
+    seed_val_metrics: tuple[float, ...] = ()
     logits: Tensor | None = None
     targets: Tensor | None = None
     curves: Mapping[float, Sequence[tuple[int, float]]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 from torch import Tensor
 
+from icecore.autofit.exponential_smoothing import ets_gains
 from icecore.user_data import DataEncoder, EncodedRows
 from icecore.user_data.forecast_windows import ForecastPlan, Series, Windows
 from icecore.user_data.notes import Note
@@ -118,7 +119,7 @@ def _measure(
     gains: np.ndarray,
     errors: np.ndarray,
 ) -> dict[str, Measures]:
-    """The measures on the test origins of the program, the seasonal naive forecast and a linear model."""
+    """The measures on the test origins of the program, the seasonal naive forecast, a linear model and ETS."""
     test, val = shown.splits == "test", shown.splits == "val"
     if not test.any():
         return {}
@@ -127,7 +128,8 @@ def _measure(
     zeros = np.zeros_like(gains)
     linear = _fit_linear(windows, shown, plan)
     results: dict[str, Measures] = {}
-    for name, own in (("program", gains), ("seasonal naive", zeros), ("linear model", linear)):
+    ets = ets_gains(plan, series, shown)
+    for name, own in (("program", gains), ("seasonal naive", zeros), ("linear model", linear), ("ETS", ets)):
         if own is None:
             continue
         forecast = naive + spread * own[test]

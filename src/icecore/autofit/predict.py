@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -58,17 +58,25 @@ class Predictions:
     def to_csv(self) -> str:
         """A table with a header and one line for each row. Texts that begin like a formula get an apostrophe."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        self._write_csv(text)
+        return text.getvalue()
+
+    def save(self, path: Path) -> None:
+        """Write the table as a CSV file, row by row. Raises StorageError."""
+
+        def write(temporary: Path) -> None:
+            with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                self._write_csv(file)
+
+        write_atomic(path, write)
+
+    def _write_csv(self, file: IO[str]) -> None:
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["row", *map(_not_a_formula, self.columns)])
         spreads = [self.spreads.get(name) for name in self.columns]
         for name, *values in zip(self.names, *self.columns.values(), strict=True):
             cells = [_format_cell(value, spread) for value, spread in zip(values, spreads, strict=True)]
             writer.writerow([_not_a_formula(name), *map(_not_a_formula, cells)])
-        return text.getvalue()
-
-    def save(self, path: Path) -> None:
-        """Write the table as a CSV file. Raises StorageError."""
-        write_atomic(path, lambda temporary: temporary.write_text(self.to_csv(), "utf-8", "backslashreplace"))
 
 
 def _not_a_formula(cell: Any) -> Any:
@@ -193,11 +201,12 @@ def _decode_series(
     if not np.isfinite([each.forecast for each in forecasts]).all():
         raise DataError(f"The program gives values of {plan.target!r} that are not finite numbers. Train it again.")
     texts = [time_texts(each.next_times, plan.has_dates) for each in forecasts]
+    nothing = np.empty(0)  # if no series has all that must be known in advance
     columns = {
         "time": np.array([text for part in texts for text in part]),
-        plan.target: np.concatenate([each.forecast for each in forecasts]),
-        "low (10%)": np.concatenate([each.low for each in forecasts]),
-        "high (90%)": np.concatenate([each.high for each in forecasts]),
+        plan.target: np.concatenate([nothing, *(each.forecast for each in forecasts)]),
+        "low (10%)": np.concatenate([nothing, *(each.low for each in forecasts)]),
+        "high (90%)": np.concatenate([nothing, *(each.high for each in forecasts)]),
     }
     names = [each.name for each in forecasts for _ in range(plan.horizon)]
     notes = [*rows.notes, *measure_notes(measures, plan.horizon)]

@@ -36,8 +36,10 @@ def share_seen(sample: Sequence[str], inputs: Tensor, lengths: Tensor | None) ->
     """The share of the sampled training rows that is among encoded rows (N, ...); 0 without a sample."""
     if not sample:
         return 0.0
-    rows = set(_digests(inputs, lengths))
-    return sum(digest in rows for digest in sample) / len(sample)
+    looked_for = set(sample)
+    # the digests of all rows together would take more memory than the rows
+    seen = {digest for digest in _digests(inputs, lengths) if digest in looked_for}
+    return sum(digest in seen for digest in sample) / len(sample)
 
 
 def notes_on_training_rows(program: Program, rows: ScoredRows) -> list[Note]:
@@ -51,7 +53,6 @@ def notes_on_training_rows(program: Program, rows: ScoredRows) -> list[Note]:
 
 def _digests(inputs: Tensor, lengths: Tensor | None) -> Iterator[str]:
     """A digest of each row, whatever it is padded to."""
-    counts = [None] * len(inputs) if lengths is None else lengths.tolist()
-    for row, count in zip(inputs.cpu(), counts, strict=True):
-        content = row if count is None else row[:count]
-        yield hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest()[:DIGEST_DIGITS]
+    for index, row in enumerate(inputs.cpu().numpy()):
+        content = row if lengths is None else row[: int(lengths[index])]
+        yield hashlib.sha256(content.tobytes()).hexdigest()[:DIGEST_DIGITS]

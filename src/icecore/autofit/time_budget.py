@@ -3,7 +3,6 @@
 import json
 import math
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def plan_training(
     stored = _read_json(path)
     if stored.get("wanted") == request and is_plan(stored.get("schedule")):
         return stored["schedule"]
-    begun = time.perf_counter()
+    begun = context.clock()
     plan: dict[str, Any] = {}
     if settings.closed_form:
         # given steps are to give the same program on every machine
@@ -62,7 +61,7 @@ def plan_training(
         plan |= choose_start(config, task, context, seconds)
     if settings.steps is None:
         started = replace(config, **plan)
-        plan |= measure_affordable(started, task, settings, context, spent=time.perf_counter() - begun)
+        plan |= measure_affordable(started, task, settings, context, spent=context.clock() - begun)
     else:
         plan |= {"steps": settings.steps, "eval_examples": min(MAX_VALIDATION_ROWS, task.split_size("val"))}
         plan["eval_every"] = math.ceil(settings.steps / VALIDATIONS_PER_RUN)
@@ -88,10 +87,10 @@ def measure_affordable(
     runs that the mean over seeds consists of, are always scored on the whole split. With `settings.race`, learning
     rates that fall behind stop early and are not scored, so the others train for more steps.
     """
-    begun = time.perf_counter()
+    begun = context.clock()
     runs = sweep.expand_sweep(config, settings.lrs, settings.seeds)
     train, score, final = _measure_sweep(runs, task, settings.race, context)
-    seconds = max(MIN_SECONDS, settings.minutes * 60 - spent - (time.perf_counter() - begun))
+    seconds = max(MIN_SECONDS, settings.minutes * 60 - spent - (context.clock() - begun))
     # a small validation split is used whole, because its noise decides which learning rate is chosen
     affordable_rows = max(MIN_VALIDATION_ROWS, seconds / 3 / (VALIDATIONS_PER_RUN * score))
     rows = int(min(MAX_VALIDATION_ROWS, task.split_size("val"), affordable_rows))
@@ -135,19 +134,19 @@ def _measure_seconds(runs: list[RunConfig], task: UserTask, context: ExecutionCo
         pack = Pack(task, context.backbone(runs[0]), runs, trial)
 
         def timed_step() -> float:
-            start = time.perf_counter()
+            start = context.clock()
             pack.train_step()
             pack.step += 1
             pack.runtime.synchronize()
-            return time.perf_counter() - start
+            return context.clock() - start
 
         step_seconds = timed_step()
         if step_seconds < LONG_STEP:
             step_seconds = (timed_step() + timed_step()) / 2
         rows = min(64, task.split_size("val"))
-        start = time.perf_counter()
+        start = context.clock()
         evaluate(pack.model, task, "val", rows)
-        return step_seconds, (time.perf_counter() - start) / rows
+        return step_seconds, (context.clock() - start) / rows
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def fit(
         return
     with training_displays(out.parent, quiet) as displays:
         result = fit_program(plan.task(), fit_settings, out, {"encoder": plan.encoder.to_json()}, device, displays)
-    _print_fit(result, out)
+    _print_fit(result, out, plan.encoder.forecast is not None)
     _write_page(report, result, plan)
     if plan.encoder.forecast is not None:
         _print_forecast(out, data, device)
@@ -143,8 +143,7 @@ def predict(
     else:
         results = _ask_server(url, token_file, programs, data, score, strict)
     for path, predictions in results.items():
-        for name, text in predictions.notes:
-            echo(f"{name}: {text}", error=True)
+        _print_notes(predictions, path, data)
         if out is None:
             _print_predictions(predictions, title=str(path) if len(programs) > 1 else None)
         else:
@@ -153,6 +152,16 @@ def predict(
             rows = pluralize(len(predictions.names), "row")
             value = metric_text(predictions.score, predictions.metric_name)
             echo(f"{path.name}: {predictions.metric_name} {value} on {rows}", error=True)
+
+
+def _print_notes(predictions: "Predictions", program: Path, data: Path) -> None:
+    """Print what was found out about the rows. Raises DataError if none of the series can be forecast."""
+    for name, text in predictions.notes:
+        echo(f"{name}: {text}", error=True)
+    if not len(predictions.names):
+        raise DataError(
+            f"{data}: no series has the rows that {program.name} needs to forecast it, see the lines above."
+        )
 
 
 def _save_predictions(predictions: "Predictions", path: Path) -> None:
@@ -208,14 +217,14 @@ def _print_predictions(predictions: "Predictions", title: str | None) -> None:
     echo(predictions.to_csv(), end="")
 
 
-def _print_fit(result: "FitResult", out: Path) -> None:
+def _print_fit(result: "FitResult", out: Path, is_forecast: bool) -> None:
     """Print the metrics of the program and its controls, then the verdict."""
     models = (result.result, *result.controls)
     several_seeds = any(len(model.seeds) > 1 for model in models)
     recommendation, _, explanation = result.verdict.partition("\n")
     if recommendation:
         print_text(recommendation)
-    metric = result.metric_name.replace("r2", "R²")
+    metric = "R² beyond naive" if is_forecast else result.metric_name.replace("r2", "R²")
     columns = (f"mean {metric}", "best by validation") if several_seeds else (metric,)
     rows: list[tuple[str, ...]] = []
     for model in models:
@@ -228,6 +237,11 @@ def _print_fit(result: "FitResult", out: Path) -> None:
         print_text(
             "Means have their standard error over seeds and are at the learning rate shown. The program that was "
             "written is the first row's best by validation."
+        )
+    if is_forecast:
+        print_text(
+            "This R² is that of the differences from the seasonal naive forecast, which may be small or mostly noise. "
+            "Judge the forecasts by MASE and sMAPE below: both are errors, so less is better."
         )
     if explanation:
         print_text(explanation)

@@ -16,6 +16,7 @@ import typer
 from rich.markup import escape
 
 from icecore.cli import (
+    benchmark_command,
     fit_commands,
     inspect_command,
     list_commands,
@@ -52,6 +53,7 @@ app = typer.Typer(
     help="Use a frozen pretrained transformer as a universal computation engine: only a small program is trained.",
 )
 data = typer.Typer(no_args_is_help=True, help="List and download public data sets.")
+benchmark = typer.Typer(no_args_is_help=True, help="Compare bodies on public data sets, beside published results.")
 
 
 def _add(panel: str, command: Callable[..., Any], name: str | None = None, takes_arguments: bool = True) -> None:
@@ -80,6 +82,8 @@ _add(LISTS, list_commands.backbones, takes_arguments=False)
 app.add_typer(data, name="data", rich_help_panel=LISTS)
 data.command(name="get", no_args_is_help=True)(list_commands.data_get)
 data.command(name="list")(list_commands.data_list)
+app.add_typer(benchmark, name="benchmark", rich_help_panel=MANY_RUNS)
+benchmark.command(name="ucr")(benchmark_command.ucr)
 
 
 def main() -> None:

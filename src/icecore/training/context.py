@@ -1,6 +1,7 @@
 """Where and how runs are executed. None of it changes the numbers of a finished run or is part of a run's id."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class ExecutionContext:
     checkpoint_seconds  longest time between states; every validation writes one as well
     feature_memory      bytes of cached features kept in memory, more go to a file (None: a share of the machine's)
     bodies              the bodies in use, shared by all runs of a command
+    clock               seconds by which time boxes are kept: those of the wall, or of the work of this process
     """
 
     out: Path = Path("runs")
@@ -68,6 +70,7 @@ class ExecutionContext:
     checkpoint_seconds: float = 30.0
     feature_memory: int | None = None
     bodies: BodyCache = field(default_factory=BodyCache, compare=False, repr=False)
+    clock: Callable[[], float] = field(default=time.perf_counter, compare=False, repr=False)
 
     def runtime(self, config: RunConfig) -> Runtime:
         """Device and precision of a run. Raises ConfigError if this machine does not have them."""

@@ -98,8 +98,8 @@ class Pack:
         )
         self.step = 0
         self.schedule = Schedule(config)
-        self.clock = time.perf_counter()
-        self.saved = self.clock
+        self.counted = context.clock()
+        self.saved = time.perf_counter()
 
     def resume(self) -> None:
         """Load the last state that the runs have in common, if there is one, and call the callbacks."""
@@ -317,15 +317,15 @@ class Pack:
         if self.config.minutes is None:
             return 0.0
         self.runtime.synchronize()
-        return self.world.broadcast(self.active[0].progress.seconds + time.perf_counter() - self.clock)
+        return self.world.broadcast(self.active[0].progress.seconds + self.context.clock() - self.counted)
 
     def _count_seconds(self, members: Sequence[PackedRun]) -> None:
         self.runtime.synchronize()
-        now = time.perf_counter()
+        now = self.context.clock()
         for member in members:
-            member.progress.seconds += now - self.clock
-            member.progress.share += (now - self.clock) / len(members)
-        self.clock = now
+            member.progress.seconds += now - self.counted
+            member.progress.share += (now - self.counted) / len(members)
+        self.counted = now
 
     def _narrow(self) -> None:
         """Shrink model and optimizer to the active runs."""

@@ -34,6 +34,10 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def content_codes(self) -> np.ndarray:
+        """A code (N,) of each image, equal for equal images."""
+        return np.unique([hash(image.tobytes()) for image in self.pixels], return_inverse=True)[1]
+
     def _find_scale(self, pixels: np.ndarray) -> float:
         """The factor that makes 8 bits of a value."""
         kind = pixels.dtype

@@ -229,8 +229,9 @@ class ColumnBuilder:
         if kind == "number" and name in self.options.types and not {name} & (self.formats.keys() | self._parts.keys()):
             # the same numbers, but written with a decimal comma; percent would be other numbers
             present = [cell for cell in cells if cell is not None and not is_missing_word(cell)]
+            is_plain = all(can_parse("number", cell) for cell in present)
             number_format, _ = find_number_format(present, self.options.decimal)
-            if number_format is not None and not number_format.unit:
+            if number_format is not None and not number_format.unit and not is_plain:
                 self.formats[name] = str(number_format)
                 parse = cell_parser(kind, self.formats[name])
         for i, cell in enumerate(cells):

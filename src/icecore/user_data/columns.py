@@ -75,12 +75,20 @@ class Column:
         return Column(self.name, "text", codes, labels, origin)
 
 
+def as_array(values: Any) -> np.ndarray:
+    """Values (N,) as an array. Whole numbers of pandas that may be missing are objects, as floats would be rounded."""
+    kind = getattr(values, "dtype", None)
+    if kind is not None and not isinstance(kind, np.dtype) and getattr(kind, "kind", "") in ("i", "u", "b"):
+        return np.asarray(values.astype(object))
+    return np.asarray(values)
+
+
 def column_from_values(name: str, values: Any) -> Column:
     """The column of an array, list or pandas series (N,) of numbers, truth values, dates or texts.
 
     Raises DataError for anything else, and for values of several types, which would become one label.
     """
-    array = np.asarray(values)
+    array = as_array(values)
     if isinstance(values, list | tuple) and array.dtype.kind in "USiuf":
         array = np.asarray(values, object)  # otherwise numbers beside texts become texts, and truth values numbers
     if array.dtype.kind == "O":
@@ -148,7 +156,7 @@ def _column_of_objects(name: str, items: list[Any]) -> Column:
         moments = [np.datetime64("NaT") if gone else _utc(x) for x, gone in zip(items, is_missing, strict=True)]
         return Column(name, "date", _seconds(np.array(moments, "datetime64[us]")), (), "date")
     values = np.full(len(items), math.nan)
-    values[~is_missing] = [float(item) for item in present]
+    values[~is_missing] = [_float_of(item) for item in present]
     written = None
     if kind == "int" and any(abs(int(item)) > LARGEST_EXACT for item in present):
         levels = [str(each) for each in sorted({int(item) for item in present})]
@@ -156,6 +164,14 @@ def _column_of_objects(name: str, items: list[Any]) -> Column:
         codes = [-1 if gone else code_of[str(int(x))] for x, gone in zip(items, is_missing, strict=True)]
         written = Column(name, "text", np.array(codes, np.int32), levels, "int")
     return Column(name, "number", values, (), kind, as_written=written)
+
+
+def _float_of(item: Any) -> float:
+    """A number as float64, infinite if it is too large for that."""
+    try:
+        return float(item)
+    except OverflowError:
+        return math.inf if item > 0 else -math.inf
 
 
 def _kind_of(item: Any) -> str:

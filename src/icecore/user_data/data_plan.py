@@ -81,8 +81,10 @@ class Plan:
         ]
 
 
-def plan(data: str | PathLike[str], settings: DataSettings | None = None) -> Plan:
+def plan(data: str | PathLike[str], settings: DataSettings | None = None, *, balance: bool = True) -> Plan:
     """Read the data at a path and infer everything about it that the settings leave open.
+
+    balance  imbalanced classes count the same in the metric and the loss
 
     Raises DataError or ConfigError with what to correct.
     """
@@ -94,7 +96,7 @@ def plan(data: str | PathLike[str], settings: DataSettings | None = None) -> Pla
         forecast_plan = _make_plan(records, replace(settings, kind="series"), str(path))
         return replace(forecast_plan, encoder=replace(forecast_plan.encoder, forecast=forecast))
     kind, records = read_path(path, settings)
-    return _make_plan(records, replace(settings, kind=kind), str(path))
+    return _make_plan(records, replace(settings, kind=kind), str(path), balance=balance)
 
 
 def from_arrays(

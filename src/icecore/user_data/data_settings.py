@@ -62,6 +62,13 @@ class DataSettings:
     horizon: int | None = setting(
         None, help="Points to forecast, for --task forecast.", check=at_least(1), group=CONTENT, default_note="a season"
     )
+    known: tuple[str, ...] = setting(
+        (),
+        help="For --task forecast: columns that are known in advance, such as holidays. New data have their rows after "
+        "the last value.",
+        group=CONTENT,
+        default_note="none",
+    )
     season: int | None = setting(
         None,
         help="Points after which a series to forecast repeats itself; 1 if it does not.",
@@ -139,6 +146,8 @@ class DataSettings:
         check_settings(self)
         if self.horizon is not None and self.task not in ("forecast", "regression"):
             raise ConfigError("horizon is the number of points to forecast: set --task forecast too, or leave it out.")
+        if self.known and self.task not in ("forecast", "regression"):
+            raise ConfigError("known names columns for a forecast: set --task forecast too, or leave it out.")
         if self.val + self.test >= 1:
             raise ConfigError(
                 f"val and test must leave rows to train on, so they must be less than 1 together, but are {self.val} "

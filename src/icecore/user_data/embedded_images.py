@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from icecore.user_data.image_decoding import ImageFiles
 
 
@@ -17,3 +19,7 @@ class EmbeddedImages(ImageFiles):
         """(name, bytes) of these images."""
         for name in names:
             yield name, self.raw[int(name)]
+
+    def content_codes(self) -> np.ndarray:
+        """A code (N,) of each image, equal for equal bytes."""
+        return np.unique(list(map(hash, self.raw)), return_inverse=True)[1]

@@ -17,10 +17,10 @@ from icecore.user_data.data_encoder import DataEncoder
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.forecast_records import read_new_series, window_records
 from icecore.user_data.forecast_windows import Series, Windows
-from icecore.user_data.notes import Note
+from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
-from icecore.user_data.records import FORM_DESCRIPTIONS, Records
+from icecore.user_data.records import FORM_DESCRIPTIONS, Records, select_names
 from icecore.user_data.user_task import UserTask
 
 
@@ -89,7 +89,7 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
         if score:
             raise
         notes.append(("not scored", str(error)))
-    names = [str(records.names[row]) for row in encoded.rows.tolist()]
+    names = select_names(records.names, encoded.rows)
     return EncodedRows(encoded.inputs, encoded.lengths, names, targets, notes)
 
 
@@ -100,10 +100,21 @@ def _encode_series(encoder: DataEncoder, data: Any, settings: DataSettings) -> E
         raise DataError("A program that forecasts reads series from a file. Save them as a table first.")
     series, windows = read_new_series(Path(data).expanduser(), settings, encoder.forecast)
     shown = windows.select(windows.splits != "train")
+    if not len(shown.origin):
+        raise DataError(
+            f"{data} has nothing to forecast from: no window of {encoder.forecast.context} points is whole."
+        )
     records = window_records(shown, encoder.forecast, None, [], [])
     encoded = encoder.inputs.encode(records, np.arange(len(records)))
     names = [series[index].name for index in shown.series.tolist()]
-    return EncodedRows(encoded.inputs, encoded.lengths, names, None, encoded.notes, series, windows)
+    notes = list(encoded.notes)
+    H, known = encoder.forecast.horizon, encoder.forecast.known
+    if short := [each.name for each in series if each.known is not None and len(each.known) < len(each.times) + H]:
+        rows = pluralize(H, "row")
+        notes.append(
+            ("next", f"{join_names(short, 3)}: not forecast, which takes {rows} with {join_names(known)} more")
+        )
+    return EncodedRows(encoded.inputs, encoded.lengths, names, None, notes, series, windows)
 
 
 def _encode_targets(encoder: DataEncoder, records: Records, rows: np.ndarray, source: str) -> Tensor:

@@ -24,7 +24,15 @@ def forecast_records(path: Path, settings: DataSettings) -> tuple[SequenceRecord
     horizon = settings.horizon or max(season, 1)
     context = find_context(found.series, horizon, season, settings.length)
     plan = ForecastPlan(
-        horizon, context, season, found.target, found.values, found.time, found.series_column, found.has_dates
+        horizon,
+        context,
+        season,
+        found.target,
+        found.values,
+        found.time,
+        found.series_column,
+        found.has_dates,
+        found.known,
     )
     windows = make_windows(found.series, plan)
     windows = windows.select(windows.splits != "next")
@@ -61,8 +69,9 @@ def read_new_series(path: Path, settings: DataSettings, plan: ForecastPlan) -> t
     given = replace(
         settings,
         task="forecast",
-        target=(plan.target,) if plan.time or plan.series or plan.values else (),
+        target=(plan.target,) if plan.time or plan.series or plan.values or plan.known else (),
         values=plan.values,
+        known=plan.known,
         time=plan.time,
         series=plan.series,
     )

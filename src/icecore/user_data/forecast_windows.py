@@ -29,11 +29,13 @@ class Series:
 
     times   (T,) seconds since 1970, or numbers
     values  (T, V): the value to forecast, then the columns that are only seen
+    known   (T + F, K): the columns that are known F points in advance; None if there are none
     """
 
     name: str
     times: np.ndarray
     values: np.ndarray
+    known: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ForecastPlan:
     season   m: points after which the series repeats itself, 1 if it does not
     target   name of the value to forecast
     values   names of the columns that are only seen
+    known    names of the columns that are known in advance
     has_dates  times are dates
     """
 
@@ -56,13 +59,14 @@ class ForecastPlan:
     time: str | None = None
     series: str | None = None
     has_dates: bool = False
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Windows:
     """N windows of several series.
 
-    points  (N, L, V) relative to each window's level and spread
+    points  (N, L, V + K) relative to each window's level and spread
     naive   (N, H) seasonal naive forecast
     spread  (N,) of the window's target
     future  (N, H) true values, nan where they are not known
@@ -137,15 +141,17 @@ def make_windows(series: Sequence[Series], plan: ForecastPlan, training: bool = 
         if T < L:
             raise DataError(f"Series {each.name!r} has {T:,} points, but {L:,} are needed to see what comes next.")
         held_out = max(H, round(HELD_OUT_SHARE * T))
-        ends = {"train": T - 2 * held_out, "val": T - held_out, "test": T}
+        ends = {"train": training_end(T, plan), "val": T - held_out, "test": T}
         first = L
         for split, end in ends.items():
             origins = np.arange(first, end - H + 1)
             if len(origins) > MAX_ORIGINS:
                 origins = origins[np.linspace(0, len(origins) - 1, MAX_ORIGINS).astype(int)]
-            parts.append(_cut(each.values, origins, plan, split, index))
+            parts.append(_cut(each, origins, plan, split, index))
             first = max(L, end)
-        parts.append(_cut(each.values, np.array([T]), plan, "next", index))
+        # without what must be known in advance, what comes next is not forecast
+        is_ready = each.known is None or len(each.known) >= T + H
+        parts.append(_cut(each, np.arange(T, T + is_ready), plan, "next", index))
     windows = Windows(*(np.concatenate([getattr(p, name) for p in parts]) for name in Windows.__dataclass_fields__))
     known = np.isfinite(windows.future).all(1) | (windows.splits == "next")
     windows = windows.select(known & np.isfinite(windows.naive).all(1))
@@ -154,13 +160,24 @@ def make_windows(series: Sequence[Series], plan: ForecastPlan, training: bool = 
     return windows
 
 
-def _cut(values: np.ndarray, origins: np.ndarray, plan: ForecastPlan, split: str, index: int) -> Windows:
-    """The windows of a series (T, V) before each of its origins (n,)."""
-    n, H, L, m = len(origins), plan.horizon, plan.context, min(plan.season, plan.context)
-    V = values.shape[1]
-    windows = values[origins[:, None] + np.arange(-L, 0)] if n else np.zeros((0, L, V))
+def training_end(points: int, plan: ForecastPlan) -> int:
+    """Index of the first point that is no longer for training, in a series of T points."""
+    return points - 2 * max(plan.horizon, round(HELD_OUT_SHARE * points))
+
+
+def _cut(series: Series, origins: np.ndarray, plan: ForecastPlan, split: str, index: int) -> Windows:
+    """The windows of a series before each of its origins (n,).
+
+    Columns that are known in advance are those of H points later, so that the last H points of a window hold them for
+    the horizon.
+    """
+    values, n, H, L, m = series.values, len(origins), plan.horizon, plan.context, min(plan.season, plan.context)
+    before = origins[:, None] + np.arange(-L, 0)
+    windows = values[before]
+    if series.known is not None:
+        windows = np.concatenate([windows, series.known[before + H]], 2)
     padded = np.concatenate([values[:, 0], np.full(H, np.nan)])
-    future = padded[origins[:, None] + np.arange(H)] if n else np.zeros((0, H))
+    future = padded[origins[:, None] + np.arange(H)]
     naive = windows[:, L - m + np.arange(H) % m, 0]
     is_known = np.isfinite(windows)
     filled = np.where(is_known, windows, 0)

@@ -13,7 +13,7 @@ import numpy as np
 from icecore.core.text import percent, pluralize
 from icecore.user_data.columns import Column
 from icecore.user_data.notes import Note, join_names
-from icecore.user_data.records import Records, SequenceRecords, TableRecords, TextRecords
+from icecore.user_data.records import ImageRecords, Records, SequenceRecords, TableRecords, TextRecords
 from icecore.user_data.row_counters import counts_rows
 
 #: names of columns whose repeated values are most likely persons, devices and the like
@@ -136,6 +136,8 @@ def _input_codes(records: Records, without: tuple[str, ...]) -> np.ndarray | Non
         ends = np.cumsum(sequences.lengths)
         parts = zip(ends - sequences.lengths, ends, strict=True)
         return np.unique([hash(sequences.points[a:b].tobytes()) for a, b in parts], return_inverse=True)[1]
+    if isinstance(records, ImageRecords):
+        return records.images.content_codes()
     if not isinstance(records, TableRecords):
         return None
     state = np.zeros(len(records), np.uint64)

@@ -4,9 +4,11 @@ Each image is decoded directly into its row of that array, which is in memory or
 memory-mapped temporary file.
 """
 
+import hashlib
 import io
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +59,17 @@ class ImageFiles:
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """(name, bytes) of these images, in any order."""
         return read_files(self.path, names)
+
+    def content_codes(self) -> np.ndarray:
+        """A code (N,) of each image, equal for a file that is named twice, and in folders for files of equal bytes."""
+        digests: dict[str, str] = {}
+        if self.path.is_dir():
+            sizes = {name: file.stat().st_size for name in set(self.names) if (file := self.path / name).is_file()}
+            counts = Counter(sizes.values())
+            # only files of one size can be equal, so that few are read for this
+            for name, raw in self.read({name for name, size in sizes.items() if counts[size] > 1}):
+                digests[name] = hashlib.sha256(raw).hexdigest()
+        return np.unique([digests.get(name, name) for name in self.names], return_inverse=True)[1]
 
     def inspect(self) -> ImageInspection:
         """Look at a few images, evenly spaced. Raises DataError if none can be read."""

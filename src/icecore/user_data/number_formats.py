@@ -20,7 +20,10 @@ NUMBER_SHARE = 0.98
 MAX_DIGITS = 19
 
 _UNITS = "$€£¥%"
-_SPACES = str.maketrans("\u00a0\u202f\u2009", "   ")
+#: other blanks, and the minus of typesetting
+_SPACES = str.maketrans("\u00a0\u202f\u2009\u2212", "   -")
+#: a negative amount as accountants write it
+_IN_PARENTHESES = re.compile(r"\(\s*([^-+()]+?)\s*\)")
 _PARTS = re.compile(rf"([+-]?)([$€£¥]?)\s*([+-]?)(\d[\d.,' ]*(?:[eE][+-]?\d+)?)\s*([{_UNITS}]?)")
 #: marks of decimals and of thousands, the plain ones first
 _MARKS = ((".", ""), (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'"))
@@ -58,7 +61,10 @@ class NumberFormat(NamedTuple):
 
 def _split(cell: str) -> tuple[str, str] | None:
     """Number with its sign, and unit, of a cell; None if it has another form."""
-    match = _PARTS.fullmatch(cell.strip().translate(_SPACES))
+    text = cell.strip().translate(_SPACES)
+    if (inside := _IN_PARENTHESES.fullmatch(text)) is not None:
+        text = f"-{inside[1]}"
+    match = _PARTS.fullmatch(text)
     if match is None or (match[1] and match[3]) or (match[2] and match[5]):
         return None
     return match[1] + match[3] + match[4].strip(), match[2] or match[5]

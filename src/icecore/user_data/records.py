@@ -3,6 +3,7 @@
 Every reader returns `Records`, so that encoders and targets need not know about file formats.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -93,3 +94,15 @@ class NumberNames(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         numbers = self.numbers[index]
         return NumberNames(numbers) if isinstance(index, slice) else str(int(numbers))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+
+def select_names(names: Sequence[str], rows: np.ndarray) -> Sequence[str]:
+    """The names of the rows (n,). Those that are numbers are not made yet: texts take ten times the memory."""
+    if isinstance(names, NumberNames):
+        return NumberNames(names.numbers[rows])
+    return [str(names[row]) for row in rows.tolist()]

@@ -5,6 +5,7 @@ each number and each category. Rows are stored with K numbers; the slots are fil
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +94,8 @@ class TableEncoder:
         left_out: dict[str, list[str]] = {}
         for column in records.columns.values():
             # the columns of an array have no names of their own, and were chosen by the caller
-            keep = column.name in settings.keep or settings.kind == "array"
+            is_numbered = settings.kind == "array" and re.fullmatch(r"x\d+", column.name)
+            keep = column.name in settings.keep or bool(is_numbered)
             encoder, reason = fit_column(column, order[:train], keep, np.sort(order))
             if encoder is None:
                 left_out.setdefault(reason, []).append(column.name)
@@ -120,10 +122,12 @@ class TableEncoder:
         inputs = np.empty((len(order), sum(encoder.stored for encoder in self.columns)), np.float32)
         notes: list[Note] = []
         filled: dict[bool, list[str]] = {True: [], False: []}
+        is_empty = np.ones(len(order), bool)
         first = 0
         for encoder in self.columns:
             column = records.columns[encoder.name]
             block = inputs[:, first : first + encoder.stored]
+            is_empty &= (column.values < 0 if column.type == "text" else np.isnan(column.values))[order]
             if encoder.type == "text":
                 block[:, 0], unknown = encoder.encode_categories(column, order)
                 missing = column.is_missing()[order]
@@ -144,6 +148,8 @@ class TableEncoder:
                 if count := int(np.isnan(block[:, 0]).sum()):
                     filled[encoder.flag].append(f"{encoder.name} ({count:,})")
             first += encoder.stored
+        if is_empty.any():
+            notes.append(("empty", f"no values in {name_rows(records.names, np.sort(order[is_empty]).tolist())}"))
         if filled[True]:
             notes.append(("filled", f"missing numbers with the mean, and flagged: {join_names(filled[True])}"))
         if filled[False]:

@@ -11,11 +11,11 @@ from icecore.core.errors import DataError
 from icecore.tasks.data_files import find_first
 from icecore.user_data.array_images import ArrayImages
 from icecore.user_data.column_table import target_column
-from icecore.user_data.columns import Column, ColumnType, column_from_values
+from icecore.user_data.columns import Column, ColumnType, as_array, column_from_values
 from icecore.user_data.data_settings import Axes, DataSettings
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.array_files import array_errors, read_npy, read_npz
-from icecore.user_data.readers.column_roles import take_group
+from icecore.user_data.readers.column_roles import take_group, take_split_column
 from icecore.user_data.readers.frames import frame_columns, read_frame
 from icecore.user_data.readers.labels import find_label_table, read_labels_in_order
 from icecore.user_data.readers.source_files import ReadRequest
@@ -143,9 +143,11 @@ def array_records(
     elif N and all(isinstance(row, str) for row in X):
         return TextRecords(texts=[str(row) for row in X], targets=targets, names=names, notes=notes)
     source: dict[str, Any] = {}
-    if isinstance(X, np.ndarray) and X.ndim == 3:
-        axes, axis_notes = _find_axes(X.shape, settings)
-        X = X.swapaxes(1, 2) if axes == "time-last" else X
+    shape = X.shape if isinstance(X, np.ndarray) and X.ndim == 3 else _shape_of_list(X)
+    if shape is not None:
+        axes, axis_notes = _find_axes(shape, settings)
+        if axes == "time-last":
+            X = X.swapaxes(1, 2) if isinstance(X, np.ndarray) and X.ndim == 3 else [np.asarray(row).T for row in X]
         notes, source = [*notes, *axis_notes], {"axes": axes}
     return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, source=source, notes=notes)
 
@@ -171,11 +173,24 @@ def _frame_records(
     else:
         targets = {name: table.target(name) for name in settings.target if name in table.columns}
         table.columns = {name: column for name, column in table.columns.items() if name not in targets}
+    request = ReadRequest(Path("The data frame"), settings, types, predicting)
+    splits = take_split_column(request, table, None)
     if not predicting and settings.group is not None:
         table.groups = take_group(settings, table)
     table.notes += notes
     source = {"formats": {name: form for name, form in table.formats.items() if name in table.columns}}
-    return build_records("The data frame", table, targets, settings, not predicting, source=source)
+    return build_records("The data frame", table, targets, settings, not predicting, splits, source)
+
+
+def _shape_of_list(X: Any) -> tuple[int, int, int] | None:
+    """(N, longest second axis, longest last axis) of a list of arrays (T, V) or (V, T); None for anything else."""
+    try:
+        shapes = [np.shape(row) for row in X]
+    except ValueError:  # rows that are no arrays are refused where they are read
+        return None
+    if not shapes or any(len(shape) != 2 for shape in shapes):
+        return None
+    return len(shapes), max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
 
 
 def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, list[Note]]:
@@ -198,7 +213,7 @@ def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, li
 
 def _target_columns(y: Any, N: int, settings: DataSettings) -> tuple[dict[str, Column], list[Note]]:
     """Columns of targets (N,) or (N, targets), named as in the settings, or else y; or y0, y1, ... Raises DataError."""
-    array = np.asarray(y)
+    array = as_array(y)
     if len(array) != N or array.ndim not in (1, 2):
         raise DataError(f"There must be one target for each of the {N} rows, but the targets have shape {array.shape}.")
     values = array[:, None] if array.ndim == 1 else array
@@ -207,6 +222,8 @@ def _target_columns(y: Any, N: int, settings: DataSettings) -> tuple[dict[str, C
     targets: dict[str, Column] = {}
     notes: list[Note] = []
     for i, name in enumerate(names):
-        targets[name], column_notes = target_column(column_from_values(name, values[:, i]))
+        # a list may hold numbers beside texts, which an array would make texts
+        column = column_from_values(name, y if isinstance(y, list | tuple) and array.ndim == 1 else values[:, i])
+        targets[name], column_notes = target_column(column)
         notes += column_notes
     return targets, notes

@@ -62,7 +62,7 @@ def read_columns(
         for name in settings.keep:
             if name not in table.columns:
                 raise unknown_name("column", name, table.columns)
-    splits = _take_split_column(request, table, splits)
+    splits = take_split_column(request, table, splits)
     table.groups = None if request.predicting else take_group(settings, table)
     if not request.predicting:  # otherwise the types of all columns that matter are known
         _note_number_like(request, table)
@@ -72,7 +72,7 @@ def read_columns(
     return table, splits, source
 
 
-def _take_split_column(request: ReadRequest, table: ColumnTable, splits: np.ndarray | None) -> np.ndarray | None:
+def take_split_column(request: ReadRequest, table: ColumnTable, splits: np.ndarray | None) -> np.ndarray | None:
     """The split (N,) of each row by a column that says so, which is removed from the table; or else `splits`.
 
     Raises DataError for values of a column that the user named which are no splits, and ConfigError for an unknown one.

@@ -102,12 +102,14 @@ def _count_cells(lines: Sequence[str], delimiter: str) -> int:
 def has_header(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first row names columns: it has no numbers, or they count the columns, or the next rows differ.
 
-    A mark of a missing value is no name, and neither are cells that all appear again in their columns.
+    A mark of a missing value is no name, and above texts neither is a cell that appears again in its column.
     """
     first, others = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
     is_number = [can_parse("number", cell) and not is_missing_word(cell) for cell in first]
     numbers = [float(cell) for cell, is_one in zip(first, is_number, strict=True) if is_one]
-    if len(numbers) > 2 and all(b - a == 1 for a, b in itertools.pairwise(numbers)):
+    is_counted = len(numbers) > 1 and all(b - a == 1 for a, b in itertools.pairwise(numbers))
+    # pandas writes the columns of a frame without names as ",0,1"
+    if is_counted and (len(numbers) > 2 or (not first[0].strip() and numbers[0] == 0)):
         return True
     columns = list(zip(*others, strict=True)) if others else [()] * len(first)
     holds_numbers = [_holds_numbers(cells) for cells in columns]
@@ -118,9 +120,13 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
     if any(cell.strip() in MISSING_MARKS for cell in first):
         return above_numbers > 0
     if any(is_number):
-        return bool(others) and is_number != [_is_number_like(row) for row in columns]
-    is_again = [cell in cells for cell, cells in zip(first, columns, strict=True)]
-    return above_numbers > 0 or not others or not all(is_again)
+        # beside numbers, a missing cell is no name either
+        pairs = zip(first, is_number, columns, strict=True)
+        return bool(others) and any(
+            is_one != _is_number_like(cells) for cell, is_one, cells in pairs if not is_missing_word(cell)
+        )
+    is_again = [bool(cell.strip()) and cell in cells for cell, cells in zip(first, columns, strict=True)]
+    return above_numbers > 0 or not others or not any(is_again)
 
 
 def _holds_numbers(cells: Sequence[str]) -> bool:

@@ -1,6 +1,6 @@
 """Series to forecast: a table with times, perhaps of several series, or a `.tsf` file of the forecasting archive."""
 
-import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.forecast_windows import Series
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.column_roles import TARGET_NAMES, read_columns
+from icecore.user_data.readers.series_archives import import_loaders
 from icecore.user_data.readers.source_files import ReadRequest, has_ending
 
 TSF_ENDING = (".tsf",)
@@ -33,6 +34,7 @@ class SeriesSet(NamedTuple):
     has_dates: bool
     notes: list[Note]
     files: list[str]
+    known: tuple[str, ...] = ()
 
 
 def read_forecast_series(path: Path, request: ReadRequest) -> SeriesSet:
@@ -41,7 +43,7 @@ def read_forecast_series(path: Path, request: ReadRequest) -> SeriesSet:
         return _read_tsf(path)
     table, _, source = read_columns(request, (), may_sample=False)
     settings, columns = request.settings, table.columns
-    for name in (settings.time, settings.series, *settings.target, *settings.values):
+    for name in (settings.time, settings.series, *settings.target, *settings.values, *settings.known):
         if name is not None and name not in columns:
             raise unknown_name("column", name, columns)
     time = settings.time or _find_time(table)
@@ -55,19 +57,28 @@ def read_forecast_series(path: Path, request: ReadRequest) -> SeriesSet:
         raise DataError(
             f"{path}: column {target!r} must hold numbers to be forecast, but holds {columns[target].type}s."
         )
-    seen = tuple(name for name in (settings.values or numeric) if name != target)
+    seen = tuple(name for name in (settings.values or numeric) if name not in (target, *settings.known))
+    for name in (*seen, *settings.known):
+        if name not in numeric or name == target:
+            raise DataError(
+                f"{path}: column {name!r} must hold numbers beside the target, but "
+                f"{'is the target' if name == target else f'holds {columns[name].type}s'}. Write it as numbers, for "
+                "example 0 and 1."
+            )
     notes = list(table.notes)
     notes.append(
         ("forecast", f"column {target!r} (--target)" + (f"; {join_names(seen)} are only seen" if seen else ""))
     )
+    if settings.known:
+        notes.append(("known", f"{join_names(settings.known)}: known in advance, up to the end of the horizon"))
     notes.append(("time", f"column {time!r} (--time)" if time else "the order of the rows (--time names a column)"))
-    values = np.stack([columns[name].values.astype(np.float64) for name in (target, *seen)], 1)
+    numbers = _Numbers(*(_stack(table, names) for names in ((target, *seen), settings.known)))
     times = columns[time].values.astype(np.float64) if time else table.row_numbers.astype(np.float64)
-    series = _divide(path, table, series_column, times, values, target)
+    series = _divide(path, table, series_column, times, numbers, target, notes)
     if series_column:
         notes.append(("series", f"{len(series):,}, by column {series_column!r} (--series)"))
     has_dates = time is not None and columns[time].type == "date"
-    return SeriesSet(series, target, seen, time, series_column, has_dates, notes, source["files"])
+    return SeriesSet(series, target, seen, time, series_column, has_dates, notes, source["files"], settings.known)
 
 
 def _find_time(table: ColumnTable) -> str | None:
@@ -86,32 +97,72 @@ def _find_series(table: ColumnTable, time: str | None) -> str | None:
     return next(iter((*named, *(texts if len(texts) == 1 else ()))), None)
 
 
+class _Numbers(NamedTuple):
+    """Values (N, V) of all rows, the one to forecast first, and columns that are known in advance (N, K)."""
+
+    values: np.ndarray
+    known: np.ndarray
+
+
+def _stack(table: ColumnTable, names: Sequence[str]) -> np.ndarray:
+    """Columns (N, n) side by side."""
+    grid = np.empty((len(table.row_numbers), len(names)))
+    for i, name in enumerate(names):
+        grid[:, i] = table.columns[name].values
+    return grid
+
+
+def _without_copies(rows: np.ndarray, times: np.ndarray, numbers: _Numbers, name: str, notes: list[Note]) -> np.ndarray:
+    """The rows (n,) of a series in order of time, without copies of the one before, which are noted."""
+    grid = np.concatenate([times[:, None], numbers.values, numbers.known], 1)[rows]
+    is_copy = ((grid[1:] == grid[:-1]) | (np.isnan(grid[1:]) & np.isnan(grid[:-1]))).all(1)
+    if count := int(is_copy.sum()):
+        notes.append(("copies", f"{pluralize(count, 'row')} of series {name!r} that it already has, left out"))
+    return rows[np.append(True, ~is_copy)] if len(rows) else rows
+
+
 def _divide(
-    path: Path, table: ColumnTable, column: str | None, times: np.ndarray, values: np.ndarray, target: str
+    path: Path,
+    table: ColumnTable,
+    column: str | None,
+    times: np.ndarray,
+    numbers: _Numbers,
+    target: str,
+    notes: list[Note],
 ) -> list[Series]:
-    """The series of a table, in order of time. Raises DataError for times that a series has twice."""
+    """The series of a table, in order of time, up to their last value; columns known in advance go on.
+
+    Raises DataError for times that a series has twice, and for a series without values.
+    """
     labels = None if column is None else table.columns[column].as_labels()
     codes = np.zeros(len(times), int) if labels is None else labels.values
     series: list[Series] = []
+    ahead = 0
     for code in np.unique(codes[codes >= 0]):
         rows = np.flatnonzero((codes == code) & np.isfinite(times))
         rows = rows[np.argsort(times[rows], kind="stable")]
         name = target if labels is None else labels.distinct_texts[code]
+        rows = _without_copies(rows, times, numbers, name, notes)
         if repeated := int((np.diff(times[rows]) == 0).sum()):
             raise DataError(
                 f"{path}: {pluralize(repeated, 'time')} of series {name!r} repeat, so it is not one series. Name the "
                 "column of the series with --series, or remove the copies."
             )
-        series.append(Series(name, times[rows], values[rows]))
+        is_there = np.flatnonzero(np.isfinite(numbers.values[rows, 0]))
+        if not len(is_there):
+            raise DataError(f"{path}: series {name!r} has no value of {target!r}. Leave it out, or name --target.")
+        past = rows[: is_there[-1] + 1]
+        known = numbers.known[rows] if numbers.known.shape[1] else None
+        series.append(Series(name, times[past], numbers.values[past], known))
+        ahead += len(rows) - len(past)
+    if ahead:
+        notes.append(("not yet", f"{pluralize(ahead, 'row')} after the last value of {target!r}"))
     return series
 
 
 def _read_tsf(path: Path) -> SeriesSet:
     """Read a file of the forecasting archive with aeon. Raises DataError."""
-    try:
-        datasets = importlib.import_module("aeon.datasets")
-    except ImportError as error:
-        raise DataError(f"Reading {path} needs aeon: pip install 'icecore[timeseries]'") from error
+    datasets = import_loaders(path)
     try:
         frame = datasets.load_from_tsf_file(str(path))[0]
     except Exception as error:  # aeon's loaders raise exceptions of many types

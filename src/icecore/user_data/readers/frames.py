@@ -10,9 +10,12 @@ import numpy as np
 from icecore.core.errors import DataError
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import ColumnTable, TableChunk, TableOptions
-from icecore.user_data.columns import ColumnType, column_from_values
+from icecore.user_data.columns import ColumnType, as_array, column_from_values
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
+
+#: of 64 bits
+LARGEST_INTEGER = 2**63 - 1
 
 
 def frame_columns(X: Any) -> Mapping[str, Any] | None:
@@ -73,7 +76,7 @@ def read_frame(
 
 def _cells(name: str, values: Any) -> tuple[Any, ColumnType | None]:
     """The values of a column as cells of `TableChunk`, and their type if it is more than the cells show."""
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    array = as_array(values)
     if array.dtype.kind in "biuf":
         return array, None
     if array.dtype.kind == "m":
@@ -94,5 +97,8 @@ def _cells(name: str, values: Any) -> tuple[Any, ColumnType | None]:
         exact[~missing] = column.values[~missing] > 0
     else:
         numbers = [int(text) for text in labels.distinct_texts]
+        if any(abs(number) > LARGEST_INTEGER for number in numbers):  # codes, which no array of numbers holds
+            texts = [*labels.distinct_texts, None]
+            return [texts[code] for code in labels.values], "text"
         exact[~missing] = np.array(numbers, np.int64)[labels.values[~missing]] if numbers else 0
     return np.ma.array(exact, mask=missing), None

@@ -145,7 +145,8 @@ def _check_levels(path: Path, folders: Sequence[Sequence[str]]) -> None:
     repeated = len(inside) > 1 and len(first) > 1 and all(below == first for below in others)
     if like_splits or repeated:
         shown = join_names(sorted(inside), 3)
-        example = ",".join(f"{name}={split_of_name(name) or 'train'}" for name in sorted(inside)[:3])
+        guess = {name: split_of_name(name) or split_of_file(name) or "train" for name in sorted(inside)[:3]}
+        example = ",".join(f"{name}={split}" for name, split in guess.items())
         raise DataError(
             f"{path}: are the folders {shown} splits or classes? Name the splits with --split {example}, "
             "or set --split none if these folders are the classes."

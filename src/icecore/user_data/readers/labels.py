@@ -79,7 +79,12 @@ def read_labels_by_id(path: Path, request: ReadRequest) -> IdLabels:
     options = TableOptions(types=types, keep_all_texts=frozenset((id_name, target)), max_rows=sys.maxsize)
     table, _ = read_table([path], options)
     ids, labels = (table.unfiltered.get(name, table.columns[name]).row_texts() for name in (id_name, target))
-    return IdLabels(target, dict(zip(ids, labels, strict=True)), notes)
+    label_of = dict(zip(ids, labels, strict=True))
+    different = {id_: "" for id_, label in zip(ids, labels, strict=True) if label_of[id_] != label}
+    if different:
+        message = f"{join_names(list(different), 3)} with several labels in {path.name}, so they count as unlabelled"
+        notes.append(("labels", message))
+    return IdLabels(target, {**label_of, **different}, notes)
 
 
 def label_target(
@@ -95,7 +100,8 @@ def label_target(
         numbers = np.array([parse_number(level) for level in column.distinct_texts] + [np.nan])
     except ValueError:
         return {name: column}, notes
-    if known_type == "text" or (known_type is None and find_leading_zero(column.distinct_texts)):
+    is_code = np.isinf(numbers).any() or bool(find_leading_zero(column.distinct_texts))
+    if known_type == "text" or (known_type is None and is_code):
         return {name: column}, notes
     origin = "float" if (numbers[:-1] % 1).any() else "int"
     number_column = Column(name, "number", numbers[column.values], (), origin)

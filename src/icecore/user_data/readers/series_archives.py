@@ -4,14 +4,17 @@ The archives publish a split in two files, NAME_TRAIN and NAME_TEST; naming the 
 """
 
 import importlib
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.user_data.cell_types import is_missing_word, parse_number
+from icecore.user_data.columns import LARGEST_EXACT
 from icecore.user_data.notes import Note
 from icecore.user_data.readers.labels import label_target
 from icecore.user_data.readers.source_files import ReadRequest, has_ending
@@ -22,20 +25,23 @@ from icecore.user_data.split_names import NO_SPLIT
 
 #: series (T, V) of any lengths, and the label of each as text, "" if there is none
 Loaded = tuple[list[np.ndarray], list[str]]
-_PUBLISHED = re.compile(r"(.+[_-])(TRAIN|TEST)(\.(?:tsv|txt|csv|ts|arff))", re.IGNORECASE)
+#: Name_TRAIN.tsv or TRAIN_Name.tsv: what comes before the split, the split, and what comes after it
+_PUBLISHED = re.compile(r"(?=.*[_-])((?:.+[_-])?)(TRAIN|TEST)((?:[_-].+)?\.(?:tsv|txt|csv|ts|arff))", re.IGNORECASE)
 #: a line with fewer numbers is no series
 MIN_POINTS = 8
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is of a time series archive: by its ending, or a table NAME_TRAIN of numbers without a header."""
+    """Whether a file is of a time series archive: by its ending, or a table NAME_TRAIN of labels and numbers."""
     if has_ending(path.name, tuple(AEON_LOADERS)):
         return True
     if not _PUBLISHED.fullmatch(path.name) or not path.is_file():
         return False
-    first = next((line for line in iterate_lines(path) if line.strip()), "")
-    cells = _cells(first)
-    return len(cells) > MIN_POINTS and all(map(_is_number, cells))
+    label, *values = _cells(next((line for line in iterate_lines(path) if line.strip()), ""))
+    if len(values) < MIN_POINTS or not all(map(_is_number, values)):
+        return False
+    # above a table, the points in time may be counted: label, 0, 1, 2
+    return _is_number(label) or any(b - a != 1 for a, b in itertools.pairwise(map(parse_number, values)))
 
 
 def training_file(path: Path) -> Path:
@@ -58,8 +64,9 @@ def read_archive(request: ReadRequest) -> SequenceRecords:
     notes: list[Note] = []
     match = _PUBLISHED.fullmatch(path.name)
     if match and not request.predicting and request.settings.split != NO_SPLIT and match[2].lower() == "train":
-        other = path.with_name(f"{match[1]}{'TEST' if match[2].isupper() else 'test'}{match[3]}")
-        if other.exists():
+        name = f"{match[1]}test{match[3]}".lower()
+        other = next((file for file in sorted(path.parent.iterdir()) if file.name.lower() == name), None)
+        if other is not None:
             files = [(path, "train"), (other, "test")]
             notes.append(("splits", f"{other.name} is the published test split (--split none leaves it out)"))
     rows: list[np.ndarray] = []
@@ -73,8 +80,7 @@ def read_archive(request: ReadRequest) -> SequenceRecords:
         splits += [split] * len(series)
     if not any(labels) and not request.predicting:
         raise DataError(f"{path} has no labels. Each series needs one: a first column, or @classLabel in the header.")
-    if all(map(_is_whole, set(labels) - {""})):
-        labels = [label and str(int(float(label))) for label in labels]  # 1.0000000e+00 in old files of the archive
+    labels = _plain_labels(labels)
     targets, label_notes = label_target(request, labels)
     if not has_ending(path.name, tuple(AEON_LOADERS)):
         notes.append(("series", "the first column holds the labels, as in the UCR archive"))
@@ -95,8 +101,23 @@ def _is_number(cell: str) -> bool:
         return False
 
 
-def _is_whole(label: str) -> bool:
-    return _is_number(label) and float(label) % 1 == 0
+def _plain_labels(labels: list[str]) -> list[str]:
+    """The labels (N,), with 1.0000000e+00, as old files of the archive have it, as 1 if no two of them become one."""
+    plain = {label: _whole_number(label) for label in set(labels)}
+    if None in plain.values() or len(set(plain.values())) < len(plain):
+        return labels
+    return [plain[label] or "" for label in labels]
+
+
+def _whole_number(label: str) -> str | None:
+    """A whole number as people write it, "" for a missing label; None for any other label."""
+    if is_missing_word(label):
+        return ""
+    try:
+        number = parse_number(label)
+    except ValueError:
+        return None
+    return str(int(number)) if number % 1 == 0 and abs(number) <= LARGEST_EXACT else None
 
 
 def _cells(line: str) -> list[str]:
@@ -122,12 +143,19 @@ def _load_table(path: Path) -> Loaded:
     return series, labels
 
 
+def import_loaders(path: Path) -> Any:
+    """The module of aeon that reads `path`. Raises DataError with what is missing."""
+    try:
+        return importlib.import_module("aeon.datasets")
+    except ImportError as error:
+        missing = (error.name or "aeon").partition(".")[0]
+        because = "" if missing == "aeon" else f", which is there but cannot be imported ({error})"
+        raise DataError(f"Reading {path} needs aeon{because}: pip install 'icecore[timeseries]'") from error
+
+
 def _load_with_aeon(path: Path, name: str) -> Loaded:
     """Series and labels as a loader of aeon gives them. Raises DataError without aeon, or for a file it cannot read."""
-    try:
-        datasets = importlib.import_module("aeon.datasets")
-    except ImportError as error:
-        raise DataError(f"Reading {path} needs aeon: pip install 'icecore[timeseries]'") from error
+    datasets = import_loaders(path)
     try:
         X, y = getattr(datasets, name)(str(path))
     except Exception as error:  # aeon's loaders raise exceptions of many types

@@ -14,6 +14,7 @@ from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.column_roles import note_left_out, read_columns, target_names
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.records import NumberNames, SequenceRecords
+from icecore.user_data.row_counters import counts_rows
 from icecore.user_data.sequences import Sequences
 
 
@@ -138,14 +139,16 @@ def _value_columns(table: ColumnTable, settings: DataSettings, targets: Sequence
         if name not in table.columns:
             raise unknown_name("value column", name, table.columns)
     with_role = {*targets, settings.series, settings.time}
-    names = list(settings.values) or [
-        name for name, column in table.columns.items() if column.type == "number" and name not in with_role
-    ]
+    free = [name for name, column in table.columns.items() if column.type == "number" and name not in with_role]
+    counters = [name for name in free if name not in settings.keep and counts_rows(table.columns[name])]
+    names = list(settings.values) or [name for name in free if settings.series is not None or name not in counters]
     if not names:
         raise DataError(
             f"The series have no numeric columns. The table has: {join_names(list(table.columns))}. "
             "Name the columns of measured values with --values."
         )
-    left_out = [name for name in table.columns if name not in {*with_role, *names}]
+    if settings.series is None and not settings.values:
+        note_left_out(table, counters, "it counts the rows (--keep takes it)")
+    left_out = [name for name in table.columns if name not in {*with_role, *names, *counters}]
     note_left_out(table, left_out, "not a value of the series")
     return names

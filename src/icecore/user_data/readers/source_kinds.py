@@ -77,6 +77,9 @@ def read_path(
         kind = kind if kind == "series" and found == "table" else found
     if kind == "table" and settings.series is not None:
         kind = "series"
+    if kind == "series" and has_ending(path.name, ARRAY_SUFFIXES):
+        records = read_array(ReadRequest(path, settings, types or {}, predicting, formats or {}))
+        return kind, records
     records = READERS[kind].read(ReadRequest(path, settings, types or {}, predicting, formats or {}))
     if not len(records):
         raise DataError(f"{path} has no rows, but at least one is needed.")

@@ -10,7 +10,8 @@ from icecore.core.errors import DataError
 from icecore.core.limits import limited_lines
 from icecore.core.text import pluralize
 from icecore.user_data.cell_types import can_parse
-from icecore.user_data.notes import Note
+from icecore.user_data.notes import Note, join_names
+from icecore.user_data.readers.column_roles import TEXT_NAMES
 from icecore.user_data.readers.labels import label_target
 from icecore.user_data.readers.source_files import ReadRequest, has_ending, list_data_files
 from icecore.user_data.readers.text_files import open_text
@@ -43,6 +44,13 @@ def _texts_come_first(firsts: Sequence[str], seconds: Sequence[str], is_smiles: 
         return True
     # texts may be repeated too, so the difference must be a large one
     return distinct[1] <= min(MANY_LABELS, len(pairs) / 2) and distinct[0] > max(MANY_LABELS, len(pairs) / 2)
+
+
+def _is_header(labels: Sequence[str], texts: Sequence[str]) -> bool:
+    """Whether the first line is a usual name of a column of texts, beside a label that no other line has."""
+    if len(texts) < 2 or texts[0].strip().lower() not in TEXT_NAMES:
+        return False
+    return not labels[0] or labels[0] not in labels[1:]
 
 
 def _is_number(text: str) -> bool:
@@ -78,6 +86,11 @@ def read_lines(request: ReadRequest) -> TextRecords:
         pairs = [(text, label) if label else (label, text) for label, text in zip(labels, texts, strict=True)]
         labels, texts = [label for label, _ in pairs], [text for _, text in pairs]
         notes.append(("texts", "those before the tab; what follows are the labels"))
+    if _is_header(labels, texts):
+        notes.append(
+            ("header", f"the first line names the columns: {join_names([*filter(None, labels[:1]), texts[0]])}")
+        )
+        labels, texts, splits = labels[1:], texts[1:], splits[1:]
     if request.predicting and len(set(labels)) == len(labels) > 1:
         labels = [""] * len(labels)  # names of the rows
     if empty:
