@@ -122,7 +122,7 @@ def _read(text: str, checksum: str, tensors: Mapping[str, Tensor], path: str | P
         check_sizes(config, spec, tensors)
     except ConfigError as error:
         raise DataError(
-            f"{path} was written by icecore {str(made):.40} and cannot be read here. Upgrade icecore. {error}"
+            f"{path} was written by icecore {made!s:.40} and cannot be read here. Upgrade icecore. {error}"
         ) from error
     metrics, versions, extra = (header[name] for name in ("metrics", "versions", "extra"))
     return Program(config, spec, header["fingerprint"], tensors, metrics, versions, extra)
