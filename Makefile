@@ -38,7 +38,7 @@ docs: setup
 	$(BIN)/mkdocs build --quiet
 
 # one after another, each alone on the machine; results go to benchmarks/results
-BENCHMARKS := training_speed packed_runs long_sequences inference feature_cache scaling serving serving_http data_parallel
+BENCHMARKS := training_speed packed_runs long_sequences inference feature_cache scaling prediction_memory serving serving_http data_parallel
 
 bench: setup
 	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --write || exit 1; done

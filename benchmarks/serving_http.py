@@ -215,11 +215,13 @@ def overload(served: Served, requests: Sequence[str], usual: float, seconds: flo
     callers = 16 * CALLERS if seconds > 1 else CALLERS
     plan = LoadPlan(served.port, requests, callers, seconds, rate=3 * usual)
     load(replace(plan, seconds=seconds / 3))  # until the buffers of the connections have their sizes
-    around = [capacity(served, requests, seconds / 6)]
+    # a second at least, in which even a busy machine answers something
+    measuring = max(1.0, seconds / 6)
+    around = [capacity(served, requests, measuring)]
     before = resident_bytes()
     outcome = load(replace(plan, seconds=seconds * 1.1, skip=seconds * 0.1))
     growth = resident_bytes() - before
-    around.append(capacity(served, requests, seconds / 6))
+    around.append(capacity(served, requests, measuring))
     return {
         "overload": outcome.rate / statistics.mean(around),
         "overload_rows_per_second": {"capacity": around, "answered": outcome.rate},
