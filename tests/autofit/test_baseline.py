@@ -1,6 +1,7 @@
 """The simple baseline: it learns, and texts become counts and one-hot codes."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,3 +41,18 @@ def test_without_scikit_learn_the_message_names_the_extra(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UserError, match=r"needs scikit-learn. Install it: pip install 'icecore\[sklearn\]'"):
         require_sklearn()
+
+
+def test_a_half_installed_aeon_leaves_minirocket_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    (tmp_path / "aeon").mkdir()
+    (tmp_path / "aeon" / "__init__.py").write_text("raise ImportError('No module named numba')\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "aeon"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    x = np.random.default_rng(0).normal(size=(60, 24, 1)).astype(np.float32)
+    x[:30] += np.sin(np.arange(24))[:, None]
+    task = user_data.from_arrays(x, [0] * 30 + [1] * 30, DataSettings(kind="series")).task()
+    with pytest.warns(UserWarning, match=r"aeon cannot be imported \(No module named numba\)"):
+        baseline = fit_baseline(task, "test")
+    assert baseline.logits.isfinite().all()

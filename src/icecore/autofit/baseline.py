@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.core.errors import UserError
+from icecore.core.text import reason
 from icecore.tasks.task import Batch, TaskSpec
 from icecore.user_data import UserTask
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
@@ -168,6 +169,15 @@ def _series_builders(task: UserTask, seed: int) -> Mapping[str, Callable[[], Any
     points = T * inputs.patch
     if points < MIN_ROCKET_POINTS or T * P > MAX_FEATURES:
         return {}
+    try:
+        aeon = importlib.import_module("aeon.transformations.collection.convolution_based")
+    except ImportError as error:  # it was installed without the packages that it needs
+        warnings.warn(
+            f"MiniRocket is not among the baselines, because aeon cannot be imported ({reason(error)}). Install it "
+            "with the packages that it needs: pip install 'icecore[timeseries]'",
+            stacklevel=2,
+        )
+        return {}
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -182,7 +192,6 @@ def _series_builders(task: UserTask, seed: int) -> Mapping[str, Callable[[], Any
         last = (
             RidgeCV(np.logspace(-3, 3, 7)) if is_regression else LogisticRegression(max_iter=300, class_weight=weight)
         )
-        aeon = importlib.import_module("aeon.transformations.collection.convolution_based")
         features = aeon.MiniRocket(random_state=seed)
         return make_pipeline(FunctionTransformer(to_series), features, StandardScaler(with_mean=False), last)
 
