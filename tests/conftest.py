@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,23 @@ from icecore.tasks.task import TaskSpec
 
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture
+def stand_in_aeon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a package aeon that a test writes, in place of an installed one. It is forgotten after the test."""
+
+    def imported() -> list[str]:
+        return [name for name in sys.modules if name.partition(".")[0] == "aeon"]
+
+    for name in imported():
+        monkeypatch.delitem(sys.modules, name)
+    folder = tmp_path / "site" / "aeon"
+    folder.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    yield folder
+    for name in imported():
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The archive benchmark: the published split, published accuracies, and finished cells that are not fitted again."""
 
 import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +26,9 @@ def load_from_ts_file(path):
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(stand_in_aeon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package aeon with a data set whose classes are imbalanced, and published accuracies of two classifiers."""
-    folder = tmp_path / "site" / "aeon"
+    folder = stand_in_aeon
     data, results = folder / "datasets" / "data" / "GunPoint", folder / "testing" / "example_results_files"
     accuracies = results / "classification" / "accuracy"
     for each in (data, accuracies):
@@ -45,9 +44,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (data / f"GunPoint_{split}.ts").write_text("\n".join(lines))
     (accuracies / "HC2_accuracy.csv").write_text("Resamples:,0,1\nACSF1,0.91,0.8\nGunPoint,1.0,0.99\n")
     (accuracies / "WEASEL-2.0_accuracy.csv").write_text("Resamples:,0,1\nPickupGestureWiimoteZ_eq,0.8,0.7\n")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "aeon"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(folder.parent))
     importlib.invalidate_caches()
     monkeypatch.setattr(archive_benchmark.importlib.metadata, "version", lambda name: "1.0")
     return folder

@@ -43,13 +43,9 @@ def test_without_scikit_learn_the_message_names_the_extra(monkeypatch: pytest.Mo
         require_sklearn()
 
 
-def test_a_half_installed_aeon_leaves_minirocket_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_installed_aeon_leaves_minirocket_out(stand_in_aeon: Path) -> None:
     pytest.importorskip("sklearn")
-    (tmp_path / "aeon").mkdir()
-    (tmp_path / "aeon" / "__init__.py").write_text("raise ImportError('No module named numba')\n")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "aeon"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    (stand_in_aeon / "__init__.py").write_text("raise ImportError('No module named numba')\n")
     x = np.random.default_rng(0).normal(size=(60, 24, 1)).astype(np.float32)
     x[:30] += np.sin(np.arange(24))[:, None]
     task = user_data.from_arrays(x, [0] * 30 + [1] * 30, DataSettings(kind="series")).task()

@@ -87,12 +87,9 @@ def test_without_aeon_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         plan(write_ts(tmp_path / "x.ts", 4))
 
 
-def test_an_aeon_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "site" / "aeon" / "datasets").mkdir(parents=True)
-    (tmp_path / "site" / "aeon" / "__init__.py").write_text("")
-    (tmp_path / "site" / "aeon" / "datasets" / "__init__.py").write_text("import a_package_that_is_missing")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "aeon"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+def test_an_aeon_that_cannot_be_imported_says_why(tmp_path: Path, stand_in_aeon: Path) -> None:
+    (stand_in_aeon / "datasets").mkdir()
+    (stand_in_aeon / "__init__.py").write_text("")
+    (stand_in_aeon / "datasets" / "__init__.py").write_text("import a_package_that_is_missing")
     with pytest.raises(DataError, match=r"needs aeon, which is there but cannot be imported \(.*a_package_that_is"):
         plan(write_ts(tmp_path / "x.ts", 4))

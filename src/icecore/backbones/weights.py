@@ -168,8 +168,7 @@ def _place(name: str) -> Location:
 def _named_location(name: str, named: Named, opens: bool) -> Location:
     """The package that has the weights, made readable if `opens`, or else the hub model."""
     package = named.package
-    location = package and (package.open() if opens else package.locate())
-    if location is not None:
+    if package is not None and (location := package.open() if opens else package.locate()) is not None:
         return location
     if named.hub is None:
         assert package is not None
