@@ -77,7 +77,7 @@ class SplitPackage:
     name      what the packages are called together
     modules   of the parts, in order; each has its part under the path `part`, with the number of the part in it
     folder    the folder in the archive
-    bytes, sha256  of the weights file in it, as the hub publishes them
+    bytes, sha256  of the weights file in it
     """
 
     name: str
@@ -137,7 +137,7 @@ class SplitPackage:
             except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
                 raise self._damaged(str(error)) from error
             if found != self.sha256:
-                raise self._damaged("their checksum is not the published one")
+                raise self._damaged("their checksum is not the expected one")
             if not self._unpacked.is_dir():  # another process may have unpacked it meanwhile
                 folder.rename(self._unpacked)
         finally:
