@@ -1,14 +1,12 @@
 """GGUF files. Transformers takes half a minute to convert one, so the result is kept in the cache folder."""
 
-import secrets
-import shutil
 from pathlib import Path
 
 import torch
 
 from icecore.backbones import huggingface
 from icecore.core.errors import StorageError
-from icecore.core.storage import cache_dir, digest, storage_errors, write_atomic
+from icecore.core.storage import cache_dir, create_folder, digest, storage_errors, write_atomic
 
 
 def converted(path: Path) -> tuple[str, str | None]:
@@ -35,20 +33,16 @@ def converted(path: Path) -> tuple[str, str | None]:
             place, config=config, gguf_file=file, dtype=torch.float32, output_loading_info=True
         )
         huggingface.check_complete(report, str(path), config.model_type)
-        temporary_folder = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+
+        def write(temporary: Path) -> None:
+            # save_pretrained refuses models that came from a GGUF file, although the weights are plain fp32 by now
+            vars(config).pop("quantization_config", None)
+            config.save_pretrained(temporary)
+            tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            write_atomic(temporary / "model.safetensors", lambda file: save_file(tensors, file, {"format": "pt"}))
+
         try:
-            with storage_errors(folder):
-                # save_pretrained refuses models that came from a GGUF file, although the weights are plain fp32 by now
-                vars(config).pop("quantization_config", None)
-                config.save_pretrained(temporary_folder)
-                tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-                write_atomic(
-                    temporary_folder / "model.safetensors", lambda file: save_file(tensors, file, {"format": "pt"})
-                )
-                if not folder.is_dir():  # another process may have created it meanwhile
-                    temporary_folder.rename(folder)
+            create_folder(folder, write)
         except StorageError:
             return place, file
-        finally:
-            shutil.rmtree(temporary_folder, ignore_errors=True)
     return str(folder), None

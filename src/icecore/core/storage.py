@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +62,22 @@ def storage_errors(path: Path, remark: str = INTACT) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         cause = getattr(error, "strerror", None) or error
         raise StorageError(f"{path}: cannot be written ({cause}). {remark}") from error
+
+
+def create_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Create a folder completely or not at all. If another process has created it meanwhile, that one stays.
+
+    `fill` writes into a temporary folder beside it. Raises StorageError, and what else `fill` raises.
+    """
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with storage_errors(folder):
+            temporary.mkdir(parents=True)
+            fill(temporary)
+            if not folder.is_dir():
+                temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], remark: str = INTACT) -> None:
