@@ -26,6 +26,7 @@ from icecore.cli.options import (
     ResultsFolder,
     Resume,
 )
+from icecore.core.config import DEFAULT_PROTOCOL
 from icecore.core.errors import ConfigError
 from icecore.core.text import approximate_duration, pluralize
 
@@ -41,7 +42,7 @@ BudgetName = Annotated[str, typer.Option(help="How much to compute: smoke, cpu o
 ProtocolName = Annotated[
     str,
     typer.Option(
-        help="How runs are trained and scored: fair, fast, or paper (the published settings with their faults).",
+        help="How runs are trained and scored: fast, fair, or paper (the published settings with their faults).",
         rich_help_panel=SELECTION,
     ),
 ]
@@ -62,7 +63,7 @@ def paper(
     tables: TableNames = None,
     show_list: ShowList = False,
     budget: BudgetName = "smoke",
-    protocol: ProtocolName = "fair",
+    protocol: ProtocolName = DEFAULT_PROTOCOL,
     only: OnlyTasks = None,
     rows: OnlyRows = None,
     body: BodyName = None,

@@ -75,10 +75,15 @@ def make_config(task: str, precision: str = "auto", device: str = "auto", **sett
     return RunConfig(task=task, **(base | given))
 
 
-def expand_sweep(config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[int] = ()) -> list[RunConfig]:
-    """One configuration for each learning rate and seed, learning rates outermost."""
+def expand_sweep(
+    config: RunConfig, lrs: Sequence[float] = (), seeds: Sequence[int] = (), body_draws: bool = False
+) -> list[RunConfig]:
+    """One configuration for each learning rate and seed, learning rates outermost.
+
+    body_draws  each seed has a random body of its own, drawn from the same seed
+    """
     pairs = itertools.product(dict.fromkeys(lrs or [config.lr]), dict.fromkeys(seeds or [config.seed]))
-    return [replace(config, lr=lr, seed=seed) for lr, seed in pairs]
+    return [replace(config, lr=lr, seed=seed, body_seed=seed if body_draws else config.body_seed) for lr, seed in pairs]
 
 
 def run_sweep(configs: Sequence[RunConfig], context: ExecutionContext | None = None) -> SweepSummary:
@@ -171,13 +176,15 @@ def _train_unfinished(
 class Sweep:
     """One configuration at several learning rates and seeds, of which validation chooses the rate.
 
-    staged  only the first seed tries every learning rate; the others use the chosen one
+    staged      only the first seed tries every learning rate; the others use the chosen one
+    body_draws  each seed has a random body of its own, so that the error over seeds contains the draw of the body
     """
 
     config: RunConfig
     lrs: Sequence[float]
     seeds: Sequence[int]
     staged: bool = False
+    body_draws: bool = False
 
     def __len__(self) -> int:
         lrs, seeds = len(self.lrs), len(self.seeds)
@@ -204,12 +211,14 @@ class Sweep:
 
     def _stages(self, done: Mapping[str, RunSummary], race: bool) -> list[list[RunConfig]]:
         """The runs that try the learning rates, then, if they are finished, those of the other seeds."""
-        first = expand_sweep(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds)
+        first = expand_sweep(self.config, self.lrs, self.seeds[:1] if self.staged else self.seeds, self.body_draws)
         finished = done_for(done, first, race)
         if len(first) == len(self) or len(finished) < len(first):
             return [first]
         chosen = summarize_runs(list(finished.values())).chosen_lr
-        return [first] if chosen is None else [first, expand_sweep(self.config, [chosen], self.seeds[1:])]
+        if chosen is None:
+            return [first]
+        return [first, expand_sweep(self.config, [chosen], self.seeds[1:], self.body_draws)]
 
 
 def packs(configs: Sequence[RunConfig], begun: Sequence[Sequence[str]] = ()) -> list[list[RunConfig]]:

@@ -18,8 +18,8 @@ from icecore.core.config import FPT_ROLES, INPUT, OUTPUT, ROLES, SINGLE_ROLES
 class StudyRow:
     """A row of a table: its label, and the settings of its runs.
 
-    A backbone in braces, "{body}", stands for the budget's body of that name. The weights "bit-memory" are those of
-    the body after all of it was trained on bit-memory from a random start.
+    A backbone in braces, "{body}", stands for the budget's body of that name. The name of a procedural task as weights
+    ("bit-memory", "dyck", "nca") stands for the body after all of it was trained on that task from a random start.
     """
 
     label: str
@@ -94,6 +94,13 @@ PRETRAINED = StudyRow("pretrained on language", PRETRAINED_SETTINGS)
 RANDOM = StudyRow("random", RANDOM_SETTINGS)
 STATISTICS = StudyRow("random, with pretrained means and deviations", {"backbone": "{body}", "weights": "statistics"})
 BIT_MEMORY_BODY = StudyRow("pretrained on bit-memory", {"backbone": "{body}", "weights": "bit-memory"})
+DYCK_BODY = StudyRow("pretrained on nested brackets (Dyck)", {"backbone": "{body}", "weights": "dyck"})
+NCA_BODY = StudyRow("pretrained on cellular automata", {"backbone": "{body}", "weights": "nca"})
+ANTIBODIES = StudyRow("pretrained on antibodies (AntiBERTy)", {"backbone": "antiberty", "weights": "pretrained"})
+MPNET = StudyRow("pretrained on language (MPNet, 12 layers)", {"backbone": "mpnet-base", "weights": "pretrained"})
+SMOLLM2 = StudyRow(
+    "pretrained on text and code (SmolLM2, 30 layers)", {"backbone": "smollm2-135m", "weights": "pretrained"}
+)
 VISION = StudyRow("pretrained on images (ViT)", {"backbone": "{vision}", "weights": "pretrained"})
 NO_BODY = StudyRow("no body: linear probe", {"backbone": "none", "weights": "random"})
 LSTM = StudyRow("LSTM, 3 layers", {"backbone": "lstm", "weights": "random"})
@@ -173,7 +180,7 @@ _STUDIES = (
         "table2",
         "What the body was pretrained on",
         "Does it matter that the body was pretrained on language? The paper's rows are compared with the statistics of "
-        "the weights alone, no body, and a matched LSTM.",
+        "the weights alone, other pretraining, no body, and a matched LSTM.",
         ALL_TASKS,
         {
             "pretrained": PRETRAINED,
@@ -181,6 +188,11 @@ _STUDIES = (
             "bit-memory": BIT_MEMORY_BODY,
             "vision": VISION,
             "statistics": STATISTICS,
+            "dyck": DYCK_BODY,
+            "nca": NCA_BODY,
+            "antibodies": ANTIBODIES,
+            "mpnet": MPNET,
+            "smollm2": SMOLLM2,
             "none": NO_BODY,
             "lstm-matched": MATCHED,
         },

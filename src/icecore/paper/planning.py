@@ -6,15 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icecore.core.config import PROTOCOLS, ROLES, RunConfig
+from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, RunConfig
 from icecore.core.errors import unknown_name
 from icecore.experiments import sweep
+from icecore.experiments.pretraining import PROCEDURAL, pretraining_config
 from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
 from icecore.paper.attention_plot import measure_and_draw
 from icecore.paper.budgets import BUDGETS, Budget
 from icecore.paper.paper_tables import STUDIES, Study, StudyRow
 from icecore.tasks import TASKS
+
+#: weights that depend on the body's seed
+DRAWN_WEIGHTS = ("random", "statistics")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class TableRequest:
     """
 
     budget: str = "smoke"
-    protocol: str = "fair"
+    protocol: str = DEFAULT_PROTOCOL
     only: Sequence[str] = ()
     rows: Sequence[str] = ()
     body: str | None = None
@@ -39,7 +43,7 @@ class TableRequest:
     def command(self, study: str) -> str:
         """The command that trains these cells of a study."""
         words = ["icecore", "paper", study, "--budget", self.budget]
-        words += ["--protocol", self.protocol] * (self.protocol != "fair")
+        words += ["--protocol", self.protocol] * (self.protocol != DEFAULT_PROTOCOL)
         words += ["--only", ",".join(self.only)] * bool(self.only)
         words += ["--rows", ",".join(self.rows)] * bool(self.rows)
         words += ["--body", self.body or ""] * bool(self.body)
@@ -85,14 +89,14 @@ def _plan_cell(study: Study, column: str, row: str, budget: Budget, request: Tab
     settings = _cell_settings(study, column, study.rows[row], budget)
     common = {"protocol": request.protocol, "precision": request.precision, "device": request.device}
     pretraining = None
-    if settings["weights"] == "bit-memory":
-        pretraining = _bit_memory_pretraining(settings["backbone"], budget, common)
+    if settings["weights"] in PROCEDURAL:
+        pretraining = _pretraining_of(settings["weights"], settings["backbone"], budget, common)
         settings["weights"] = str(out / "bodies" / f"{pretraining.run_id}.safetensors")
     config = sweep.make_config(study.task_of(column), **settings, **common)
     lrs, label = (config.lr,), f"{request.budget}, {request.protocol} protocol"
     if request.protocol != "paper":
         lrs = study.lrs or (budget.trained_lrs if study.rows[row].trains_body else budget.lrs)
-    if request.protocol == "fair":
+    if request.protocol == DEFAULT_PROTOCOL:
         label = request.budget
     seeds = study.seeds or budget.seeds
     if pretraining is not None and pretraining.seed in seeds:
@@ -100,7 +104,7 @@ def _plan_cell(study: Study, column: str, row: str, budget: Budget, request: Tab
         seeds = tuple(sorted({*seeds, max(seeds) + 1} - {pretraining.seed}))
     return CellPlan(
         CellKey(study.name, row, column, label, budget.bodies["body"]),
-        sweep.Sweep(config, lrs, seeds, staged=True),
+        sweep.Sweep(config, lrs, seeds, staged=True, body_draws=is_drawn(config)),
         replace(request, only=(column,), rows=(row,)).command(study.name),
         pretraining,
         measure_and_draw if study.quantity == "attention" else None,
@@ -114,7 +118,12 @@ def _cell_settings(study: Study, column: str, row: StudyRow, budget: Budget) -> 
     return settings | {"backbone": row.body_name(budget.bodies)}
 
 
-def _bit_memory_pretraining(backbone: str, budget: Budget, common: dict[str, Any]) -> RunConfig:
-    """The run that trains all weights of a random body on bit-memory."""
-    settings = budget.settings_for("bit-memory") | dict(budget.pretraining) | common
-    return sweep.make_config("bit-memory", backbone=backbone, weights="random", train_roles=ROLES, **settings)
+def _pretraining_of(task: str, backbone: str, budget: Budget, common: dict[str, Any]) -> RunConfig:
+    """The run that trains all weights of a random body on a procedural task."""
+    settings = budget.settings_for(task) | dict(budget.pretraining[task]) | common
+    return pretraining_config(task, backbone=backbone, **settings)
+
+
+def is_drawn(config: RunConfig) -> bool:
+    """Whether a run's body is a random draw, so that a cell needs several of them."""
+    return config.weights in DRAWN_WEIGHTS and config.backbone != "none"

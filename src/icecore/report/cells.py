@@ -144,10 +144,10 @@ def _is_complete(summary: RunSummary) -> bool:
 
 
 def _same_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """The runs that differ from the last one only in learning rate and seed, and a note on the others."""
+    """The runs that differ from the last one only in learning rate and seeds, and a note on the others."""
 
     def settings(run: RunRecord) -> dict[str, Any]:
-        return {name: value for name, value in run.config.items() if name not in ("lr", "seed")}
+        return {name: value for name, value in run.config.items() if name not in ("lr", "seed", "body_seed")}
 
     same = [run for run in runs if settings(run) == settings(runs[-1])]
     others = [run for run in runs if settings(run) != settings(runs[-1])]
