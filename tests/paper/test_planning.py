@@ -1,6 +1,7 @@
 """Planning: every table can be planned at every budget, and each cell gets the settings of its row and column."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def configs(name: str, **settings: Any) -> dict[tuple[str, str], RunConfig]:
 
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("protocol", ["fair", "paper"])
+@pytest.mark.parametrize("protocol", ["fast", "fair", "paper"])
 def test_every_table_can_be_planned(name: str, budget: str, protocol: str) -> None:
     cells = plan_table(name, TableRequest(budget, protocol, precision="fp32", device="cpu"), OUT)
     assert cells
@@ -55,7 +56,8 @@ def test_every_table_can_be_planned(name: str, budget: str, protocol: str) -> No
 
 def test_configurations_match_their_rows_and_columns() -> None:
     table = configs("table2")
-    assert {row for row, _ in table} == {"pretrained", "random", "bit-memory", "statistics", "none", "lstm-matched"}
+    # the cpu budget has no vision body
+    assert {row for row, _ in table} == {*STUDIES["table2"].rows} - {"vision"}
     assert {column for _, column in table} == set(ALL_TASKS)
     assert table["statistics", "mnist"].weights == "statistics"
     assert table["lstm-matched", "mnist"].backbone == "lstm-matched:minilm"
@@ -70,6 +72,24 @@ def test_configurations_match_their_rows_and_columns() -> None:
     # the cpu budget has no body of this size
     assert ("large-random", "cifar10") not in configs("table8")
     assert configs("table8", budget="full")["large-random", "cifar10"].backbone == "gpt2-large"
+
+
+def test_random_bodies_are_a_new_draw_for_each_seed() -> None:
+    request = TableRequest("cpu", only=("mnist",), precision="fp32", device="cpu")
+    cells = {cell.key.row: cell for cell in plan_table("table2", request, OUT)}
+    assert {row for row, cell in cells.items() if cell.sweep.body_draws} == {"random", "statistics", "lstm-matched"}
+    for row, cell in cells.items():
+        runs = replace(cell.sweep, staged=False).runs({})
+        seeds = {run.body_seed for run in runs}
+        assert seeds == ({0, 1, 2} if cell.sweep.body_draws else {0}), row
+        assert all(run.body_seed in (0, run.seed) for run in runs)
+
+
+def test_the_commands_of_cells_name_the_protocol_unless_it_is_the_default() -> None:
+    for protocol in ("fast", "fair"):
+        (cell,) = plan_table("table2", TableRequest("cpu", protocol, ("mnist",), ("random",)), OUT)
+        assert ("--protocol fair" in cell.command) == (protocol == "fair")
+        assert cell.key.budget == ("cpu" if protocol == "fast" else "cpu, fair protocol")
 
 
 def test_the_full_budget_has_the_papers_settings() -> None:
@@ -90,6 +110,15 @@ def test_columns_rows_and_the_body_can_be_selected(bodies: Mapping[str, str]) ->
     assert [cell.key.column for cell in plan_table("attention", TableRequest(only=("bit-xor n=20",)), OUT)] == [
         "bit-xor n=20"
     ] * 2
+
+
+@pytest.mark.parametrize("row", ["bit-memory", "dyck", "nca"])
+def test_procedural_rows_have_a_pretraining_of_their_own(row: str) -> None:
+    (cell,) = plan_table("table2", TableRequest("overnight", only=("mnist",), rows=(row,)), OUT)
+    assert cell.pretraining is not None
+    assert cell.pretraining.task == row
+    assert cell.pretraining.train_roles == tuple(sorted(ROLES))
+    assert cell.pretraining.run_id in cell.sweep.config.weights
 
 
 @pytest.mark.parametrize(

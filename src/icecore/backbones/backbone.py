@@ -57,16 +57,18 @@ class ReadOut:
     """Where the hidden states of some rows of a pass are read.
 
     rows       the rows, which lie beside each other
-    kind       "last": the last `positions` real positions; "first": the first one; "mean": the mean over all real
-               positions
+    kinds      what is read side by side: "last", the last `positions` real positions; "first", the first one; "mean",
+               the mean over all real positions
     positions  n, the number of positions read
     length     the longest sequence of the rows' task
+    prefix     K, the number of positions before the first token, which do not count for the mean
     """
 
     rows: slice
-    kind: Literal["last", "first", "mean"]
+    kinds: tuple[str, ...]
     positions: int
     length: int
+    prefix: int = 0
 
 
 class Backbone(nn.Module):
@@ -92,6 +94,8 @@ class Backbone(nn.Module):
         self.position_table: Tensor | None = None
         #: standard deviation of the body's token embeddings, which it has no other use for
         self.embedding_spread: float = 0.02
+        #: embedding (D,) of the token with which the body's own sequences start; None if it has or knows none
+        self.first_token: Tensor | None = None
         #: precision of the frozen weights: "fp32", or what `round_weights` made of them
         self.precision = "fp32"
         self._norms: dict[str, RunNorm] = {}
@@ -129,16 +133,16 @@ class Backbone(nn.Module):
         read_outs: Sequence[ReadOut],
         body_pass: BodyPass = PLAIN_PASS,
     ) -> list[Tensor]:
-        """What output layers read of inputs x (N, T, D): for each of `read_outs` its rows' features (rows, n, D).
+        """What output layers read of inputs x (N, T, D): for each of `read_outs` its rows' features (rows, n, k D).
 
-        The mean of a row is (1, D), summed in fp32. `lengths` (N,) are the real positions of each row, None if all
-        are. Raises what `forward` raises.
+        k is the number of kinds that are read side by side. The mean of a row is (1, D), summed in fp32. `lengths` (N,)
+        are the real positions of each row, None if all are. Raises what `forward` raises.
         """
         N, T, _ = x.shape
         # padding is at the end, where no real position of a causal body looks
         seen = None if self.info.causal else mask
         ends = torch.full((N,), T, device=x.device) if lengths is None else lengths
-        kinds = {each.kind for each in read_outs}
+        kinds = {kind for each in read_outs for kind in each.kinds}
         if kinds == {"first"}:
             first, n = torch.zeros_like(ends), 1
             hidden = self(x, seen, first[:, None], body_pass)
@@ -153,16 +157,21 @@ class Backbone(nn.Module):
         features: list[Tensor] = []
         for each in read_outs:
             rows = hidden[each.rows]
-            if each.kind == "mean":
-                real = torch.ones(len(rows), T, device=x.device) if mask is None else mask[each.rows].float()
-                features.append((real[:, None] @ rows.float()) / real.sum(1)[:, None, None])
-            elif each.kind == "first":
-                features.append(rows[:, :1])
-            elif each.positions == n:
-                features.append(rows)
-            else:
-                start = (ends - first)[each.rows, None] - each.positions
-                features.append(gather(rows, start + torch.arange(each.positions, device=x.device)))
+            parts: list[Tensor] = []
+            for kind in each.kinds:
+                if kind == "mean":
+                    real = torch.ones(len(rows), T, device=x.device) if mask is None else mask[each.rows].float()
+                    if each.prefix:
+                        real[:, : each.prefix] = 0
+                    parts.append((real[:, None] @ rows.float()) / real.sum(1)[:, None, None])
+                elif kind == "first":
+                    parts.append(rows[:, :1])
+                elif each.positions == n:
+                    parts.append(rows)
+                else:
+                    start = (ends - first)[each.rows, None] - each.positions
+                    parts.append(gather(rows, start + torch.arange(each.positions, device=x.device)))
+            features.append(parts[0] if len(parts) == 1 else torch.cat([part.float() for part in parts], -1))
         return features
 
     def output_sizes(self, length: int, read_positions: int, outputs: int) -> tuple[int, int]:

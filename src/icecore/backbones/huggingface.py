@@ -71,11 +71,12 @@ class Family:
 class HuggingFaceBackbone(Backbone):
     """A transformers model of a supported family as a frozen body."""
 
-    def __init__(self, info: BackboneInfo, model: nn.Module, family: Family) -> None:
+    def __init__(self, info: BackboneInfo, model: nn.Module, family: Family, first_token_id: int | None = None) -> None:
         super().__init__(info)
         self.family = family
         self.config: Any = model.config
         self.embedding_spread = _embedding_spread(model)
+        self.first_token = _first_token(model, first_token_id)
         if family.positions is not None:
             self.position_table = _take_positions(model, family)
         for name in family.remove:
@@ -457,9 +458,14 @@ def prepare_config(config: Any, layers: int | None) -> Any:
     return config
 
 
-def build(config: Any, name: str, weights: str, source: str, model: nn.Module) -> HuggingFaceBackbone:
-    """The body around a loaded or freshly made transformers `model`."""
-    return HuggingFaceBackbone(describe(config, name, weights, source), model, family_of(config))
+def build(
+    config: Any, name: str, weights: str, source: str, model: nn.Module, first_token_id: int | None = None
+) -> HuggingFaceBackbone:
+    """The body around a loaded or freshly made transformers `model`.
+
+    first_token_id  the token with which the model's own sequences start, None if it is not known
+    """
+    return HuggingFaceBackbone(describe(config, name, weights, source), model, family_of(config), first_token_id)
 
 
 def _embedding_spread(model: nn.Module) -> float:
@@ -470,6 +476,19 @@ def _embedding_spread(model: nn.Module) -> float:
     spread *= getattr(table, "scalar_embed_scale", 1.0)
     fresh = getattr(model.config, "initializer_range", None)
     return spread or (fresh if isinstance(fresh, float) else 0.02)
+
+
+def _first_token(model: nn.Module, token: int | None) -> Tensor | None:
+    """A copy of the embedding (D,) of the first token of the model's own sequences, or of its class token."""
+    # class tokens of vision models are parameters (1, 1, D) beside the patches
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] == "cls_token":
+            return parameter.detach().flatten().clone()
+    table = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    if table is None or token is None or not 0 <= token < len(table.weight):
+        return None
+    # some families multiply their embeddings when they look them up
+    return table.weight[token].detach() * getattr(table, "scalar_embed_scale", 1.0)
 
 
 def _take_positions(model: nn.Module, family: Family) -> Tensor:

@@ -12,12 +12,15 @@ class Named:
     """A model that is known by name: its family, its sizes (enough for random weights), and where its weights are.
 
     `hub` is its name on the Hugging Face hub, None if it is not there. `package` is what the package index has of it.
+    `first_token` is the id of the token with which its sequences start, for packages that have no vocabulary beside the
+    weights.
     """
 
     family: str
     hub: str | None
     sizes: Mapping[str, Any] = field(default_factory=dict)
     package: WeightsPackage | None = None
+    first_token: int | None = None
 
 
 def _gpt2(hub: str, width: int, layers: int, heads: int) -> Named:
@@ -84,6 +87,7 @@ NAMED: Mapping[str, Named] = {
         None,
         _ANTIBERTY,
         Package("antiberty", "trained_models/AntiBERTy_md_smooth", "pip install --no-deps antiberty==0.1.3"),
+        first_token=2,
     ),
     "esm2-8m": Named("esm", "facebook/esm2_t6_8M_UR50D", _ESM2_8M),
     "deit-small": Named("deit", "facebook/deit-small-distilled-patch16-224", _DEIT_SMALL),

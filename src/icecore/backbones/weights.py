@@ -15,6 +15,7 @@ import torch
 
 from icecore.backbones import gguf, huggingface
 from icecore.backbones.backbone import Backbone, BodyRequest, HubAccess
+from icecore.backbones.first_token import first_token_id
 from icecore.backbones.modules import attention
 from icecore.backbones.named_models import NAMED, Named
 from icecore.backbones.packages import Location
@@ -91,7 +92,9 @@ def _pretrained(request: BodyRequest) -> Backbone:
     except Exception as error:
         raise _load_error(request.name, place, error) from error
     huggingface.check_complete(report, place, config.model_type)
-    body = huggingface.build(config, request.name, "pretrained", location.source, model)
+    named = NAMED.get(request.name)
+    token = named.first_token if named and named.first_token is not None else first_token_id(config, place)
+    body = huggingface.build(config, request.name, "pretrained", location.source, model, token)
     check_values(body, request.name)
     return body
 

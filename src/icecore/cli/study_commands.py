@@ -14,6 +14,7 @@ from icecore.cli.console import echo, new_table, print_text, stdout, training_di
 from icecore.cli.option_values import read_list
 from icecore.cli.options import (
     SELECTION,
+    TRAINING,
     DataDir,
     Device,
     DryRun,
@@ -28,7 +29,7 @@ from icecore.cli.options import (
 )
 from icecore.core.config import DEFAULT_PROTOCOL
 from icecore.core.errors import ConfigError
-from icecore.core.text import approximate_duration, pluralize
+from icecore.core.text import approximate_duration, list_in_words, pluralize
 
 #: seconds of work beyond which a plan says that the machine is too small for it
 TOO_LONG = 90 * 86400
@@ -38,7 +39,9 @@ TableNames = Annotated[
     typer.Argument(metavar="TABLE", help="Tables or figures that --list names, or `all`."),
 ]
 ShowList = Annotated[bool, typer.Option("--list", help="List the tables and budgets.", rich_help_panel=SELECTION)]
-BudgetName = Annotated[str, typer.Option(help="How much to compute: smoke, cpu or full.", rich_help_panel=SELECTION)]
+BudgetName = Annotated[
+    str, typer.Option(help="How much to compute: smoke, cpu, overnight or full.", rich_help_panel=SELECTION)
+]
 ProtocolName = Annotated[
     str,
     typer.Option(
@@ -54,6 +57,24 @@ OnlyRows = Annotated[
     str | None,
     typer.Option(metavar="LIST", help="Only these rows, for example pretrained,random.", rich_help_panel=SELECTION),
 ]
+RaceOfBudget = Annotated[
+    bool | None,
+    typer.Option(
+        "--race/--no-race",
+        help="Stop learning rates that are behind after 1/10, 1/4 and 3/5 of the steps, or train all to the end.",
+        rich_help_panel=TRAINING,
+        show_default="as the budget says",
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        help="Train only as many cells as fit into this time, the most informative ones first.",
+        rich_help_panel=SELECTION,
+        show_default="all",
+    ),
+]
 BodyName = Annotated[
     str | None, typer.Option(help="A body to use in place of the budget's.", rich_help_panel=SELECTION)
 ]
@@ -67,7 +88,8 @@ def paper(
     only: OnlyTasks = None,
     rows: OnlyRows = None,
     body: BodyName = None,
-    race: Race = False,
+    race: RaceOfBudget = None,
+    minutes: Minutes = None,
     dry_run: DryRun = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -81,18 +103,21 @@ def paper(
 ) -> None:
     """Reproduce tables of the paper, beside the published numbers. Finished runs are not trained again."""
     from icecore.paper import planning
+    from icecore.paper.budgets import BUDGETS
     from icecore.training.context import ExecutionContext
 
     if show_list or not tables:
         _list_tables()
         return
     names = planning.select_studies(tables)
+    if race is None:
+        race = budget in BUDGETS and BUDGETS[budget].race
     request = planning.TableRequest(
         budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device, race
     )
     plans = {name: planning.plan_table(name, request, out) for name in names}
     context = ExecutionContext(out / "runs", data_dir, device, resume=resume, race=race)
-    _run_plans(plans, out, context, _ray_options(ray, cpus, gpus), dry_run, quiet)
+    _run_plans(plans, out, context, _ray_options(ray, cpus, gpus), dry_run, quiet, minutes)
 
 
 def grid(
@@ -168,11 +193,22 @@ def _ray_options(address: str | None, cpus: int, gpus: float | None) -> Any:
 
 
 def _run_plans(
-    plans: Mapping[str, Sequence[Any]], out: Path, context: Any, ray: Any, dry_run: bool, quiet: bool
+    plans: Mapping[str, Sequence[Any]],
+    out: Path,
+    context: Any,
+    ray: Any,
+    dry_run: bool,
+    quiet: bool,
+    minutes: float | None = None,
 ) -> None:
-    """Print what each plan still needs. Unless `dry_run`, train it and print its tables."""
-    from icecore.experiments import study
+    """Print what each plan still needs. Unless `dry_run`, train it and print its tables.
 
+    minutes  train only as many cells of all plans as fit into this time
+    """
+    from icecore.experiments import study
+    from icecore.experiments.time_limit import cells_within
+
+    left = None if minutes is None else 60 * minutes
     with contextlib.ExitStack() as stack:
         executor: Any = None
         for name, cells in plans.items():
@@ -181,6 +217,15 @@ def _run_plans(
                 continue
             unfinished = study.unfinished_cells(cells, out, context.device, context.resume, context.race)
             print_text(_describe_plan(name, cells, unfinished))
+            if left is not None and unfinished:
+                unfinished = cells_within(cells, unfinished, left)
+                cells = [cell for cell, _ in unfinished]
+                planned = sum(seconds for _, seconds in unfinished)
+                left -= planned
+                print_text(
+                    f"{pluralize(len(cells), 'cell')} of them fit into the time, "
+                    f"{approximate_duration(planned)}: {list_in_words([cell.title for cell in cells])}."
+                )
             if dry_run:
                 if unfinished:
                     durations = {cell.key: approximate_duration(seconds) for cell, seconds in unfinished}

@@ -14,6 +14,7 @@ from typing import Any
 
 from icecore.core.errors import ConfigError
 from icecore.core.settings import at_least, check_settings, from_values, must, one_of, positive, setting
+from icecore.core.text import shortened
 
 INPUT, OUTPUT = "input", "output"
 BODY_ROLES = ("norm", "position", "attention", "feedforward", "embedding", "other")
@@ -24,7 +25,12 @@ SINGLE_ROLES = frozenset({"attention", "feedforward", "embedding", "other"})
 FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
 SCHEDULES = ("constant", "cosine")
 LR_SCALES = ("absolute", "relative")
+#: what an output layer may read; several of them are joined with +
 READ_OUTS = ("last", "first", "mean")
+#: the prefix that is the body's own token for the start of a sequence
+BOS = "bos"
+MAX_PREFIX = 1024
+INPUT_NORMS = ("rms",)
 #: the one `output_start` besides random numbers, and the one `tie_break` besides the earlier step
 RIDGE, LOSS = "ridge", "loss"
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -42,9 +48,17 @@ OMITTED_IF_NONE = frozenset(
         "tie_break",
         "minutes",
         "read_out",
+        "prefix",
+        "input_norm",
+        "input_start",
     }
 )
 MAX_SEED = 2**63 - 1
+
+
+def prefix_length(prefix: str | None) -> int:
+    """K, the number of vectors before the first token, that a value of --prefix asks for."""
+    return 0 if prefix is None else 1 if prefix == BOS else int(prefix)
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,20 @@ def _check_roles(name: str, roles: Collection[str]) -> None:
     """Check the roles of a list, or of the keys of a table."""
     for role in roles:
         one_of("role", ROLES)(name, role)
+
+
+def check_read_out(name: str, read_out: str) -> None:
+    """Raise ConfigError unless `read_out` names positions that can be read, joined with +."""
+    parts = read_out.split("+")
+    for part in parts:
+        one_of("read-out", READ_OUTS)(name, part)
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"{name}: {read_out} names one position twice. Name each once.")
+
+
+def _check_prefix(name: str, prefix: str) -> None:
+    if prefix != BOS and not (prefix.isdecimal() and prefix.isascii() and 1 <= int(prefix) <= MAX_PREFIX):
+        raise ConfigError(f"{name}: expected {BOS} or a number from 1 to {MAX_PREFIX:,}, found {shortened(prefix)}")
 
 
 def _check_train_roles(name: str, roles: Collection[str]) -> None:
@@ -181,11 +209,26 @@ class RunConfig:
     )
     read_out: str | None = setting(
         None,
-        help="Which position the output layer reads: last, first, or mean for the average of all. For tasks with one "
-        "answer.",
-        check=one_of("read-out", READ_OUTS),
+        help="Which position the output layer reads: last, first, or mean for the average of all. Several are read "
+        "side by side: last+mean. For tasks with one answer.",
+        check=check_read_out,
         group=TRAINED,
         default_note=FROM_TASK,
+    )
+    prefix: str | None = setting(
+        None,
+        help="Trained vectors before the first token: a number of them, which start at random, or bos for the token "
+        "with which the body's own sequences start.",
+        check=_check_prefix,
+        group=BODY,
+        default_note="none",
+    )
+    input_norm: str | None = setting(
+        None,
+        help="Norm after the input layer: rms gives every token the size of the body's token embeddings.",
+        check=one_of("input_norm", INPUT_NORMS),
+        group=BODY,
+        default_note="none",
     )
     protocol: str = setting(
         DEFAULT_PROTOCOL,
@@ -301,6 +344,14 @@ class RunConfig:
         group=BODY,
         default_note="1",
     )
+    input_start: float | None = setting(
+        None,
+        help="Size of the input layer's outputs at the start, relative to the spread of the body's token embeddings, "
+        "for tokens with a mean square of 1.",
+        check=_is_positive,
+        group=BODY,
+        default_note="orthogonal weights with gain 1.41",
+    )
     output_start: str | None = setting(
         None,
         help="Start of the output layer: ridge solves it in closed form on the features of the fresh program.",
@@ -362,6 +413,11 @@ class RunConfig:
     def faults(self) -> frozenset[str]:
         """Names of the faults in the paper's code that this run reproduces."""
         return PROTOCOLS[self.protocol].faults
+
+    @property
+    def prefix_length(self) -> int:
+        """K, the number of vectors before the first token."""
+        return prefix_length(self.prefix)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from icecore.backbones import HubAccess, build_body_of
 from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, SINGLE_ROLES, RunConfig
@@ -28,7 +28,7 @@ from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.entry import TaskRequest, read_options
-from icecore.tasks.task import ReadOut, Task
+from icecore.tasks.task import Task
 from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config
 from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
@@ -267,7 +267,7 @@ def load_task(config: RunConfig, data_dir: str | None) -> Task:
                 f"--read-out {config.read_out}: {config.task} has {task.spec.read_positions} answers, each read at a "
                 "position of its own. Leave --read-out out."
             )
-        task.spec = replace(task.spec, read_out=cast(ReadOut, config.read_out))
+        task.spec = replace(task.spec, read_out=config.read_out)
     return task
 
 

@@ -19,7 +19,7 @@ from icecore.backbones.modules.kernels import can_compile
 from icecore.core.config import PRECISIONS, SINGLE_ROLES
 from icecore.core.device import activation_dtype, to_device
 from icecore.core.errors import ConfigError, DataError, WeightsError, unknown_name
-from icecore.model.forward import ProgramStack, Segment, read_features
+from icecore.model.forward import ProgramStack, Segment, read_features, without_prefix
 from icecore.model.layers import LayerWeights
 from icecore.model.program import Program
 from icecore.model.program_shapes import check_shapes, program_shapes
@@ -42,7 +42,9 @@ _Layer = tuple[Tensor, Tensor | None]
 class LoadedProgram:
     """A program ready to be used on an engine's body. Programs of one `shape` are batched.
 
-    norms  gains and biases of all norms in one vector
+    prefix     (K, D) vectors before the first token, or None
+    input_rms  root mean square of every token after the input layer; None leaves it as it is
+    norms      gains and biases of all norms in one vector
     """
 
     name: str
@@ -51,6 +53,8 @@ class LoadedProgram:
     input_layers: Sequence[_Layer]
     output_layers: Sequence[_Layer]
     positions: Tensor | None
+    prefix: Tensor | None
+    input_rms: float | None
     norms: Tensor
 
 
@@ -114,10 +118,12 @@ class Engine:
         return LoadedProgram(
             name,
             spec,
-            (spec, config.input_hidden, config.output_hidden),
+            (spec, config.input_hidden, config.output_hidden, config.prefix_length, config.input_norm),
             _layers(tensors, "input", len(config.input_hidden) + 1),
             _layers(tensors, "output", len(config.output_hidden) + 1),
             tensors.get("positions"),
+            tensors.get("prefix"),
+            self.backbone.embedding_spread if config.input_norm else None,
             torch.cat(norms) if norms else torch.empty(0, device=self.device),
         )
 
@@ -247,12 +253,15 @@ class Engine:
     ) -> list[Tensor]:
         """Logits (N, n, C) of each segment; rows of one shape of programs, and of one program, lie beside each other.
 
-        `record` is called with the attention weights of each layer, see `BodyPass`.
+        `record` is called with the attention weights among tokens of each layer, see `BodyPass`; programs of one shape
+        only.
         """
         lengths = torch.tensor([len(row) for row in rows])
         full = int(lengths.min()) == int(lengths.max())
         segments = list(self._segments(rows, programs))
         used, run_of_row = _stacked_runs(programs, self.device)
+        if record is not None and used[0].prefix is not None:
+            record = without_prefix(record, len(used[0].prefix))
         compiled = self.is_compiled and int(lengths.sum()) >= COMPILED_FROM
         body_pass = BodyPass(self._pass_norms(used), run_of_row, compiled=compiled, record=record)
         read_lengths = None if full else to_device(lengths, self.device)
@@ -337,9 +346,12 @@ def _stack(programs: Sequence[LoadedProgram]) -> ProgramStack:
         return layers
 
     positions = [program.positions for program in programs if program.positions is not None]
+    prefixes = [program.prefix for program in programs if program.prefix is not None]
     return ProgramStack(
         programs[0].spec,
         stacked([program.input_layers for program in programs]),
         stacked([program.output_layers for program in programs]),
         torch.stack(positions) if positions else None,
+        torch.stack(prefixes) if prefixes else None,
+        programs[0].input_rms,
     )

@@ -105,11 +105,13 @@ def measure_model(model: FPT, task: Task, split: str = "val", examples: int = 16
     info = model.backbone.info
     if not model.backbone.residual_blocks():
         raise ConfigError(f"{info.name}: There are no layers to inspect. Name a body; `icecore backbones` lists them.")
-    T = task.spec.length
+    K = model.settings.prefix_length
+    T = K + task.spec.length
     recorder, count = _Recorder(T, info.causal), 0
     with recorder.hooks(model.backbone):
         for batch in map(task.prepare_batch, task.batches(split, max(1, WEIGHTS_PER_PASS // T**2), examples)):
-            recorder.begin([batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist())
+            lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+            recorder.begin([K + length for length in lengths])
             recorder.end(model.hidden_states(batch, recorder.add_attention))
             count += len(batch)
     return Inspection(

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from icecore.backbones.backbone import Backbone
 from icecore.backbones.modules.body_pass import BodyPass, NormParameters
 from icecore.backbones.modules.dropout_draws import CounterCache, DropoutDraws
-from icecore.core.config import INPUT, OUTPUT, SINGLE_ROLES
+from icecore.core.config import BOS, INPUT, OUTPUT, SINGLE_ROLES
 from icecore.core.device import activation_dtype, to_device
 from icecore.core.errors import ConfigError
 from icecore.core.random_streams import INIT, random_stream
-from icecore.model.forward import ProgramStack, Segment, read_features
+from icecore.model.forward import ProgramStack, Segment, read_features, without_prefix
 from icecore.model.layers import RunEmbedding, RunLinear, RunMLP, RunNormGains
 from icecore.model.model_settings import ModelSettings
 from icecore.tasks.task import Batch, TaskSpec
@@ -50,9 +50,10 @@ class FPT(nn.Module):
         precision: str = "fp32",
     ) -> None:
         super().__init__()
-        _check_read_out(spec, backbone)
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
+        _check_read_out(spec, backbone)
+        _check_prefix(settings, backbone)
         self.precision = precision
         self.dtype = activation_dtype(precision)
         self.compiled = False
@@ -76,6 +77,7 @@ class FPT(nn.Module):
         self.input = self._input_layers(generators)
         self.output = self._output_layers(generators)
         self.positions = nn.Parameter(self._initial_positions(generators)) if backbone.takes_positions else None
+        self.prefix = nn.Parameter(self._initial_prefix(generators)) if settings.prefix else None
         body_norms = backbone.norms()
         self.norms = nn.ModuleList(RunNormGains(norm.weight, norm.bias, len(seeds)) for norm in body_norms.values())
         self._norm_names = frozenset(self._norm_tensors())
@@ -106,12 +108,14 @@ class FPT(nn.Module):
         row_keys: Tensor | None = None,
         record: Callable[[Tensor], object] | None = None,
     ) -> Tensor:
-        """The body's features at the read-out: (N, n, D), (N, 1, D) for the mean, (N, 1, T D) without a body.
+        """The body's features at the read-out: (N, n, k D) of k kinds of read-out, (N, 1, T D) without a body.
 
         run_of_row  (N,) program of each row, or None if rows are run-major (N = R * B)
         row_keys    (N,) int64 keys of the dropout draws, or None for no dropout
-        record      is called with the attention weights (N, H, T, T) of each layer in turn
+        record      is called with the attention weights (N, H, T, T) among tokens of each layer in turn
         """
+        if record is not None and self.settings.prefix_length:
+            record = without_prefix(record, self.settings.prefix_length)
         lengths = None if batch.lengths is None else to_device(batch.lengths, batch.tokens.device)
         segment = Segment(self._stack(), batch.tokens, run_of_row)
         with self._autocast(batch.tokens.device):
@@ -119,16 +123,17 @@ class FPT(nn.Module):
             return read_features(self.backbone, [segment], lengths, body_pass, self._input_dtype)[0]
 
     def hidden_states(self, batch: Batch, record: Callable[[Tensor], object] | None = None) -> Tensor:
-        """The body's last hidden states (N, T, D) at all positions, for run-major rows (N = R * B).
+        """The body's last hidden states (N, K + T, D) at all positions, for run-major rows (N = R * B).
 
-        record  is called with the attention weights (N, H, T, T) of each layer in turn
+        record  is called with the attention weights (N, H, K + T, K + T) of each layer in turn
 
         Padding holds whatever the body leaves there.
         """
         mask = None
         if batch.lengths is not None and not self.backbone.info.causal:
-            lengths = to_device(batch.lengths, batch.tokens.device)
-            mask = torch.arange(batch.tokens.shape[1], device=lengths.device) < lengths[:, None]
+            K = self.settings.prefix_length
+            lengths = K + to_device(batch.lengths, batch.tokens.device)
+            mask = torch.arange(K + batch.tokens.shape[1], device=lengths.device) < lengths[:, None]
         with self._autocast(batch.tokens.device):
             x = self._stack().embed(batch.tokens, None).to(self._input_dtype)
             return self.backbone(x, mask, body_pass=self._body_pass(None, None, record))
@@ -159,7 +164,9 @@ class FPT(nn.Module):
         return BodyPass(norms, run_of_row, dropout, self.compiled, record)
 
     def _stack(self) -> ProgramStack:
-        return ProgramStack(self.spec, self.input.weights(), self.output.weights(), self.positions)
+        layers = self.input.weights(), self.output.weights()
+        input_rms = self.backbone.embedding_spread if self.settings.input_norm else None
+        return ProgramStack(self.spec, *layers, self.positions, self.prefix, input_rms)
 
     def _norm_tensors(self) -> dict[str, nn.Parameter]:
         """The gains and biases (R, D) of all norms, by their name in a program."""
@@ -178,6 +185,8 @@ class FPT(nn.Module):
         tensors |= {f"output.{n}": p for n, p in self.output.named_parameters()}
         if self.positions is not None:
             tensors["positions"] = self.positions
+        if self.prefix is not None:
+            tensors["prefix"] = self.prefix
         norms = self._norm_tensors()
         for name, parameter in self.backbone.named_parameters():
             if f"body.{name}" in norms:
@@ -208,7 +217,8 @@ class FPT(nn.Module):
     def role_of(self, name: str) -> str:
         """Role of the program tensor `name`."""
         part, _, rest = name.partition(".")
-        return {"input": INPUT, "output": OUTPUT, "positions": "position"}.get(part) or self.body_roles[rest]
+        own = {"input": INPUT, "output": OUTPUT, "positions": "position", "prefix": "position"}
+        return own.get(part) or self.body_roles[rest]
 
     def has_run_axis(self, name: str) -> bool:
         """Whether the program tensor `name` leads with R."""
@@ -243,18 +253,28 @@ class FPT(nn.Module):
         layers: list[RunLinear | RunEmbedding] = []
         for number, (P, D) in enumerate(itertools.pairwise(sizes)):
             weights = [nn.init.orthogonal_(torch.empty(P, D), gain=1.41, generator=g) for g in generators]
-            if number == 0 and self.settings.input_scale is not None:
-                weights = [weight * self.settings.input_scale for weight in weights]
+            if number == 0:
+                weights = [weight * self._input_factor(weight) for weight in weights]
             if number == 0 and self.spec.kind == "discrete":
                 layers.append(RunEmbedding(weights))
             else:
                 layers.append(RunLinear(weights, [torch.zeros(D)] * len(weights)))
         return RunMLP(layers)
 
+    def _input_factor(self, weight: Tensor) -> float:
+        """The factor on the first weight (P, D) of an input layer, as the settings say."""
+        factor = 1.0 if self.settings.input_scale is None else self.settings.input_scale
+        if self.settings.input_start is None:
+            return factor
+        # a token with a mean square of 1 has P of them, a discrete one has a row for itself
+        squares = weight.square().sum() / (len(weight) if self.spec.kind == "discrete" else 1)
+        size = float((squares / weight.shape[1]).sqrt())
+        return factor * self.settings.input_start * self.backbone.embedding_spread / size
+
     def _output_layers(self, generators: Sequence[torch.Generator]) -> RunMLP:
         spec = self.spec
         inputs, outputs = self.backbone.output_sizes(spec.length, spec.read_positions, spec.outputs)
-        sizes = [inputs, *self.settings.output_hidden, outputs]
+        sizes = [inputs * read_out_width(spec, self.backbone), *self.settings.output_hidden, outputs]
         layers: list[RunLinear | RunEmbedding] = []
         for D, C in itertools.pairwise(sizes):
             bound = 1.0 / math.sqrt(D)  # torch.nn.Linear's default
@@ -263,7 +283,7 @@ class FPT(nn.Module):
         return RunMLP(layers)
 
     def _initial_positions(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """(R, T, D): the pretrained rows, repeated from the start where the table is shorter than T.
+        """(R, K + T, D): the pretrained rows, repeated from the start where the table is shorter.
 
         Repeating is Longformer's rule (Beltagy et al. 2020, Section 5): it keeps local order. Families without
         absolute positions start at N(0, s). s is `position_start` times the spread of the body's token embeddings, so
@@ -272,7 +292,7 @@ class FPT(nn.Module):
         biases, and each of its RMS norms multiplies the gradient there by 1 / sqrt(eps), which overflows after a dozen
         layers.
         """
-        T, D = self.spec.length, self.backbone.info.width
+        T, D = self.settings.prefix_length + self.spec.length, self.backbone.info.width
         table = self.backbone.position_table
         if table is not None:
             rows = torch.arange(T) % len(table)
@@ -281,12 +301,24 @@ class FPT(nn.Module):
         spread = 0.02 if start is None else start * self.backbone.embedding_spread
         return torch.stack([torch.randn(T, D, generator=g) * spread for g in generators])
 
+    def _initial_prefix(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """(R, K, D): the body's own first token, or vectors with the spread of its token embeddings.
+
+        A random body has a random token, so a vector of that spread is one too.
+        """
+        K, D = self.settings.prefix_length, self.backbone.info.width
+        if self.settings.prefix == BOS and self.backbone.first_token is not None:
+            return self.backbone.first_token.float().expand(len(generators), K, D).clone()
+        return torch.stack([torch.randn(K, D, generator=g) * self.backbone.embedding_spread for g in generators])
+
     def _set_trained(self, trained: set[str]) -> None:
         self.input.requires_grad_(INPUT in trained)
         self.output.requires_grad_(OUTPUT in trained)
         self.norms.requires_grad_("norm" in trained)
         if self.positions is not None:
             self.positions.requires_grad_("position" in trained)
+        if self.prefix is not None:
+            self.prefix.requires_grad_("position" in trained)
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(self.body_roles[name] in trained & SINGLE_ROLES)
 
@@ -298,8 +330,27 @@ def _size(tensor: Tensor) -> float:
 
 def _check_read_out(spec: TaskSpec, backbone: Backbone) -> None:
     """Raise ConfigError if nothing but the first token would be read."""
-    if spec.read_out == "first" and backbone.info.causal and backbone.mixes_positions:
+    if "first" in spec.read_out.split("+") and backbone.info.causal and backbone.mixes_positions:
         raise ConfigError(
-            f"{backbone.info.name} is causal: its first position sees no other, so only the first token would be read. "
+            f"{backbone.info.name} is causal: its first position sees no other, so it says nothing of later tokens. "
             "Use --read-out last or mean."
         )
+
+
+def _check_prefix(settings: ModelSettings, backbone: Backbone) -> None:
+    """Raise ConfigError for a prefix that the body cannot have."""
+    if settings.prefix and not backbone.mixes_positions:
+        raise ConfigError(
+            f"--prefix {settings.prefix}: {backbone.info.name} computes each position by itself, so no token would see "
+            "the prefix. Leave it out."
+        )
+    if settings.prefix == BOS and backbone.first_token is None and backbone.info.weights == "pretrained":
+        raise ConfigError(
+            f"--prefix {BOS}: icecore finds no token with which sequences of {backbone.info.name} start. Use a number, "
+            "for example --prefix 1."
+        )
+
+
+def read_out_width(spec: TaskSpec, backbone: Backbone) -> int:
+    """How many hidden states are read side by side; without a body all positions are read anyway."""
+    return len(spec.read_out.split("+")) if backbone.mixes_positions else 1

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from icecore.core.config import FPT_ROLES, RunConfig
+from icecore.core.config import FPT_ROLES, RunConfig, prefix_length
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,10 @@ class ModelSettings:
     dropout        rate of every dropout in the body while training
     position_start  spread of the positions at the start, for bodies without a table, relative to that of the body's
                     token embeddings; None for a standard deviation of 0.02
+    prefix          vectors before the first token: a number, "bos", or None for none
+    input_norm      "rms" for a norm after the input layer at the size of the body's token embeddings, or None
+    input_start     size of the input layer's outputs at the start, relative to the spread of the body's token
+                    embeddings; None for orthogonal weights with gain 1.41
     input_scale    factor on the weights of the input layer's first part at the start; None for 1
     """
 
@@ -24,6 +28,14 @@ class ModelSettings:
     dropout: float = 0.0
     position_start: float | None = None
     input_scale: float | None = None
+    prefix: str | None = None
+    input_norm: str | None = None
+    input_start: float | None = None
+
+    @property
+    def prefix_length(self) -> int:
+        """K, the number of vectors before the first token."""
+        return prefix_length(self.prefix)
 
 
 def model_settings(config: RunConfig) -> ModelSettings:
@@ -35,4 +47,7 @@ def model_settings(config: RunConfig) -> ModelSettings:
         config.dropout,
         config.position_start,
         config.input_scale,
+        config.prefix,
+        config.input_norm,
+        config.input_start,
     )

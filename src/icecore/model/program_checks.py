@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icecore.core.config import RunConfig
+from icecore.core.config import RunConfig, check_read_out
 from icecore.core.errors import ConfigError, DataError
 from icecore.core.settings import check_types, from_values, must
 from icecore.core.text import shortened
@@ -56,6 +56,7 @@ def read_spec(values: Mapping[str, Any]) -> TaskSpec:
         _is_size(name, getattr(spec, name))
     if spec.read_positions > spec.length:
         raise ConfigError(f"read_positions: expected at most the length {spec.length}, found {spec.read_positions}")
+    check_read_out("read_out", spec.read_out)
     return spec
 
 
@@ -76,7 +77,8 @@ def checked_tensors(tensors: Mapping[str, Tensor], path: str | PathLike[str]) ->
 
 def check_sizes(config: RunConfig, spec: TaskSpec, tensors: Mapping[str, Tensor]) -> None:
     """Raise ConfigError if a size in the header is not that of its tensor, where the program has the tensor."""
-    sizes = [("positions", 0, spec.length), ("input.layers.0.weight", 0, spec.size)]
+    K = config.prefix_length
+    sizes = [("positions", 0, K + spec.length), ("prefix", 0, K), ("input.layers.0.weight", 0, spec.size)]
     for part, widths in (("input", config.input_hidden), ("output", config.output_hidden)):
         sizes += [(f"{part}.layers.{number}.weight", -1, width) for number, width in enumerate(widths)]
     for name, axis, size in sizes:

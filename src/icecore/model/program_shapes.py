@@ -4,6 +4,7 @@ import itertools
 
 from icecore.backbones.backbone import Backbone
 from icecore.core.errors import DataError
+from icecore.model.fpt import read_out_width
 from icecore.model.program import Program
 
 
@@ -11,6 +12,7 @@ def program_shapes(program: Program, backbone: Backbone) -> dict[str, tuple[int,
     """The shape that each tensor of `program` must have on `backbone`, but for those of the body that are no norms."""
     spec, config, info = program.spec, program.config, backbone.info
     read, outputs = backbone.output_sizes(spec.length, spec.read_positions, spec.outputs)
+    read *= read_out_width(spec, backbone)
     sizes = {
         "input": [spec.size, *config.input_hidden, info.width],
         "output": [read, *config.output_hidden, outputs],
@@ -22,7 +24,9 @@ def program_shapes(program: Program, backbone: Backbone) -> dict[str, tuple[int,
             if part == "output" or number > 0 or spec.kind == "continuous":
                 shapes[f"{part}.layers.{number}.bias"] = pair[1:]
     if backbone.takes_positions:
-        shapes["positions"] = (spec.length, info.width)
+        shapes["positions"] = (config.prefix_length + spec.length, info.width)
+    if config.prefix:
+        shapes["prefix"] = (config.prefix_length, info.width)
     norms = backbone.norms().items()
     return shapes | {
         f"body.{name}.{kind}": tuple(parameter.shape)

@@ -22,6 +22,7 @@ class Budget:
     bodies       backbone by placeholder of a `StudyRow`, for example {"body": "gpt2"}
     lrs          learning rates of a sweep with a frozen body; `trained_lrs` with a trained one
     seeds        the first one tries all learning rates, the others the one that validation chose
+    race         learning rates that fall behind stop early, unless the user says otherwise
     settings     of every run
     tasks        settings by task, or by column of a study, in place of the common ones
     pretraining  settings of the run that trains all weights of a random body on a procedural task, by task
@@ -35,6 +36,7 @@ class Budget:
     settings: Mapping[str, Any]
     tasks: Mapping[str, Mapping[str, Any]]
     pretraining: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    race: bool = False
 
     def settings_for(self, column: str) -> dict[str, Any]:
         """Settings of the runs in a column: the common ones, those of its task, and those of the column itself."""
@@ -70,7 +72,7 @@ BUDGETS: Mapping[str, Budget] = {
             "cifar10-lra": {"task_options": {"val": 8, "side": 8}},
             "remote-homology": {"task_options": {"length": 64}},
         },
-        pretraining=dict.fromkeys(("bit-memory", "dyck", "nca"), {"steps": 4, "batch_size": 2, "lr": 3e-4}),
+        pretraining={task: {"steps": 4, "batch_size": 2, "lr": 3e-4} for task in ("bit-memory", "dyck", "nca")},
     ),
     "cpu": Budget(
         summary="MiniLM, about 1,600 examples a run, shorter sequences; shows trends, in hours on two cores",
@@ -113,6 +115,45 @@ BUDGETS: Mapping[str, Budget] = {
             "dyck": {**_PRETRAINING, "steps": 1500, "stop_at": 0.999},
             "nca": {**_PRETRAINING, "steps": 1500},
         },
+    ),
+    "overnight": Budget(
+        summary="MiniLM, whole test sets, until learning curves flatten: several epochs; a night for each row",
+        bodies={"body": "minilm", "medium": "smollm2-135m"},
+        lrs=FROZEN_LRS,
+        trained_lrs=TRAINED_LRS,
+        seeds=(0, 1, 2),
+        # sequences of some 100 tokens, so the products are large enough for the machine
+        settings={"batch_size": 16, "eval_every": 500},
+        tasks={
+            # the paper's 1,000 bits, in 80,000 strings
+            "bit-memory": {"steps": 5000, "eval_every": 250, "eval_examples": 200, "test_examples": 2000},
+            "bit-xor": {"steps": 2000, "eval_every": 50, "stop_at": 1.0},
+            **{
+                f"bit-xor n={n}": {**_LONG_XOR_STRINGS, "steps": steps}
+                for n, steps in ((20, 2000), (64, 6000), (256, 20_000))
+            },
+            # trees of up to 512 tokens, 64,000 of them
+            "listops": {
+                "task_options": {"train": 96_000, "val": 1000, "test": 2000, "shortest": 50, "longest": 512},
+                "steps": 4000,
+                "eval_every": 250,
+                "eval_examples": 500,
+            },
+            # as long as those of Long Range Arena
+            "listops long": {"task_options": {}, "steps": 2000, "batch_size": 8, "eval_examples": 200},
+            # three epochs of 58,000 images, and six of 45,000
+            "mnist": {"steps": 10_900},
+            "cifar10": {"steps": 17_000, "eval_every": 1000},
+            "cifar10-lra": {"steps": 4000, "eval_every": 400, "eval_examples": 500},
+            # three epochs of 9,975 proteins
+            "remote-homology": {"task_options": {"length": 512}, "steps": 1900, "eval_every": 190},
+        },
+        pretraining={
+            "bit-memory": {**_PRETRAINING, "steps": 4000, "stop_at": 0.999},
+            "dyck": {**_PRETRAINING, "steps": 4000, "stop_at": 0.999},
+            "nca": {**_PRETRAINING, "steps": 4000},
+        },
+        race=True,
     ),
     "full": Budget(
         summary="the paper's bodies, steps and whole test sets; for GPUs",

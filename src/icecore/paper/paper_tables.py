@@ -112,6 +112,10 @@ WITH_ATTENTION = (*FPT_ROLES, "attention")
 WITH_BOTH = (*FPT_ROLES, "attention", "feedforward")
 
 
+#: the kinds of weights that starts and choices are compared on, so that none is tuned for one of them alone
+_KINDS = (("pretrained", PRETRAINED_SETTINGS), ("random", RANDOM_SETTINGS), ("statistics", STATISTICS.settings))
+
+
 def _trained_row(label: str, base: Mapping[str, Any], roles: Sequence[str] = ROLES) -> StudyRow:
     """A row in which parameters of these roles are trained."""
     return StudyRow(label, {**base, "train_roles": tuple(roles)})
@@ -152,15 +156,41 @@ def _unfreezing_rows(base: Mapping[str, Any]) -> dict[str, StudyRow]:
 
 def _scale_rows() -> dict[str, StudyRow]:
     """Study `scales`: steps of the norms absolute or relative to their scale, and the positions' start beside both."""
-    bodies = (("pretrained", PRETRAINED_SETTINGS), ("random", RANDOM_SETTINGS), ("statistics", STATISTICS.settings))
     scales = (("absolute", "absolute", 4.0), ("relative", "relative", 4.0))
     rows = {
         f"{name}-{key}": StudyRow(f"{name}, {scale} steps", {**base, "lr_scale": scale, "position_start": start})
-        for name, base in bodies
+        for name, base in _KINDS
         for key, scale, start in scales
     }
     old = {**PRETRAINED_SETTINGS, "lr_scale": "absolute"}
     return rows | {"pretrained-small-start": StudyRow("pretrained, absolute steps, positions started at 0.02", old)}
+
+
+def _start_rows() -> dict[str, StudyRow]:
+    """Study `starts`: input layer and positions at multiples of the spread of the body's token embeddings."""
+    rows = {f"{name}-default": StudyRow(f"{name}, default start", base) for name, base in _KINDS}
+    for factor in (0.25, 1.0, 4.0, 16.0):
+        for name, base in _KINDS:
+            settings = {**base, "input_start": factor, "position_start": factor}
+            rows[f"{name}-{factor:g}"] = StudyRow(f"{name}, {factor:g} times the embeddings", settings)
+    return rows
+
+
+def _choice_rows() -> dict[str, StudyRow]:
+    """Study `choices`: what comes before and after the body."""
+    choices: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+        "default": ("default", {}),
+        "prefix": ("a learned vector before the tokens", {"prefix": "1"}),
+        "bos": ("the body's first token before the tokens", {"prefix": "bos"}),
+        "norm": ("a norm after the input layer", {"input_norm": "rms"}),
+        "mean": ("mean read out", {"read_out": "mean"}),
+        "last-mean": ("last and mean read out", {"read_out": "last+mean"}),
+    }
+    return {
+        f"{name}-{key}": StudyRow(f"{name}, {label}", {**base, **settings})
+        for key, (label, settings) in choices.items()
+        for name, base in _KINDS
+    }
 
 
 _STUDIES = (
@@ -346,6 +376,35 @@ _STUDIES = (
         _scale_rows(),
         settings={"steps": 100, "eval_every": 25},
         column_settings={"bit-xor": {"steps": 300, "eval_every": 30}},
+    ),
+    Study(
+        "starts",
+        "Where input layer and positions start",
+        "Which size should what enters the body have at the start, relative to the body's own token embeddings? A body "
+        "with a position table keeps its table.",
+        ("bit-xor", "bit-memory", "mnist", "cifar10"),
+        _start_rows(),
+        settings={"steps": 100, "eval_every": 25},
+        column_settings={
+            "bit-xor": {"steps": 300, "eval_every": 30},
+            "bit-memory": {"steps": 400, "eval_every": 50},
+        },
+    ),
+    Study(
+        "choices",
+        "What comes before and after the body",
+        "Does a prefix, a norm after the input layer or another read-out help, and does it help all kinds of weights?",
+        ("mnist", "cifar10"),
+        _choice_rows(),
+        settings={"steps": 100, "eval_every": 25},
+    ),
+    Study(
+        "lengths",
+        "ListOps at the lengths of Long Range Arena",
+        "Does a frozen body compute with trees of up to 2,000 tokens? (The published numbers of other tables are of "
+        "trees cut to 512 tokens.)",
+        ("listops long",),
+        {"pretrained": PRETRAINED, "random": RANDOM},
     ),
     Study(
         "rebuttal",

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from icecore.backbones.named_models import NAMED
 from icecore.backbones.weights import WEIGHTS
 from icecore.core.config import INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
-from icecore.core.text import printable
+from icecore.core.text import list_in_words, printable
 from icecore.model.program import Program
 from icecore.sharing.card_text import escape, file_name, format_value, format_values, join_items
 from icecore.sharing.program_header import ProgramHeader
@@ -146,14 +146,11 @@ def _body_source(config: RunConfig) -> BodySource:
 
 def _describe_sizes(spec: TaskSpec) -> dict[str, str]:
     tokens = f"of P = {spec.size} numbers" if spec.kind == "continuous" else f"from a vocabulary of {spec.size}"
-    if spec.read_out == "mean":
-        positions = "the mean of all positions"
-    elif spec.read_out == "first":
-        positions = "the first position"
-    elif spec.read_positions == 1:
-        positions = "the last position"
-    else:
+    names = {"mean": "the mean of all positions", "first": "the first position", "last": "the last position"}
+    if spec.read_positions > 1:
         positions = f"each of the last {spec.read_positions} positions"
+    else:
+        positions = list_in_words([names[kind] for kind in spec.read_out.split("+")])
     return {
         "input": f"at most T = {spec.length} tokens {tokens}",
         "output": f"C = {spec.outputs} numbers, read from {positions}",

@@ -30,7 +30,7 @@ class TaskSpec:
     size            P for continuous tokens, the size of the vocabulary for discrete ones
     outputs         C, the number of outputs at a read-out position
     read_out        "last" reads the last `read_positions` real positions, "first" the first one, "mean" the average of
-                    all real positions
+                    all real positions; several of them, joined with +, are read side by side
     read_positions  n; 1 unless `read_out` is "last"
     """
 
@@ -38,7 +38,7 @@ class TaskSpec:
     length: int
     size: int
     outputs: int
-    read_out: ReadOut = "last"
+    read_out: str = "last"
     read_positions: int = 1
 
 
