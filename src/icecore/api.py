@@ -14,6 +14,7 @@ from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.predict import Predictions
 from icecore.autofit.predict import predict as predict_files
 from icecore.backbones import Backbone, BodyRequest, HubAccess, build_backbone
+from icecore.core.config import DEFAULT_PROTOCOL
 from icecore.core.settings import from_values
 from icecore.experiments.sweep import expand_sweep, make_config, open_run, run_sweep
 from icecore.inspection.inspection_target import InspectionRequest, inspect_target
@@ -146,14 +147,15 @@ def inspect_body(
     data: PathName | None = None,
     data_dir: PathName | None = None,
     device: str = "auto",
+    protocol: str = DEFAULT_PROTOCOL,
 ) -> Inspection:
     """Measure what a body does with the tokens of a task, layer by layer.
 
     `inspect_body("minilm", task="mnist").findings` says in words what stands out.
 
     Parameters:
-        target: a body as `load_backbone` takes it, the folder of a run, or a program file; a body gets the input layer
-            of a fresh start with seed 0
+        target: a body as `load_backbone` takes it, the folder of a run, or a program file; a body starts as a run with
+            seed 0 would
         task: for a body: name of a task, see `load_task`; None takes bit XOR
         task_options: for a body: options of the task, for example `{"n": 20}`
         weights: for a body: "pretrained" (the default), "random", "statistics", or the path of a weights file
@@ -162,6 +164,7 @@ def inspect_body(
         data: for a program that was fitted to your own data: the path of rows to read
         data_dir: folder with data files, see `load_task`
         device: "auto", "cpu", "cuda", "cuda:1" or "mps"
+        protocol: for a body: whose start it gets, see `train`
 
     Raises ConfigError for a setting that does not fit the target, DataError, and WeightsError.
     """
@@ -175,6 +178,7 @@ def inspect_body(
         None if data is None else str(data),
         None if data_dir is None else str(data_dir),
         device,
+        protocol,
     )
     return inspect_target(request)[0]
 

@@ -15,6 +15,7 @@ from icecore.core.errors import ConfigError, DataError
 from icecore.experiments.sweep import run_sweep
 from icecore.inspection.inspection_target import InspectionRequest, inspect_target
 from icecore.training.context import ExecutionContext
+from tiny_models import tiny_model
 
 
 @pytest.fixture
@@ -47,6 +48,16 @@ def test_each_of_the_weights_is_inspected(bodies: Mapping[str, str]) -> None:
     assert pretrained.stages[1].hidden.rms != random.stages[1].hidden.rms
     # the fresh start is the same, so the inputs differ in the positions only
     assert pretrained.start == "not trained, seed 0"
+
+
+def test_a_bare_body_starts_as_a_run_would(tmp_path: Path) -> None:
+    """A body with rotary positions gets those of the protocol: large ones by default, 0.02 of the fair one."""
+    tiny_model("llama").save_pretrained(tmp_path)
+    (fast,) = inspect_target(InspectionRequest(str(tmp_path), options={"n": 3}))
+    (fair,) = inspect_target(InspectionRequest(str(tmp_path), options={"n": 3}, protocol="fair"))
+    assert fast.stages[0].hidden.rms > fair.stages[0].hidden.rms
+    with pytest.raises(ConfigError, match="Unknown protocol 'fare'"):
+        inspect_target(InspectionRequest(str(tmp_path), protocol="fare"))
 
 
 def test_a_run_and_its_program_are_inspected_as_trained(trained: Path, bodies: Mapping[str, str]) -> None:

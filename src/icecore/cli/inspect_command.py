@@ -11,7 +11,7 @@ from rich.table import Table
 from icecore.cli.console import print_text, stdout
 from icecore.cli.option_values import read_list, read_pairs
 from icecore.cli.options import FILES, DataDir, Device
-from icecore.core.config import BODY
+from icecore.core.config import BODY, DEFAULT_PROTOCOL
 from icecore.core.text import pluralize
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def inspect_(
     task_option: TaskOption = None,
     weights: Weights = None,
     layers: Layers = None,
+    protocol: Annotated[
+        str, typer.Option(help="For a body: the protocol whose start it gets: fast, fair or paper.")
+    ] = DEFAULT_PROTOCOL,
     examples: Annotated[int, typer.Option(help="Number of examples.")] = 16,
     data: Rows = None,
     out: Picture = None,
@@ -82,7 +85,7 @@ def inspect_(
     if out is not None:
         picture_format(out)  # refuses a wrong name before the work begins
     request = InspectionRequest(
-        target, task, options, read_list(weights or ""), layers, examples, data, data_dir, device
+        target, task, options, read_list(weights or ""), layers, examples, data, data_dir, device, protocol
     )
     inspections = inspect_target(request)
     if out is not None:

@@ -9,12 +9,14 @@ from typing import Any
 from icecore import user_data
 from icecore.autofit.predict import read_encoder
 from icecore.backbones import BodyRequest, build_backbone
+from icecore.core.config import DEFAULT_PROTOCOL
 from icecore.core.device import select_runtime
 from icecore.core.errors import ConfigError
 from icecore.core.limits import read_small
-from icecore.experiments.sweep import load_task, open_program, open_run
+from icecore.experiments.sweep import load_task, make_config, open_program, open_run
 from icecore.inspection.measurement import Inspection, measure_model
 from icecore.model.fpt import FPT
+from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
 from icecore.tasks import build_task
 from icecore.tasks.entry import TaskRequest
@@ -38,6 +40,7 @@ class InspectionRequest:
     data      for a program that was fitted to your own data: the path of rows to read
     data_dir  folder with data files
     device    where to compute
+    protocol  for a body: whose start it gets, see `icecore train`
     """
 
     target: str
@@ -49,12 +52,13 @@ class InspectionRequest:
     data: str | None = None
     data_dir: str | None = None
     device: str = "auto"
+    protocol: str = DEFAULT_PROTOCOL
 
 
 def inspect_target(request: InspectionRequest) -> list[Inspection]:
     """Inspect each of the weights of a body, or one run or program.
 
-    Bodies are in fp32 and get the input and output layers of a fresh start with seed 0; a run has its own precision.
+    Bodies are in fp32 and start as a run with seed 0 would; a run has its own precision.
     Raises ConfigError for a setting that does not fit the target, and what building task, body or model raises.
     """
     path = Path(request.target).expanduser()
@@ -87,6 +91,7 @@ def _check_settings_of_trained(request: InspectionRequest) -> None:
         "--task-option": request.options,
         "--weights": request.weights,
         "--layers": request.layers,
+        "--protocol": request.protocol != DEFAULT_PROTOCOL,
     }
     for option, value in given.items():
         if value:
@@ -113,10 +118,14 @@ def _open_trained(path: Path, request: InspectionRequest) -> tuple[FPT, Task, st
 
 def _inspect_body(request: InspectionRequest) -> list[Inspection]:
     device = select_runtime(request.device, "fp32").device
-    task = build_task(request.task or DEFAULT_TASK, TaskRequest(request.options, request.data_dir)).to(device)
+    name = request.task or DEFAULT_TASK
+    task = build_task(name, TaskRequest(request.options, request.data_dir)).to(device)
     inspections = []
     for weights in request.weights or ("pretrained",):
         body = build_backbone(BodyRequest(request.target, weights, request.layers))
-        model = FPT(task.spec, body).to(device)
+        config = make_config(
+            name, "fp32", request.device, backbone=request.target, weights=weights, protocol=request.protocol
+        )
+        model = FPT(task.spec, body, settings=model_settings(config)).to(device)
         inspections.append(measure_model(model, task, "val", request.examples, "not trained, seed 0"))
     return inspections

@@ -92,7 +92,8 @@ BUDGETS: Mapping[str, Budget] = {
                 "eval_examples": 50,
                 "test_examples": 200,
             },
-            "bit-xor": {"batch_size": 16, "steps": 300, "eval_every": 30, "eval_examples": 256, "stop_at": 1.0},
+            # a random body needs some 800 of these steps, a pretrained one 100
+            "bit-xor": {"batch_size": 8, "steps": 1000, "eval_every": 25, "eval_examples": 256, "stop_at": 1.0},
             **{
                 f"bit-xor n={n}": {**_LONG_XOR_STRINGS, "steps": steps}
                 for n, steps in ((20, 600), (64, 2000), (256, 2000))

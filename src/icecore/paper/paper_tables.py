@@ -375,7 +375,7 @@ _STUDIES = (
         ("bit-xor", "mnist", "cifar10"),
         _scale_rows(),
         settings={"steps": 100, "eval_every": 25},
-        column_settings={"bit-xor": {"steps": 300, "eval_every": 30}},
+        column_settings={"bit-xor": {"steps": 600}},
     ),
     Study(
         "starts",
@@ -386,7 +386,7 @@ _STUDIES = (
         _start_rows(),
         settings={"steps": 100, "eval_every": 25},
         column_settings={
-            "bit-xor": {"steps": 300, "eval_every": 30},
+            "bit-xor": {"steps": 600},
             "bit-memory": {"steps": 400, "eval_every": 50},
         },
     ),
