@@ -220,11 +220,12 @@ def _run_plans(
             if left is not None and unfinished:
                 unfinished = cells_within(cells, unfinished, left)
                 cells = [cell for cell, _ in unfinished]
+                titles = [f"{cell.key.row} on {cell.key.column}" for cell in cells]
                 planned = sum(seconds for _, seconds in unfinished)
                 left -= planned
                 print_text(
                     f"{pluralize(len(cells), 'cell')} of them fit into the time, "
-                    f"{approximate_duration(planned)}: {list_in_words([cell.title for cell in cells])}."
+                    f"{approximate_duration(planned)}: {list_in_words(titles)}."
                 )
             if dry_run:
                 if unfinished:

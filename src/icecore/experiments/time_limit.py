@@ -16,28 +16,27 @@ def cells_within(
     unfinished  cells with the seconds that each takes (`study.unfinished_cells`)
 
     A column says something when its first two rows are there, because they are what the table compares. So these come
-    first, column by column, and then one row after another. Quick columns come before slow ones, and a cell that does
-    not fit is passed over. Raises ConfigError if no cell fits.
+    first, both or none, column by column, and then one row after another. Quick columns come before slow ones, and
+    what does not fit is passed over. Raises ConfigError if no cell fits.
     """
     rows = list(dict.fromkeys(cell.key.row for cell in cells))
     of_column: dict[str, float] = {}
+    parts: dict[tuple[int, str], list[tuple[CellPlan, float]]] = {}
     for cell, cost in unfinished:
-        of_column[cell.key.column] = of_column.get(cell.key.column, 0.0) + cost
-
-    def order(entry: tuple[CellPlan, float]) -> tuple[int, float, int]:
-        row = rows.index(entry[0].key.row)
-        return max(row, 1), of_column[entry[0].key.column], row
-
+        column = cell.key.column
+        of_column[column] = of_column.get(column, 0.0) + cost
+        parts.setdefault((max(rows.index(cell.key.row), 1), column), []).append((cell, cost))
     chosen: list[tuple[CellPlan, float]] = []
     left = seconds
-    for cell, cost in sorted(unfinished, key=order):
+    for _, part in sorted(parts.items(), key=lambda item: (item[0][0], of_column[item[0][1]])):
+        cost = sum(seconds for _, seconds in part)
         if cost <= left:
-            chosen.append((cell, cost))
+            chosen += part
             left -= cost
     if unfinished and not chosen:
         cell, cost = min(unfinished, key=lambda entry: entry[1])
         raise ConfigError(
             f"No cell fits into {approximate_duration(seconds).removeprefix('about ')}. The shortest one, "
-            f"{cell.title}, takes {approximate_duration(cost)}. Raise --minutes."
+            f"{cell.key.row} on {cell.key.column}, takes {approximate_duration(cost)}. Raise --minutes."
         )
     return chosen
