@@ -41,9 +41,7 @@ def test_what_does_not_fit_is_passed_over_and_half_a_pair_is_not_taken(config: C
 
 
 def test_too_little_time_says_what_would_fit(config: Config) -> None:
-    with pytest.raises(
-        ConfigError, match="No cell fits into 5 s. The shortest one, pretrained on quick, takes about 10 s. R"
-    ):
+    with pytest.raises(ConfigError, match="No cell fits into 5 s"):
         chosen(config, 5)
     # nothing to train fits into any time
     assert cells_within([cell for cell, _ in plan(config)], [], 1) == []
