@@ -176,6 +176,18 @@ def _start_rows() -> dict[str, StudyRow]:
     return rows
 
 
+def _factor_rows() -> dict[str, StudyRow]:
+    """Study `factors`: learning rates of the positions and the output layer, relative to the rest."""
+    return {
+        f"{name}-{position:g}-{output:g}": StudyRow(
+            f"{name}, positions x {position:g}, output layer x {output:g}",
+            {**base, "lr_factors": {"position": position, "output": output}},
+        )
+        for position, output in ((3.0, 0.3), (1.0, 1.0), (1.0, 0.3), (3.0, 1.0), (10.0, 0.3))
+        for name, base in _KINDS
+    }
+
+
 def _choice_rows() -> dict[str, StudyRow]:
     """Study `choices`: what comes before and after the body."""
     choices: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -389,6 +401,17 @@ _STUDIES = (
             "bit-xor": {"steps": 600},
             "bit-memory": {"steps": 400, "eval_every": 50},
         },
+    ),
+    Study(
+        "factors",
+        "Learning rates of the parts",
+        "Do positions and output layer need learning rates of their own, and the same ones for every kind of weights? The "
+        "first three rows are the default.",
+        ("bit-xor", "mnist"),
+        _factor_rows(),
+        column_settings={"bit-xor": {"steps": 600}},
+        lrs=(1e-3, 3e-3, 1e-2),
+        seeds=(0, 1),
     ),
     Study(
         "choices",
