@@ -405,8 +405,8 @@ _STUDIES = (
     Study(
         "factors",
         "Learning rates of the parts",
-        "Do positions and output layer need learning rates of their own, and the same ones for every kind of weights? The "
-        "first three rows are the default.",
+        "Do positions and output layer need learning rates of their own, and the same ones for every kind of weights? "
+        "The first three rows are the default.",
         ("bit-xor", "mnist"),
         _factor_rows(),
         column_settings={"bit-xor": {"steps": 600}},
