@@ -32,7 +32,8 @@ def with_claims(page: str, section: str, name: str) -> str:
     _, end, after = rest.partition(CLAIMS_END)
     if not begin or not end or CLAIMS_BEGIN in after or CLAIMS_END in after:
         raise DataError(
-            f"{name} has no place for the claims. Add these two lines, between which they are written:\n{CLAIMS_BEGIN}\n{CLAIMS_END}"
+            f"{name} has no place for the claims. Add these two lines, between which they are written:\n"
+            f"{CLAIMS_BEGIN}\n{CLAIMS_END}"
         )
     return f"{before}{CLAIMS_BEGIN}\n\n{section}\n\n{CLAIMS_END}{after}"
 
