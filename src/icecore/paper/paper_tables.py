@@ -362,7 +362,7 @@ _STUDIES = (
         settings={"lr_factors": {"position": 10.0, "output": 0.3}, "schedule": "constant"},
         column_settings={f"bit-xor n={n}": {"task_options": {"n": n}} for n in (5, 20, 64, 256)},
         lrs=(1e-3,),
-        seeds=(0,),
+        seeds=(0, 1),
     ),
     Study(
         "algorithms",
