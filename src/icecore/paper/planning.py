@@ -88,6 +88,9 @@ def plan_table(name: str, request: TableRequest, out: Path) -> list[CellPlan]:
 def _plan_cell(study: Study, column: str, row: str, budget: Budget, request: TableRequest, out: Path) -> CellPlan:
     settings = _cell_settings(study, column, study.rows[row], budget)
     common = {"protocol": request.protocol, "precision": request.precision, "device": request.device}
+    if study.rows[row].trains_body and PROTOCOLS[request.protocol].lr_scale is not None:
+        # steps relative to a random matrix are too small for it to leave its start (Adam's usual rates are absolute)
+        settings.setdefault("lr_scale", "absolute")
     pretraining = None
     if settings["weights"] in PROCEDURAL:
         pretraining = _pretraining_of(settings["weights"], settings["backbone"], budget, common)
@@ -119,7 +122,8 @@ def _cell_settings(study: Study, column: str, row: StudyRow, budget: Budget) -> 
 
 
 def _pretraining_of(task: str, backbone: str, budget: Budget, common: dict[str, Any]) -> RunConfig:
-    """The run that trains all weights of a random body on a procedural task."""
+    """The run that trains all weights of a random body on a procedural task, by the protocol of `icecore pretrain`."""
+    common = {name: value for name, value in common.items() if name != "protocol"}
     settings = budget.settings_for(task) | dict(budget.pretraining[task]) | common
     return pretraining_config(task, backbone=backbone, **settings)
 
