@@ -1,0 +1,148 @@
+"""The answer in one figure: what a frozen body is worth by what it was pretrained on, beside the published numbers.
+
+It is drawn from the most complete table of what the body was pretrained on (Table 2), and is empty without one.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from icecore.core.text import list_in_words
+from icecore.report.cells import MeanWithError, TableCell
+from icecore.report.result_tables import ResultTable, TableColumn
+from icecore.report.story import CLEAR_ERRORS
+
+#: the study whose tables can give the answer, and its row that is compared with the others
+ANSWER_TABLE, MAIN_ROW = "Table 2", "pretrained"
+#: the budget that only shows that everything runs
+TRIAL_BUDGET = "smoke"
+#: label and kind of the rows that the figure has, in their order
+ANSWER_ROWS: Mapping[str, tuple[str, str]] = {
+    "pretrained": ("language", "language"),
+    "vision": ("images", "other"),
+    "antibodies": ("antibodies", "other"),
+    "bit-memory": ("bit memory", "other"),
+    "dyck": ("brackets", "other"),
+    "nca": ("automata", "other"),
+    "statistics": ("statistics", "statistics"),
+    "random": ("random", "random"),
+    "none": ("no body", "none"),
+}
+#: what the rows of a kind are called, in the order of the legend
+BODY_KINDS: Mapping[str, str] = {
+    "language": "pretrained on language",
+    "other": "pretrained on something else",
+    "statistics": "random, with the statistics of the pretrained weights",
+    "random": "random",
+    "none": "no body at all",
+}
+#: ends of a panel's scale in %
+SCALE_ENDS = (5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
+
+
+@dataclass(frozen=True)
+class AnswerBar:
+    """One body on one task: our number and the published one in %, None where there is none."""
+
+    label: str
+    kind: str
+    ours: MeanWithError | None
+    published: MeanWithError | None
+
+
+@dataclass(frozen=True)
+class AnswerPanel:
+    """One task. `end` is the right end of the scale, which begins at 0; `trivial` an answer without training, in %."""
+
+    task: str
+    remark: str
+    end: float
+    trivial: float | None
+    bars: tuple[AnswerBar, ...]
+
+    def place(self, value: float) -> float:
+        """Where a number is, in % of the width."""
+        return round(100 * min(max(value, 0.0), self.end) / self.end, 2)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The figure, the table that it shows, what it says in a few sentences, and the tasks that it lacks."""
+
+    table: ResultTable
+    panels: tuple[AnswerPanel, ...]
+    findings: tuple[str, ...]
+    lacking: tuple[str, ...]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kinds of bodies that the figure has, with their names."""
+        shown = {bar.kind for panel in self.panels for bar in panel.bars}
+        return {kind: name for kind, name in BODY_KINDS.items() if kind in shown}
+
+
+def find_answer(tables: Sequence[ResultTable]) -> Answer | None:
+    """The figure of the table that can say most; None if no table has a number for it."""
+    candidates = [table for table in tables if table.name == ANSWER_TABLE and _count(table)]
+    if not candidates:
+        return None
+    table = max(candidates, key=lambda each: (each.budget.partition(",")[0] != TRIAL_BUDGET, _count(each)))
+    rows = {row.key: row.cells for row in table.rows if row.key in ANSWER_ROWS and any(map(_ours, row.cells.values()))}
+    columns = [column for column in table.columns if any(_ours(cells[column.name]) for cells in rows.values())]
+    panels = tuple(_panel(column, rows) for column in columns)
+    shown = {column.name for column in columns}
+    lacking = tuple(column.name for column in table.columns if column.name not in shown)
+    return Answer(table, panels, tuple(_findings(rows, [column.name for column in columns])), lacking)
+
+
+def _ours(cell: TableCell) -> MeanWithError | None:
+    return cell.numbers[0].ours if cell.numbers and not cell.state else None
+
+
+def _count(table: ResultTable) -> int:
+    """How many numbers of ours the figure would have."""
+    return sum(_ours(cell) is not None for row in table.rows if row.key in ANSWER_ROWS for cell in row.cells.values())
+
+
+def _panel(column: TableColumn, rows: Mapping[str, Mapping[str, TableCell]]) -> AnswerPanel:
+    bars = tuple(
+        AnswerBar(*ANSWER_ROWS[key], _ours(rows[key][column.name]), rows[key][column.name].numbers[0].published)
+        for key in ANSWER_ROWS
+        if key in rows
+    )
+    trivial = None if column.trivial is None else 100 * column.trivial.accuracy
+    values = [number.mean + (number.sem or 0.0) for bar in bars for number in (bar.ours, bar.published) if number]
+    largest = max([*values, trivial or 0.0])
+    end = next((end for end in SCALE_ENDS if end >= min(largest, 100)), SCALE_ENDS[-1])
+    return AnswerPanel(column.name, ", ".join(column.remarks), end, trivial, bars)
+
+
+def _findings(rows: Mapping[str, Mapping[str, TableCell]], columns: Sequence[str]) -> list[str]:
+    """How the body that was pretrained on language compares with each kind of control, in a sentence each."""
+    if MAIN_ROW not in rows:
+        return []
+    sentences = []
+    for key, name in (("random", "a random body"), ("statistics", "statistics alone"), ("none", "no body")):
+        ahead, behind, unclear = ([] for _ in range(3))
+        for column in columns if key in rows else ():
+            ours, theirs = (_ours(rows[row][column]) for row in (MAIN_ROW, key))
+            if ours is None or theirs is None:
+                continue
+            gap = ours.mean - theirs.mean
+            is_clear = _is_clear(gap, ours, theirs)
+            (unclear if not is_clear else ahead if gap > 0 else behind).append(column)
+        parts = [
+            f"ahead on {list_in_words(ahead)}" if ahead else "",
+            f"behind on {list_in_words(behind)}" if behind else "",
+            f"no clear difference on {list_in_words(unclear)}" if unclear else "",
+        ]
+        if any(parts):
+            sentences.append(f"Against {name}: {'; '.join(filter(None, parts))}.")
+    return sentences
+
+
+def _is_clear(gap: float, first: MeanWithError, second: MeanWithError) -> bool:
+    """Whether a difference is larger than two combined standard errors; it is not if an error is unknown."""
+    if first.sem is None or second.sem is None:
+        return False
+    return abs(gap) > CLEAR_ERRORS * math.hypot(first.sem, second.sem)
