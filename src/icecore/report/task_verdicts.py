@@ -1,0 +1,238 @@
+"""Verdicts on one task: two rows compared, or the reason why they cannot be."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from icecore.core.text import approximate_duration, pluralize
+from icecore.experiments.results import RunRecord
+from icecore.paper.claims import Claim, ComparedRows, Measure, RowPart
+from icecore.paper.paper_tables import STUDIES
+from icecore.paper.planning import DRAWN_WEIGHTS
+from icecore.paper.trivial_answers import TRIVIAL_ANSWERS
+from icecore.report.claim_records import ClaimCell, Place, published_value, quantity_of
+from icecore.report.effects import MIN_SEEDS, Contrast, Decision, Effect, Sample, decide
+from icecore.report.example_counts import SHARE_OF_FINAL, ExampleCount, examples_to_level, final_accuracy, speed_sample
+from icecore.report.story import CLEAR_ERRORS
+from icecore.training.run_summary import DIVERGED
+
+
+@dataclass(frozen=True)
+class TaskVerdict:
+    """What the results say about a claim on one task.
+
+    name           the column, and which rows are compared if the claim compares several
+    first, second  the numbers of the two rows: percent, or examples; None without results
+    effect         the first row minus the second in percentage points, or the second's examples over the first's; None
+                   without enough results
+    published      the same of the published numbers; None if there are none
+    counts         whether the task counts in the verdict on the whole claim
+    notes          what a reader must know about the runs
+    contrast       the effect with its sources of error, from which means over tasks are made
+    """
+
+    name: str
+    column: str
+    decision: Decision
+    text: str
+    first: float | None = None
+    second: float | None = None
+    effect: Effect | None = None
+    published: float | None = None
+    notes: tuple[str, ...] = ()
+    counts: bool = False
+    contrast: Contrast | None = None
+
+
+def compare_task(
+    claim: Claim, rows: ComparedRows, column: str, cells: Mapping[Place, ClaimCell], cost: float | None
+) -> TaskVerdict:
+    """The verdict on one pair of rows on one task. `cost` is in seconds, of what is missing, None if unknown."""
+    parts = (rows.first, rows.second)
+    sides = [cells[part.study, part.row, column] for part in parts]
+    name = f"{column} ({rows.label})" if rows.label else column
+    marks = tuple(dict.fromkeys(mark for side in sides for mark in side.marks))
+    base = TaskVerdict(
+        name,
+        column,
+        Decision.NOT_RUN,
+        "",
+        published=_published_effect(claim.measure, rows, column),
+        notes=_notes(parts, sides, column, marks),
+    )
+    blank = _why_not(sides, cost)
+    if blank is not None:
+        return replace(base, decision=blank[0], text=blank[1], counts=blank[0].counts and not marks)
+    if claim.measure == "examples":
+        verdict = _compare_examples(base, claim, rows, sides)
+    else:
+        verdict = _compare_scores(base, claim, rows, sides)
+    return replace(verdict, counts=verdict.decision.counts and not marks)
+
+
+def _why_not(sides: Sequence[ClaimCell], cost: float | None) -> tuple[Decision, str] | None:
+    """The decision and its text if two rows cannot be compared; None if they can."""
+    first, second = (side.cell for side in sides)
+    if any(side.is_left_out for side in sides):
+        return Decision.LEFT_OUT, "not comparable: the rows are of different versions, data or precisions"
+    if first.state == DIVERGED and second.chosen:
+        return Decision.FAILS, "does not hold: it diverges at every rate"
+    if second.state == DIVERGED:
+        return Decision.LEFT_OUT, "not comparable: the row to compare with diverges at every rate"
+    if not first.chosen or not second.chosen:
+        return Decision.NOT_RUN, not_run_text(cost, any(cell.state == "missing" for cell in (first, second)))
+    for runs in (first.chosen, second.chosen):
+        if len(runs) < MIN_SEEDS:
+            return Decision.TOO_FEW, f"not enough seeds ({len(runs)}; at least {MIN_SEEDS} are needed)"
+    for runs in (first.chosen, second.chosen):
+        draws = len({run.config.get("body_seed", 0) for run in runs})
+        if _is_drawn(runs[0]) and draws < MIN_SEEDS:
+            return Decision.TOO_FEW, f"not enough random bodies ({draws}; at least {MIN_SEEDS} are needed)"
+    return None
+
+
+def not_run_text(cost: float | None, is_missing: bool = False) -> str:
+    """That something was not run, why if weights or data are missing, and its cost."""
+    reason = "weights or data are missing; " if is_missing else ""
+    if cost is None:
+        return f"not run: {reason}this budget has no such body"
+    return f"not run: {reason}would cost {approximate_duration(cost)}"
+
+
+def _is_drawn(run: RunRecord) -> bool:
+    """Whether a run's body is a random draw."""
+    return run.summary.weights in DRAWN_WEIGHTS and run.summary.backbone != "none"
+
+
+def _notes(parts: Sequence[RowPart], sides: Sequence[ClaimCell], column: str, marks: Sequence[str]) -> tuple[str, ...]:
+    notes = [
+        f"{part.label}, {column}: {note}"
+        for part, side in zip(parts, sides, strict=True)
+        for note in (*side.notes, *(side.cell.notes if side.cell.state != "missing" else ()))
+    ]
+    return tuple(dict.fromkeys([*(f"{column} does not count: {mark}." for mark in marks), *notes]))
+
+
+def _compare_scores(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: Sequence[ClaimCell]) -> TaskVerdict:
+    """Compare accuracies or shares of attention."""
+    parts = (rows.first, rows.second)
+    samples = [_score_sample(claim.measure, part, side) for part, side in zip(parts, sides, strict=True)]
+    if samples[0] is None or samples[1] is None:
+        return replace(base, text="not run: the runs were not measured")
+    first, second = samples[0], samples[1]
+    base = replace(base, first=first.mean, second=second.mean)
+    contrast = Contrast.difference(
+        *(
+            ((part.study, part.row, part.part, base.column), sample)
+            for part, sample in zip(parts, (first, second), strict=True)
+        )
+    )
+    base = replace(base, effect=contrast.effect, contrast=contrast)
+    if claim.measure == "accuracy":
+        trivial = TRIVIAL_ANSWERS.get(base.column.split()[0])
+        if trivial is not None and all(_is_trivial(sample, 100 * trivial.accuracy) for sample in (first, second)):
+            text = f"nothing was learned: {trivial.how} gives {100 * trivial.accuracy:.1f} %"
+            return replace(base, decision=Decision.NOTHING_LEARNED, text=text)
+        if claim.direction == "better" and min(first.mean, second.mean) >= 100 - claim.margin:
+            return replace(base, decision=Decision.CEILING, text="too easy to tell: both are near 100 %")
+    return _decided(base, claim, contrast)
+
+
+def _decided(base: TaskVerdict, claim: Claim, contrast: Contrast) -> TaskVerdict:
+    """The verdict by the rule."""
+    effect = contrast.effect
+    decision, bound = decide_effect(claim, effect)
+    text = f"{decision}: {bound_text(bound, claim.measure)}" if decision is Decision.UNSEEN else str(decision)
+    if decision is Decision.FAILS and claim.direction == "better" and effect.high < 0:
+        text += ": the opposite does"
+    return replace(base, decision=decision, text=text, effect=in_units(effect, claim.measure), contrast=contrast)
+
+
+def decide_effect(claim: Claim, effect: Effect) -> tuple[Decision, float]:
+    """`decide` for an effect in points or in logarithms of examples."""
+    margin = math.log(claim.margin) if claim.measure == "examples" else claim.margin
+    return decide(effect, claim.direction, margin)
+
+
+def in_units(effect: Effect, measure: Measure) -> Effect:
+    """An effect in points as it is, one of logarithms of examples as a ratio."""
+    if measure != "examples":
+        return effect
+    return Effect(*(math.exp(value) for value in (effect.value, effect.low, effect.high, effect.smallest)))
+
+
+def bound_text(bound: float, measure: Measure) -> str:
+    """How large a difference can be at most, rounded up."""
+    if measure == "examples":
+        return f"less than {math.ceil(100 * math.exp(bound)) / 100:.2f} times"
+    return f"less than {math.ceil(10 * bound) / 10:.1f} points"
+
+
+def _score_sample(measure: Measure, part: RowPart, side: ClaimCell) -> Sample | None:
+    """The numbers of a row over its seeds; None if the runs do not have them."""
+    read = quantity_of(STUDIES[part.study]).parts[part.part]
+    readings = [read(run) for run in side.cell.chosen]
+    values = [reading[0] for reading in readings if reading is not None]
+    if len(values) < MIN_SEEDS:
+        return None
+    if measure != "accuracy":
+        return Sample.of(values)
+    run = side.cell.chosen[0]
+    scored = run.config.get("eval_examples") if part.part == "train" else run.summary.test_examples
+    return Sample.of(values, scored if isinstance(scored, int) else None)
+
+
+def _is_trivial(sample: Sample, answer: float) -> bool:
+    """Whether a row is not clearly better than an answer without training."""
+    return sample.mean - CLEAR_ERRORS * sample.error <= answer
+
+
+def _compare_examples(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: Sequence[ClaimCell]) -> TaskVerdict:
+    """Compare how many training examples two rows need to the level that both reach."""
+    finals = [final_accuracy(side.cell.chosen) for side in sides]
+    if finals[0] is None or finals[1] is None:
+        return replace(base, text="not run: the records have no curves")
+    level = SHARE_OF_FINAL * min(finals[0], finals[1])
+    trivial = TRIVIAL_ANSWERS.get(base.column.split()[0])
+    if trivial is not None and level <= trivial.accuracy:
+        text = f"nothing was learned by one row: {trivial.how} gives {100 * trivial.accuracy:.1f} %"
+        return replace(base, decision=Decision.NOTHING_LEARNED, text=text)
+    counts = [[examples_to_level(run, level) for run in side.cell.chosen] for side in sides]
+    first, second = (speed_sample(counts_of_row) for counts_of_row in counts)
+    base = replace(base, first=math.exp(-first.mean), second=math.exp(-second.mean))
+    if all(count.is_first for counts_of_row in counts for count in counts_of_row):
+        text = "too easy to tell: both are there at the first validation"
+        return replace(base, decision=Decision.CEILING, text=text)
+    parts = (rows.first, rows.second)
+    notes = tuple(
+        f"{part.label}, {base.column}: {words}"
+        for part, counts_of_row in zip(parts, counts, strict=True)
+        for words in _bounds(counts_of_row)
+    )
+    contrast = Contrast.difference(
+        *(
+            ((part.study, part.row, "examples", base.column), sample)
+            for part, sample in zip(parts, (first, second), strict=True)
+        )
+    )
+    return _decided(replace(base, notes=(*base.notes, *notes)), claim, contrast)
+
+
+def _bounds(counts: Sequence[ExampleCount]) -> list[str]:
+    """Notes on counts that are bounds."""
+    early, late = sum(count.is_first for count in counts), sum(count.is_last for count in counts)
+    words = {
+        "are there at the first validation and need fewer examples.": early,
+        "do not get there and need more examples.": late,
+    }
+    return [f"{count} of {pluralize(len(counts), 'run')} {text}" for text, count in words.items() if count]
+
+
+def _published_effect(measure: Measure, rows: ComparedRows, column: str) -> float | None:
+    """The effect in the published numbers; None if one of them is missing."""
+    if measure == "attention":
+        return None
+    first, second = published_value(rows.first, column), published_value(rows.second, column)
+    if first is None or second is None:
+        return None
+    return second / first if measure == "examples" else round(first - second, 4)
