@@ -3,17 +3,14 @@
 It is drawn from the most complete table of what the body was pretrained on (Table 2), and is empty without one.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from icecore.core.text import list_in_words
 from icecore.report.cells import MeanWithError, TableCell
 from icecore.report.result_tables import ResultTable, TableColumn
-from icecore.report.story import CLEAR_ERRORS
 
-#: the study whose tables can give the answer, and its row that is compared with the others
-ANSWER_TABLE, MAIN_ROW = "Table 2", "pretrained"
+#: the table that gives the answer
+ANSWER_TABLE = "Table 2"
 #: the budget that only shows that everything runs
 TRIAL_BUDGET = "smoke"
 #: label and kind of the rows that the figure has, in their order
@@ -67,11 +64,10 @@ class AnswerPanel:
 
 @dataclass(frozen=True)
 class Answer:
-    """The figure, the table that it shows, what it says in a few sentences, and the tasks that it lacks."""
+    """The figure, the table that it shows, and the tasks of the table that it lacks because they were not run."""
 
     table: ResultTable
     panels: tuple[AnswerPanel, ...]
-    findings: tuple[str, ...]
     lacking: tuple[str, ...]
 
     @property
@@ -92,7 +88,7 @@ def find_answer(tables: Sequence[ResultTable]) -> Answer | None:
     panels = tuple(_panel(column, rows) for column in columns)
     shown = {column.name for column in columns}
     lacking = tuple(column.name for column in table.columns if column.name not in shown)
-    return Answer(table, panels, tuple(_findings(rows, [column.name for column in columns])), lacking)
+    return Answer(table, panels, lacking)
 
 
 def _ours(cell: TableCell) -> MeanWithError | None:
@@ -115,34 +111,3 @@ def _panel(column: TableColumn, rows: Mapping[str, Mapping[str, TableCell]]) -> 
     largest = max([*values, trivial or 0.0])
     end = next((end for end in SCALE_ENDS if end >= min(largest, 100)), SCALE_ENDS[-1])
     return AnswerPanel(column.name, ", ".join(column.remarks), end, trivial, bars)
-
-
-def _findings(rows: Mapping[str, Mapping[str, TableCell]], columns: Sequence[str]) -> list[str]:
-    """How the body that was pretrained on language compares with each kind of control, in a sentence each."""
-    if MAIN_ROW not in rows:
-        return []
-    sentences = []
-    for key, name in (("random", "a random body"), ("statistics", "statistics alone"), ("none", "no body")):
-        ahead, behind, unclear = ([] for _ in range(3))
-        for column in columns if key in rows else ():
-            ours, theirs = (_ours(rows[row][column]) for row in (MAIN_ROW, key))
-            if ours is None or theirs is None:
-                continue
-            gap = ours.mean - theirs.mean
-            is_clear = _is_clear(gap, ours, theirs)
-            (unclear if not is_clear else ahead if gap > 0 else behind).append(column)
-        parts = [
-            f"ahead on {list_in_words(ahead)}" if ahead else "",
-            f"behind on {list_in_words(behind)}" if behind else "",
-            f"no clear difference on {list_in_words(unclear)}" if unclear else "",
-        ]
-        if any(parts):
-            sentences.append(f"Against {name}: {'; '.join(filter(None, parts))}.")
-    return sentences
-
-
-def _is_clear(gap: float, first: MeanWithError, second: MeanWithError) -> bool:
-    """Whether a difference is larger than two combined standard errors; it is not if an error is unknown."""
-    if first.sem is None or second.sem is None:
-        return False
-    return abs(gap) > CLEAR_ERRORS * math.hypot(first.sem, second.sem)

@@ -19,6 +19,7 @@ from icecore.report.cells import rate_text
 from icecore.report.leaderboard import ENTRY_SEEDS, Board
 from icecore.report.plots import Plot
 from icecore.report.result_tables import ResultTable
+from icecore.report.verdict_lines import VerdictLine
 
 #: colours of plots that follow the theme of the reader
 THEME_COLOURS: Mapping[str, str] = {
@@ -33,31 +34,21 @@ PICTURE_WIDTH, PICTURE_QUALITY = 1100, 60
 
 
 @dataclass(frozen=True)
-class VerdictLine:
-    """What became of a claim. `tone` is "holds", "fails" or "open"."""
-
-    word: str
-    tone: str
-    statement: str
-    source: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
 class PageContent:
     """What the page shows.
 
-    plots     by slug of their table
-    answer    the figure at its top; None without results for it
-    verdicts  the most important ones
-    boards    the leaderboard
-    faults    messages about results that could not be read
+    plots          by slug of their table
+    answer         the figure at its top; None without results for it
+    verdicts       the most important ones; `more_verdicts` has the others
+    boards         the leaderboard
+    faults         messages about results that could not be read
     """
 
     tables: Sequence[ResultTable]
     plots: Mapping[str, Sequence[Plot]] = field(default_factory=dict)
     answer: Answer | None = None
     verdicts: Sequence[VerdictLine] = ()
+    more_verdicts: Sequence[VerdictLine] = ()
     boards: Sequence[Board] = ()
     faults: Sequence[str] = ()
 

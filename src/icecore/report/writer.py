@@ -14,6 +14,8 @@ from icecore.report.answer import find_answer
 from icecore.report.leaderboard import PROJECT, build_leaderboard
 from icecore.report.markdown import render_markdown
 from icecore.report.result_tables import build_tables
+from icecore.report.verdict_lines import verdict_lines
+from icecore.report.verdicts import evaluate_claims
 
 
 def write_report(
@@ -47,8 +49,9 @@ def write_report(
     }
     boards = build_leaderboard({PROJECT: records, **(submitted or {})})
     files[out / "report.md"] = render_markdown(tables, faults, links, boards).encode()
-    content = PageContent(tables, plots, find_answer(tables), boards=boards, faults=faults)
+    top, others = verdict_lines(evaluate_claims(records))
+    content = PageContent(tables, plots, find_answer(tables), top, others, boards, faults)
     files[out / "index.html"] = render_page(content).encode()
-    for path, content in files.items():
-        write_atomic(path, lambda temporary, content=content: temporary.write_bytes(content))
+    for path, data in files.items():
+        write_atomic(path, lambda temporary, data=data: temporary.write_bytes(data))
     return list(files)
