@@ -15,7 +15,7 @@ from icecore.report.effects import Decision, Effect
 from icecore.report.page import PageContent, PlotStyles, render_page
 from icecore.report.plots import Plot
 from icecore.report.result_tables import build_tables
-from icecore.report.verdict_lines import TOP_VERDICTS, verdict_lines
+from icecore.report.verdict_lines import TOP_VERDICTS, list_verdicts
 from icecore.report.verdicts import evaluate_claims
 from result_samples import cell
 
@@ -78,7 +78,7 @@ def test_the_story_comes_first(tmp_path: Path) -> None:
     places = [
         text.index(part)
         for part in (
-            "<h1>Can a frozen language model compute",
+            "<h1>Does language teach a transformer to compute?",
             'class="answer"',
             'id="verdicts-title"',
             'class="reading"',
@@ -122,7 +122,6 @@ def test_the_figure_has_our_numbers_beside_the_published_ones() -> None:
     assert cifar10.end == 80  # the published number is the largest
     assert cifar10.place(20) == 25
     assert cifar10.place(200) == 100
-    assert list(answer.kinds) == ["language", "random", "none"]
 
 
 def test_the_figure_is_of_the_table_that_says_most() -> None:
@@ -149,15 +148,19 @@ def test_without_results_of_the_question_the_page_says_how_to_get_them(tmp_path:
 
 def test_the_top_has_the_most_important_verdicts_that_rest_on_results() -> None:
     verdicts = evaluate_claims(table2())
-    top, others = verdict_lines(verdicts)
+    shown = list_verdicts(verdicts)
+    top = shown.top
     assert len(top) <= TOP_VERDICTS
-    assert len(top) + len(others) == len(verdicts)
+    assert len(top) + len(shown.others) == len(verdicts)
+    assert shown.group == "budget cpu, minilm"
     assert top[0].statement == "A frozen body that was pretrained on language is better than a random one."
     assert top[0].tone == "holds"
     assert "Holds on mnist" in top[0].detail
-    assert "On average +49.0 points (95 %: " in top[0].detail
-    assert "Budget cpu, minilm." in top[0].detail
-    assert all(line.tone != "open" or "not run" not in line.text for line in top)
+    assert "+49.0 points (95 %: " in top[0].detail
+    assert "minilm" not in top[0].detail  # all have this body
+    assert all(line.text != "not run" for line in top)
+    assert {line.text for line in shown.others} == {"not run"}
+    assert "Would cost about" in shown.others[-1].detail
 
 
 @pytest.mark.parametrize(
@@ -172,22 +175,24 @@ def test_the_top_has_the_most_important_verdicts_that_rest_on_results() -> None:
 )
 def test_a_verdict_has_the_tone_of_its_decision(decision: Decision, tone: str) -> None:
     verdict = replace(evaluate_claims(table2())[0], decision=decision)
-    ((line,), _) = verdict_lines([verdict])
+    (line,) = list_verdicts([verdict]).top
     assert line.tone == tone
 
 
 def test_an_effect_on_examples_is_a_ratio() -> None:
     verdicts = [each for each in evaluate_claims(table2()) if each.claim.measure == "examples"]
     verdict = replace(verdicts[0], decision=Decision.HOLDS, effect=Effect(2.0, 1.5, 2.5, 0.1))
-    ((line,), _) = verdict_lines([verdict])
-    assert "On average 2.0 times the examples (95 %: 1.5 to 2.5)." in line.detail
+    (line,) = list_verdicts([verdict]).top
+    assert "2.0 times the examples (95 %: 1.5 to 2.5)." in line.detail
 
 
 def test_styles_of_plots_are_in_the_page_once_and_follow_the_theme() -> None:
     styles = PlotStyles()
-    svg = '<?xml?><svg><path style="fill: #ffffff"/><path style="fill: #ffffff"/><text>style="x" &gt;</text></svg>'
+    path = '<path id="a-long" style="fill: #ffffff"/>'
+    svg = f'<?xml?><svg>\n {path} <use xlink:href="#a-long" style="fill: #ffffff"/><text>style="x" &gt;</text></svg>'
     element = styles.inline(Plot("a", "A <caption>", b"", svg))
     assert element.count('class="p0"') == 2
+    assert '<path id="i0" class="p0"/><use xlink:href="#i0" class="p0"/>' in element
     assert '<text>style="x" &gt;</text>' in element  # only tags are changed, so no label can add a rule
     assert 'aria-label="A &lt;caption&gt;"' in element
     assert styles.css() == ".p0 {fill: var(--paper)}\n"
@@ -198,6 +203,13 @@ def test_the_page_stays_small(tmp_path: Path) -> None:
     body = text[text.index("<body>") :]
     assert body.count(" style=") == body.count(' style="left:') + body.count(' style="width:')
     assert len(text) < 150_000
+
+
+def test_rows_that_were_not_run_are_one_line(tmp_path: Path) -> None:
+    text = page_of(table2(), tmp_path)
+    assert "Not run: pretrained on nested brackets (Dyck); pretrained on cellular automata; " in text
+    assert text.count("pretrained on nested brackets (Dyck)") == 1
+    assert '<th scope="row">pretrained on images (ViT)' in text  # it has published numbers
 
 
 def test_names_from_files_stay_text() -> None:

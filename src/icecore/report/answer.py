@@ -13,7 +13,7 @@ from icecore.report.result_tables import ResultTable, TableColumn
 ANSWER_TABLE = "Table 2"
 #: the budget that only shows that everything runs
 TRIAL_BUDGET = "smoke"
-#: label and kind of the rows that the figure has, in their order
+#: label and kind of the rows that the figure has, in their order. The rows of a kind share a colour
 ANSWER_ROWS: Mapping[str, tuple[str, str]] = {
     "pretrained": ("language", "language"),
     "vision": ("images", "other"),
@@ -24,14 +24,6 @@ ANSWER_ROWS: Mapping[str, tuple[str, str]] = {
     "statistics": ("statistics", "statistics"),
     "random": ("random", "random"),
     "none": ("no body", "none"),
-}
-#: what the rows of a kind are called, in the order of the legend
-BODY_KINDS: Mapping[str, str] = {
-    "language": "pretrained on language",
-    "other": "pretrained on something else",
-    "statistics": "random, with the statistics of the pretrained weights",
-    "random": "random",
-    "none": "no body at all",
 }
 #: ends of a panel's scale in %
 SCALE_ENDS = (5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
@@ -49,10 +41,15 @@ class AnswerBar:
 
 @dataclass(frozen=True)
 class AnswerPanel:
-    """One task. `end` is the right end of the scale, which begins at 0; `trivial` an answer without training, in %."""
+    """One task.
+
+    options  in which the task differs from the usual one
+    end      right end of the scale in %; it begins at 0
+    trivial  what an answer without training reaches in %
+    """
 
     task: str
-    remark: str
+    options: str
     end: float
     trivial: float | None
     bars: tuple[AnswerBar, ...]
@@ -69,12 +66,6 @@ class Answer:
     table: ResultTable
     panels: tuple[AnswerPanel, ...]
     lacking: tuple[str, ...]
-
-    @property
-    def kinds(self) -> dict[str, str]:
-        """The kinds of bodies that the figure has, with their names."""
-        shown = {bar.kind for panel in self.panels for bar in panel.bars}
-        return {kind: name for kind, name in BODY_KINDS.items() if kind in shown}
 
 
 def find_answer(tables: Sequence[ResultTable]) -> Answer | None:
@@ -110,4 +101,5 @@ def _panel(column: TableColumn, rows: Mapping[str, Mapping[str, TableCell]]) -> 
     values = [number.mean + (number.sem or 0.0) for bar in bars for number in (bar.ours, bar.published) if number]
     largest = max([*values, trivial or 0.0])
     end = next((end for end in SCALE_ENDS if end >= min(largest, 100)), SCALE_ENDS[-1])
-    return AnswerPanel(column.name, ", ".join(column.remarks), end, trivial, bars)
+    options = ", ".join(remark for remark in column.remarks if "=" in remark)
+    return AnswerPanel(column.name, options, end, trivial, bars)

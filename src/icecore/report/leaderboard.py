@@ -121,8 +121,10 @@ def data_identity(summary: RunSummary) -> dict[str, Any]:
 
 
 def _identity_text(identity: Mapping[str, Any]) -> str:
-    """The data in a few characters, to tell two boards apart."""
-    return "; ".join(f"{name} {str(value)[:12]}" for name, value in identity.items() if value not in (None, ""))
+    """The data in a few characters, to tell two boards apart: the digests, or what there is in place of them."""
+    texts = {name: f"{name} {str(value)[:12]}" for name, value in identity.items() if value not in (None, "")}
+    digests = [text for name, text in texts.items() if name.endswith("sha256")]
+    return "; ".join(digests or texts.values())
 
 
 def _build_entry(cell: TableCell, maker: str) -> Entry | None:

@@ -19,7 +19,7 @@ from icecore.report.cells import rate_text
 from icecore.report.leaderboard import ENTRY_SEEDS, Board
 from icecore.report.plots import Plot
 from icecore.report.result_tables import ResultTable
-from icecore.report.verdict_lines import VerdictLine
+from icecore.report.verdict_lines import VerdictList
 
 #: colours of plots that follow the theme of the reader
 THEME_COLOURS: Mapping[str, str] = {
@@ -37,18 +37,17 @@ PICTURE_WIDTH, PICTURE_QUALITY = 1100, 60
 class PageContent:
     """What the page shows.
 
-    plots          by slug of their table
-    answer         the figure at its top; None without results for it
-    verdicts       the most important ones; `more_verdicts` has the others
-    boards         the leaderboard
-    faults         messages about results that could not be read
+    plots     by slug of their table
+    answer    the figure at its top; None without results for it
+    verdicts  on the claims; None to leave them out
+    boards    the leaderboard
+    faults    messages about results that could not be read
     """
 
     tables: Sequence[ResultTable]
     plots: Mapping[str, Sequence[Plot]] = field(default_factory=dict)
     answer: Answer | None = None
-    verdicts: Sequence[VerdictLine] = ()
-    more_verdicts: Sequence[VerdictLine] = ()
+    verdicts: VerdictList | None = None
     boards: Sequence[Board] = ()
     faults: Sequence[str] = ()
 
@@ -72,25 +71,26 @@ def _read(name: str) -> str:
 
 
 class PlotStyles:
-    """The styles of all plots, each one once: repeated in every element, they would be half of the page."""
+    """The styles of all plots, each one once, and short ids: in every element they would be half of the page."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
+        self.ids: dict[str, str] = {}
 
     def inline(self, plot: Plot) -> Markup:
         """The SVG as an element of the page, with its caption as a label for screen readers."""
         element = plot.svg[plot.svg.index("<svg") :]
         element = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", element, flags=re.DOTALL)
-        element = re.sub(r"<[^>]+>", lambda tag: self._named(tag[0]), element)  # in tags, never in the text of labels
+        element = re.sub(r">\s+<", "><", element)
+        element = re.sub(r"<[^>]+>", lambda tag: self._shortened(tag[0]), element)  # never the text of a label
         label = Markup.escape(plot.caption)
         return Markup(element.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
 
-    def _named(self, tag: str) -> str:
-        """A tag with a class in place of its style."""
-        return re.sub(r'style="([^"]*)"', lambda found: f'class="{self._name(found[1])}"', tag)
-
-    def _name(self, style: str) -> str:
-        return self.names.setdefault(style, f"p{len(self.names)}")
+    def _shortened(self, tag: str) -> str:
+        """A tag with a class in place of its style, and short ids."""
+        tag = re.sub(r'style="([^"]*)"', lambda found: f'class="{_short(self.names, found[1], "p")}"', tag)
+        ids = r'( id="|href="#|url\(#)([^")]+)'
+        return re.sub(ids, lambda found: found[1] + _short(self.ids, found[2], "i"), tag)
 
     def css(self) -> str:
         """The rules of all styles so far, with colours of the reader's theme."""
@@ -99,6 +99,11 @@ class PlotStyles:
             f".{name} {{{re.sub(pattern, lambda found: THEME_COLOURS[found[0]], style)}}}\n"
             for style, name in self.names.items()
         )
+
+
+def _short(names: dict[str, str], text: str, letter: str) -> str:
+    """A short name for a text, the same each time."""
+    return names.setdefault(text, f"{letter}{len(names)}")
 
 
 def _data_uri(plot: Plot) -> str:

@@ -27,22 +27,50 @@ class VerdictLine:
     detail: str = ""
 
 
-def verdict_lines(verdicts: Sequence[Verdict]) -> tuple[list[VerdictLine], list[VerdictLine]]:
-    """The most important verdicts that rest on results, and all others, both in their order."""
+@dataclass(frozen=True)
+class VerdictList:
+    """The most important verdicts that rest on results, and all others, both in their order.
+
+    group  budget and body of the first one; the others name theirs if they differ
+    """
+
+    group: str
+    top: tuple[VerdictLine, ...]
+    others: tuple[VerdictLine, ...]
+
+
+def list_verdicts(verdicts: Sequence[Verdict]) -> VerdictList:
+    """The verdicts as the page shows them."""
     can_lead = [each.is_main and each.decision is not Decision.NOT_RUN for each in verdicts]
     leading = [number for number, can in enumerate(can_lead) if can][:TOP_VERDICTS]
     others = [number for number in range(len(verdicts)) if number not in leading]
-    top, rest = ([_line(verdicts[number]) for number in numbers] for numbers in (leading, others))
-    return top, rest
+    usual = _group(verdicts[leading[0]]) if leading else ""
+    top, rest = (tuple(_line(verdicts[number], usual) for number in numbers) for numbers in (leading, others))
+    return VerdictList(usual, top, rest)
 
 
-def _line(verdict: Verdict) -> VerdictLine:
-    parts = [verdict.details, _effect_text(verdict)]
-    if verdict.decision is not Decision.NOT_RUN:
-        parts.append(f"budget {verdict.budget}, {verdict.body}")
-    detail = " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts if part)
+def _group(verdict: Verdict) -> str:
+    return f"budget {verdict.budget}, {verdict.body}"
+
+
+def _line(verdict: Verdict, usual_group: str) -> VerdictLine:
+    was_run = verdict.decision is not Decision.NOT_RUN
+    group = _group(verdict) if was_run and _group(verdict) != usual_group else ""
+    parts = [_reason(verdict), verdict.details if verdict.effect else "", _effect_text(verdict), group]
+    detail = " ".join(f"{_capital(part)}." for part in parts if part)
     tone = TONES.get(verdict.decision, "open")
-    return VerdictLine(verdict.text, tone, verdict.claim.statement, verdict.claim.source, detail)
+    return VerdictLine(str(verdict.decision), tone, verdict.claim.statement, _capital(verdict.claim.source), detail)
+
+
+def _reason(verdict: Verdict) -> str:
+    """What the text of a verdict says beyond its decision, such as a bound, a cause or a cost.
+
+    That it holds on some tasks and not on others is left out: the details name these.
+    """
+    rest = verdict.text.removeprefix(str(verdict.decision))
+    if rest == verdict.text:  # it has words of its own
+        return rest
+    return rest.removeprefix(":").strip() if rest.startswith(":") and verdict.decision is not Decision.DIFFERS else ""
 
 
 def _effect_text(verdict: Verdict) -> str:
@@ -50,7 +78,12 @@ def _effect_text(verdict: Verdict) -> str:
     effect = verdict.effect
     if effect is None:
         return ""
+    average = "on average " if sum(task.counts for task in verdict.tasks) > 1 else ""
     interval = f"95 %: {effect.low:.1f} to {effect.high:.1f}"
     if verdict.claim.measure == "examples":
-        return f"on average {effect.value:.1f} times the examples ({interval})"
-    return f"on average {effect.value:+.1f} points ({interval})"
+        return f"{average}{effect.value:.1f} times the examples ({interval})"
+    return f"{average}{effect.value:+.1f} points ({interval})"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

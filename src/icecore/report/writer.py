@@ -14,7 +14,7 @@ from icecore.report.answer import find_answer
 from icecore.report.leaderboard import PROJECT, build_leaderboard
 from icecore.report.markdown import render_markdown
 from icecore.report.result_tables import build_tables
-from icecore.report.verdict_lines import verdict_lines
+from icecore.report.verdict_lines import list_verdicts
 from icecore.report.verdicts import evaluate_claims
 
 
@@ -49,8 +49,8 @@ def write_report(
     }
     boards = build_leaderboard({PROJECT: records, **(submitted or {})})
     files[out / "report.md"] = render_markdown(tables, faults, links, boards).encode()
-    top, others = verdict_lines(evaluate_claims(records))
-    content = PageContent(tables, plots, find_answer(tables), top, others, boards, faults)
+    verdicts = list_verdicts(evaluate_claims(records))
+    content = PageContent(tables, plots, find_answer(tables), verdicts, boards, faults)
     files[out / "index.html"] = render_page(content).encode()
     for path, data in files.items():
         write_atomic(path, lambda temporary, data=data: temporary.write_bytes(data))
