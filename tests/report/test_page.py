@@ -163,6 +163,13 @@ def test_the_top_has_the_most_important_verdicts_that_rest_on_results() -> None:
     assert "Would cost about" in shown.others[-1].detail
 
 
+def test_a_claim_with_several_comparisons_on_a_task_counts_them() -> None:
+    rows = [*cell("smollm2"), *cell("mpnet", tests=(0.4, 0.41, 0.42)), *table2()]
+    verdict = next(each for each in evaluate_claims(rows) if each.claim.name == "other-language-models")
+    (line,) = list_verdicts([verdict]).top
+    assert line.detail.startswith("Holds on 1, does not hold on 1 of 2 comparisons; 12 more decide nothing. On average")
+
+
 @pytest.mark.parametrize(
     ("decision", "tone"),
     [

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from icecore.core.text import pluralize
 from icecore.report.effects import Decision
-from icecore.report.verdicts import Verdict
+from icecore.report.verdicts import DETAILS, Verdict
 
 #: verdicts at the top of the page
 TOP_VERDICTS = 5
@@ -56,7 +57,7 @@ def _group(verdict: Verdict) -> str:
 def _line(verdict: Verdict, usual_group: str) -> VerdictLine:
     was_run = verdict.decision is not Decision.NOT_RUN
     group = _group(verdict) if was_run and _group(verdict) != usual_group else ""
-    parts = [_reason(verdict), verdict.details if verdict.effect else "", _effect_text(verdict), group]
+    parts = [_reason(verdict), _tasks_text(verdict), _effect_text(verdict), group]
     detail = " ".join(f"{_capital(part)}." for part in parts if part)
     tone = TONES.get(verdict.decision, "open")
     return VerdictLine(str(verdict.decision), tone, verdict.claim.statement, _capital(verdict.claim.source), detail)
@@ -71,6 +72,20 @@ def _reason(verdict: Verdict) -> str:
     if rest == verdict.text:  # it has words of its own
         return rest
     return rest.removeprefix(":").strip() if rest.startswith(":") and verdict.decision is not Decision.DIFFERS else ""
+
+
+def _tasks_text(verdict: Verdict) -> str:
+    """On which tasks the claim holds, or on how many of its comparisons if it has several on a task."""
+    if verdict.effect is None:
+        return ""
+    if len(verdict.claim.rows) == 1:
+        return verdict.details
+    tasks = verdict.tasks
+    counts = {words: sum(task.counts and task.decision is key for task in tasks) for key, words in DETAILS.items()}
+    counted = sum(counts.values())
+    texts = [f"{words} {count}" for words, count in counts.items() if count]
+    rest = f"; {len(tasks) - counted} more decide nothing" if counted < len(tasks) else ""
+    return f"{', '.join(texts)} of {pluralize(counted, 'comparison')}{rest}"
 
 
 def _effect_text(verdict: Verdict) -> str:
