@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check audit docs bench clean
+.PHONY: setup demo test check audit docs claims bench clean
 
 setup: $(VENV)/installed
 
@@ -36,6 +36,10 @@ audit: setup
 # the guides and the API reference as pages that need no network; a broken link or an unknown name is an error
 docs: setup
 	$(BIN)/mkdocs build --quiet
+
+# which claims of the paper hold, from results/ into the guide; a test checks that the guide has it
+claims: setup
+	$(BIN)/icecore paper --claims --write docs/reproducing.md
 
 # one after another, each alone on the machine; results go to benchmarks/results
 BENCHMARKS := training_speed packed_runs long_sequences inference feature_cache scaling prediction_memory serving serving_http data_parallel

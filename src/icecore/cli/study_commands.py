@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from icecore.cli.claims_output import show_claims
 from icecore.cli.console import echo, new_table, print_text, stdout, training_displays
 from icecore.cli.option_values import read_list
 from icecore.cli.options import (
@@ -58,10 +59,26 @@ BodyName = Annotated[
     str | None, typer.Option(help="A body to use in place of the budget's.", rich_help_panel=SELECTION)
 ]
 
+ShowClaims = Annotated[
+    bool,
+    typer.Option("--claims", help="Say from the results which claims hold. Trains nothing.", rich_help_panel=SELECTION),
+]
+ClaimsPage = Annotated[
+    Path | None,
+    typer.Option(
+        "--write",
+        metavar="FILE",
+        help="With --claims: write them into this Markdown file, between its two comments.",
+        rich_help_panel=SELECTION,
+    ),
+]
+
 
 def paper(
     tables: TableNames = None,
     show_list: ShowList = False,
+    claims: ShowClaims = False,
+    write: ClaimsPage = None,
     budget: BudgetName = "smoke",
     protocol: ProtocolName = DEFAULT_PROTOCOL,
     only: OnlyTasks = None,
@@ -83,6 +100,13 @@ def paper(
     from icecore.paper import planning
     from icecore.training.context import ExecutionContext
 
+    if write is not None and not claims:
+        raise ConfigError("--write says where the claims are written. Add --claims.")
+    if claims:
+        if tables:
+            raise ConfigError(f"--claims reads all results and trains nothing. Leave out {' '.join(tables)}.")
+        show_claims(out, write)
+        return
     if show_list or not tables:
         _list_tables()
         return

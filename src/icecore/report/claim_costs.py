@@ -1,6 +1,7 @@
 """What it would cost to run the cells that a claim lacks, at a fixed speed, so that it is the same everywhere."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from icecore.core.errors import UserError
@@ -12,24 +13,29 @@ from icecore.report.claim_records import Place
 REFERENCE_SPEED = estimate.Speed(1e11)
 
 
-@functools.cache
-def cell_seconds(place: Place, budget: str, body: str) -> float | None:
-    """Expected seconds of a cell on two cores, with the pretraining of its body; None if the budget has no body for it.
+def cells_seconds(places: Sequence[Place], budget: str, body: str) -> float | None:
+    """Expected seconds of cells on two cores, with the pretraining of their bodies, which counts once.
 
+    Cells for which the budget has no body are left out; None if there are no others.
     budget  the label of a results table, such as "cpu" or "cpu, fair protocol"
     """
+    parts = [part for part in (_trainings(place, budget, body) for place in places) if part]
+    return sum({name: seconds for part in parts for name, seconds in part.items()}.values()) if parts else None
+
+
+@functools.cache
+def _trainings(place: Place, budget: str, body: str) -> Mapping[str, float]:
+    """Expected seconds of a cell's sweep and of the pretraining of its body, each by a name; empty without a body."""
     study, row, column = place
     request = TableRequest(budget.partition(",")[0], only=(column,), rows=(row,), body=body, precision="fp32")
     try:
         plans = plan_table(study, request, Path("results"))
     except UserError:
-        return None
-    plans = [plan for plan in plans if plan.key.column == column]
-    if not plans:
-        return None
-    total = 0.0
-    for plan in plans:
-        total += estimate.seconds(plan.sweep.config, plan.sweep.cost(race=False), REFERENCE_SPEED)
+        return {}
+    trainings: dict[str, float] = {}
+    for plan in (plan for plan in plans if plan.key.column == column):
+        config, runs = plan.sweep.config, plan.sweep.cost(race=False)
+        trainings[config.run_id] = estimate.seconds(config, runs, REFERENCE_SPEED)
         if plan.pretraining is not None:
-            total += estimate.seconds(plan.pretraining, 1, REFERENCE_SPEED)
-    return total
+            trainings[plan.pretraining.run_id] = estimate.seconds(plan.pretraining, 1, REFERENCE_SPEED)
+    return trainings

@@ -1,6 +1,7 @@
 """Verdicts on one task: two rows compared, or the reason why they cannot be."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,39 +10,45 @@ from icecore.experiments.results import RunRecord
 from icecore.paper.claims import Claim, ComparedRows, Measure, RowPart
 from icecore.paper.paper_tables import STUDIES
 from icecore.paper.planning import DRAWN_WEIGHTS
-from icecore.paper.trivial_answers import TRIVIAL_ANSWERS
+from icecore.paper.trivial_answers import TRIVIAL_ANSWERS, TrivialAnswer
 from icecore.report.claim_records import ClaimCell, Place, published_value, quantity_of
 from icecore.report.effects import MIN_SEEDS, Contrast, Decision, Effect, Sample, decide
 from icecore.report.example_counts import SHARE_OF_FINAL, ExampleCount, examples_to_level, final_accuracy, speed_sample
 from icecore.report.story import CLEAR_ERRORS
 from icecore.training.run_summary import DIVERGED
 
+#: of what a row is above an answer without training, the share by which another row that is as good may be behind
+LARGEST_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class TaskVerdict:
     """What the results say about a claim on one task.
 
-    name           the column, and which rows are compared if the claim compares several
+    name           the column, with the label of the compared rows if the claim compares several pairs
     first, second  the numbers of the two rows: percent, or examples; None without results
     effect         the first row minus the second in percentage points, or the second's examples over the first's; None
                    without enough results
     published      the same of the published numbers; None if there are none
     counts         whether the task counts in the verdict on the whole claim
-    notes          what a reader must know about the runs
+    notes          (cell, sentence): what a reader must know about the runs
     contrast       the effect with its sources of error, from which means over tasks are made
+    margin         what counted as a difference, in the unit of the contrast: points, or the logarithm of a ratio
     """
 
     name: str
     column: str
+    label: str
     decision: Decision
     text: str
     first: float | None = None
     second: float | None = None
     effect: Effect | None = None
     published: float | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
     counts: bool = False
     contrast: Contrast | None = None
+    margin: float = 0.0
 
 
 def compare_task(
@@ -55,13 +62,18 @@ def compare_task(
     base = TaskVerdict(
         name,
         column,
+        rows.label,
         Decision.NOT_RUN,
         "",
         published=_published_effect(claim.measure, rows, column),
-        notes=_notes(parts, sides, column, marks),
     )
     blank = _why_not(sides, cost)
+    if blank is not None and blank[0] is Decision.NOT_RUN:
+        return replace(base, text=blank[1])
+    base = replace(base, notes=_notes(parts, sides, column, marks))
     if blank is not None:
+        numbers = [_mean(claim.measure, part, side) for part, side in zip(parts, sides, strict=True)]
+        base = replace(base, first=numbers[0], second=numbers[1])
         return replace(base, decision=blank[0], text=blank[1], counts=blank[0].counts and not marks)
     if claim.measure == "examples":
         verdict = _compare_examples(base, claim, rows, sides)
@@ -80,7 +92,7 @@ def _why_not(sides: Sequence[ClaimCell], cost: float | None) -> tuple[Decision, 
     if second.state == DIVERGED:
         return Decision.LEFT_OUT, "not comparable: the row to compare with diverges at every rate"
     if not first.chosen or not second.chosen:
-        return Decision.NOT_RUN, not_run_text(cost, any(cell.state == "missing" for cell in (first, second)))
+        return Decision.NOT_RUN, not_run_text(cost, is_missing=any(cell.state == "missing" for cell in (first, second)))
     for runs in (first.chosen, second.chosen):
         if len(runs) < MIN_SEEDS:
             return Decision.TOO_FEW, f"not enough seeds ({len(runs)}; at least {MIN_SEEDS} are needed)"
@@ -91,12 +103,19 @@ def _why_not(sides: Sequence[ClaimCell], cost: float | None) -> tuple[Decision, 
     return None
 
 
-def not_run_text(cost: float | None, is_missing: bool = False) -> str:
-    """That something was not run, why if weights or data are missing, and its cost."""
+def not_run_text(cost: float | None, at_full: float | None = None, is_missing: bool = False) -> str:
+    """That something was not run, why if weights or data are missing, and its cost.
+
+    at_full  the cost at the largest budget of what this one has no body for, if that is known
+    """
     reason = "weights or data are missing; " if is_missing else ""
+    full = "" if at_full is None else approximate_duration(at_full)
     if cost is None:
-        return f"not run: {reason}this budget has no such body"
-    return f"not run: {reason}would cost {approximate_duration(cost)}"
+        return (
+            f"not run: {reason}this budget lacks a body{f'; at the budget full it would cost {full}' if full else ''}"
+        )
+    rest = f", but this budget lacks a body for the rest ({full} at the budget full)" if full else ""
+    return f"not run: {reason}would cost {approximate_duration(cost)}{rest}"
 
 
 def _is_drawn(run: RunRecord) -> bool:
@@ -104,13 +123,15 @@ def _is_drawn(run: RunRecord) -> bool:
     return run.summary.weights in DRAWN_WEIGHTS and run.summary.backbone != "none"
 
 
-def _notes(parts: Sequence[RowPart], sides: Sequence[ClaimCell], column: str, marks: Sequence[str]) -> tuple[str, ...]:
+def _notes(
+    parts: Sequence[RowPart], sides: Sequence[ClaimCell], column: str, marks: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
     notes = [
-        f"{part.label}, {column}: {note}"
+        (f"{part.label}, {column}", note)
         for part, side in zip(parts, sides, strict=True)
         for note in (*side.notes, *(side.cell.notes if side.cell.state != "missing" else ()))
     ]
-    return tuple(dict.fromkeys([*(f"{column} does not count: {mark}." for mark in marks), *notes]))
+    return tuple(dict.fromkeys([*((column, f"Does not count: {mark}.") for mark in marks), *notes]))
 
 
 def _compare_scores(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: Sequence[ClaimCell]) -> TaskVerdict:
@@ -131,27 +152,31 @@ def _compare_scores(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: 
     if claim.measure == "accuracy":
         trivial = TRIVIAL_ANSWERS.get(base.column.split()[0])
         if trivial is not None and all(_is_trivial(sample, 100 * trivial.accuracy) for sample in (first, second)):
-            text = f"nothing was learned: {trivial.how} gives {100 * trivial.accuracy:.1f} %"
+            text = f"nothing was learned: {_trivial_text(trivial)}"
             return replace(base, decision=Decision.NOTHING_LEARNED, text=text)
         if claim.direction == "better" and min(first.mean, second.mean) >= 100 - claim.margin:
             return replace(base, decision=Decision.CEILING, text="too easy to tell: both are near 100 %")
-    return _decided(base, claim, contrast)
+    return _decided(base, claim, contrast, _margin(claim, base.column, second.mean))
 
 
-def _decided(base: TaskVerdict, claim: Claim, contrast: Contrast) -> TaskVerdict:
-    """The verdict by the rule."""
+def _margin(claim: Claim, column: str, second: float) -> float:
+    """The margin of a claim on one task: to be as good as a row that learned little, a row must be closer to it."""
+    if claim.direction == "better" or claim.measure != "accuracy":
+        return claim.margin
+    trivial = TRIVIAL_ANSWERS.get(column.split()[0])
+    learned = second - (100 * trivial.accuracy if trivial is not None else 0.0)
+    return min(claim.margin, max(0.0, LARGEST_SHARE * learned))
+
+
+def _decided(base: TaskVerdict, claim: Claim, contrast: Contrast, margin: float) -> TaskVerdict:
+    """The verdict by the rule. `margin` is in the unit of the contrast."""
     effect = contrast.effect
-    decision, bound = decide_effect(claim, effect)
+    decision, bound = decide(effect, claim.direction, margin)
     text = f"{decision}: {bound_text(bound, claim.measure)}" if decision is Decision.UNSEEN else str(decision)
     if decision is Decision.FAILS and claim.direction == "better" and effect.high < 0:
         text += ": the opposite does"
-    return replace(base, decision=decision, text=text, effect=in_units(effect, claim.measure), contrast=contrast)
-
-
-def decide_effect(claim: Claim, effect: Effect) -> tuple[Decision, float]:
-    """`decide` for an effect in points or in logarithms of examples."""
-    margin = math.log(claim.margin) if claim.measure == "examples" else claim.margin
-    return decide(effect, claim.direction, margin)
+    shown = in_units(effect, claim.measure)
+    return replace(base, decision=decision, text=text, effect=shown, contrast=contrast, margin=margin)
 
 
 def in_units(effect: Effect, measure: Measure) -> Effect:
@@ -170,9 +195,7 @@ def bound_text(bound: float, measure: Measure) -> str:
 
 def _score_sample(measure: Measure, part: RowPart, side: ClaimCell) -> Sample | None:
     """The numbers of a row over its seeds; None if the runs do not have them."""
-    read = quantity_of(STUDIES[part.study]).parts[part.part]
-    readings = [read(run) for run in side.cell.chosen]
-    values = [reading[0] for reading in readings if reading is not None]
+    values = _values(part, side)
     if len(values) < MIN_SEEDS:
         return None
     if measure != "accuracy":
@@ -180,6 +203,23 @@ def _score_sample(measure: Measure, part: RowPart, side: ClaimCell) -> Sample | 
     run = side.cell.chosen[0]
     scored = run.config.get("eval_examples") if part.part == "train" else run.summary.test_examples
     return Sample.of(values, scored if isinstance(scored, int) else None)
+
+
+def _values(part: RowPart, side: ClaimCell) -> list[float]:
+    """The number of each run of a row that has one."""
+    read = quantity_of(STUDIES[part.study]).parts[part.part]
+    readings = [read(run) for run in side.cell.chosen]
+    return [reading[0] for reading in readings if reading is not None]
+
+
+def _mean(measure: Measure, part: RowPart, side: ClaimCell) -> float | None:
+    """The number of a row that has too few runs for an error; None for examples, whose level two rows must share."""
+    values = _values(part, side) if measure != "examples" else []
+    return statistics.fmean(values) if values else None
+
+
+def _trivial_text(trivial: TrivialAnswer) -> str:
+    return f"an answer without training ({trivial.how}) has {100 * trivial.accuracy:.1f} %"
 
 
 def _is_trivial(sample: Sample, answer: float) -> bool:
@@ -195,7 +235,7 @@ def _compare_examples(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides
     level = SHARE_OF_FINAL * min(finals[0], finals[1])
     trivial = TRIVIAL_ANSWERS.get(base.column.split()[0])
     if trivial is not None and level <= trivial.accuracy:
-        text = f"nothing was learned by one row: {trivial.how} gives {100 * trivial.accuracy:.1f} %"
+        text = f"nothing was learned by one row: {_trivial_text(trivial)}"
         return replace(base, decision=Decision.NOTHING_LEARNED, text=text)
     counts = [[examples_to_level(run, level) for run in side.cell.chosen] for side in sides]
     first, second = (speed_sample(counts_of_row) for counts_of_row in counts)
@@ -205,7 +245,7 @@ def _compare_examples(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides
         return replace(base, decision=Decision.CEILING, text=text)
     parts = (rows.first, rows.second)
     notes = tuple(
-        f"{part.label}, {base.column}: {words}"
+        (f"{part.label}, {base.column}", words)
         for part, counts_of_row in zip(parts, counts, strict=True)
         for words in _bounds(counts_of_row)
     )
@@ -215,15 +255,15 @@ def _compare_examples(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides
             for part, sample in zip(parts, (first, second), strict=True)
         )
     )
-    return _decided(replace(base, notes=(*base.notes, *notes)), claim, contrast)
+    return _decided(replace(base, notes=(*base.notes, *notes)), claim, contrast, math.log(claim.margin))
 
 
 def _bounds(counts: Sequence[ExampleCount]) -> list[str]:
     """Notes on counts that are bounds."""
     early, late = sum(count.is_first for count in counts), sum(count.is_last for count in counts)
     words = {
-        "are there at the first validation and need fewer examples.": early,
-        "do not get there and need more examples.": late,
+        "reach the level before their first validation, so that they need fewer examples.": early,
+        "do not reach the level, so that they need more examples.": late,
     }
     return [f"{count} of {pluralize(len(counts), 'run')} {text}" for text, count in words.items() if count]
 

@@ -3,6 +3,7 @@
 `evaluate_claims` takes the records of results files. docs/method.md has the rule in words, `effects.decide` in code.
 """
 
+import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +12,21 @@ from icecore.core.text import list_in_words, pluralize
 from icecore.experiments.results import RunRecord
 from icecore.paper.budgets import BUDGETS, Budget
 from icecore.paper.claims import CLAIMS, Claim
-from icecore.report.claim_costs import cell_seconds
+from icecore.report.claim_costs import cells_seconds
 from icecore.report.claim_records import ClaimCell, Place, RecordIndex, comparable_cells, places_of
-from icecore.report.effects import Contrast, Decision, Effect
-from icecore.report.task_verdicts import TaskVerdict, bound_text, compare_task, decide_effect, in_units, not_run_text
+from icecore.report.effects import Contrast, Decision, Effect, decide
+from icecore.report.task_verdicts import TaskVerdict, bound_text, compare_task, in_units, not_run_text
 from icecore.training.run_summary import DIVERGED
 
 #: the budget whose numbers mean nothing
 SMOKE = "smoke"
+#: the budget that has all bodies
+FULL_BUDGET = "full"
 #: the budget at which the cost of a claim is given that has no results
 USUAL_BUDGET = "cpu"
 
-#: expected seconds of a cell at a budget and body, None if they have no such cell
-CellCost = Callable[[Place, str, str], float | None]
+#: expected seconds of cells at a budget and body, without those that have no body there; None if none has one
+CellsCost = Callable[[Sequence[Place], str, str], float | None]
 #: label of a budget, and a body
 Group = tuple[str, str]
 
@@ -63,23 +66,45 @@ class Verdict:
 
     @property
     def details(self) -> str:
-        """On which tasks the claim holds, does not hold, and so on, in one sentence; empty if nothing was run."""
-        if self.decision is Decision.NOT_RUN:
+        """On which tasks the claim holds, does not hold, and so on, in one sentence; empty if no task counts."""
+        if not any(task.counts for task in self.tasks):
             return ""
-        groups: dict[Decision, list[str]] = {}
+        groups: dict[Decision, list[TaskVerdict]] = {}
         for task in self.tasks:
             decision = Decision.LEFT_OUT if task.decision.counts and not task.counts else task.decision
-            groups.setdefault(decision, []).append(task.name)
-        return "; ".join(f"{words} {list_in_words(groups[key])}" for key, words in DETAILS.items() if key in groups)
+            groups.setdefault(decision, []).append(task)
+        words = {text: groups[decision] for decision, text in DETAILS.items() if decision in groups}
+        return "; ".join(f"{text} {self.name_tasks(tasks)}" for text, tasks in words.items())
+
+    def name_tasks(self, tasks: Sequence[TaskVerdict]) -> str:
+        """Some of the claim's tasks in words, briefly where they are the same for several pairs of rows."""
+        labels_of: dict[str, list[str]] = {}
+        for label in dict.fromkeys(task.label for task in self.tasks):
+            every = [task.column for task in self.tasks if task.label == label]
+            if some := [task.column for task in tasks if task.label == label]:
+                columns = "all tasks" if len(some) == len(every) > 1 else list_in_words(some)
+                labels_of.setdefault(columns, []).append(label)
+        texts = [
+            f"{columns} ({list_in_words(labels)})" if any(labels) else columns for columns, labels in labels_of.items()
+        ]
+        return "; ".join(texts) if any(" and " in text for text in texts) else list_in_words(texts)
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know about the runs, once each."""
-        return list(dict.fromkeys(note for task in self.tasks for note in task.notes))
+        """What a reader must know about the runs, each sentence once, with the cells that it is about."""
+        return group_notes([self])
+
+
+def group_notes(verdicts: Sequence[Verdict]) -> list[str]:
+    """The notes of verdicts, each sentence once, with the cells that it is about."""
+    cells: dict[str, dict[str, None]] = {}
+    for cell, note in (pair for verdict in verdicts for task in verdict.tasks for pair in task.notes):
+        cells.setdefault(note, {})[cell] = None
+    return [f"{'; '.join(names)}: {note}" for note, names in cells.items()]
 
 
 def evaluate_claims(
-    records: Sequence[RunRecord], claims: Sequence[Claim] = CLAIMS, cost: CellCost = cell_seconds
+    records: Sequence[RunRecord], claims: Sequence[Claim] = CLAIMS, cost: CellsCost = cells_seconds
 ) -> list[Verdict]:
     """A verdict on every claim, the most important first, then those with other bodies than the budget's own.
 
@@ -101,24 +126,24 @@ def evaluate_claims(
     return main + others
 
 
-def evaluate_claim(claim: Claim, index: RecordIndex, group: Group, cost: CellCost, is_main: bool = True) -> Verdict:
+def evaluate_claim(claim: Claim, index: RecordIndex, group: Group, cost: CellsCost, is_main: bool = True) -> Verdict:
     """The verdict on a claim at one budget and body."""
     cells = comparable_cells(claim, index, *group)
     missing = [place for place, side in cells.items() if not _was_run(side)]
-    costs = {place: cost(place, *group) for place in missing}
     tasks = []
     for rows in claim.rows:
         for column in rows.columns:
             places = dict.fromkeys((part.study, part.row, column) for part in (rows.first, rows.second))
-            seconds = _total([costs[place] for place in places if place in costs])
+            seconds = cost([place for place in places if place in missing], *group)
             tasks.append(compare_task(claim, rows, column, cells, seconds))
-    known = [seconds for seconds in costs.values() if seconds is not None]
-    total = sum(known) if known else None
+    total = cost(missing, *group)
+    lacking = [place for place in missing if cost([place], *group) is None]
+    at_full = cost(lacking, FULL_BUDGET, BUDGETS[FULL_BUDGET].bodies["body"])
     counted = [task for task in tasks if task.counts and task.contrast is not None]
     mean = Contrast.mean([task.contrast for task in counted if task.contrast is not None]).effect if counted else None
     effect = None if mean is None else in_units(mean, claim.measure)
     decision = overall_decision(claim, tasks, mean)
-    text = _text(decision, tasks, claim, mean, total)
+    text = _text(decision, tasks, claim, mean) or not_run_text(total, at_full)
     return Verdict(claim, decision, text, tuple(tasks), effect, *group, total, is_main)
 
 
@@ -127,8 +152,8 @@ def overall_decision(claim: Claim, tasks: Sequence[TaskVerdict], mean: Effect | 
 
     It holds if it holds on more than half of them and fails on none, and it does not hold if it fails on more than half
     and holds on none. If it holds on some and fails on others, it differs between tasks. If it is too small to see on
-    all, the same rule is applied to the mean effect. Otherwise it is too small to see. If no task counts, the claim has
-    the most frequent decision of those that were run.
+    all, the same rule is applied to the mean effect and the mean margin. Otherwise it is too small to see. If no task
+    counts, the claim has the most frequent decision of those that were run.
     """
     counted = [task.decision for task in tasks if task.counts]
     holds, fails = counted.count(Decision.HOLDS), counted.count(Decision.FAILS)
@@ -138,7 +163,7 @@ def overall_decision(claim: Claim, tasks: Sequence[TaskVerdict], mean: Effect | 
         half = len(counted) / 2
         return Decision.HOLDS if holds > half else Decision.FAILS if fails > half else Decision.UNSEEN
     if mean is not None:
-        return decide_effect(claim, mean)[0]
+        return decide(mean, claim.direction, _mean_margin(tasks))[0]
     # a task that would count, but for its version or precision, cannot be compared with the rest
     rest = Counter(
         Decision.LEFT_OUT if task.decision.counts else task.decision
@@ -148,18 +173,16 @@ def overall_decision(claim: Claim, tasks: Sequence[TaskVerdict], mean: Effect | 
     return rest.most_common(1)[0][0] if rest else Decision.NOT_RUN
 
 
-def _text(
-    decision: Decision, tasks: Sequence[TaskVerdict], claim: Claim, mean: Effect | None, seconds: float | None
-) -> str:
-    """The decision in words, with its numbers."""
+def _text(decision: Decision, tasks: Sequence[TaskVerdict], claim: Claim, mean: Effect | None) -> str:
+    """The decision in words, with its numbers; empty if nothing was run."""
     if decision is Decision.NOT_RUN:
-        return not_run_text(seconds)
+        return ""
     counted = [task for task in tasks if task.counts]
     if not counted:
         texts = list(dict.fromkeys(task.text for task in tasks if task.decision is decision))
         return texts[0] if len(texts) == 1 else str(decision)
     if len(counted) == 1:
-        return counted[0].text
+        return counted[0].text + (f", on {counted[0].name} alone" if len(tasks) > 1 else "")
     of_all = f"of {pluralize(len(counted), 'task' if len(claim.rows) == 1 else 'comparison')}"
     count = sum(task.decision is decision for task in counted)
     if decision is Decision.DIFFERS:
@@ -169,20 +192,19 @@ def _text(
     if count == 0:
         return f"{decision} on the average {of_all}, but is too small to see on each alone"
     if decision is Decision.UNSEEN and count == len(counted) and mean is not None:
-        bound = decide_effect(claim, mean)[1]
+        bound = decide(mean, claim.direction, _mean_margin(tasks))[1]
         return f"{decision}: {bound_text(bound, claim.measure)} on average"
     return f"{decision} on {count} {of_all}"
+
+
+def _mean_margin(tasks: Sequence[TaskVerdict]) -> float:
+    """The margin for a mean effect, in the unit of contrasts."""
+    return statistics.fmean(task.margin for task in tasks if task.counts)
 
 
 def _was_run(side: ClaimCell) -> bool:
     """Whether a cell has a number, or finished runs that have none because they diverged or cannot be compared."""
     return bool(side.cell.chosen) or side.cell.state == DIVERGED or side.is_left_out
-
-
-def _total(costs: Sequence[float | None]) -> float | None:
-    """The sum of costs; None if one of them is not known."""
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if len(known) == len(costs) else None
 
 
 def _budget_of(group: Group) -> Budget:
