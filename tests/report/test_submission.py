@@ -121,7 +121,7 @@ def test_runs_that_stopped_early_need_no_test(results: Path, tmp_path: Path) -> 
         ),
         (
             edited(data={**MNIST_DATA, "sha256": "ffff"}),
-            "its data are not those of our results of mnist: sha256 is ffff instead of 29abe478d272. Train on the same",
+            "the data are not those of our results of mnist: sha256 is ffff instead of 29abe478d272. Train on the same",
         ),
         (
             edited(data={"counts": {"test": 10000}}),
@@ -131,14 +131,14 @@ def test_runs_that_stopped_early_need_no_test(results: Path, tmp_path: Path) -> 
         (edited(test_examples=100), "scored on 100 test examples. Score all 10,000 or the 500 of the budget cpu"),
         (edited(test_metric=1.5, test_metrics={"test": 1.5}), "test_metric is 1.5, but metrics are shares from 0 to 1"),
         (edited(val_metric=-0.5), "val_metric is -0.5, but metrics are shares from 0 to 1"),
-        (edited(val_metric=None), "it has no val_metric. Submit the file"),
-        (edited(test_metrics={"test": 0.1}), "its test_metric is not the first of its test_metrics"),
+        (edited(val_metric=None), "there is no val_metric. Submit the file"),
+        (edited(test_metrics={"test": 0.1}), "the test_metric is not the first of the test_metrics"),
         (
             edited(best_step=150),
-            "its best step 150 is not among its validations, so nothing shows that validation",
+            "the best step 150 is not among the validations, so nothing shows that validation",
         ),
-        (edited(lr=1e-2), "lr differ between its summary and its configuration"),
-        (edited(seed=7), "seed differ between its summary and its configuration"),
+        (edited(lr=1e-2), "summary and configuration do not agree on lr"),
+        (edited(seed=7), "summary and configuration do not agree on seed"),
         (edited(run_id="000000000000"), "so one of them was changed"),
         (
             [replace(run, config={}) for run in cell("mine", settings=THEIRS)],
@@ -146,7 +146,7 @@ def test_runs_that_stopped_early_need_no_test(results: Path, tmp_path: Path) -> 
         ),
         (
             [replace(run, config={**run.config, "steps": 0}) for run in cell("mine", settings=THEIRS)],
-            "its configuration is not one of icecore (steps: expected at least 1, found 0)",
+            "the configuration is not one of icecore (steps: expected at least 1, found 0)",
         ),
         (
             cell("mine", settings={**THEIRS, "protocol": "paper"}),
@@ -160,7 +160,7 @@ def test_runs_that_stopped_early_need_no_test(results: Path, tmp_path: Path) -> 
             [record("mine", settings=THEIRS)] * 2,
             "more than one line has this run of this cell. Keep the last one",
         ),
-        (cell(), "the results have it already, by icecore. The leaderboard lists a configuration once"),
+        (cell(), "the results have this already, by icecore. The leaderboard lists a configuration once"),
         ([], "There is no finished run in it. Submit the file that `icecore paper` or `icecore grid` wrote"),
         (
             [
@@ -199,7 +199,7 @@ def test_a_task_that_nobody_else_has_is_refused(results: Path) -> None:
 
 def test_runs_of_somebody_else_cannot_be_submitted_again(results: Path, tmp_path: Path) -> None:
     add_submission(write(tmp_path / "ann.jsonl", cell("mine", settings=THEIRS)), results)
-    with pytest.raises(DataError, match="the results have it already, by ann"):
+    with pytest.raises(DataError, match="the results have this already, by ann"):
         add_submission(write(tmp_path / "bob.jsonl", cell("mine", settings=THEIRS)), results)
     with pytest.raises(DataError, match="submitted before with other numbers"):
         add_submission(write(tmp_path / "ann.jsonl", cell("mine", tests=(0.1, 0.1, 0.1), settings=THEIRS)), results)

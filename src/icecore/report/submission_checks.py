@@ -121,16 +121,16 @@ def _config_fault(run: RunRecord, _: Reference) -> str:
         text = json.dumps(config, sort_keys=True, separators=(",", ":"))
         RunConfig.from_json(text)
     except (ConfigError, TypeError, ValueError, RecursionError) as error:
-        return f"its configuration is not one of icecore ({reason(error)}). {AS_WRITTEN}"
+        return f"the configuration is not one of icecore ({reason(error)}). {AS_WRITTEN}"
     run_id = hashlib.sha256(text.encode()).hexdigest()[:12]
     if run_id != run.run_id:
-        return f"its configuration belongs to the run_id {run_id}, so one of them was changed. {AS_WRITTEN}"
+        return f"the configuration belongs to the run_id {run_id}, so one of them was changed. {AS_WRITTEN}"
     summary = run.summary.to_json()
     # the test set may have fewer examples than were asked for, and a time limit may change the steps
     free = {"test_examples", *(["steps"] if config.get("minutes") else [])}
     different = sorted(name for name in config.keys() & summary.keys() - free if config[name] != summary[name])
     if different:
-        return f"{list_in_words(different)} differ between its summary and its configuration. {AS_WRITTEN}"
+        return f"summary and configuration do not agree on {list_in_words(different)}. {AS_WRITTEN}"
     return ""
 
 
@@ -157,7 +157,7 @@ def _data_fault(run: RunRecord, reference: Reference) -> str:
         if identity.get(name) != nearest.get(name)
     ]
     return (
-        f"its data are not those of our results of {summary.task}: {list_in_words(differences)}. Train on the same "
+        f"the data are not those of our results of {summary.task}: {list_in_words(differences)}. Train on the same "
         "files with the same task options; the report says below each table where the data come from."
     )
 
@@ -172,13 +172,13 @@ def _test_fault(run: RunRecord, _: Reference) -> str:
         return ""
     size = split_size(summary)
     budget = BUDGETS.get(run.key.budget.partition(",")[0])
-    allowed = {size}
+    allowed: set[int | None] = {size}
     if budget is not None and summary.task in TASKS:
         allowed |= {budget.settings_for(name).get("test_examples") for name in _columns(run)}
     if summary.test_examples and summary.test_examples in allowed:
         return ""
     whole = f"all {size:,}" if size else "the whole test set, whose size the record must name,"
-    numbers = [f"{count:,}" for count in sorted(allowed - {None, size}, key=int)]
+    numbers = [f"{count:,}" for count in sorted(count for count in allowed - {size} if count is not None)]
     fewer = f" or the {list_in_words(numbers)} of the budget {run.key.budget}" if numbers else ""
     return f"scored on {summary.test_examples:,} test examples. Score {whole}{fewer}: leave test_examples out."
 
@@ -203,17 +203,17 @@ def _metric_fault(run: RunRecord, _: Reference) -> str:
         return f"{wrong[0]}, but metrics are shares from 0 to 1. {AS_WRITTEN}"
     lacking = [name for name in ("val_metric", "test_metric") if metrics[name] is None]
     if _is_scored(run) and lacking:
-        return f"it has no {list_in_words(lacking)}. {AS_WRITTEN}"
+        return f"there is no {list_in_words(lacking)}. {AS_WRITTEN}"
     first = next(iter(summary.test_metrics.values()), None)
     if _is_scored(run) and first != summary.test_metric:
-        return f"its test_metric is not the first of its test_metrics. {AS_WRITTEN}"
+        return f"the test_metric is not the first of the test_metrics. {AS_WRITTEN}"
     return ""
 
 
 def _validation_fault(run: RunRecord, _: Reference) -> str:
     protocol = PROTOCOLS.get(run.summary.protocol)
     if protocol is None:
-        return f"its protocol {shortened(run.summary.protocol)} is not one of {list_in_words(list(PROTOCOLS))}."
+        return f"the protocol {shortened(run.summary.protocol)} is not one of {list_in_words(list(PROTOCOLS))}."
     if CHOOSES_ON_TEST in protocol.faults:
         honest = [name for name, each in PROTOCOLS.items() if CHOOSES_ON_TEST not in each.faults]
         return (
@@ -222,7 +222,7 @@ def _validation_fault(run: RunRecord, _: Reference) -> str:
         )
     if _is_scored(run) and run.summary.best_step not in {step for step, _ in run.validation}:
         return (
-            f"its best step {run.summary.best_step:,} is not among its validations, so nothing shows that validation "
+            f"the best step {run.summary.best_step:,} is not among the validations, so nothing shows that validation "
             f"chose it. {AS_WRITTEN}"
         )
     return ""
@@ -264,8 +264,8 @@ def _duplicate_faults(runs: Sequence[RunRecord], there: Sequence[RunRecord], ref
             ids_by_owner.setdefault(reference.owned[run.run_id][0], []).append(run.run_id)
     for owner, ids in ids_by_owner.items():
         faults.append(
-            f"{_runs_text(ids)}: the results have it already, by {owner}. The leaderboard lists a configuration once. "
-            "Leave these runs out."
+            f"{_runs_text(ids)}: the results have this already, by {owner}. The leaderboard lists a configuration "
+            "once. Leave these runs out."
         )
     return faults
 
