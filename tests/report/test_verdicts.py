@@ -268,7 +268,8 @@ def test_the_whole_claim() -> None:
         "differs between tasks: holds on 2 and does not hold on 1 of 3 tasks",
     )
     assert whole(-10, -10).text == "does not hold on 2 of 2 tasks"
-    assert whole(10, 1.5, 1.5).text == "too small to see on 2 of 3 tasks"
+    assert whole(10, 1.5).text == "holds on 1 of 2 tasks"
+    assert whole(10, 1.5, 1.5).text == "too small to see on 2 of 3 tasks, holds on 1"
     assert whole(0.5, 0.5).text.startswith("too small to see: less than 2.7 points on average")
     # four tasks together show what none shows alone
     together = whole(2.5, 2.5, 2.5, 2.5)

@@ -1,6 +1,6 @@
 """Effects: the difference between two rows with its 95 % interval, and what can be said about a claim from it.
 
-The rule, which docs/method.md has in words, is `decide`. It was written before the runs that it judges.
+The rule, which docs/method.md has in words, is `decide`.
 """
 
 import enum

@@ -262,8 +262,8 @@ def _bounds(counts: Sequence[ExampleCount]) -> list[str]:
     """Notes on counts that are bounds."""
     early, late = sum(count.is_first for count in counts), sum(count.is_last for count in counts)
     words = {
-        "reach the level before their first validation, so that they need fewer examples.": early,
-        "do not reach the level, so that they need more examples.": late,
+        "reached the level before the first validation, with fewer examples than are counted.": early,
+        "did not reach the level, and would need more examples than are counted.": late,
     }
     return [f"{count} of {pluralize(len(counts), 'run')} {text}" for text, count in words.items() if count]
 

@@ -150,7 +150,7 @@ def evaluate_claim(claim: Claim, index: RecordIndex, group: Group, cost: CellsCo
 def overall_decision(claim: Claim, tasks: Sequence[TaskVerdict], mean: Effect | None) -> Decision:
     """The decision on a whole claim, from those on the tasks that count and the mean of their effects.
 
-    It holds if it holds on more than half of them and fails on none, and it does not hold if it fails on more than half
+    It holds if it holds on at least half of them and fails on none, and it does not hold if it fails on at least half
     and holds on none. If it holds on some and fails on others, it differs between tasks. If it is too small to see on
     all, the same rule is applied to the mean effect and the mean margin. Otherwise it is too small to see. If no task
     counts, the claim has the most frequent decision of those that were run.
@@ -161,7 +161,7 @@ def overall_decision(claim: Claim, tasks: Sequence[TaskVerdict], mean: Effect | 
         return Decision.DIFFERS
     if holds or fails:
         half = len(counted) / 2
-        return Decision.HOLDS if holds > half else Decision.FAILS if fails > half else Decision.UNSEEN
+        return Decision.HOLDS if holds >= half else Decision.FAILS if fails >= half else Decision.UNSEEN
     if mean is not None:
         return decide(mean, claim.direction, _mean_margin(tasks))[0]
     # a task that would count, but for its version or precision, cannot be compared with the rest
@@ -191,10 +191,14 @@ def _text(decision: Decision, tasks: Sequence[TaskVerdict], claim: Claim, mean: 
         return f"{decision}: holds on {holds} and does not hold on {fails} {of_all}"
     if count == 0:
         return f"{decision} on the average {of_all}, but is too small to see on each alone"
-    if decision is Decision.UNSEEN and count == len(counted) and mean is not None:
-        bound = decide(mean, claim.direction, _mean_margin(tasks))[1]
-        return f"{decision}: {bound_text(bound, claim.measure)} on average"
-    return f"{decision} on {count} {of_all}"
+    if decision is not Decision.UNSEEN:
+        return f"{decision} on {count} {of_all}"
+    if count < len(counted):
+        other = next(task.decision for task in counted if task.decision is not decision)
+        return f"{decision} on {count} {of_all}, {other} on {len(counted) - count}"
+    assert mean is not None  # every task whose effect is too small to see has one
+    bound = decide(mean, claim.direction, _mean_margin(tasks))[1]
+    return f"{decision}: {bound_text(bound, claim.measure)} on average"
 
 
 def _mean_margin(tasks: Sequence[TaskVerdict]) -> float:
