@@ -130,9 +130,11 @@ def test_the_figure_is_of_the_table_that_says_most() -> None:
     answer = find_answer(build_tables([*few, *trial, *table2()]))
     assert answer is not None
     assert (answer.table.budget, answer.table.body) == ("cpu", "minilm")
+    assert not answer.is_comparable
     answer = find_answer(build_tables([*few, *trial]))
     assert answer is not None
     assert answer.table.budget == "full"
+    assert answer.is_comparable
     answer = find_answer(build_tables(trial))
     assert answer is not None
     assert answer.table.budget == "smoke"

@@ -67,6 +67,11 @@ class Answer:
     panels: tuple[AnswerPanel, ...]
     lacking: tuple[str, ...]
 
+    @property
+    def is_comparable(self) -> bool:
+        """Whether ours were made with the budget and the body of the published numbers."""
+        return all(number.is_comparable for cell in self.table.cells if cell.runs for number in cell.numbers)
+
 
 def find_answer(tables: Sequence[ResultTable]) -> Answer | None:
     """The figure of the table that can say most; None if no table has a number for it."""
