@@ -175,17 +175,40 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to.", show_default="`report` in the results folder")
     ] = None,
+    submit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write no report, but check somebody's results file and add it to RESULTS, for the leaderboard.",
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Who made the results that are submitted.", show_default="the name of the file"
+        ),
+    ] = None,
 ) -> None:
-    """Write tables, plots and one HTML page that needs no network from results."""
+    """Write tables, plots and one HTML page that needs no network from results, or add somebody else's results."""
     from icecore.experiments.results import read_records
     from icecore.report import write_report
+    from icecore.report.submission import add_submission, read_submitted
 
+    if submit is not None:
+        if out is not None:
+            raise ConfigError("--submit adds results and writes no report. Leave --out out.")
+        echo(add_submission(submit, results, by or ""))
+        return
+    if by is not None:
+        raise ConfigError("--by says who made the results that are submitted. Add --submit FILE.")
     records, problems = read_records(results)
+    folder = results if results.is_dir() else results.parent
+    submitted, more_problems = read_submitted(folder) if results.is_dir() else ({}, [])
+    problems += more_problems
     for problem in problems:
         echo(problem, error=True)
-    folder = results if results.is_dir() else results.parent
     echo(f"Drawing the tables and plots of {pluralize(len(records), 'run')}.", error=True)
-    for path in write_report(records, problems, out or folder / "report", folder):
+    for path in write_report(records, problems, out or folder / "report", folder, submitted):
         echo(path)
 
 

@@ -150,6 +150,19 @@ def append_records(path: Path, records: Iterable[RunRecord]) -> None:
             text = text[file.write(text) :]
 
 
+def read_file(path: Path) -> tuple[list[RunRecord], list[str]]:
+    """Every record of one results file, also one that a later line replaces, and a message for each line that is none.
+
+    Raises DataError if the file cannot be read.
+    """
+    faults: list[str] = []
+    try:
+        with path.open("rb") as lines:
+            return list(_read_lines(lines, path.name, faults)), faults
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check its name and its permissions.") from error
+
+
 def read_records(path: Path) -> tuple[list[RunRecord], list[str]]:
     """The last record of each run of each cell, and a message for each line or folder that cannot be read.
 

@@ -43,13 +43,14 @@ def _split_sizes_text(data: Mapping[str, Any]) -> str:
 
 def tested_text(summary: RunSummary) -> str:
     """How many test examples were used, and how many there are if not all were used."""
-    used, size = summary.test_examples, _test_split_size(summary)
+    used, size = summary.test_examples, split_size(summary)
     if not used:
         return ""
     return f"{used:,} of {size:,} test examples" if size and used < size else f"{used:,} test examples"
 
 
-def _test_split_size(summary: RunSummary) -> int | None:
+def split_size(summary: RunSummary) -> int | None:
+    """The number of examples of the first test split; None if the record does not say it."""
     data, split = summary.data, next(iter(summary.test_metrics), "test")
     sizes = {**data, **data.get("counts", {})}
     size = sizes.get(split, sizes.get(f"{split}_examples"))

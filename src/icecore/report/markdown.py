@@ -4,15 +4,18 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from icecore.report.cell_text import LEGEND, cell_text, count_text, marks_text, origin_text, published_text
+from icecore.report.cell_text import LEGEND, cell_text, count_text, marks_text, number_text, origin_text, published_text
+from icecore.report.leaderboard import Board, Entry
 from icecore.report.result_tables import ResultTable, TableRow
 
 #: (file, caption) of each picture of a table, by its slug
 PlotLinks = Mapping[str, Sequence[tuple[str, str]]]
 
 
-def render_markdown(tables: Sequence[ResultTable], faults: Sequence[str], plots: PlotLinks) -> str:
-    """All tables as Markdown. `faults` are messages about results that could not be read."""
+def render_markdown(
+    tables: Sequence[ResultTable], faults: Sequence[str], plots: PlotLinks, boards: Sequence[Board] = ()
+) -> str:
+    """All tables and the leaderboard as Markdown. `faults` are messages about results that could not be read."""
     parts = ["# icecore: results"]
     stories = [f"{_title(table)}: {table.story}" for table in tables if table.story]
     parts += ["In short:\n\n" + _list(stories)] if stories else []
@@ -20,6 +23,7 @@ def render_markdown(tables: Sequence[ResultTable], faults: Sequence[str], plots:
     if faults:
         parts.append("**Results that could not be read:**\n\n" + _list(faults))
     parts += [_table_markdown(table, plots.get(table.slug, ())) for table in tables]
+    parts += ["## Leaderboard", *map(_board_markdown, boards)] if boards else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -57,6 +61,11 @@ def _grid(table: ResultTable) -> str:
     lines = [[_escape(table.quantity.caption), "trained", "frozen", *heads]]
     lines += [_row_cells(table, row) for row in table.rows]
     lines += [_trivial_cells(table)] if table.trivial else []
+    return _table_lines(lines)
+
+
+def _table_lines(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of escaped texts; the first line is its header, and all columns but the first are numbers."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
     padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in (lines[0], rule)]
@@ -80,6 +89,21 @@ def _row_cells(table: ResultTable, row: TableRow) -> list[str]:
         lines = [f"**{ours}**{marks_text(table.marks(cell))}" if ours else ""]
         cells.append("<br>".join(filter(None, [*lines, f"published {published}" if published else ""])))
     return [_escape(row.label), count_text(row.trained), count_text(row.frozen), *cells]
+
+
+def _board_markdown(board: Board) -> str:
+    """A board as a table below its title."""
+    head = ["body", "rank", f"test {board.metric_name}, %", "examples seen", "trained parameters", "budget, protocol"]
+    lines = [[*map(_escape, head), "scored on", "made by"], *map(_entry_cells, board.entries)]
+    title = ", ".join(filter(None, (board.task, board.variant)))
+    return f"{_escape(f'### {title}')}\n\n{_table_lines(lines)}"
+
+
+def _entry_cells(entry: Entry) -> list[str]:
+    body = ", ".join(filter(None, (entry.body, entry.trained)))
+    numbers = [number_text(entry.metric, "%"), f"{entry.examples:,}", f"{entry.parameters:,}"]
+    texts = [body, str(entry.rank), *numbers, f"{entry.budget}, {entry.protocol}", entry.tested, entry.maker]
+    return [*map(_escape, texts)]
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -121,5 +121,12 @@ def render(figure: Figure, name: str) -> tuple[str, bytes]:
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<[^>]+>", lambda tag: _shortened_tag(tag[0]), svg)
     # fonts are not part of the file, so the reader's sans-serif font is used
     return svg.replace("'DejaVu Sans'", "system-ui"), pixels.getvalue()
+
+
+def _shortened_tag(tag: str) -> str:
+    """A tag of an SVG on one line, with two decimals, which are a fiftieth of a pixel. Texts between tags stay."""
+    tag = re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"\s*\n\s*", " ", tag))
+    return re.sub(r' transform="rotate\(-0 [^"]*"', "", tag)

@@ -55,6 +55,14 @@ class TableRow:
     trained: tuple[int, int] | None = None
     frozen: tuple[int, int] | None = None
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it has neither runs, nor published numbers, nor a reason why it has none."""
+        return not any(
+            cell.runs or cell.state == "missing" or any(number.published for number in cell.numbers)
+            for cell in self.cells.values()
+        )
+
 
 @dataclass(frozen=True)
 class ResultTable:
