@@ -26,6 +26,7 @@ from icecore.tasks.stored_task import StoredTask
 from icecore.tasks.task import Batch
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
+from icecore.training.evaluation import evaluate
 
 Body = Callable[..., Backbone]
 SEEDS = [3, 1, 7]
@@ -168,6 +169,19 @@ def test_programs_with_and_without_a_prefix_share_a_pass(config: Callable[..., R
         mixed = engine.predict(doubled, numbers)
         for row, number, logits in zip(doubled, numbers, mixed, strict=True):
             close(logits, engine.predict([row], number)[0])
+
+
+@pytest.mark.parametrize("roles", [("output",), ("input", "norm", "output", "position")])
+def test_kept_features_and_closed_form_starts_know_the_choices(
+    roles: tuple[str, ...], config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Kept features and a ridge start both read what the output layer reads."""
+    chosen = config(**NEEDLE, prefix="2", read_out="last+mean", train_roles=roles, output_start="ridge")
+    (run,) = sweep.run_sweep([chosen], ExecutionContext(tmp_path)).runs
+    model, task = sweep.open_run(tmp_path / chosen.run_id)
+    assert run.test_metric == pytest.approx(float(evaluate(model, task, "test")[0]))
+    width = model.backbone.info.width
+    assert model.output.weights()[0].weight.shape[1] == 2 * width
 
 
 def test_attention_of_a_program_with_a_prefix_is_among_its_tokens(body: Body) -> None:
