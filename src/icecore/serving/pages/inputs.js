@@ -75,8 +75,13 @@ function parseNumbers(text) {
     const row = JSON.parse(text);
     return { row, sent: Array.isArray(row) && !Array.isArray(row[0]) ? { series: row } : {} };
   }
+  if (/\d,\d/.test(text) && !text.includes(".") && /[\s;]/.test(text.trim().replace(/,\s+/g, ","))) {
+    throw new Error("A comma between digits may separate numbers or decimals. Write decimals with a point.");
+  }
   const row = text.trim().split(/[\s,;]+/).map((part) => (/^(null|na|-)?$/i.test(part) ? null : Number(part)));
-  if (row.some(Number.isNaN)) throw new Error("Separate the numbers by spaces, commas or lines; write null for a missing one.");
+  if (row.some((value) => value !== null && !Number.isFinite(value))) {
+    throw new Error("Separate the numbers by spaces, commas or lines; write null for a missing one.");
+  }
   return { row, sent: { series: row } };
 }
 
