@@ -29,7 +29,7 @@ def labels_as_written(path: Path) -> list[str]:
 
 def has_time_stamps(path: Path) -> bool:
     """Whether the header of a .ts file says that points have time stamps."""
-    header = itertools.takewhile(lambda line: not _is_data(line), iterate_lines(path))
+    header = itertools.takewhile(_is_header, iterate_lines(path))
     return any(line.lower().split()[:2] == ["@timestamps", "true"] for line in header)
 
 
@@ -53,13 +53,10 @@ def _read_series(place: str, line: str) -> np.ndarray:
 
 
 def _data_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines after @data that are not empty."""
-    lines = enumerate(iterate_lines(path), 1)
-    for _, line in lines:
-        if _is_data(line):
-            break
-    yield from ((number, line.strip()) for number, line in lines if line.strip())
+    """Number and text of the lines that hold series."""
+    yield from ((number, line.strip()) for number, line in enumerate(iterate_lines(path), 1) if not _is_header(line))
 
 
-def _is_data(line: str) -> bool:
-    return line.strip().lower() == "@data"
+def _is_header(line: str) -> bool:
+    """Whether a line is empty, a comment, or says something about the data."""
+    return not line.strip() or line.lstrip().startswith(("@", "#", "%"))
