@@ -3,6 +3,7 @@
 import base64
 import io
 import zipfile
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from icecore.serving.client import read_file, to_rows
+from icecore.serving.client import MEDIA_TYPE_OF_ENDING, read_file, to_rows
 from icecore.serving.json_rows import read_json_rows
 from icecore.serving.own_data_codec import OwnDataCodec
 from icecore.serving.program_examples import example_row
+from icecore.serving.uploads import MEDIA_TYPES
 from icecore.user_data import DataEncoder, DataSettings, encode, from_arrays, plan
+from icecore.user_data.image_decoding import IMAGE_SUFFIXES
+from icecore.user_data.readers.fasta import FASTA_ENDINGS
+from icecore.user_data.readers.text_lines import LINE_ENDINGS
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -133,3 +138,10 @@ def test_a_linked_folder_is_sent_too(tmp_path: Path) -> None:
     raw, _ = read_file(tmp_path / "data")
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         assert archive.namelist() == ["cat/a.png"]
+
+
+def test_the_client_and_the_page_know_every_ending_that_is_read() -> None:
+    page = (resources.files("icecore.serving") / "pages" / "inputs.js").read_text()
+    for ending in (*FASTA_ENDINGS, *IMAGE_SUFFIXES, *LINE_ENDINGS):
+        assert MEDIA_TYPE_OF_ENDING[ending] in MEDIA_TYPES
+        assert f'{ending[1:]}: "{MEDIA_TYPE_OF_ENDING[ending]}"' in page

@@ -143,6 +143,6 @@ def test_points_without_a_series_or_a_time_are_said(tmp_path: Path) -> None:
 def test_a_split_that_divides_a_series_is_refused(tmp_path: Path) -> None:
     rows = [f"s{i},{t},{t}.5,{'train' if t < 3 else 'test'},{'pq'[i % 2]}" for i in range(20) for t in range(5)]
     (tmp_path / "t.csv").write_text("\n".join(["s,t,v,split,label", *rows]))
-    with pytest.raises(DataError, match="the split changes within the series 's0'. .* or set --split none"):
+    with pytest.raises(DataError, match=r"the split changes within the series 's0'\. .* or set --split none"):
         plan(tmp_path / "t.csv", DataSettings(series="s", time="t"))
     assert plan(tmp_path / "t.csv", DataSettings(series="s", time="t", split="none")).encoder.spec.length == 5
