@@ -208,6 +208,34 @@ def test_columns_of_truth_values_may_name_splits(tmp_path: Path, name: str, cell
     assert names_of_inputs(plan(path, DataSettings(split="none"))) == ["x", name]
 
 
+@pytest.mark.parametrize("name", ["phase", "dataset", "which part", "ML"])
+def test_cells_that_say_train_and_test_are_splits_whatever_the_name_of_the_column(tmp_path: Path, name: str) -> None:
+    path = write_columns(
+        tmp_path / "t.csv", **{"x": random_column(), name: ("train", "Test", "train"), "y": ("p", "q")}
+    )
+    data_plan = plan(path)
+    assert len(data_plan.splits["test"]) == ROWS // 3
+    assert f"splits: those that column {name!r} names" in describe(data_plan)
+    other = plan(write_columns(tmp_path / "t.csv", x=random_column(), stage=("dev", "test"), y=("p", "q", "r")))
+    assert names_of_inputs(other) == ["x", "stage"]
+
+
+def test_no_other_label_takes_the_place_of_the_target(tmp_path: Path) -> None:
+    """Neither of records that lack the field, nor in a table that is scored."""
+    records = [
+        f">s{i} label={i % 5}{f' family={chr(112 + i % 2)}' if i < 30 else ''}\n{'ACDE'[i % 4] * (4 + i)}"
+        for i in range(40)
+    ]
+    (tmp_path / "s.fasta").write_text("\n".join(records))
+    data_plan = plan(tmp_path / "s.fasta", DataSettings(target=("family",)))
+    assert data_plan.encoder.target.classes == (("p", "q"),)
+    assert "labels: 30 of 40 sequences have one; without: s30, s31, s32 and 7 more" in describe(data_plan)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "n.fasta").write_text(">s1\nACDE\n>s2\nAC\n")
+    (tmp_path / "new" / "labels.csv").write_text("id,length\ns1,p\ns2,q\n")
+    assert encode(data_plan.encoder, tmp_path / "new" / "n.fasta").targets is None
+
+
 def test_a_truth_value_that_may_be_the_target_or_a_feature_is_no_split(tmp_path: Path) -> None:
     path = write_columns(tmp_path / "t.csv", x=random_column(), is_valid=("1", "0", "1"), y=("p", "q"))
     assert names_of_inputs(plan(path)) == ["x", "is_valid"]

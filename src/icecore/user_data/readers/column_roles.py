@@ -8,12 +8,12 @@ import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
 from icecore.user_data.column_table import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
-from icecore.user_data.columns import ColumnType
+from icecore.user_data.columns import Column, ColumnType
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
 from icecore.user_data.readers.source_files import ReadRequest, list_data_files, notes_on_folder
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES, read_table
-from icecore.user_data.split_names import NO_SPLIT, SPLIT_COLUMNS, read_split_setting, split_of_cell
+from icecore.user_data.split_names import NO_SPLIT, SPLIT_COLUMNS, read_split_setting, split_of_cell, split_of_name
 
 #: a column with one of these names is the target unless another is set, most likely first: `y` may be a coordinate
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
@@ -24,6 +24,8 @@ ID_NAMES += ("sequence_id", "seq_id", "uniprot_id", "protein_id")
 #: names of columns that hold character sequences, in lower case, most likely first
 TEXT_NAMES = ("sequence", "seq", "smiles", "canonical_smiles", "isomeric_smiles", "selfies", "dna", "rna", "protein")
 TEXT_NAMES += ("peptide", "aa_sequence", "text", "sentence", "review", "comment", "message", "document", "content")
+#: spellings of splits in one column: more are no splits
+MAX_SPLIT_WORDS = 6
 #: columns of text that looks like numbers which are described one by one
 MAX_NUMBER_LIKE_NOTES = 5
 
@@ -103,7 +105,7 @@ def take_split_column(request: ReadRequest, table: ColumnTable, splits: np.ndarr
 
 
 def _columns_of_splits(settings: DataSettings, table: ColumnTable) -> list[str]:
-    """Columns that may name splits: by a usual name, or truth values such as those of `is_test` beside a known target.
+    """Columns that may name splits: by a usual name or their cells, or truth values of `is_test` beside a known target.
 
     A column `is_valid` may say that a row is for validation or that it is valid, so it is taken if --split says so.
     """
@@ -111,7 +113,17 @@ def _columns_of_splits(settings: DataSettings, table: ColumnTable) -> list[str]:
     usual = [name for name, each in low.items() if each in SPLIT_COLUMNS]
     has_target = bool(settings.target) or any(each in TARGET_NAMES for each in low.values())
     flags = [name for name in low if split_of_cell(name, "true") and name not in settings.target]
-    return usual + [name for name in flags if has_target and not low[name].endswith("valid")]
+    flags = [name for name in flags if has_target and not low[name].endswith("valid")]
+    named = [name for name, column in table.columns.items() if name not in settings.target and _names_splits(column)]
+    return list(dict.fromkeys([*usual, *flags, *named]))
+
+
+def _names_splits(column: Column) -> bool:
+    """Whether the cells of a column with any name say train, and val or test."""
+    if column.type != "text" or not 1 < len(column.distinct_texts) <= MAX_SPLIT_WORDS:
+        return False
+    found = {split_of_name(text) for text in column.distinct_texts}
+    return "" not in found and "train" in found and len(found) > 1
 
 
 def take_group(settings: DataSettings, table: ColumnTable) -> np.ndarray | None:

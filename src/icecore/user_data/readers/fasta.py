@@ -121,8 +121,8 @@ def _label_in_header(header: str, name: str, request: ReadRequest, fields: set[s
     fields |= found.keys()
     by_low_name = {field.lower(): value for field, value in found.items()}
     for wanted in request.settings.target[:1]:
-        if wanted in found:
-            return found[wanted]
+        if wanted in found or (found and wanted not in _LABEL_FIELDS):
+            return found.get(wanted)
     label = next((by_low_name[field] for field in _LABEL_FIELDS if field in by_low_name), None)
     if label is not None or "|" not in name or name.split("|")[0].lower() in _DATABASES:
         return label

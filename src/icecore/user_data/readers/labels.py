@@ -89,8 +89,10 @@ def read_labels_by_id(path: Path, request: ReadRequest) -> IdLabels:
     notes: list[Note] = []
     if wanted and wanted[0] in others:
         target = wanted[0]
-    elif wanted and not request.predicting and wanted != ("label",):
-        raise unknown_name("target column", wanted[0], others)
+    elif wanted and wanted != ("label",):
+        if not request.predicting:
+            raise unknown_name("target column", wanted[0], others)
+        return IdLabels(wanted[0], {}, [])  # another column would be scored as this one
     else:
         usual = [name for low in TARGET_NAMES for name in others if name.strip().lower() == low]
         target = (usual or others[-1:])[0]
