@@ -26,6 +26,7 @@ TYPE_SHARE = NUMBER_SHARE
 NUMBER_LIKE_SHARE = 0.5
 
 _ORDERED_DATE = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})([ T]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?)?")
+_MONTH = re.compile(r"[12]\d{3}[-/](?:0[1-9]|1[0-2])")
 _LEADING_ZERO = re.compile(r"\s*0\d+\s*")
 #: numbers with a unit or the name of a currency, such as 12.5 kg and USD 3
 _NUMBER_WITH_UNIT = re.compile(r"([A-Z]{3} )?[+-]?\d[\d.,']*( ?[A-Za-z\u00b5\u00b0\u00b2\u00b3/]{1,9})?")
@@ -76,11 +77,13 @@ def parse_known_number(cell: str) -> float:
 def parse_date(cell: str) -> float:
     """Seconds since 1970 of an ISO 8601 date or time, also with slashes; UTC if it names no time zone.
 
-    nan if the cell means a missing value. Raises ValueError for other text.
+    A month such as 2024-05 is its first day. nan if the cell means a missing value. Raises ValueError for other text.
     """
     text = cell.strip()
     if text.lower() in MISSING_WORDS:
         return math.nan
+    if _MONTH.fullmatch(text):
+        text += "-01"
     if len(text) < 8 or not text[:4].isdecimal() or text.isdecimal():
         raise ValueError(f"{cell!r} is not an ISO 8601 date")
     moment = datetime.fromisoformat(text.replace("/", "-"))
