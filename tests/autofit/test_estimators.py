@@ -237,6 +237,12 @@ def test_three_dimensional_arrays_are_sequences_of_equal_lengths(regressor: Call
     assert np.isfinite(fitted.predict(X)).all()
 
 
+def test_the_likely_axis_of_time_is_named_in_a_warning(classifier: Callable[..., FPTClassifier]):
+    X = np.random.default_rng(0).normal(size=(40, 2, 9))
+    with pytest.warns(UserWarning, match=r"X: \(40, 2, 9\) has 2 points in time .* is last, fit X\.swapaxes\(1, 2\)$"):
+        classifier(steps=2).fit(X, [0, 1] * 20)
+
+
 def test_columns_can_be_points_in_time(classifier: Callable[..., FPTClassifier]):
     X, y = rows()
     series = classifier(steps=3, kind="series").fit(X, y)

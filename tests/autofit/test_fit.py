@@ -346,6 +346,42 @@ def test_nothing_is_written_over_what_is_read(run: Run, table: Path, tmp_path: P
     assert "is a folder. Name the file to write" in ended.err
 
 
+def test_nothing_is_written_over_programs_and_other_outputs(
+    run: Run, table: Path, tmp_path: Path, settings: FitSettings
+) -> None:
+    plan, out = user_data.plan(table), tmp_path / "m.safetensors"
+    fit.fit(plan.task(), replace(settings, steps=2), out, {"encoder": plan.encoder.to_json()}, "cpu")
+    held = out.read_bytes()
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "part.csv").write_bytes(table.read_bytes())
+    for words in (
+        ("predict", out, table, "--out", out),
+        ("predict", out, tmp_path / "tables", "--out", tmp_path / "tables"),
+        ("fit", table, "--start-from", out, "--out", out),
+        ("fit", table, "--report", out, "--start-from", out, "--out", tmp_path / "n.safetensors"),
+    ):
+        ended = run(*words)
+        assert ended.code == 2
+        assert "is also an input file and would be overwritten" in ended.err
+    ended = run("fit", table, "--out", tmp_path / "x", "--report", tmp_path / "x")
+    assert "--out and --report would write to one file" in ended.err
+    assert out.read_bytes() == held
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"part.csv"}
+
+
+def test_the_home_folder_is_found_in_python(
+    tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, _, out = fit_arrays(tmp_path, replace(settings, steps=2))
+    program = Program.load("~/mine.safetensors")
+    program.save("~/copy.safetensors")
+    assert (tmp_path / "copy.safetensors").exists()
+    (predictions,) = predict.predict([out], arrays()[0], "cpu").values()
+    predictions.save("~/rows.csv")
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == N + 1
+
+
 def test_where_predictions_go(run: Run, table: Path, tmp_path: Path, settings: FitSettings) -> None:
     plan = user_data.plan(table)
     out = tmp_path / "m.safetensors"

@@ -15,7 +15,7 @@ from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.forecasts import next_times, time_texts
 from icecore.autofit.predict import predict
 from icecore.core.errors import ConfigError, DataError
-from icecore.user_data import DataEncoder, DataSettings, plan
+from icecore.user_data import DataEncoder, DataSettings, encode, plan
 from icecore.user_data.forecast_windows import ForecastPlan, Series, find_season, make_windows
 from user_data_samples import describe
 
@@ -228,3 +228,28 @@ def test_ets_is_left_out_without_statsmodels_and_for_long_series(monkeypatch: py
     assert ets_gains(season, [Series("s", np.arange(3000.0), np.ones((3000, 1)))], windows) is None
     monkeypatch.setitem(sys.modules, "statsmodels.tsa.exponential_smoothing.ets", None)
     assert ets_gains(season, series, windows) is None
+
+
+def test_new_rows_are_read_as_those_of_training(tmp_path: Path) -> None:
+    """A few rows may leave open what many show: 1.204 is 1204 here, and 02/01/2024 is in January."""
+    lines = [f"{(t % 28) + 1:02}/{t // 28 + 1:02}/2024;1.{200 + 7 * t % 90:03},5" for t in range(110)]
+    (tmp_path / "s.csv").write_text("\n".join(["day;sales", *lines]))
+    encoder = plan(tmp_path / "s.csv", DataSettings(task="forecast", horizon=2, season=1, length=4)).encoder
+    new = "\n".join(["day;sales", *(f"0{t + 1}/01/2024;1.{204 + t}" for t in range(6))])
+    (tmp_path / "new.csv").write_text(new)
+    (series,) = encode(DataEncoder.from_json(encoder.to_json()), tmp_path / "new.csv").series
+    assert series.values[:, 0].tolist() == [1204, 1205, 1206, 1207, 1208, 1209]
+    assert np.diff(series.times).tolist() == [86_400] * 5
+
+
+def test_gaps_and_rows_without_a_time_are_said(tmp_path: Path) -> None:
+    path = write_series(tmp_path / "s.csv", names=("a",))
+    settings = DataSettings(task="forecast", horizon=6, target=("sales",))
+    assert "gaps" not in describe(plan(path, settings))
+    header, *lines = path.read_text().splitlines()
+    del lines[40:43]
+    lines[10] = "," + lines[10].partition(",")[2]
+    path.write_text("\n".join([header, *lines]))
+    text = describe(plan(path, settings))
+    assert "gaps: 2 longer steps between times: points count as evenly spaced" in text
+    assert "dropped: 1 row without a time or the name of a series" in text

@@ -1,6 +1,7 @@
 """How the command line starts: threads that wait do not keep other processes from working."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,16 @@ def test_threads_spin_for_a_short_time_unless_the_user_set_another(
         monkeypatch.setenv(name, value)
     cli.limit_spinning()
     assert {name: os.environ[name] for name in VARIABLES if name in os.environ} == expected
+
+
+@pytest.mark.parametrize("words", [["--out", "~/a=b/x"], ["--out=~/x"], ["--report", "~/x.html"], ["~/data"], ["~"]])
+def test_the_home_folder_is_found_where_the_shell_leaves_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.expand_home(words) == [word.replace("~", str(tmp_path)) for word in words]
+
+
+def test_a_tilde_within_a_name_stays() -> None:
+    words = ["a~b", "~anna/x", "x~", "--task-option", "name=~/x"]
+    assert cli.expand_home(words) == words

@@ -1,6 +1,7 @@
 """The page of a fit: everything is on it, whatever the data, and texts from files stay texts."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_a_classification(tmp_path: Path, bodies: Mapping[str, str], controls: b
         "step 10",
     ):
         assert word in text
-    assert "<h1>Use " in text if controls else "on 18 test rows.</h1>" in text
+    assert "<h1>Use " in text if controls else "</span> on 18 test rows.</h1>" in text
     assert ("no body" in text) == controls
     assert "&lt;script&gt;no" in text
     assert "<script" not in text
@@ -60,3 +61,17 @@ def test_the_command_writes_it(run: Run, tmp_path: Path, bodies: Mapping[str, st
     assert out.read_text().startswith("<!DOCTYPE html>")
     refused = run("fit", data, "--out", tmp_path / "p.safetensors", "--report", data, *words)
     assert "is also an input file and would be overwritten" in refused.err
+
+
+def test_a_metric_that_never_changes_has_an_axis_within_its_range(tmp_path: Path, bodies: Mapping[str, str]) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+    plan = user_data.from_arrays(x, np.where(x[:, 0] > 0, "p", "q"))
+    settings = FitSettings(backbone=bodies["bert"], lrs=(1e-3,), steps=2, controls=True)
+    result = fit(plan.task(), settings, tmp_path / "a.safetensors", {}, "cpu")
+    flat = replace(result, result=replace(result.result, curves={1e-3: [(0, 1.0), (2, 1.0)]}))
+    text = render_fit_page(flat, plan.describe(), plan.encoder.target)
+    assert ">100.0 %</text>" in text
+    assert ">95.0 %</text>" in text
+    assert '<span class="unbroken">--seeds</span> 0,1,2' in text
+    # no minutes were given, so they cannot have been too few
+    assert "undertrained" not in text

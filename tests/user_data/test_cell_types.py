@@ -33,7 +33,12 @@ def test_dates_are_seconds_since_1970(cell: str):
     assert parse_date(cell) == moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
-@pytest.mark.parametrize("cell", ["20210304", "3.5", "yesterday", "04.03.2021"])
+@pytest.mark.parametrize("cell", ["2021-03", "2021/03"])
+def test_a_month_is_its_first_day(cell: str):
+    assert parse_date(cell) == datetime(2021, 3, 1, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("cell", ["2021-13", "2021-3", "9021-03", "20210304", "3.5", "yesterday", "04.03.2021"])
 def test_texts_that_are_not_dates(cell: str):
     with pytest.raises(ValueError, match="is not an ISO 8601 date"):
         parse_date(cell)

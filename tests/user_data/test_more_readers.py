@@ -101,6 +101,13 @@ def test_names_with_backslashes(tmp_path: Path) -> None:
             for i in range(8):
                 archive.writestr(zipfile.ZipInfo(f"train\\{name}\\{i}.png"), encode_image("L", (8, 8), 9 * i))
     assert plan(tmp_path / "z.zip").encoder.target.classes == (("cat", "dog"),)
+    (tmp_path / "img").mkdir()
+    rows = []
+    for i in range(16):
+        (tmp_path / "img" / f"{i}.png").write_bytes(encode_image("L", (8, 8), 9 * i))
+        rows.append(f"img\\{i}.png,{'pq'[i % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(["file,label", *rows]))
+    assert sum(map(len, plan(tmp_path / "t.csv").splits.values())) == 16
 
 
 def test_unknown_endings_say_what_would_do(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables of time series, long and wide."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from icecore.core.errors import DataError
-from icecore.user_data import DataSettings, encode, from_arrays, plan
-from user_data_samples import write_csv
+from icecore.user_data import DataEncoder, DataSettings, encode, from_arrays, plan
+from user_data_samples import describe, write_csv
 
 
 def waves(count: int = 30) -> tuple[list[np.ndarray], list[str]]:
@@ -73,3 +74,75 @@ def test_times_and_values_of_series_are_numbers_despite_leading_zeros(tmp_path: 
     rows = encode(data_plan.encoder, tmp_path / "t.csv")
     mean, std = data_plan.encoder.inputs.mean[0], data_plan.encoder.inputs.std[0]  # type: ignore[attr-defined]
     np.testing.assert_allclose(rows.inputs[0, :, 0] * std + mean, [1, 2, 10], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------- new rows are read as those of training
+
+
+def wide_table(path: Path, cell: Callable[[float], str] = str, count: int = 40) -> list[str]:
+    rng = np.random.default_rng(0)
+    rows = [[*(cell(v) for v in rng.normal(50, 9, 9).round(1).tolist()), "ab"[i % 2]] for i in range(count)]
+    lines = [";".join(row) for row in rows]
+    path.write_text("\n".join([";".join([*(f"t{i}" for i in range(9)), "label"]), *lines]))
+    return lines
+
+
+def test_a_new_series_may_lack_a_value(tmp_path: Path) -> None:
+    lines = wide_table(tmp_path / "t.csv")
+    encoder = DataEncoder.from_json(plan(tmp_path / "t.csv", DataSettings(kind="series")).encoder.to_json())
+    expected = encode(encoder, tmp_path / "t.csv").inputs[0, :, 0]
+    cells = lines[0].split(";")
+    (tmp_path / "one.csv").write_text(
+        ";".join(f"t{i}" for i in range(9)) + "\n" + ";".join([*cells[:4], "", *cells[5:9]])
+    )
+    rows = encode(encoder, tmp_path / "one.csv")
+    assert ("filled", "1 missing value with the mean") in rows.notes
+    torch.testing.assert_close(rows.inputs[0, 5:, 0], expected[5:])
+    assert rows.inputs[0, 4, 0] == 0
+
+
+def test_new_series_are_written_as_those_of_training(tmp_path: Path) -> None:
+    def german(value: float) -> str:
+        return f"{1000 * value:,.1f}".translate(str.maketrans(",.", ".,"))
+
+    lines = wide_table(tmp_path / "t.csv", german)
+    encoder = DataEncoder.from_json(plan(tmp_path / "t.csv", DataSettings(kind="series")).encoder.to_json())
+    expected = encode(encoder, tmp_path / "t.csv").inputs[0, :, 0]
+    # without decimals, 50.123 alone might be read as fifty
+    cells = [cell.partition(",")[0] for cell in lines[0].split(";")[:9]]
+    (tmp_path / "one.csv").write_text(";".join(f"t{i}" for i in range(9)) + "\n" + ";".join(cells))
+    torch.testing.assert_close(encode(encoder, tmp_path / "one.csv").inputs[0, :, 0], expected, atol=1e-2, rtol=0)
+
+
+def test_texts_are_no_measured_values(tmp_path: Path) -> None:
+    rows = [f"s{i},{t},{t}.5,{'uv'[t % 2]},{'pq'[i % 2]}" for i in range(20) for t in range(5)]
+    (tmp_path / "t.csv").write_text("\n".join(["s,t,v,town,label", *rows]))
+    with pytest.raises(DataError, match="Column 'town' must hold measured values, but holds texts"):
+        plan(tmp_path / "t.csv", DataSettings(series="s", time="t", values=("v", "town")))
+
+
+def test_times_of_new_series_are_read_as_those_of_training(tmp_path: Path) -> None:
+    rows = [f"s{i},{day:02}/02/2024,{i % 2 + day}.5,{'pq'[i % 2]}" for i in range(20) for day in (1, 20, 3)]
+    (tmp_path / "t.csv").write_text("\n".join(["s,when,v,label", *rows]))
+    encoder = plan(tmp_path / "t.csv", DataSettings(series="s", time="when")).encoder
+    expected = encode(encoder, tmp_path / "t.csv").inputs[0, [0, 1]]
+    (tmp_path / "new.csv").write_text("s,when,v\na,03/02/2024,3.5\na,01/02/2024,1.5\n")
+    torch.testing.assert_close(
+        encode(DataEncoder.from_json(encoder.to_json()), tmp_path / "new.csv").inputs[0, :2], expected
+    )
+
+
+def test_points_without_a_series_or_a_time_are_said(tmp_path: Path) -> None:
+    rows = [f"s{i},{t},{t}.5,{'pq'[i % 2]}" for i in range(20) for t in range(5)]
+    (tmp_path / "t.csv").write_text("\n".join(["s,t,v,label", *rows, ",3,1.5,p", "s1,,2.5,q"]))
+    text = describe(plan(tmp_path / "t.csv", DataSettings(series="s", time="t")))
+    assert "dropped: 1 row without the name of a series" in text
+    assert "times: 1 row without a time, taken as the last of their series" in text
+
+
+def test_a_split_that_divides_a_series_is_refused(tmp_path: Path) -> None:
+    rows = [f"s{i},{t},{t}.5,{'train' if t < 3 else 'test'},{'pq'[i % 2]}" for i in range(20) for t in range(5)]
+    (tmp_path / "t.csv").write_text("\n".join(["s,t,v,split,label", *rows]))
+    with pytest.raises(DataError, match=r"the split changes within the series 's0'\. .* or set --split none"):
+        plan(tmp_path / "t.csv", DataSettings(series="s", time="t"))
+    assert plan(tmp_path / "t.csv", DataSettings(series="s", time="t", split="none")).encoder.spec.length == 5

@@ -1,5 +1,6 @@
 """Lines of text, FASTA and texts in memory, and their characters as tokens."""
 
+import gzip
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,15 @@ def test_labels_of_lines_with_leading_zeros_are_classes(tmp_path: Path) -> None:
     rows = encode(data_plan.encoder, new, score=True)
     assert rows.targets is not None
     assert rows.targets[:, 0, 0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "ending", ["fasta", "fa", "faa", "fna", "ffn", "frn", "fas", "fsa", "pep", "mfa", "fas.gz", "FA"]
+)
+def test_every_usual_ending_of_fasta_is_known(tmp_path: Path, ending: str) -> None:
+    raw = "".join(f">s{i} label={label}\n{text}\n" for i, (text, label) in enumerate(DNA)).encode()
+    path = tmp_path / f"s.{ending}"
+    path.write_bytes(gzip.compress(raw) if ending.endswith("gz") else raw)
+    data_plan = plan(path)
+    assert data_plan.encoder.target.classes == (("a", "b"),)
+    assert len(encode(data_plan.encoder, path, score=True)) == len(DNA)

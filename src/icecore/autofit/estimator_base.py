@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -157,6 +158,9 @@ class FPTEstimator(BaseEstimator):
             )
             balance = getattr(self, "class_weight", None) is None
             plan = user_data.from_arrays(X, y, data_settings, weights=weights, balance=balance)
+        for message in (message for topic, message in plan.notes if topic == "axes"):
+            text = message.partition(" (--axes")[0].replace("set --axes time-last", "fit X.swapaxes(1, 2)")
+            warnings.warn(f"X: {text}", UserWarning, stacklevel=3)
         settings = dataclasses.replace(plan.encoder.settings, keep=(), split=None)  # new rows are read without them
         return dataclasses.replace(plan, encoder=dataclasses.replace(plan.encoder, settings=settings))
 

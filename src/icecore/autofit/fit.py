@@ -122,6 +122,13 @@ def _remove_runs(folder: Path, names: Collection[str]) -> None:
     shutil.rmtree(removed, ignore_errors=True)
 
 
+def _is_cut_off(config: RunConfig, best: RunSummary) -> bool:
+    """Whether the minutes ended a training, rather than its steps, a race or what it had learned."""
+    if config.minutes is None or best.steps_done >= config.steps:
+        return False
+    return best.status == COMPLETED or best.steps_done < FEW_STEPS
+
+
 def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunConfig:
     """The configuration that all runs of a fit share, except for how long they train."""
     protocol = PROTOCOLS[PROTOCOL]
@@ -206,7 +213,7 @@ def _train_sweep(
         seed=best.seed,
         best_step=states[index].step,
         steps=best.steps_done,
-        is_cut_off=best.steps_done < config.steps and (best.status == COMPLETED or best.steps_done < FEW_STEPS),
+        is_cut_off=_is_cut_off(config, best),
         seed_scores=scores[:S],
         seeds=tuple(each.seed for each in at_lr),
         seeds_lr=lr,

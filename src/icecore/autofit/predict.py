@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,14 +62,14 @@ class Predictions:
         self._write_csv(text)
         return text.getvalue()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write the table as a CSV file, row by row. Raises StorageError."""
 
         def write(temporary: Path) -> None:
             with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 self._write_csv(file)
 
-        write_atomic(path, write)
+        write_atomic(Path(path).expanduser(), write)
 
     def _write_csv(self, file: IO[str]) -> None:
         writer = csv.writer(file, lineterminator="\n")

@@ -60,11 +60,9 @@ def fit(
     data_settings, fit_settings = from_values(DataSettings, data_values), from_values(FitSettings, fit_values)
     from icecore import user_data
     from icecore.autofit.fit import fit as fit_program
-    from icecore.user_data.input_files import check_not_input
 
     data = keep_standard_input(data)
-    for path in filter(None, (out, report)):
-        check_not_input(path, data)
+    _check_outputs(out, report, data, fit_settings)
     plan = user_data.plan(data, data_settings)
     if plan_only or not quiet:
         _print_plan(plan)
@@ -76,6 +74,22 @@ def fit(
     _write_page(report, result, plan)
     if plan.encoder.forecast is not None:
         _print_forecast(out, data, device)
+
+
+def _refuse_inputs(out: Path, *inputs: Path) -> None:
+    """Raise ConfigError if `out` is read with one of the inputs."""
+    from icecore.user_data.input_files import check_not_input
+
+    check_not_input(out, *inputs)
+
+
+def _check_outputs(out: Path, report: Path | None, data: Path, settings: FitSettings) -> None:
+    """Raise ConfigError if an output of a fit is read by it, or both outputs are one file."""
+    programs = [Path(name) for name in (settings.start, settings.weights) if name is not None]
+    for path in filter(None, (out, report)):
+        _refuse_inputs(path, data, *(each for each in programs if each.is_file()))
+    if report is not None and report.resolve() == out.resolve():
+        raise ConfigError(f"--out and --report would write to one file, {out}. Name two files.")
 
 
 def _print_plan(plan: "Plan") -> None:
@@ -136,6 +150,9 @@ def predict(
     if out is not None:
         _check_out(out, programs, data)
     in_folder = out is not None and (len(programs) > 1 or out.is_dir())
+    tables = {path: out / f"{path.stem}.csv" if in_folder else out for path in programs} if out is not None else {}
+    for table in tables.values():
+        _refuse_inputs(table, *programs, data)
     if url is None:
         from icecore.autofit.predict import predict as predict_rows
 
@@ -147,7 +164,7 @@ def predict(
         if out is None:
             _print_predictions(predictions, title=str(path) if len(programs) > 1 else None)
         else:
-            _save_predictions(predictions, out / f"{path.stem}.csv" if in_folder else out)
+            _save_predictions(predictions, tables[path], data)
         if predictions.score is not None:
             rows = pluralize(len(predictions.names), "row")
             value = metric_text(predictions.score, predictions.metric_name)
@@ -164,12 +181,14 @@ def _print_notes(predictions: "Predictions", program: Path, data: Path) -> None:
         )
 
 
-def _save_predictions(predictions: "Predictions", path: Path) -> None:
-    """Write the table of a program's predictions, and the plot of forecasts. Raises StorageError."""
+def _save_predictions(predictions: "Predictions", path: Path, data: Path) -> None:
+    """Write the table of a program's predictions, and the plot of forecasts. Raises StorageError, ConfigError."""
     predictions.save(path)
     echo(f"Wrote {pluralize(len(predictions.names), 'row')} to {path}.")
     if predictions.forecasts:
-        _plot_forecasts(predictions, path.with_suffix(".png"))
+        plot = path.with_suffix(".png")
+        _refuse_inputs(plot, data)
+        _plot_forecasts(predictions, plot)
 
 
 def _plot_forecasts(predictions: "Predictions", path: Path) -> None:
@@ -201,9 +220,7 @@ def _ask_server(
 
 def _check_out(out: Path, programs: Sequence[Path], data: Path) -> None:
     """Raise ConfigError if `out` is a file that is read, or two programs would write to one file in it."""
-    from icecore.user_data.input_files import check_not_input
-
-    check_not_input(out, *programs, data)
+    _refuse_inputs(out, *programs, data)
     if len({path.stem for path in programs}) < len(set(programs)):
         raise ConfigError(
             "Several programs have the same name, so their predictions would be written to the same file. "

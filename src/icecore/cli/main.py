@@ -130,7 +130,7 @@ def expand_home(words: Sequence[str]) -> list[str]:
     >>> expand_home(["fit", "--out=~/x", "a~b"]) == ["fit", f"--out={Path.home()}/x", "a~b"]
     True
     """
-    return [re.sub(r"^(--[\w-]+=)?(~(?=/|$)[^=]*)$", _with_home, word) for word in words]
+    return [re.sub(r"^(--[\w-]+=)?(~(?=/|$).*)$", _with_home, word) for word in words]
 
 
 def _with_home(match: re.Match[str]) -> str:

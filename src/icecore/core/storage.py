@@ -35,7 +35,7 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTS
 
 def cache_dir() -> Path:
     """The folder for downloaded and generated data: ICECORE_CACHE, or ~/.cache/icecore."""
-    return Path(os.environ.get("ICECORE_CACHE") or Path.home() / ".cache" / "icecore")
+    return Path(os.environ.get("ICECORE_CACHE") or "~/.cache/icecore").expanduser()
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -59,13 +59,18 @@ class Program:
             "sha256": {name: _checksum(tensor) for name, tensor in self.tensors.items()},
         }
         text = json.dumps(header)
-        write_tensors(Path(path), self.tensors, {"icecore": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+        write_tensors(
+            Path(path).expanduser(),
+            self.tensors,
+            {"icecore": text, "sha256": hashlib.sha256(text.encode()).hexdigest()},
+        )
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Program":
         """Read a program and check every tensor. Raises DataError that names the file and the damaged part."""
+        path = Path(path).expanduser()
         try:
-            check_fits_memory(Path(path))
+            check_fits_memory(path)
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 text, checksum = metadata["icecore"], metadata["sha256"]

@@ -3,12 +3,14 @@
 It needs no other file, no network and no script. Its drawings are SVG elements of the template fit_page.html.j2.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 import torch
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from icecore.autofit.fit_result import FitResult, ModelResult
 from icecore.core.text import metric_text
@@ -18,6 +20,10 @@ from icecore.user_data.targets import TargetEncoder
 MAX_CLASSES = 20
 #: more points make a drawing that is slow to show
 MAX_POINTS = 1000
+#: what is drawn below and above a metric that never changed
+FLAT_MARGIN = 0.05
+#: options of the command line and numbers with their unit or error, which no line break may divide
+UNBROKEN = re.compile(r"--[\w-]+(?: none)?|[\d.]+ %|[-+]?[\d.]+ ± [\d.]+")
 #: width and height of a drawing
 WIDTH, HEIGHT = 640, 260
 
@@ -63,6 +69,7 @@ class Scatter:
 def render_fit_page(result: FitResult, plan: Sequence[tuple[str, str]], target: TargetEncoder) -> str:
     """The whole page as HTML. `plan` has the lines of what was inferred about the data."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["unbroken"] = _unbroken
     template = environment.from_string(
         resources.files("icecore.report").joinpath("fit_page.html.j2").read_text("utf-8")
     )
@@ -89,6 +96,11 @@ def render_fit_page(result: FitResult, plan: Sequence[tuple[str, str]], target: 
     )
 
 
+def _unbroken(text: str) -> Markup:
+    """The text as HTML, with options and numbers that stay on one line."""
+    return Markup(UNBROKEN.sub(r'<span class="unbroken">\g<0></span>', str(escape(text))))
+
+
 def _bars(models: Sequence[ModelResult], metric_name: str) -> list[ModelBar]:
     return [
         ModelBar(
@@ -109,7 +121,9 @@ def _curves(model: ModelResult, metric_name: str) -> tuple[list[Line], str, str]
         return [], "", ""
     # R² has no lower end: what is far below is drawn at the edge
     low, high = max(min(values), max(values) - 1), max(values)
-    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    low, high = (low, high) if high > low else (low - FLAT_MARGIN, high + FLAT_MARGIN)
+    if metric_name != "r2":
+        low, high = max(low, 0.0), min(high, 1.0)
     last = max(1, max(step for curve in model.curves.values() for step, _ in curve))
 
     def place(step: int, value: float) -> str:
@@ -119,7 +133,8 @@ def _curves(model: ModelResult, metric_name: str) -> tuple[list[Line], str, str]
         Line(f"learning rate {rate:g}", " ".join(place(step, value) for step, value in curve))
         for rate, curve in model.curves.items()
     ]
-    return lines, metric_text(low, metric_name), metric_text(high, metric_name)
+    lowest, highest = (metric_text(value, metric_name).removeprefix("R² ") for value in (low, high))
+    return lines, lowest, highest
 
 
 def _confusions(result: FitResult, target: TargetEncoder) -> list[Confusion]:

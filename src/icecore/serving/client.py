@@ -30,12 +30,15 @@ MEDIA_TYPE_OF_ENDING: Mapping[str, str] = {
     ".pq": "application/vnd.apache.parquet",
     ".npz": "application/x-npz",
     ".npy": "application/x-npy",
-    **dict.fromkeys((".fasta", ".fa", ".faa", ".fna", ".ffn"), "text/x-fasta"),
-    **dict.fromkeys((".txt", ".smi", ".log"), "text/plain"),
+    **dict.fromkeys((".fasta", ".fa", ".faa", ".fna", ".ffn", ".frn", ".fas", ".fsa", ".pep", ".mfa"), "text/x-fasta"),
+    **dict.fromkeys((".txt", ".smi", ".smiles", ".log"), "text/plain"),
     ".zip": "application/zip",
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
+    ".jfif": "image/jpeg",
+    ".ppm": "image/x-portable-anymap",
+    ".pgm": "image/x-portable-anymap",
     ".webp": "image/webp",
     ".gif": "image/gif",
     ".bmp": "image/bmp",
@@ -124,7 +127,7 @@ class Client:
 
     def put(self, name: str, path: str | PathLike[str]) -> dict[str, Any]:
         """Serve a program file under a name, in place of the one that has it. Returns its card."""
-        raw = Path(path).read_bytes()
+        raw = Path(path).expanduser().read_bytes()
         return self._ask("PUT", f"/v1/programs/{_quoted(name)}", raw, "application/octet-stream")
 
     def delete(self, name: str) -> None:
@@ -214,9 +217,11 @@ def read_file(path: Path) -> tuple[bytes, str]:
     """The bytes of a file and its media type; a folder becomes an archive. Raises DataError."""
     try:
         if path.is_dir():
+            from icecore.user_data.data_archives import iterate_files
+
             file = io.BytesIO()
             with zipfile.ZipFile(file, "w") as archive:
-                for member in sorted(member for member in path.rglob("*") if member.is_file()):
+                for member in iterate_files(path):  # links are followed
                     archive.write(member, member.relative_to(path))
             return file.getvalue(), "application/zip"
         raw = path.read_bytes()
@@ -231,12 +236,16 @@ def read_file(path: Path) -> tuple[bytes, str]:
 
 def to_rows(data: Any) -> list[Any]:
     """Rows as JSON has them, from lists, arrays and data frames; bytes of images become Base64."""
-    if hasattr(data, "to_dict") and hasattr(data, "columns"):
-        data = data.to_dict("records")
+    for name, arguments in (("to_dicts", ()), ("to_pylist", ()), ("to_dict", ("records",))):  # polars, Arrow, pandas
+        if hasattr(data, name) and hasattr(data, "columns"):
+            data = getattr(data, name)(*arguments)
+            break
     return [_to_plain(row) for row in data]
 
 
 def _to_plain(value: Any) -> Any:
+    if type(value).__name__ in ("NAType", "NaTType"):  # a missing value of pandas
+        return None
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):

@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 
 from icecore.core.text import shortened
-from icecore.user_data.cell_types import is_missing_word, parse_date, parse_number
+from icecore.user_data.cell_types import cell_parser, is_missing_word
 
 NOT_FINITE = "it must be a finite number, or null if it is missing"
 
 
-def number_cell(value: Any) -> float:
-    """A number, also as a text; nan if missing. Raises ValueError with the reason."""
+def number_cell(value: Any, form: str = "") -> float:
+    """A number, also as a text in the form of the training table; nan if missing. Raises ValueError with the reason."""
     if value is None:
         return math.nan
     if isinstance(value, str):
         if is_missing_word(value) and value.strip().lower() != "nan":
             return math.nan
         try:
-            value = parse_number(value)
+            value = cell_parser("number", form, known=True)(value)
         except ValueError:
-            raise ValueError(f"it must hold a number, but has {shortened(value)}.") from None
+            written = f" like {form}, as in training" if form else ""
+            raise ValueError(f"it must hold a number{written}, but has {shortened(value)}.") from None
     if not isinstance(value, int | float):
         raise ValueError(f"it must hold a number, but has {shortened(value)}.")
     try:
@@ -37,19 +38,21 @@ def number_cell(value: Any) -> float:
     return number
 
 
-def date_cell(value: Any) -> float:
-    """Seconds since 1970 of an ISO 8601 date; nan if missing. Raises ValueError with the reason."""
+def date_cell(value: Any, form: str = "") -> float:
+    """Seconds since 1970 of a date, by ISO 8601 or as in the training table; nan if missing. Raises ValueError."""
     if value is None:
         return math.nan
-    try:
-        if isinstance(value, str):
-            return parse_date(value)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"it must hold a date such as 2026-01-31, but has {shortened(value)}.")
+    for each in dict.fromkeys((form, "")):
+        try:
+            if isinstance(value, str):
+                return cell_parser("date", each)(value)
+        except (ValueError, OverflowError):
+            pass
+    example = {"day-first": "31/01/2026", "month-first": "01/31/2026"}.get(form, "2026-01-31")
+    raise ValueError(f"it must hold a date such as {example}, but has {shortened(value)}.")
 
 
-def text_cell(value: Any) -> str | None:
+def text_cell(value: Any, form: str = "") -> str | None:
     """A text; None if missing. Numbers are written as a table has them. Raises ValueError with the reason."""
     if value is None or (isinstance(value, str) and is_missing_word(value)):
         return None
@@ -62,8 +65,8 @@ def text_cell(value: Any) -> str | None:
     raise ValueError(f"it must hold a text, but has {shortened(value)}.")
 
 
-#: how a cell is read, by the type of its column
-CELLS: Mapping[str, Callable[[Any], Any]] = {"number": number_cell, "date": date_cell, "text": text_cell}
+#: how a cell is read, by the type of its column; also given is how the column's cells are written, unless plainly
+CELLS: Mapping[str, Callable[[Any, str], Any]] = {"number": number_cell, "date": date_cell, "text": text_cell}
 
 
 def float_array(value: Any) -> np.ndarray:

@@ -19,6 +19,7 @@ from icecore.serving.json_cells import CELLS, float_array
 from icecore.serving.request_rows import RequestRows, RowProblem
 from icecore.user_data.columns import Column
 from icecore.user_data.data_encoder import DataEncoder
+from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.image_encoder import ImageEncoder
 from icecore.user_data.encoders.input_encoder import EncodedInputs
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
@@ -71,7 +72,8 @@ def _table(encoder: DataEncoder, rows: Sequence[Any]) -> RequestRows:
     inputs = encoder.inputs
     assert isinstance(inputs, TableEncoder)
     reading = _Reading()
-    readers = [(column.name, CELLS[column.type]) for column in inputs.columns]
+    formats = encoder.formats
+    readers = [(c.name, _cell_reader(c.type, formats.get(c.name, ""))) for c in inputs.columns]
     for place, row in enumerate(rows):
         problems: list[RowProblem] = []
         cells: list[Any] = []
@@ -105,6 +107,11 @@ def _table(encoder: DataEncoder, rows: Sequence[Any]) -> RequestRows:
     return reading.finish(encode, len(rows))
 
 
+def _cell_reader(kind: str, form: str) -> Callable[[Any], Any]:
+    read = CELLS[kind]
+    return lambda value: read(value, form)
+
+
 def _named_cells(row: Any, readers: Sequence[tuple[str, Any]]) -> Mapping[str, Any] | str:
     """The cells of a row by column, or what is wrong. A list is read as the rows of an array are: x0, x1, ..."""
     if isinstance(row, dict):
@@ -136,12 +143,12 @@ def _column(name: str, kind: Any, cells: list[Any]) -> Column:
 
 
 def _sequences(encoder: DataEncoder, rows: Sequence[Any]) -> RequestRows:
-    inputs, names = encoder.inputs, encoder.settings.values
+    inputs = encoder.inputs
     assert isinstance(inputs, SequenceEncoder)
     V = len(inputs.mean)
     reading = _Reading()
     for place, row in enumerate(rows):
-        reading.add(place, lambda row=row: _points(row, V, names, wide=encoder.settings.series is None))
+        reading.add(place, lambda row=row: _points(row, V, encoder.settings))
 
     def encode(values: list[Any]) -> EncodedInputs:
         records = SequenceRecords(sequences=Sequences.from_rows(values), targets={}, names=[""] * len(values))
@@ -150,11 +157,12 @@ def _sequences(encoder: DataEncoder, rows: Sequence[Any]) -> RequestRows:
     return reading.finish(encode, len(rows))
 
 
-def _points(row: Any, V: int, names: Sequence[str], wide: bool) -> np.ndarray:
-    """Points (T, V) of a sequence. Raises ValueError with the reason.
+def _points(row: Any, V: int, settings: DataSettings) -> np.ndarray:
+    """Points (T, V) of a sequence, from the order of axes that the training arrays had. Raises ValueError.
 
-    wide  a row of the training table was a sequence, so an object holds its points by column
+    Where a row of the training table was a sequence, an object holds its points by column.
     """
+    names, wide = settings.values, settings.series is None
     if isinstance(row, dict):
         if absent := [name for name in names if name not in row]:
             raise ValueError(f"it lacks {join_names(absent)}.")
@@ -170,9 +178,11 @@ def _points(row: Any, V: int, names: Sequence[str], wide: bool) -> np.ndarray:
                 raise ValueError(f"{join_names(names)} must be lists of one length.")
             row = [list(point) for point in zip(*columns, strict=True)] if isinstance(columns[0], list) else columns
     points = float_array(row)
-    points = points[:, None] if points.ndim == 1 and V == 1 else points
+    is_turned = settings.axes == "time-last" and not names
+    points = points[:, None] if points.ndim == 1 and V == 1 else points.T if is_turned else points
     if points.ndim != 2 or points.shape[1] != V or not len(points):
-        each = "(T,) or (T, 1)" if V == 1 else f"(T, {V})"
+        axes = f"({V}, T)" if is_turned else f"(T, {V})"
+        each = f"(T,) or {axes}" if V == 1 else axes
         raise ValueError(f"it must be a sequence of the shape {each}, but has the shape {np.shape(row)}.")
     return points
 
@@ -215,7 +225,7 @@ def _images(encoder: DataEncoder, rows: Sequence[Any]) -> RequestRows:
 def decode_image(raw: bytes, encoder: ImageEncoder) -> np.ndarray:
     """Pixels (S, S, C) uint8 of an image file, as in training. Raises ValueError with the reason."""
     try:
-        return to_pixels(raw, encoder.side, encoder.channels)
+        return to_pixels(raw, encoder.side, encoder.channels, encoder.white)
     except Exception as error:  # decoders raise exceptions of nearly any type
         reason = "it is empty, or not in a known image format" if "identify" in str(error) else str(error)
         raise ValueError(f"it is not a readable image ({reason}).") from error
@@ -236,6 +246,8 @@ def _image_file(row: Any) -> bytes:
         raise ValueError(f"it must be pixels of the shape (H, W) or (H, W, 3), but has the shape {pixels.shape}.")
     if not ((pixels >= 0) & (pixels <= 255)).all():
         raise ValueError("its pixels must be from 0 to 255, without missing ones.")
+    if pixels.max() <= 1 and (pixels % 1).any():
+        raise ValueError("its pixels must be from 0 to 255, but are from 0 to 1. Multiply them by 255.")
     file = io.BytesIO()
     Image.fromarray(pixels.round().astype(np.uint8)).save(file, "png")
     return file.getvalue()

@@ -40,11 +40,13 @@ class OwnDataCodec(ProgramCodec):
         return accepted_types(self.encoder.form)
 
     def read_json(self, rows: Sequence[Any]) -> RequestRows:
-        return read_json_rows(self.encoder, rows)
+        read = read_json_rows(self.encoder, rows)
+        return replace(read, notes=[*read.notes, *self.encoder.target.describe_choice()])
 
     def read_file(self, raw: bytes, media_type: str, strict: bool) -> RequestRows:
         rows = read_upload(self.encoder, raw, media_type, strict)
-        return replace(rows, notes=[*rows.notes, *notes_on_training_rows(self.program, rows)])
+        notes = [*notes_on_training_rows(self.program, rows), *self.encoder.target.describe_choice()]
+        return replace(rows, notes=[*rows.notes, *notes])
 
     def tokens(self, rows: RequestRows, first: int, last: int) -> list[Tensor]:
         lengths = None if rows.lengths is None else rows.lengths[first:last]
@@ -55,9 +57,10 @@ class OwnDataCodec(ProgramCodec):
         target = self.encoder.target
         columns: list[list[Any]]
         if target.task == "classification":
+            groups = zip(self._labels, target.probabilities(logits), target.class_indices(logits), strict=True)
             columns = [
-                [class_answer(labels, row, top) for row in probabilities]
-                for labels, probabilities in zip(self._labels, target.probabilities(logits), strict=True)
+                [class_answer(labels, row, top, code) for row, code in zip(probabilities, chosen.tolist(), strict=True)]
+                for labels, probabilities, chosen in groups
             ]
         else:
             columns = [[{"value": _finite(value)} for value in values.tolist()] for values in target.predict(logits)]

@@ -57,11 +57,14 @@ def trimmed(tokens: Tensor, lengths: Tensor | None) -> list[Tensor]:
     return [row[:length] for row, length in zip(tokens.unbind(), lengths.tolist(), strict=True)]
 
 
-def class_answer(labels: Sequence[Any], probabilities: Tensor, top: int) -> dict[str, Any]:
-    """The most probable class of one row, and the probabilities (C,) of the first ones by label."""
+def class_answer(labels: Sequence[Any], probabilities: Tensor, top: int, chosen: int | None = None) -> dict[str, Any]:
+    """The class of one row, and the probabilities (C,) of the first ones by label.
+
+    chosen  index of the class, if it may be another than the most probable one: a rare class
+    """
     best = probabilities.topk(min(top, len(probabilities)))
     pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    chosen = int(probabilities.argmax())
+    chosen = int(probabilities.argmax()) if chosen is None else chosen
     return {
         "class": labels[chosen],
         "probability": float(probabilities[chosen]),

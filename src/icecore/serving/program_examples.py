@@ -35,6 +35,8 @@ def example_row(encoder: DataEncoder) -> Any:
             return dict.fromkeys(names, point[0]) if len(point) == 1 else [point] * count
         if names:
             return {name: [value] * count for name, value in zip(names, point, strict=True)}
+        if len(point) > 1 and encoder.settings.axes == "time-last":
+            return [[value] * count for value in point]
         return [point[0] if len(point) == 1 else point] * count
     assert isinstance(inputs, TextEncoder)
     letters = "".join(c for c in inputs.characters if c.isalnum()) or inputs.characters or "a"

@@ -26,7 +26,12 @@ TYPE_SHARE = NUMBER_SHARE
 NUMBER_LIKE_SHARE = 0.5
 
 _ORDERED_DATE = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})([ T]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?)?")
+_MONTH = re.compile(r"[12]\d{3}[-/](?:0[1-9]|1[0-2])")
 _LEADING_ZERO = re.compile(r"\s*0\d+\s*")
+#: numbers with a unit or the name of a currency, such as 12.5 kg and USD 3
+_NUMBER_WITH_UNIT = re.compile(r"([A-Z]{3} )?[+-]?\d[\d.,']*( ?[A-Za-z\u00b5\u00b0\u00b2\u00b3/]{1,9})?")
+#: fewer different cells with one unit are categories, whatever they are
+MIN_CELLS_WITH_UNIT = 11
 #: numbers with a currency or percent sign, or with separators of thousands, which `float` cannot read
 _FORMATTED_NUMBER = re.compile(
     r"[+-]?[$€£¥]?\s*[+-]?(\d{1,3}([,' \u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[$€£¥%]?|\d{1,3}(\.\d{3})+,\d+"
@@ -72,11 +77,13 @@ def parse_known_number(cell: str) -> float:
 def parse_date(cell: str) -> float:
     """Seconds since 1970 of an ISO 8601 date or time, also with slashes; UTC if it names no time zone.
 
-    nan if the cell means a missing value. Raises ValueError for other text.
+    A month such as 2024-05 is its first day. nan if the cell means a missing value. Raises ValueError for other text.
     """
     text = cell.strip()
     if text.lower() in MISSING_WORDS:
         return math.nan
+    if _MONTH.fullmatch(text):
+        text += "-01"
     if len(text) < 8 or not text[:4].isdecimal() or text.isdecimal():
         raise ValueError(f"{cell!r} is not an ISO 8601 date")
     moment = datetime.fromisoformat(text.replace("/", "-"))
@@ -160,6 +167,17 @@ def find_long_number(cells: Sequence[str]) -> str:
     return next((cell for cell in cells if len(cell) > MAX_DIGITS and cell.strip().lstrip("+-").isdecimal()), "")
 
 
+def _describe_unit(cells: Sequence[str]) -> str:
+    """As `describe_number_like`, for numbers that all have one unit."""
+    if len(set(cells)) < MIN_CELLS_WITH_UNIT:
+        return ""
+    matches = [_NUMBER_WITH_UNIT.fullmatch(cell.strip()) for cell in cells if len(cell) <= MAX_NUMBER_LENGTH]
+    units = {(match[1] or "") + (match[2] or "") if match else "" for match in matches}
+    if len(matches) < len(cells) or len(units) != 1 or "" in units:
+        return ""
+    return f"all of its cells are numbers with {units.pop().strip()!r}"
+
+
 def describe_number_like(cells: Sequence[str]) -> str:
     """Why a text column looks numeric, such as "95 % of its cells are numbers, but '<0.5' is not"; otherwise empty."""
     is_number = [can_parse("number", cell) for cell in cells]
@@ -168,7 +186,7 @@ def describe_number_like(cells: Sequence[str]) -> str:
     ]
     like = sum(plain or formatted for plain, formatted in zip(is_number, is_formatted, strict=True))
     if not cells or like < NUMBER_LIKE_SHARE * len(cells):
-        return ""
+        return _describe_unit(cells)
     if like < len(cells):
         # a cell that is nothing like a number explains more than one that is only formatted
         example = next(c for c, *is_like in zip(cells, is_number, is_formatted, strict=True) if not any(is_like))

@@ -56,7 +56,7 @@ class ColumnBuilder:
         self._text_codes: dict[str, TextCodes] = {}
         #: of columns of numbers, how their cells are written
         self._written: dict[str, WrittenCells] = {}
-        self._infinite: Counter[str] = Counter()
+        self._per_cent: set[str] = set()
         self._origins: dict[str, str] = {}
         #: cells of each column that are no numbers: how many, and the first
         self._unreadable: dict[str, tuple[int, str]] = {}
@@ -143,9 +143,9 @@ class ColumnBuilder:
         if formats := {name: form for name, form in self.formats.items() if name not in self.options.formats}:
             parts = [f"{name} like {form}" for name, form in formats.items()]
             self.notes.append(("written", f"numbers and dates are read by how they are written: {join_names(parts)}"))
-        if self._infinite:
-            parts = [f"{pluralize(count, 'cell')} of {name!r}" for name, count in self._infinite.items()]
-            self.notes.append(("infinite", f"{join_names(parts)}: counted as very large or very small"))
+        if self._per_cent:
+            names = join_names(sorted(self._per_cent))
+            self.notes.append(("per cent", f"{names}: these numbers are taken as per cent, as in training: 5 is 5 %"))
         for name, (count, example) in self._unreadable.items():
             message = f"{pluralize(count, 'cell')} of column {name!r}, such as {example!r}, counted as missing"
             self.notes.append(("not numbers", f"{message} (--strict refuses them)"))
@@ -162,6 +162,8 @@ class ColumnBuilder:
     def _convert(self, name: str, cells: Any, path: Path, rows: np.ndarray) -> np.ndarray:
         """The cells of one column as numbers, or as codes of texts."""
         if isinstance(cells, np.ndarray):
+            if self.formats.get(name, "").endswith("%"):
+                self._per_cent.add(name)
             if self.types.setdefault(name, "number") != "text":
                 self._origins.setdefault(name, {"b": "bool", "i": "int", "u": "int"}.get(cells.dtype.kind, "float"))
                 if cells.dtype.kind in "iu":
@@ -185,8 +187,6 @@ class ColumnBuilder:
         values = self._parse(name, cells, kind, path, rows)
         if kind == "number":
             self._written.setdefault(name, WrittenCells()).add_texts(cells, values)
-            if count := int(np.isinf(values).sum()):
-                self._infinite[name] += count
         missing = Counter(cells[i] for i in np.flatnonzero(np.isnan(values)).tolist())
         if words := {c: n for c, n in missing.items() if c is not None and c.strip() and is_missing_word(c)}:
             self._missing_word_counts.setdefault(name, Counter()).update(words)

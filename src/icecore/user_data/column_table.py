@@ -108,6 +108,25 @@ def spell_booleans(column: Column) -> Column:
     return replace(column, values=new_codes[column.values], levels=["False", "True"])
 
 
+def exact_codes(columns: Mapping[str, Column]) -> tuple[dict[str, Column], list[Note]]:
+    """The columns, with whole numbers as texts where float64 would make several of them one; also a note of these."""
+    merged = {name: column.as_written for name, column in columns.items() if _merges_integers(column)}
+    codes = {name: written for name, written in merged.items() if written is not None}
+    if not codes:
+        return dict(columns), []
+    example = next(iter(codes.values())).distinct_texts[0]
+    message = f"{join_names(list(codes))}: read as text because its numbers are too long to be exact, as in {example!r}"
+    return {**columns, **codes}, [("codes", message)]
+
+
+def _merges_integers(column: Column) -> bool:
+    written = column.as_written
+    if column.type != "number" or written is None or written.origin != "int":
+        return False
+    numbers = len(np.unique(column.values[~column.is_missing()].astype(np.float64)))
+    return len(np.unique(written.values[written.values >= 0])) > numbers
+
+
 class TableChunk(NamedTuple):
     """Some rows of a file: column names, cells of each column (n,) as texts or numbers, row numbers (n,) from 0."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from icecore.core.archives import archive_errors, archive_files
+from icecore.core.errors import DataError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
 
@@ -23,7 +24,9 @@ def iterate_files(folder: Path, levels: int = 1000, skip_unreadable: bool = Fals
     """The files in a folder and the folders in it; links are followed, also to elsewhere, but never in a circle.
 
     levels           how far down
-    skip_unreadable  leave out folders that may not be read, instead of raising OSError
+    skip_unreadable  leave out folders that may not be read, and links to nothing
+
+    Raises OSError for such folders, DataError for such links.
     """
     yield from _iterate_files(folder, frozenset(), levels, skip_unreadable)
 
@@ -40,6 +43,8 @@ def _iterate_files(folder: Path, parents: frozenset[Path], levels: int, skip_unr
                 yield from _iterate_files(entry, parents | {real}, levels - 1, skip_unreadable)
         elif entry.is_file():
             yield entry
+        elif entry.is_symlink() and not skip_unreadable and not entry.name.startswith("."):
+            raise DataError(f"{entry} is a link to something that is not there. Restore that, or remove the link.")
 
 
 def read_files(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:

@@ -137,8 +137,7 @@ def _make_plan(
         notes += label_notes
         rows_with_target = _rows_with_target(records, source_name)
         columns = {name: column.select(rows_with_target) for name, column in records.targets.items()}
-    if missing := len(records) - len(rows_with_target):
-        notes.append(("dropped", f"{pluralize(missing, 'row')} without a target"))
+    notes += _notes_on_missing(records, rows_with_target)
     notes.append(("task", f"{task}, {reason}"))
     given = None if records.splits is None else records.splits[rows_with_target]
     if settings.group is not None and records.groups is None:
@@ -201,6 +200,17 @@ def _rows_with_target(records: Records, source_name: str) -> np.ndarray:
     return np.flatnonzero(~is_missing)
 
 
+def _notes_on_missing(records: Records, rows_with_target: np.ndarray) -> list[Note]:
+    """Notes of rows that have no target, or one that is infinite."""
+    notes: list[Note] = []
+    for name, column in records.targets.items():
+        if column.type == "number" and (count := int(np.isinf(column.values).sum())):
+            notes.append(("infinite", f"{pluralize(count, 'row')} where {name} is infinite, so they have no target"))
+    if missing := len(records) - len(rows_with_target):
+        notes.append(("dropped", f"{pluralize(missing, 'row')} without a target"))
+    return notes
+
+
 def _make_encoder(
     records: Records, settings: DataSettings, task: TaskType, inputs: InputEncoder[Any], target: TargetEncoder
 ) -> DataEncoder:
@@ -212,5 +222,6 @@ def _make_encoder(
         types |= {column.name: column.type for column in inputs.columns}
     if settings.column is not None:
         types[settings.column] = "text"
+    types |= records.source.get("types", {})
     formats = {name: form for name, form in records.source.get("formats", {}).items() if name in types}
     return DataEncoder(records.form, settings, types, inputs, target, formats)

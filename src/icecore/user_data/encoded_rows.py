@@ -15,12 +15,15 @@ from icecore.core.text import pluralize
 from icecore.tasks.stored_task import Examples
 from icecore.user_data.data_encoder import DataEncoder
 from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
 from icecore.user_data.forecast_records import read_new_series, window_records
 from icecore.user_data.forecast_windows import Series, Windows
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.arrays import array_records
+from icecore.user_data.readers.series_archives import read_archive
+from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.readers.source_kinds import read_path
-from icecore.user_data.records import FORM_DESCRIPTIONS, Records, select_names
+from icecore.user_data.records import FORM_DESCRIPTIONS, Records, SequenceRecords, select_names
 from icecore.user_data.user_task import UserTask
 
 
@@ -72,6 +75,8 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     if isinstance(data, str | PathLike):
         path = Path(data).expanduser()
         _, records = read_path(path, settings, encoder.types, predicting=True, formats=encoder.formats)
+        if _has_labels_first(encoder, records):
+            records = read_archive(ReadRequest(path, settings, encoder.types, True, encoder.formats))
         source = str(path)
     else:
         records = array_records(data, y, settings, encoder.types, encoder.formats, predicting=True)
@@ -93,12 +98,26 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     return EncodedRows(encoded.inputs, encoded.lengths, names, targets, notes)
 
 
+def _has_labels_first(encoder: DataEncoder, records: Records) -> bool:
+    """Whether a table without a header has one cell more than the program's series have points: a label before them.
+
+    The files of archives that name their split have one, and so may new ones with other names.
+    """
+    inputs = encoder.inputs
+    if not isinstance(inputs, SequenceEncoder) or not isinstance(records, SequenceRecords) or encoder.settings.values:
+        return False
+    names = records.source.get("values", ())
+    is_long_by_one = int(records.sequences.lengths.max(initial=0)) == inputs.points + 1
+    return len(inputs.mean) == 1 and is_long_by_one and tuple(names[:2]) == ("column1", "column2")
+
+
 def _encode_series(encoder: DataEncoder, data: Any, settings: DataSettings) -> EncodedRows:
     """The windows of series after the training ones, and the one before what comes next. Raises DataError."""
     assert encoder.forecast is not None
     if not isinstance(data, str | PathLike):
         raise DataError("A program that forecasts reads series from a file. Save them as a table first.")
-    series, windows = read_new_series(Path(data).expanduser(), settings, encoder.forecast)
+    path = Path(data).expanduser()
+    series, windows = read_new_series(path, settings, encoder.forecast, encoder.types, encoder.formats)
     shown = windows.select(windows.splits != "train")
     if not len(shown.origin):
         raise DataError(

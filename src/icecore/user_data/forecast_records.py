@@ -1,5 +1,6 @@
 """Series to forecast as records: one row for each window, one target for each point of the horizon."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.core.text import pluralize
-from icecore.user_data.columns import Column
+from icecore.user_data.columns import Column, ColumnType
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.forecast_windows import ForecastPlan, Series, Windows, find_context, find_season, make_windows
 from icecore.user_data.notes import Note
@@ -42,7 +43,8 @@ def forecast_records(path: Path, settings: DataSettings) -> tuple[SequenceRecord
         ("season", f"{pluralize(season, 'point')} (--season)" if season > 1 else "none found (--season)"),
         ("windows", f"of {pluralize(context, 'point')} (--length); the latest are for validation and test"),
     ]
-    return window_records(windows, plan, windows.splits, notes, found.files), plan
+    records = window_records(windows, plan, windows.splits, notes, found.files)
+    return replace(records, source={**records.source, "types": found.types, "formats": found.formats}), plan
 
 
 def window_records(
@@ -64,8 +66,17 @@ def window_records(
     )
 
 
-def read_new_series(path: Path, settings: DataSettings, plan: ForecastPlan) -> tuple[list[Series], Windows]:
-    """The series of new data and their windows, the next ones among them. Raises DataError."""
+def read_new_series(
+    path: Path,
+    settings: DataSettings,
+    plan: ForecastPlan,
+    types: Mapping[str, ColumnType],
+    formats: Mapping[str, str],
+) -> tuple[list[Series], Windows]:
+    """The series of new data and their windows, the next ones among them. Raises DataError.
+
+    types, formats  those of the columns of training
+    """
     given = replace(
         settings,
         task="forecast",
@@ -75,5 +86,5 @@ def read_new_series(path: Path, settings: DataSettings, plan: ForecastPlan) -> t
         time=plan.time,
         series=plan.series,
     )
-    found = read_forecast_series(path, forecast_request(path, given))
+    found = read_forecast_series(path, forecast_request(path, given, types, formats))
     return found.series, make_windows(found.series, plan, training=False)

@@ -22,6 +22,12 @@ ENTITY_NAME = re.compile(
     r"|house|household|session|plate|batch|group|groups|family|id|uid)([ _.-]?(id|no|nr|code|key|number|name))?",
     re.IGNORECASE,
 )
+#: those of them that can hardly be anything else
+PERSON_NAME = re.compile(
+    r"(.*[ _.-])?(patient|subject|participant|person|user|customer|client|student|speaker|animal|mouse|donor)"
+    r"([ _.-]?(id|no|nr|code|key|number|name))?",
+    re.IGNORECASE,
+)
 #: fewer groups than this cannot be divided into three splits
 MIN_GROUPS = 10
 #: copies share a split only if at least this share of the rows differ; otherwise rows are combinations of few values
@@ -48,7 +54,7 @@ def find_groups(records: Records) -> Groups:
         codes = records.groups
         count = len(np.unique(codes))
         notes.append(("groups", f"{pluralize(count, 'group')}, each of them in one split"))
-    elif isinstance(records, TableRecords):
+    else:
         codes, names, notes = _entity_groups(records)
     copies, copy_notes = _find_copies(records, names)
     notes += copy_notes
@@ -79,17 +85,24 @@ def shared_groups(parts: Mapping[str, np.ndarray], codes: np.ndarray | None) -> 
     return [("shared", message)] if shared else []
 
 
-def _entity_groups(records: TableRecords) -> tuple[np.ndarray | None, tuple[str, ...], list[Note]]:
-    """Groups by a column with the name of persons or things that decides the target; else a note of such columns."""
+def _entity_groups(records: Records) -> tuple[np.ndarray | None, tuple[str, ...], list[Note]]:
+    """Groups by a column with the name of persons or things that decides the target; else a note of such columns.
+
+    Where columns are no inputs, as beside images, the name of a person is enough: then nothing is lost.
+    """
     N, targets = len(records), records.targets
+    columns = records.columns if isinstance(records, TableRecords) else records.others
     suspects: list[str] = []
-    for column in records.columns.values():
+    for column in columns.values():
         labels = column.as_labels() if column.type != "date" and column.levels is not None else None
         if labels is None or (column.type == "number" and (column.values[~column.is_missing()] % 1).any()):
             continue
         codes = np.where(labels.values < 0, len(labels.distinct_texts) + np.arange(N), labels.values)
         distinct = len(np.unique(codes))
-        if not MIN_GROUPS <= distinct <= N / 2 or not _decides(codes, targets):
+        if not MIN_GROUPS <= distinct <= N / 2:
+            continue
+        is_person = column.name in records.others and PERSON_NAME.fullmatch(column.name)
+        if not is_person and not _decides(codes, targets):
             continue
         if ENTITY_NAME.fullmatch(column.name):
             message = f"rows with one {column.name!r} share a split, and it is no input (--group names another column)"

@@ -22,7 +22,7 @@ from icecore.core.storage import storage_errors
 from icecore.user_data.data_archives import read_files
 from icecore.user_data.notes import join_names
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: what Pillow may take a file for, whatever its name is: it would give PostScript to another program, which runs it
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 #: images that are inspected to choose the side and the number of channels
@@ -61,14 +61,14 @@ class ImageFiles:
         return read_files(self.path, names)
 
     def content_codes(self) -> np.ndarray:
-        """A code (N,) of each image, equal for a file that is named twice, and in folders for files of equal bytes."""
-        digests: dict[str, str] = {}
+        """A code (N,) of each image, equal for a file that is named twice, and for files of equal bytes."""
+        chosen = set(self.names)
         if self.path.is_dir():
-            sizes = {name: file.stat().st_size for name in set(self.names) if (file := self.path / name).is_file()}
+            sizes = {name: file.stat().st_size for name in chosen if (file := self.path / name).is_file()}
             counts = Counter(sizes.values())
             # only files of one size can be equal, so that few are read for this
-            for name, raw in self.read({name for name, size in sizes.items() if counts[size] > 1}):
-                digests[name] = hashlib.sha256(raw).hexdigest()
+            chosen = {name for name, size in sizes.items() if counts[size] > 1}
+        digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in self.read(chosen) if raw}
         return np.unique([digests.get(name, name) for name in self.names], return_inverse=True)[1]
 
     def inspect(self) -> ImageInspection:

@@ -54,7 +54,8 @@ class NumberFormat(NamedTuple):
     def parse(self, cell: str) -> float:
         """The number in a cell. Raises ValueError if it is not written in this format."""
         parts = _split(cell)
-        if parts is None or parts[1] not in ("", self.unit):
+        # 0.05 beside 5% may be the same number
+        if parts is None or parts[1] not in ({self.unit} if self.unit == "%" else {"", self.unit}):
             raise ValueError(f"{cell!r} is not a number like {self}")
         return _value(parts[0], self.decimal, self.thousands)
 

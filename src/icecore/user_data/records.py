@@ -34,6 +34,7 @@ class Records:
     names    (N,) name of each row: file name, id or number
     splits   (N,) "train", "val", "test", or "" for rows that are split at random; None if all of them are
     groups   (N,) code of the group of each row, if a column names it; a group is never divided among splits
+    others   columns (N,) of the data that are neither inputs nor targets
     source   what was read: format and files, and the column or values that were chosen
     notes    what was inferred, dropped, filled or skipped
     """
@@ -43,6 +44,7 @@ class Records:
     names: Sequence[str]
     splits: np.ndarray | None = None
     groups: np.ndarray | None = None
+    others: Mapping[str, Column] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[Note] = ()
 

@@ -27,7 +27,11 @@ def counts_rows(column: Column) -> bool:
     """Whether a column of whole numbers counts the rows: consecutive and all different, or rising from row to row.
 
     Only names that are usual for ids make any other column of different numbers one. A few cells may be missing.
+    Dates count the rows if the time from each to the next is the same.
     """
+    if column.type == "date":
+        steps = np.diff(column.values)
+        return len(steps) >= MIN_COUNTED_ROWS and bool((steps == steps[0]).all() and steps[0] != 0)
     if column.type != "number":
         return False
     values = column.values[~column.is_missing()].astype(np.float64)

@@ -1,7 +1,7 @@
 """The usual names of splits: of folders and files, and of the cells of a column that says where each row belongs."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 
 from icecore.core.errors import ConfigError
@@ -35,6 +35,8 @@ _FILLERS = (
     "photos",
 )
 _FILLERS += ("samples", "files", "examples", "folder", "x", "y", "seq", "seqs", "sequences", "labels", "features")
+#: a column that says of each row whether it belongs to a split
+_TRUTH_COLUMN = re.compile(r"(?:is|in)[_ ]?([a-z]+)", re.IGNORECASE)
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -47,6 +49,21 @@ def split_of_name(name: str) -> str:
     words = _words(name.replace("hold-out", "holdout").replace("hold_out", "holdout"))
     words = [word for word in words if word not in _FILLERS and not word.isdecimal()]
     return SPLIT_WORDS.get(words[0], "") if len(words) == 1 else ""
+
+
+def split_of_cell(column: str, cell: str) -> str:
+    """The split that a cell names, or "". In a column such as `is_test`, it is a truth value.
+
+    >>> split_of_cell("split", "Test"), split_of_cell("is_test", "1"), split_of_cell("is_valid", "False")
+    ('test', 'test', 'train')
+    """
+    if (match := _TRUTH_COLUMN.fullmatch(column.strip())) is None:
+        return split_of_name(cell)
+    split, word = split_of_name(match[1]), cell.strip().lower()
+    if not split or word not in ("true", "false", "1", "0", "1.0", "0.0"):
+        return ""
+    is_true = word in ("true", "1", "1.0")
+    return split if is_true else "test" if split == "train" else "train"
 
 
 def split_of_file(name: str) -> str:
@@ -77,9 +94,3 @@ def read_split_setting(text: str) -> dict[str, str] | None:
     if unknown:
         raise ConfigError(f"split: {join_names(unknown)} must be one of {', '.join(SPLITS)}, as in a=train,b=test.")
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def are_splits(names: Iterable[str]) -> bool:
-    """Whether all of these names are names of splits."""
-    found = [split_of_name(name) for name in names]
-    return bool(found) and all(found)

@@ -1,6 +1,11 @@
 // What an answer looks like: bars of classes, a number on its scale, and attention on columns, patches and positions.
 
-const percent = (share) => `${(100 * share).toFixed(share < 0.01 ? 2 : share < 0.1 ? 1 : 0)} %`;
+/** A share in per cent. 100 % is all of it: what is less gets so many digits that it shows. */
+const percent = (share) => {
+  const digits = share < 0.01 || (share >= 0.9995 && share < 1) ? 2 : share < 0.1 || (share >= 0.995 && share < 1) ? 1 : 0;
+  const text = (100 * share).toFixed(digits);
+  return share < 1 && Number(text) === 100 ? "> 99.99 %" : `${text} %`;
+};
 const shortNumber = (value, digits = 6) => (value === null ? "not a number" : Number(value.toPrecision(digits)).toString());
 const countRows = (count) => (count === 1 ? "1 row" : `${count} rows`);
 

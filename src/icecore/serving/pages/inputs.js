@@ -4,8 +4,10 @@ const MEDIA_TYPES = {
   csv: "text/csv", tsv: "text/tab-separated-values", tab: "text/tab-separated-values", npz: "application/x-npz",
   npy: "application/x-npy", parquet: "application/vnd.apache.parquet", pq: "application/vnd.apache.parquet",
   fasta: "text/x-fasta", fa: "text/x-fasta", faa: "text/x-fasta", fna: "text/x-fasta", ffn: "text/x-fasta",
-  txt: "text/plain", smi: "text/plain", log: "text/plain", zip: "application/zip", png: "image/png", jpg: "image/jpeg",
-  jpeg: "image/jpeg", webp: "image/webp", gif: "image/gif", bmp: "image/bmp", tif: "image/tiff", tiff: "image/tiff",
+  frn: "text/x-fasta", fas: "text/x-fasta", fsa: "text/x-fasta", pep: "text/x-fasta", mfa: "text/x-fasta",
+  txt: "text/plain", smi: "text/plain", smiles: "text/plain", log: "text/plain", zip: "application/zip",
+  ppm: "image/x-portable-anymap", pgm: "image/x-portable-anymap", png: "image/png", jpg: "image/jpeg",
+  jfif: "image/jpeg", jpeg: "image/jpeg", webp: "image/webp", gif: "image/gif", bmp: "image/bmp", tif: "image/tiff", tiff: "image/tiff",
 };
 
 /** The media type that the ending of a file's name stands for. */
@@ -75,8 +77,13 @@ function parseNumbers(text) {
     const row = JSON.parse(text);
     return { row, sent: Array.isArray(row) && !Array.isArray(row[0]) ? { series: row } : {} };
   }
+  if (/\d,\d/.test(text) && !text.includes(".") && /[\s;]/.test(text.trim().replace(/,\s+/g, ","))) {
+    throw new Error("A comma between digits may separate numbers or decimals. Write decimals with a point.");
+  }
   const row = text.trim().split(/[\s,;]+/).map((part) => (/^(null|na|-)?$/i.test(part) ? null : Number(part)));
-  if (row.some(Number.isNaN)) throw new Error("Separate the numbers by spaces, commas or lines; write null for a missing one.");
+  if (row.some((value) => value !== null && !Number.isFinite(value))) {
+    throw new Error("Separate the numbers by spaces, commas or lines; write null for a missing one.");
+  }
   return { row, sent: { series: row } };
 }
 

@@ -12,7 +12,7 @@ function taskWords(card) {
 function score(card) {
   const value = card.metrics.test ?? card.metrics.val;
   if (typeof value !== "number" || !card.metric) return "";
-  return `${card.metric} ${card.metric === "r2" ? value.toFixed(3) : percent(value)}`;
+  return card.metric === "r2" ? `R² ${value.toFixed(3)}` : `${card.metric} ${percent(value)}`;
 }
 
 function showCards() {
@@ -136,13 +136,19 @@ function answerParts(card, answer, sent) {
   return parts;
 }
 
+/** The verdict: its first line is a recommendation. */
+function verdictPart(verdict) {
+  const [first, ...others] = verdict.split("\n");
+  return el("div", { className: "stack" }, el("p", {}, el("strong", {}, first)), others.map((line) => el("p", {}, line)));
+}
+
 function aboutPart(card) {
   const facts = [["Kind", `${FORM_WORDS[card.form]}, ${card.task}`], ["Body", `${card.body.name}, ${card.body.weights} weights, ${card.body.precision}`],
     ["Version", card.version], ["Size", `${(card.bytes / 1000).toFixed(1)} kB`], ["Score", score(card) || "not in the file"]];
   return el("section", { className: "panel stack" }, el("h2", {}, "About this program"),
     el("table", { className: "facts" }, el("tbody", {}, facts.map(([name, value]) => el("tr", {}, el("th", { scope: "row", className: "soft" }, name), el("td", {}, value))))),
     el("h3", {}, "Verdict of the controls"),
-    card.verdict ? el("p", {}, card.verdict) : el("p", {},
+    card.verdict ? verdictPart(card.verdict) : el("p", {},
       "It was trained without controls, so nobody knows whether the pretrained body helped. ",
       el("code", {}, "icecore fit --controls"), " finds out."));
 }

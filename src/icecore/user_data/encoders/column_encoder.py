@@ -102,7 +102,7 @@ def fit_column(
         if is_finite.all():
             return None, "constant"
     elif not keep and counts_rows(column if used is None else column.select(used)):
-        return None, "a different number in every row, so it is an id (--keep takes it)"
+        return None, f"a different {column.type} in every row, so it is an id (--keep takes it)"
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
     flag = not is_finite.all()
     return ColumnEncoder(column.name, column.type, tuple(mean.tolist()), tuple(std.tolist()), (), flag), ""

@@ -88,12 +88,13 @@ class SequenceEncoder:
         T, width = self.length * self.patch, V + self.flags
         grid = np.zeros((len(order), T, width), np.float32)
         starts = np.cumsum(sequences.lengths) - sequences.lengths
-        missing = 0
+        missing = infinite = 0
         for first in range(0, len(order), SEQUENCES_PER_BLOCK):
             rows = order[first : first + SEQUENCES_PER_BLOCK]
             is_real = np.arange(T) < lengths[rows][:, None]
             indices = (starts[rows][:, None] + np.arange(T))[is_real]
             values = (sequences.points[indices] - np.array(self.mean)) / np.array(self.std)
+            infinite += int(np.isinf(values).sum())
             is_missing = ~np.isfinite(values)
             missing += int(is_missing.sum())
             values[is_missing] = 0
@@ -103,6 +104,8 @@ class SequenceEncoder:
         counts = known[starts + sequences.lengths] - known[starts]
         if empty := np.sort(order[counts[order] == 0]).tolist():
             notes.append(("empty", f"no values in {name_rows(records.names, empty)}"))
+        if infinite:
+            notes.append(("infinite", f"{pluralize(infinite, 'value')}: counted as missing"))
         if missing:
             message = f"{pluralize(missing, 'missing value')} with the mean{', and flagged' if self.flags else ''}"
             notes.append(("filled", message))

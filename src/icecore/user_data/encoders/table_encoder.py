@@ -24,6 +24,7 @@ from icecore.user_data.encoders.column_encoder import ColumnEncoder, fit_column
 from icecore.user_data.encoders.input_encoder import EncodedInputs
 from icecore.user_data.notes import Note, join_names, name_rows
 from icecore.user_data.records import TableRecords
+from icecore.user_data.row_counters import counts_rows
 
 #: tables with more columns get several columns per token, unless `patch` is set
 MAX_TABLE_TOKENS = 64
@@ -102,6 +103,10 @@ class TableEncoder:
             else:
                 columns.append(encoder)
         notes: list[Note] = [("dropped", f"{join_names(names)}: {reason}") for reason, names in left_out.items()]
+        numbered = [c for c in records.columns.values() if settings.kind == "array" and c.name not in settings.keep]
+        if counters := [column.name for column in numbered if counts_rows(column.select(np.sort(order)))]:
+            message = f"{join_names(counters)}: a different number in every row. If it is an id, --drop it"
+            notes.append(("counters", message))
         if not columns:
             reasons = "; ".join(message for _, message in notes)
             raise DataError(
@@ -122,6 +127,7 @@ class TableEncoder:
         inputs = np.empty((len(order), sum(encoder.stored for encoder in self.columns)), np.float32)
         notes: list[Note] = []
         filled: dict[bool, list[str]] = {True: [], False: []}
+        infinite: list[str] = []
         is_empty = np.ones(len(order), bool)
         first = 0
         for encoder in self.columns:
@@ -144,12 +150,16 @@ class TableEncoder:
                         f"column {encoder.name!r}: none of its {column.unreadable:,} cells is a {encoder.type} as in "
                         "training. Write them as there, or leave the cells empty to predict without them."
                     )
+                if count := int(np.isinf(column.values[order]).sum()):
+                    infinite.append(f"{pluralize(count, 'cell')} of {encoder.name!r}")
                 block[:] = encoder.encode_numbers(column, order)
                 if count := int(np.isnan(block[:, 0]).sum()):
                     filled[encoder.flag].append(f"{encoder.name} ({count:,})")
             first += encoder.stored
         if is_empty.any():
             notes.append(("empty", f"no values in {name_rows(records.names, np.sort(order[is_empty]).tolist())}"))
+        if infinite:
+            notes.append(("infinite", f"{join_names(infinite)}: counted as very large or very small"))
         if filled[True]:
             notes.append(("filled", f"missing numbers with the mean, and flagged: {join_names(filled[True])}"))
         if filled[False]:

@@ -7,78 +7,62 @@ from typing import Any
 
 import numpy as np
 
-from icecore.core.errors import DataError
-from icecore.tasks.data_files import find_first
+from icecore.core.errors import DataError, unknown_name
 from icecore.user_data.array_images import ArrayImages
-from icecore.user_data.column_table import target_column
-from icecore.user_data.columns import Column, ColumnType, as_array, column_from_values
-from icecore.user_data.data_settings import Axes, DataSettings
+from icecore.user_data.column_table import exact_codes, target_column
+from icecore.user_data.columns import Column, ColumnType, as_array, column_from_values, exact_integers
+from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import Note, join_names
-from icecore.user_data.readers.array_files import array_errors, read_npy, read_npz
+from icecore.user_data.readers.axes import find_axes
 from icecore.user_data.readers.column_roles import take_group, take_split_column
 from icecore.user_data.readers.frames import frame_columns, read_frame
 from icecore.user_data.readers.labels import find_label_table, read_labels_in_order
+from icecore.user_data.readers.named_arrays import INPUT_ARRAYS, ArrayName, load_parts
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.readers.table_rows import build_records
 from icecore.user_data.records import ImageRecords, NumberNames, Records, SequenceRecords, TableRecords, TextRecords
 from icecore.user_data.sequences import Sequences
+from icecore.user_data.split_names import NO_SPLIT
 
 ARRAY_SUFFIXES = (".npy", ".npz")
-#: names of the arrays in a file
-_INPUT_NAMES = ("x", "data", "inputs", "images", "series")
-_TARGET_NAMES = ("y", "target", "targets", "label", "labels")
 
 
 def read_array(request: ReadRequest) -> Records:
     """Read `.npz` with X and y (or x_train, y_train, x_test, ...), or `.npy` with targets in a file beside it.
 
-    Raises DataError if a file cannot be read, or inputs or targets are missing.
+    Raises DataError if a file cannot be read, or inputs or targets are missing, ConfigError for an unknown target.
     """
-    path = request.path
-    if path.is_dir():
-        path = next((file for file in sorted(path.glob("*.npy")) if file.stem.lower().startswith(_INPUT_NAMES)), path)
-    arrays = _load_arrays(path)
-    label_table = find_label_table(path) if arrays.keys() == {"x"} else None
-    parts: list[tuple[str, np.ndarray, np.ndarray | None]] = []
-    for split in ("", "train", "val", "test"):
-        suffix = f"_{split}" if split else ""
-        X = next((arrays[f"{name}{suffix}"] for name in _INPUT_NAMES if f"{name}{suffix}" in arrays), None)
-        y = next((arrays[f"{name}{suffix}"] for name in _TARGET_NAMES if f"{name}{suffix}" in arrays), None)
-        if X is None:
-            continue
-        if y is None and label_table is None and not request.predicting:
-            raise DataError(
-                f"{path} has inputs but no targets. Add an array y{suffix} with np.savez(path, X=X, y=y), "
-                "or put y.npy or labels.csv beside a .npy file."
-            )
-        parts.append((split, X, y))
-    if not parts:
-        raise DataError(f"{path} must have the arrays X and y, but has: {join_names(sorted(arrays))}.")
-    X = _concatenate(path, [X for _, X, _ in parts])
-    ys = [y for _, _, y in parts if y is not None]
+    path = _find_inputs(request.path)
+    parts, notes = load_parts(path, request.settings, request.predicting)
+    label_table = find_label_table(path) if len(parts) == 1 and parts[0].y is None else None
+    if label_table is None and not request.predicting:
+        for split, _, y in parts:
+            if y is None:
+                raise DataError(
+                    f"{path} has inputs{f' of {split}' if split else ''} but no targets. Add an array "
+                    f"y{f'_{split}' if split else ''} with np.savez(path, X=X, y=y), or put y.npy or labels.csv "
+                    "beside a .npy file."
+                )
+    _check_types(path, [part.X for part in parts])
+    X = _concatenate(path, [part.X for part in parts])
+    ys = [part.y for part in parts if part.y is not None]
     y = _concatenate(path, ys) if len(ys) == len(parts) else None
     splits = np.concatenate([np.full(len(X), split, "U5") for split, X, _ in parts]) if len(parts) > 1 else None
+    if request.settings.split == NO_SPLIT:
+        splits = None
     source = {"format": path.suffix.lower()[1:], "files": [path.name]}
-    records = array_records(X, y, request.settings)
-    records = replace(records, splits=splits, source={**records.source, **source})
+    records = array_records(X, y, request.settings, request.types, request.formats, request.predicting)
+    records = replace(records, splits=splits, source={**records.source, **source}, notes=[*notes, *records.notes])
     return records if label_table is None else _add_labels(records, request._replace(path=label_table))
 
 
-def _load_arrays(path: Path) -> Mapping[str, np.ndarray]:
-    """The arrays of a file by name in lower case; those of `.npy` files are called x and y. Raises DataError."""
-    if path.suffix.lower() == ".npz":
-        with array_errors(path):
-            return {name.lower(): array for name, array in read_npz(path).items()}
-    arrays = {"x": read_npy(path)}
-    target_path = find_first([path.parent], [name for name in target_file_names(path) if name != path.name])
-    if target_path is not None:
-        arrays["y"] = read_npy(target_path)
-    return arrays
-
-
-def target_file_names(path: Path) -> list[str]:
-    """The names that a file of targets beside a `.npy` file may have."""
-    return [f"{path.stem}_y.npy", f"{path.stem}.y.npy", "y.npy", "labels.npy", "targets.npy"]
+def _find_inputs(path: Path) -> Path:
+    """The `.npy` file of a folder that holds inputs, those for training first; any other path as it is."""
+    if not path.is_dir():
+        return path
+    files = {file: ArrayName.read(file.stem) for file in sorted(path.glob("*.npy"))}
+    inputs = [file for file, name in files.items() if name.base.startswith(INPUT_ARRAYS)]
+    return min(inputs, key=lambda file: (files[file].split not in ("", "train"), file.name), default=path)
 
 
 def _concatenate(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -90,16 +74,23 @@ def _concatenate(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
+def _check_types(path: Path, parts: Sequence[np.ndarray]) -> None:
+    """Raise DataError for bytes in one split and numbers in another, which would not mean the same."""
+    if len({part.dtype if part.dtype == np.uint8 else part.dtype.kind in "US" for part in parts}) > 1:
+        shown = join_names([str(part.dtype) for part in parts])
+        raise DataError(f"{path} must hold inputs of one type in all splits, but they have the types {shown}.")
+
+
 def _add_labels(records: Records, request: ReadRequest) -> Records:
     """The records with the targets of a table that has one row for each of them. Raises DataError."""
-    targets = read_labels_in_order(request)
+    targets, notes = read_labels_in_order(request)
     for column in targets.values():
         if len(column.values) != len(records):
             raise DataError(
                 f"{request.path} must have {len(records):,} rows, one for each row of the array, "
                 f"but has {len(column.values):,}."
             )
-    return replace(records, targets=targets)
+    return replace(records, targets=targets, notes=[*records.notes, *notes])
 
 
 def array_records(
@@ -117,7 +108,7 @@ def array_records(
     y        (N,) or (N, targets), or None
     types, formats, predicting  see `ReadRequest`; they matter for columns with names
 
-    Raises DataError for other shapes, and if X and y have different numbers of rows.
+    Raises DataError for other shapes, and if X and y have different numbers of rows, ConfigError for unknown columns.
     """
     columns = frame_columns(X)
     if columns is None and isinstance(X, np.ndarray) and X.ndim == 2 and _has_texts(X):
@@ -131,8 +122,8 @@ def array_records(
         if X.dtype.kind not in "buif":
             raise DataError(f"The inputs must be real numbers, but have type {X.dtype}.")
         if X.ndim == 2 and settings.kind != "series":
-            columns = {f"x{i}": Column(f"x{i}", "number", X[:, i]) for i in range(X.shape[1])}
-            return TableRecords(columns=columns, targets=targets, names=names, notes=notes)
+            columns, code_notes = _numbered_columns(X, settings, types or {}, predicting)
+            return TableRecords(columns=columns, targets=targets, names=names, notes=[*notes, *code_notes])
         if X.ndim == 4 or (X.ndim == 3 and settings.kind == "images"):
             images = ArrayImages(X)
             return ImageRecords(images=images, targets=targets, names=names, notes=[*notes, *images.notes])
@@ -145,11 +136,30 @@ def array_records(
     source: dict[str, Any] = {}
     shape = X.shape if isinstance(X, np.ndarray) and X.ndim == 3 else _shape_of_list(X)
     if shape is not None:
-        axes, axis_notes = _find_axes(shape, settings)
+        axes, axis_notes = find_axes(shape, settings)
         if axes == "time-last":
             X = X.swapaxes(1, 2) if isinstance(X, np.ndarray) and X.ndim == 3 else [np.asarray(row).T for row in X]
         notes, source = [*notes, *axis_notes], {"axes": axes}
     return SequenceRecords(sequences=Sequences.from_rows(X), targets=targets, names=names, source=source, notes=notes)
+
+
+def _numbered_columns(
+    X: np.ndarray, settings: DataSettings, types: Mapping[str, ColumnType], predicting: bool
+) -> tuple[dict[str, Column], list[Note]]:
+    """The columns of an array (N, columns) by their numbers, and a note of codes. Raises ConfigError."""
+    columns = {f"x{i}": _number_column(f"x{i}", X[:, i]) for i in range(X.shape[1])}
+    for name in settings.drop:
+        if columns.pop(name, None) is None and not predicting:
+            raise unknown_name("column", name, columns)
+    if not predicting:
+        return exact_codes(columns)
+    texts = {name for name, kind in types.items() if kind == "text"}
+    return {name: column.as_labels() if name in texts else column for name, column in columns.items()}, []
+
+
+def _number_column(name: str, values: np.ndarray) -> Column:
+    written = exact_integers(name, values) if values.dtype.kind in "iu" else None
+    return Column(name, "number", values, as_written=written)
 
 
 def _has_texts(X: np.ndarray) -> bool:
@@ -171,6 +181,8 @@ def _frame_records(
         targets, notes = _target_columns(y, N, settings)
         table.columns = {name: column for name, column in table.columns.items() if name not in targets}
     else:
+        if not predicting and (absent := [name for name in settings.target if name not in table.columns]):
+            raise unknown_name("target column", absent[0], table.columns)
         targets = {name: table.target(name) for name in settings.target if name in table.columns}
         table.columns = {name: column for name, column in table.columns.items() if name not in targets}
     request = ReadRequest(Path("The data frame"), settings, types, predicting)
@@ -191,24 +203,6 @@ def _shape_of_list(X: Any) -> tuple[int, int, int] | None:
     if not shapes or any(len(shape) != 2 for shape in shapes):
         return None
     return len(shapes), max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
-
-
-def _find_axes(shape: tuple[int, ...], settings: DataSettings) -> tuple[Axes, list[Note]]:
-    """The order of the axes of an array of series, and a note if the other one is likely.
-
-    The second axis is time, as documented, unless it has one point: sktime and aeon put time last.
-    """
-    _, second, last = shape
-    shown = f"({shape[0]}, {second}, {last})"
-    if settings.axes != "auto":
-        return settings.axes, []
-    if second == 1 < last:
-        message = f"the last axis of {shown} is time: {last} points of one value (--axes values-last: one point)"
-        return "time-last", [("axes", message)]
-    if second < last:
-        message = f"{shown} has {second} points in time with {last} values each; if time is last, set --axes time-last"
-        return "values-last", [("axes", message)]
-    return "values-last", []
 
 
 def _target_columns(y: Any, N: int, settings: DataSettings) -> tuple[dict[str, Column], list[Note]]:

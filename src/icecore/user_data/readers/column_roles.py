@@ -8,21 +8,24 @@ import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
 from icecore.user_data.column_table import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
-from icecore.user_data.columns import ColumnType
+from icecore.user_data.columns import Column, ColumnType
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
-from icecore.user_data.readers.source_files import ReadRequest, list_data_files
+from icecore.user_data.readers.source_files import ReadRequest, list_data_files, notes_on_folder
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES, read_table
-from icecore.user_data.split_names import NO_SPLIT, SPLIT_COLUMNS, are_splits, read_split_setting, split_of_name
+from icecore.user_data.split_names import NO_SPLIT, SPLIT_COLUMNS, read_split_setting, split_of_cell, split_of_name
 
 #: a column with one of these names is the target unless another is set, most likely first: `y` may be a coordinate
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome")
 #: names of columns with the ids of rows, in lower case
-ID_NAMES = ("id", "ids", "name", "names", "accession", "entry", "uniprot", "identifier", "header", "key")
+NAME_NAMES = ("name", "names")
+ID_NAMES = (*NAME_NAMES, "id", "ids", "accession", "entry", "uniprot", "identifier", "header", "key")
 ID_NAMES += ("sequence_id", "seq_id", "uniprot_id", "protein_id")
 #: names of columns that hold character sequences, in lower case, most likely first
 TEXT_NAMES = ("sequence", "seq", "smiles", "canonical_smiles", "isomeric_smiles", "selfies", "dna", "rna", "protein")
 TEXT_NAMES += ("peptide", "aa_sequence", "text", "sentence", "review", "comment", "message", "document", "content")
+#: spellings of splits in one column: more are no splits
+MAX_SPLIT_WORDS = 6
 #: columns of text that looks like numbers which are described one by one
 MAX_NUMBER_LIKE_NOTES = 5
 
@@ -54,6 +57,7 @@ def read_columns(
         strict=settings.strict,
     )
     table, file_indices = read_table([path for path, _ in files], options)
+    table.notes += notes_on_folder(request, [path for path, _ in files])
     for name in settings.drop:
         if table.columns.pop(name, None) is None and not request.predicting:
             raise unknown_name("column", name, table.columns)
@@ -83,12 +87,12 @@ def take_split_column(request: ReadRequest, table: ColumnTable, splits: np.ndarr
         return splits
     if setting is not None and given is None and setting not in table.columns:
         raise unknown_name("split column", setting, table.columns)
-    usual = [setting] if given is None and setting else [n for n in table.columns if n.strip().lower() in SPLIT_COLUMNS]
+    usual = [setting] if given is None and setting else _columns_of_splits(request.settings, table)
     for name in usual:
         column = table.columns[name].as_labels()
         levels = column.distinct_texts
-        split_of = {level: given.get(level, "") if given else split_of_name(level) for level in levels}
-        if levels and all(split_of.values()) and (given or are_splits(levels)):
+        split_of = {level: given.get(level, "") if given else split_of_cell(name, level) for level in levels}
+        if levels and all(split_of.values()):
             del table.columns[name]
             table.notes.append(("splits", f"those that column {name!r} names"))
             return np.array([*(split_of[level] for level in levels), ""])[column.values]
@@ -98,6 +102,28 @@ def take_split_column(request: ReadRequest, table: ColumnTable, splits: np.ndarr
                 f"Name the splits, for example --split {levels[0]}=train,{levels[-1]}=test"
             )
     return splits
+
+
+def _columns_of_splits(settings: DataSettings, table: ColumnTable) -> list[str]:
+    """Columns that may name splits: by a usual name or their cells, or truth values of `is_test` beside a known target.
+
+    A column `is_valid` may say that a row is for validation or that it is valid, so it is taken if --split says so.
+    """
+    low = {name: name.strip().lower() for name in table.columns}
+    usual = [name for name, each in low.items() if each in SPLIT_COLUMNS]
+    has_target = bool(settings.target) or any(each in TARGET_NAMES for each in low.values())
+    flags = [name for name in low if split_of_cell(name, "true") and name not in settings.target]
+    flags = [name for name in flags if has_target and not low[name].endswith("valid")]
+    named = [name for name, column in table.columns.items() if name not in settings.target and _names_splits(column)]
+    return list(dict.fromkeys([*usual, *flags, *named]))
+
+
+def _names_splits(column: Column) -> bool:
+    """Whether the cells of a column with any name say train, and val or test."""
+    if column.type != "text" or not 1 < len(column.distinct_texts) <= MAX_SPLIT_WORDS:
+        return False
+    found = {split_of_name(text) for text in column.distinct_texts}
+    return "" not in found and "train" in found and len(found) > 1
 
 
 def take_group(settings: DataSettings, table: ColumnTable) -> np.ndarray | None:
@@ -114,10 +140,16 @@ def take_group(settings: DataSettings, table: ColumnTable) -> np.ndarray | None:
 
 
 def _known_types(request: ReadRequest) -> dict[str, ColumnType]:
-    """The types of columns before the table is read: names and texts are texts, byte for byte."""
+    """The types of columns before the table is read: names and texts are texts, byte for byte.
+
+    The measured values of new rows are numbers, although a few rows may not show it.
+    """
     settings = request.settings
-    names = (settings.column, settings.series, settings.group)
-    return {**{name: "text" for name in names if name is not None}, **request.types}
+    texts: dict[str, ColumnType] = {
+        name: "text" for name in (settings.column, settings.series, settings.group) if name is not None
+    }
+    numbers: dict[str, ColumnType] = dict.fromkeys(settings.values if request.predicting else (), "number")
+    return {**texts, **numbers, **request.types}
 
 
 def target_names(request: ReadRequest, table: ColumnTable) -> tuple[str, ...]:

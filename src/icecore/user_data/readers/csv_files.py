@@ -17,6 +17,7 @@ import numpy as np
 from icecore.core.errors import DataError
 from icecore.core.limits import MAX_LINE, limited_lines
 from icecore.core.text import pluralize
+from icecore.user_data.cell_types import can_parse
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import TableChunk
 from icecore.user_data.notes import join_names
@@ -49,7 +50,9 @@ def read_csv(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
             names = _column_names(path, layout, reader, builder)
             if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
                 raise DataError(f"{path} has several columns named {join_names(repeated)}. Rename all but one of them.")
-            yield from _read_chunks(path, reader, names, layout.skipped, builder)
+            is_named = layout.has_header and len(names) > 1 and not all(can_parse("number", name) for name in names)
+            header = names if is_named else []
+            yield from _read_chunks(path, reader, names, header, layout.skipped, builder)
     except (csv.Error, OSError, EOFError, UnicodeError, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read as CSV ({error}). It may be damaged, or have another format than its name says."
@@ -72,9 +75,13 @@ def _column_names(path: Path, layout: Layout, reader: Any, builder: ColumnBuilde
 
 
 def _read_chunks(
-    path: Path, reader: Any, names: list[str], skipped_lines: int, builder: ColumnBuilder
+    path: Path, reader: Any, names: list[str], header: list[str], skipped_lines: int, builder: ColumnBuilder
 ) -> Iterator[TableChunk]:
-    """Yield chunks of the rows that the CSV `reader` has left; rows with too many or too few cells are skipped."""
+    """Yield chunks of the rows that the CSV `reader` has left; rows with too many or too few cells are skipped.
+
+    Lines that repeat the header are skipped too: files that were put one after another have them.
+    """
+    repeated = 0
     columns: list[list[str]] = [[] for _ in names]
     row_numbers: list[int] = []
     row_number = 0  # counts damaged rows as well, but not blank lines
@@ -85,7 +92,9 @@ def _read_chunks(
         intact: list[list[str]] = []
         for row, line in batch:
             first_line, last_line = last_line + 1, line
-            if len(row) == len(names):
+            if row and header and row[0].strip() == header[0] and [cell.strip() for cell in row] == header:
+                repeated += 1
+            elif len(row) == len(names):
                 intact.append(row)
                 row_numbers.append(row_number)
             elif row:
@@ -98,6 +107,9 @@ def _read_chunks(
             yield TableChunk(names, dict(zip(names, columns, strict=True)), np.array(row_numbers))
             columns, row_numbers = [[] for _ in names], []
         if not batch:
+            if repeated:
+                message = f"{pluralize(repeated, 'line')} of {path.name} that repeat{'s' * (repeated == 1)} the header"
+                builder.notes.append(("skipped", message))
             return
 
 

@@ -11,10 +11,11 @@ from icecore.core.errors import DataError
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import TableChunk
 from icecore.user_data.notes import join_names
+from icecore.user_data.readers.csv_layout import HEAD_LINES, MISSING_MARKS, has_header
 
 
 def read_excel(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
-    """Yield the rows of the first sheet, whose first row names the columns. Raises DataError."""
+    """Yield the rows of the first sheet, whose first row names the columns if it looks like it. Raises DataError."""
     try:
         import openpyxl
     except ImportError as error:
@@ -30,12 +31,20 @@ def read_excel(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
         raise DataError(f"{path} has no rows. A table needs a header and at least one row.")
     if others:
         builder.notes.append(("left out", f"sheets {join_names(others)} of {path.name}: only the first one is read"))
-    names = [f"column{i}" if name is None else str(name).strip() for i, name in enumerate(rows[0], 1)]
+    head = [[_text(cell) or "" for cell in row] for row in rows[:HEAD_LINES]]
+    width = len(rows[0])
+    if has_header(head):
+        names = [name if name and name not in MISSING_MARKS else f"column{i}" for i, name in enumerate(head.pop(0), 1)]
+        rows = rows[1:]
+    else:
+        names = [f"column{i}" for i in range(1, width + 1)]
+        builder.notes.append(("header", f"{path.name} has none; its columns are called column1 to column{width}"))
+    names = [name.strip() for name in names]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path} has several columns named {join_names(repeated)}. Rename all but one of them.")
-    columns = zip(*rows[1:], strict=True)
+    columns = zip(*rows, strict=True)
     cells = {name: [_text(cell) for cell in column] for name, column in zip(names, columns, strict=True)}
-    yield TableChunk(names, cells, np.arange(len(rows) - 1))
+    yield TableChunk(names, cells, np.arange(len(rows)))
 
 
 def _text(cell: Any) -> str | None:

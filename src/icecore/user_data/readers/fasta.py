@@ -61,7 +61,7 @@ def read_fasta(request: ReadRequest) -> TextRecords:
         if table is not None:
             target = table.target
             notes += table.notes
-        for header, text in _iterate_records(path):
+        for header, text in _iterate_records(path, notes):
             name = (header.split() or [""])[0]
             label = _label_in_header(header, name, request, fields) if table is None else table.find(name)
             if label is None:
@@ -121,19 +121,19 @@ def _label_in_header(header: str, name: str, request: ReadRequest, fields: set[s
     fields |= found.keys()
     by_low_name = {field.lower(): value for field, value in found.items()}
     for wanted in request.settings.target[:1]:
-        if wanted in found:
-            return found[wanted]
+        if wanted in found or (found and wanted not in _LABEL_FIELDS):
+            return found.get(wanted)
     label = next((by_low_name[field] for field in _LABEL_FIELDS if field in by_low_name), None)
     if label is not None or "|" not in name or name.split("|")[0].lower() in _DATABASES:
         return label
     return name.rpartition("|")[2]
 
 
-def _iterate_records(path: Path) -> Iterator[tuple[str, str]]:
+def _iterate_records(path: Path, notes: list[Note]) -> Iterator[tuple[str, str]]:
     """(header, sequence) of each record, without white space and without a stop (*) at the end."""
     header: str | None = None
     parts: list[str] = []
-    for number, line in enumerate(iterate_lines(path), 1):
+    for number, line in enumerate(iterate_lines(path, notes), 1):
         if line.startswith(">"):
             if header is not None:
                 yield header, "".join(parts).rstrip("*")

@@ -1,7 +1,8 @@
 """Series to forecast: a table with times, perhaps of several series, or a `.tsf` file of the forecasting archive."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from icecore.core.errors import DataError, unknown_name
 from icecore.core.text import pluralize
 from icecore.user_data.column_table import ColumnTable
+from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.forecast_windows import Series
 from icecore.user_data.notes import Note, join_names
@@ -23,8 +25,12 @@ SERIES_NAMES = ("unique_id", "series_id", "item_id", "series", "id", "store", "s
 VALUE_NAMES = (*TARGET_NAMES, "value", "values", "sales", "demand", "count")
 
 
+#: a step from one time to the next that is so many times the usual one is a gap: months differ by less
+GAP = 1.5
+
+
 class SeriesSet(NamedTuple):
-    """Series of one table: names of its columns, and notes of what was chosen."""
+    """Series of one table: names of its columns, notes of what was chosen, and how its columns are read."""
 
     series: list[Series]
     target: str
@@ -35,6 +41,8 @@ class SeriesSet(NamedTuple):
     notes: list[Note]
     files: list[str]
     known: tuple[str, ...] = ()
+    types: Mapping[str, ColumnType] = MappingProxyType({})
+    formats: Mapping[str, str] = MappingProxyType({})
 
 
 def read_forecast_series(path: Path, request: ReadRequest) -> SeriesSet:
@@ -78,7 +86,10 @@ def read_forecast_series(path: Path, request: ReadRequest) -> SeriesSet:
     if series_column:
         notes.append(("series", f"{len(series):,}, by column {series_column!r} (--series)"))
     has_dates = time is not None and columns[time].type == "date"
-    return SeriesSet(series, target, seen, time, series_column, has_dates, notes, source["files"], settings.known)
+    used = (target, *seen, *settings.known, *([time] if time else []))
+    types: dict[str, ColumnType] = {name: columns[name].type for name in used}
+    files, formats = source["files"], source["formats"]
+    return SeriesSet(series, target, seen, time, series_column, has_dates, notes, files, settings.known, types, formats)
 
 
 def _find_time(table: ColumnTable) -> str | None:
@@ -137,7 +148,9 @@ def _divide(
     labels = None if column is None else table.columns[column].as_labels()
     codes = np.zeros(len(times), int) if labels is None else labels.values
     series: list[Series] = []
-    ahead = 0
+    ahead = gaps = 0
+    if lost := int(((codes < 0) | ~np.isfinite(times)).sum()):
+        notes.append(("dropped", f"{pluralize(lost, 'row')} without a time or the name of a series"))
     for code in np.unique(codes[codes >= 0]):
         rows = np.flatnonzero((codes == code) & np.isfinite(times))
         rows = rows[np.argsort(times[rows], kind="stable")]
@@ -148,6 +161,8 @@ def _divide(
                 f"{path}: {pluralize(repeated, 'time')} of series {name!r} repeat, so it is not one series. Name the "
                 "column of the series with --series, or remove the copies."
             )
+        steps = np.diff(times[rows])
+        gaps += int((steps > GAP * np.median(steps)).sum()) if len(steps) else 0
         is_there = np.flatnonzero(np.isfinite(numbers.values[rows, 0]))
         if not len(is_there):
             raise DataError(f"{path}: series {name!r} has no value of {target!r}. Leave it out, or name --target.")
@@ -155,6 +170,11 @@ def _divide(
         known = numbers.known[rows] if numbers.known.shape[1] else None
         series.append(Series(name, times[past], numbers.values[past], known))
         ahead += len(rows) - len(past)
+    if gaps:
+        message = (
+            f"{pluralize(gaps, 'longer step')} between times: points count as evenly spaced (add rows without values)"
+        )
+        notes.append(("gaps", message))
     if ahead:
         notes.append(("not yet", f"{pluralize(ahead, 'row')} after the last value of {target!r}"))
     return series
@@ -180,6 +200,11 @@ def _column(row: object) -> np.ndarray:
     return np.array([np.nan if value == "NaN" else float(value) for value in values])[:, None]
 
 
-def forecast_request(path: Path, settings: DataSettings) -> ReadRequest:
-    """The request that reads series to train on."""
-    return ReadRequest(path, settings, {}, False)
+def forecast_request(
+    path: Path,
+    settings: DataSettings,
+    types: Mapping[str, ColumnType] | None = None,
+    formats: Mapping[str, str] | None = None,
+) -> ReadRequest:
+    """The request that reads series: those to train on, or new ones with the types and formats of training."""
+    return ReadRequest(path, settings, types or {}, False, formats or {})

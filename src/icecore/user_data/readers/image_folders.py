@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icecore.core.errors import DataError
+from icecore.core.errors import DataError, UserError
 from icecore.core.text import pluralize
 from icecore.user_data.columns import column_from_values
 from icecore.user_data.data_archives import file_names, iterate_files
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, ImageFiles, is_image
 from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.labels import find_label_table
-from icecore.user_data.readers.source_files import ReadRequest, has_ending, is_submission
+from icecore.user_data.readers.source_files import ReadRequest, has_ending, is_data_file, is_submission
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES
 from icecore.user_data.readers.table_rows import read_table_rows
 from icecore.user_data.records import ImageRecords, Records
@@ -46,8 +46,15 @@ def read_images(request: ReadRequest) -> Records:
         images = ImageFiles(path.parent, [path.name], request.settings.strict)
         return ImageRecords(images=images, targets={}, names=images.names, source=source)
     listing = list_images(path, request.settings.split, request.predicting)
-    if len(set(listing.classes) - {""}) < 2 and (records := _read_image_table(request)) is not None:
-        return records
+    notes, has_folders = list(listing.notes), len(set(listing.classes) - {""}) > 1
+    if not has_folders:
+        if (records := _read_image_table(request)) is not None:
+            return records
+    elif request.settings.target:
+        if (records := _read_named_target(request)) is not None:
+            return records
+    elif (labels := find_label_table(path)) is not None and not request.predicting:
+        notes.append(("left out", f"{labels.name}: the folders are the classes (--target takes a column of it)"))
     has_classes = all(listing.classes)
     if not has_classes and not request.predicting:
         example = listing.names[list(listing.classes).index("")]
@@ -62,8 +69,18 @@ def read_images(request: ReadRequest) -> Records:
         names=listing.names,
         splits=np.array(listing.splits) if any(listing.splits) else None,
         source=source,
-        notes=listing.notes,
+        notes=notes,
     )
+
+
+def _read_named_target(request: ReadRequest) -> Records | None:
+    """The images of a table that has the targets that are set; None if there is none, as folders may be meant."""
+    try:
+        records = _read_image_table(request)
+    except UserError:
+        return None
+    has_all = records is not None and set(request.settings.target) <= records.targets.keys()
+    return records if has_all else None
 
 
 def _read_image_table(request: ReadRequest) -> Records | None:
@@ -96,7 +113,8 @@ def list_images(path: Path, split: str | None = None, predicting: bool = False) 
     except ImportError as error:
         raise DataError(f"Reading images in {path} needs Pillow: pip install 'icecore[images]'") from error
     # sorted, so that archives of the same images give the same rows however they were packed
-    names = sorted(name for name in file_names(path) if is_image(name.replace("\\", "/")))
+    all_names = file_names(path)
+    names = sorted(name for name in all_names if is_image(name.replace("\\", "/")))
     if not names:
         raise DataError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)}). Put those of each class into a folder.")
     given = None if split is None else read_split_setting(split)
@@ -111,7 +129,7 @@ def list_images(path: Path, split: str | None = None, predicting: bool = False) 
         if split_of(folders[0][0]):
             break
         folders = [folder[1:] for folder in folders]
-    splits, notes = [""] * len(names), []
+    splits, notes = [""] * len(names), list[Note]()
     level = _split_level(folders, split_of)
     if level is not None:
         splits = [split_of(folder[level]) for folder in folders]
@@ -122,7 +140,24 @@ def list_images(path: Path, split: str | None = None, predicting: bool = False) 
     if not predicting:
         kept, notes = _with_classes(classes, splits, split is None)
         names, classes, splits = ([each[i] for i in kept] for each in (names, classes, splits))
+        notes += _other_files(path, all_names, names)
     return ImageListing(names, classes, splits, notes)
+
+
+def _other_files(path: Path, all_names: Sequence[str], images: Sequence[str]) -> list[Note]:
+    """Notes of files that are no images by their ending, and of folders without any: a class might vanish with them."""
+    notes: list[Note] = []
+    chosen = set(images)
+    others = [name for name in all_names if name not in chosen and is_data_file(name.rpartition("/")[2])]
+    if others := [name for name in others if "/" in name and not has_ending(name, TABLE_SUFFIXES)]:
+        message = f"{pluralize(len(others), 'file')} that {'is' if len(others) == 1 else 'are'} no image by name"
+        notes.append(("left out", f"{message}: {join_names(others, 3)}"))
+    if path.is_dir():
+        full = {name.partition("/")[0] for name in images}
+        folders = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and folder.name not in full)
+        if empty := [name for name in folders if is_data_file(name)]:
+            notes.append(("left out", f"folders without images: {join_names(empty, 3)}"))
+    return notes
 
 
 def _split_level(folders: Sequence[Sequence[str]], split_of: Callable[[str], str]) -> int | None:

@@ -17,6 +17,7 @@ from icecore.user_data.notes import Note, join_names
 from icecore.user_data.readers.column_roles import ID_NAMES, TARGET_NAMES, read_columns, target_names
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.readers.table_files import read_table
+from icecore.user_data.row_counters import CAMEL_ID_NAME, ID_NAME
 
 
 def label_table_names(path: Path) -> list[str]:
@@ -30,10 +31,31 @@ def find_label_table(path: Path) -> Path | None:
     return find_first([path, path.parent] if path.is_dir() else [path.parent], label_table_names(path))
 
 
-def read_labels_in_order(request: ReadRequest) -> dict[str, Column]:
-    """The target columns of a table of labels that has one row for each example, in the same order."""
+def read_labels_in_order(request: ReadRequest) -> tuple[dict[str, Column], list[Note]]:
+    """The target columns of a table of labels that has one row for each example, and notes.
+
+    The rows are in the order of the examples, unless a column of ids numbers these in another order.
+    """
     table, _, _ = read_columns(request, request.settings.target, may_sample=False)
-    return {name: table.target(name) for name in target_names(request, table)}
+    names = target_names(request, table)
+    targets = {name: table.target(name) for name in names}
+    others = (column for column in table.columns.values() if column.name not in names)
+    numbers = next(filter(_is_order, others), None)
+    if numbers is not None:
+        order = np.argsort(numbers.values, kind="stable")
+        targets = {name: column.select(order) for name, column in targets.items()}
+        table.notes.append(("labels", f"in the order of column {numbers.name!r}"))
+    return targets, table.notes
+
+
+def _is_order(column: Column) -> bool:
+    """Whether a column with the name of ids numbers all rows from 0 or 1, but not in their order."""
+    if column.type != "number" or not (ID_NAME.fullmatch(column.name) or CAMEL_ID_NAME.fullmatch(column.name)):
+        return False
+    order = np.sort(column.values)
+    first = order[0] if len(order) else np.nan
+    is_complete = first in (0, 1) and bool((order == first + np.arange(len(order))).all())
+    return is_complete and not (order == column.values).all()
 
 
 class IdLabels(NamedTuple):
@@ -67,8 +89,10 @@ def read_labels_by_id(path: Path, request: ReadRequest) -> IdLabels:
     notes: list[Note] = []
     if wanted and wanted[0] in others:
         target = wanted[0]
-    elif wanted and not request.predicting and wanted != ("label",):
-        raise unknown_name("target column", wanted[0], others)
+    elif wanted and wanted != ("label",):
+        if not request.predicting:
+            raise unknown_name("target column", wanted[0], others)
+        return IdLabels(wanted[0], {}, [])  # another column would be scored as this one
     else:
         usual = [name for low in TARGET_NAMES for name in others if name.strip().lower() == low]
         target = (usual or others[-1:])[0]

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from icecore.core.errors import DataError
 from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import Column
 from icecore.user_data.embedded_images import EmbeddedImages
+from icecore.user_data.readers.axes import find_axes
 from icecore.user_data.readers.column_roles import note_left_out
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.records import ImageRecords, NumberNames, Records, SequenceRecords
@@ -81,12 +83,34 @@ def nested_records(
         "names": names,
         "splits": splits,
         "groups": table.groups,
+        "others": table.columns,
         "source": {**source, "column": name},
         "notes": table.notes,
     }
     if kind == "image":
         raw = [(cell or {}).get("bytes") or b"" for cell in cells]
         return ImageRecords(images=EmbeddedImages(request.path, raw, request.settings.strict), **common)
-    rows = [np.array(cell or [[np.nan]], np.float32) for cell in cells]
-    rows = [row[:, None] if row.ndim == 1 else row for row in rows]
-    return SequenceRecords(sequences=Sequences.from_rows(rows), **common)
+    rows = [_points(name, cell) for cell in cells]
+    depth = max((row.ndim for row in rows if row is not None), default=1)
+    width = max((row.shape[0] for row in rows if row is not None and row.ndim > 1), default=1)
+    if depth > 1:
+        shape = (len(rows), width, max(row.shape[1] for row in rows if row is not None and row.ndim > 1))
+        axes, axis_notes = find_axes(shape, request.settings)
+        common["notes"] = [*table.notes, *axis_notes]
+        common["source"] = {**common["source"], "axes": axes}
+        rows = [row.T if row is not None and axes == "time-last" else row for row in rows]
+    V = next((row.shape[1] for row in rows if row is not None and row.ndim > 1), 1)
+    # an empty series becomes one missing point
+    filled = [np.full((1, V), np.nan, np.float32) if row is None else row.reshape(len(row), -1) for row in rows]
+    return SequenceRecords(sequences=Sequences.from_rows(filled), **common)
+
+
+def _points(name: str, cell: Any) -> np.ndarray | None:
+    """A cell with a list of numbers, or with one of points, as an array; None if it is empty. Raises DataError."""
+    try:
+        points = np.array([] if cell is None else cell, np.float32)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"Column {name!r} must hold lists of numbers, or lists of points with equally many numbers each."
+        ) from None
+    return points if points.size else None

@@ -6,19 +6,22 @@ The archives publish a split in two files, NAME_TRAIN and NAME_TEST; naming the 
 import importlib
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.user_data.cell_types import is_missing_word, parse_number
+from icecore.user_data.cell_types import cell_parser, is_missing_word, parse_number
 from icecore.user_data.columns import LARGEST_EXACT
+from icecore.user_data.data_settings import DecimalMark
 from icecore.user_data.notes import Note
+from icecore.user_data.number_formats import find_number_format
 from icecore.user_data.readers.labels import label_target
 from icecore.user_data.readers.source_files import ReadRequest, has_ending
 from icecore.user_data.readers.text_lines import iterate_lines
+from icecore.user_data.readers.ts_files import has_time_stamps, labels_as_written, read_time_stamped
 from icecore.user_data.records import NumberNames, SequenceRecords
 from icecore.user_data.sequences import Sequences
 from icecore.user_data.split_names import NO_SPLIT
@@ -26,9 +29,15 @@ from icecore.user_data.split_names import NO_SPLIT
 #: series (T, V) of any lengths, and the label of each as text, "" if there is none
 Loaded = tuple[list[np.ndarray], list[str]]
 #: Name_TRAIN.tsv or TRAIN_Name.tsv: what comes before the split, the split, and what comes after it
-_PUBLISHED = re.compile(r"(?=.*[_-])((?:.+[_-])?)(TRAIN|TEST)((?:[_-].+)?\.(?:tsv|txt|csv|ts|arff))", re.IGNORECASE)
+_PUBLISHED = re.compile(
+    r"(?=.*[_-])((?:.+[_-])?)(TRAIN|TEST)((?:[_-].+)?\.(?:(?:tsv|txt|csv)(?:\.gz)?|ts|arff))", re.IGNORECASE
+)
+#: a label and numbers between blanks, some of which have a decimal comma
+_DECIMAL_COMMAS = re.compile(r"\s*\S+(?:\s+[+-]?\d+(?:,\d+)?)+\s*")
 #: a line with fewer numbers is no series
 MIN_POINTS = 8
+#: lines that show how the numbers of a table are written
+SHOWN_LINES = 50
 
 
 def is_archive(path: Path) -> bool:
@@ -37,9 +46,12 @@ def is_archive(path: Path) -> bool:
         return True
     if not _PUBLISHED.fullmatch(path.name) or not path.is_file():
         return False
-    label, *values = _cells(next((line for line in iterate_lines(path) if line.strip()), ""))
-    if len(values) < MIN_POINTS or not all(map(_is_number, values)):
+    line = next((line for line in iterate_lines(path) if line.strip()), "")
+    label, *values = _cells(line, _delimiter(line))
+    if len(values) < MIN_POINTS:
         return False
+    if not all(map(_is_number, values)):
+        return any(find_number_format(values))
     # above a table, the points in time may be counted: label, 0, 1, 2
     return _is_number(label) or any(b - a != 1 for a, b in itertools.pairwise(map(parse_number, values)))
 
@@ -57,15 +69,20 @@ def training_file(path: Path) -> Path:
     return found[0] if len({file.stem for file in found}) == 1 else path
 
 
+def published_test_name(path: Path) -> str | None:
+    """The name, in any case, of the test split that is published with a training file; None for any other file."""
+    match = _PUBLISHED.fullmatch(path.name)
+    return f"{match[1]}TEST{match[3]}" if match and match[2].lower() == "train" else None
+
+
 def read_archive(request: ReadRequest) -> SequenceRecords:
     """Read a file of an archive, and the published test split beside it. Raises DataError."""
     path = request.path
     files = [(path, "")]
     notes: list[Note] = []
-    match = _PUBLISHED.fullmatch(path.name)
-    if match and not request.predicting and request.settings.split != NO_SPLIT and match[2].lower() == "train":
-        name = f"{match[1]}test{match[3]}".lower()
-        other = next((file for file in sorted(path.parent.iterdir()) if file.name.lower() == name), None)
+    name = published_test_name(path)
+    if name is not None and not request.predicting and request.settings.split != NO_SPLIT:
+        other = next((file for file in sorted(path.parent.iterdir()) if file.name.lower() == name.lower()), None)
         if other is not None:
             files = [(path, "train"), (other, "test")]
             notes.append(("splits", f"{other.name} is the published test split (--split none leaves it out)"))
@@ -73,8 +90,8 @@ def read_archive(request: ReadRequest) -> SequenceRecords:
     labels: list[str] = []
     splits: list[str] = []
     for file, split in files:
-        load = next((load for ending, load in AEON_LOADERS.items() if has_ending(file.name, (ending,))), _load_table)
-        series, found = load(file)
+        load = next((load for ending, load in AEON_LOADERS.items() if has_ending(file.name, (ending,))), None)
+        series, found = _load_table(file, request.settings.decimal) if load is None else load(file)
         rows += series
         labels += found
         splits += [split] * len(series)
@@ -120,27 +137,47 @@ def _whole_number(label: str) -> str | None:
     return str(int(number)) if number % 1 == 0 and abs(number) <= LARGEST_EXACT else None
 
 
-def _cells(line: str) -> list[str]:
-    """The cells of a line that tabs, commas or blanks delimit."""
-    return [cell.strip() for cell in re.split(r"\t|,|\s+", line.strip())]
+def _delimiter(line: str) -> str:
+    """What stands between the cells of this line and others: a tab, a semicolon or blanks; "" for commas or blanks."""
+    found = next((mark for mark in "\t;" if mark in line), "")
+    return found or (" " if _DECIMAL_COMMAS.fullmatch(line) else "")
 
 
-def _load_table(path: Path) -> Loaded:
-    """Lines of a label and numbers; missing values at the end of a line shorten its series."""
+def _cells(line: str, delimiter: str) -> list[str]:
+    """The label and the numbers of a line. A first cell that is empty is a missing label."""
+    if delimiter in ("\t", ";"):
+        return [cell.strip() for cell in line.rstrip().split(delimiter)]
+    return line.split() if delimiter else [cell.strip() for cell in re.split(r"\s*,\s*|\s+", line.strip())]
+
+
+def _load_table(path: Path, decimal: DecimalMark) -> Loaded:
+    """Lines of a label and numbers; missing values at the end of a line shorten its series. Raises DataError."""
+    lines = [(number, line) for number, line in enumerate(iterate_lines(path), 1) if line.strip()]
+    delimiter = _delimiter(lines[0][1]) if lines else ""
+    rows = [(number, *_cells(line, delimiter)) for number, line in lines]
+    parse = _number_parser(path, [cell for _, _, *cells in rows[:SHOWN_LINES] for cell in cells], decimal)
     series: list[np.ndarray] = []
     labels: list[str] = []
-    for number, line in enumerate(iterate_lines(path), 1):
-        if not line.strip():
-            continue
-        label, *cells = _cells(line)
+    for number, label, *cells in rows:
         try:
-            values = np.array([parse_number(cell) for cell in cells], np.float32)
+            values = np.array([parse(cell) for cell in cells], np.float32)
         except ValueError as error:
             raise DataError(f"{path} line {number}: {error}. Each line must hold a label and numbers.") from None
-        present = np.flatnonzero(np.isfinite(values))
+        present = np.flatnonzero(~np.isnan(values))
         series.append(values[: present[-1] + 1 if len(present) else 1, None])
         labels.append(label)
     return series, labels
+
+
+def _number_parser(path: Path, cells: Sequence[str], decimal: DecimalMark) -> Callable[[str], float]:
+    """What reads numbers that are written like these. Raises DataError if there are two readings."""
+    present = [cell for cell in cells if not is_missing_word(cell)]
+    if all(map(_is_number, present)):
+        return parse_number
+    number_format, reason = find_number_format(present, decimal)
+    if reason:
+        raise DataError(f"{path}: {reason}. Say which mark is before the decimals: --decimal point or comma.")
+    return cell_parser("number", "" if number_format is None else str(number_format))
 
 
 def import_loaders(path: Path) -> Any:
@@ -160,12 +197,19 @@ def _load_with_aeon(path: Path, name: str) -> Loaded:
         X, y = getattr(datasets, name)(str(path))
     except Exception as error:  # aeon's loaders raise exceptions of many types
         raise DataError(f"{path} cannot be read by aeon ({error}). Check that the file is complete.") from error
-    labels = ["" if y is None else str(label) for label in (y if y is not None else [""] * len(X))]
+    if not np.size(y):
+        return [np.asarray(series, np.float32).T for series in X], [""] * len(X)
+    labels = labels_as_written(path)
+    if len(labels) != len(X):
+        raise DataError(f"{path} has {len(X):,} series, but {len(labels):,} labels. Check that the file is complete.")
     return [np.asarray(series, np.float32).T for series in X], labels
 
 
 def _load_ts(path: Path) -> Loaded:
-    return _load_with_aeon(path, "load_from_ts_file")
+    if not has_time_stamps(path):
+        return _load_with_aeon(path, "load_from_ts_file")
+    series, labels = read_time_stamped(path), labels_as_written(path)
+    return series, ["" if label.endswith(")") else label for label in labels]
 
 
 def _load_arff(path: Path) -> Loaded:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icecore.core.errors import DataError
+from icecore.core.text import pluralize
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_archives import iterate_files
 from icecore.user_data.data_settings import DataSettings
+from icecore.user_data.notes import Note, join_names
 from icecore.user_data.split_names import NO_SPLIT, read_split_setting, split_of_file, split_of_name
 
 
@@ -52,6 +54,24 @@ def _split_of(file: Path, base: Path) -> str:
     """The split that the name of a file says, or else that of a folder above it."""
     folders = file.relative_to(base).parts[:-1]
     return split_of_file(file.name) or next(filter(None, map(split_of_name, folders)), "")
+
+
+def notes_on_folder(request: ReadRequest, files: Sequence[Path]) -> list[Note]:
+    """Notes of files in a folder that are not read, and of names of folders that say nothing: they might be classes."""
+    base = request.path
+    if request.predicting or not base.is_dir():
+        return []
+    notes: list[Note] = []
+    read = set(files)
+    others = [file for file in iterate_files(base) if file not in read and is_data_file(file.name)]
+    if others := [str(file.relative_to(base)) for file in others if not is_submission(file.name)]:
+        notes.append(("left out", f"{pluralize(len(others), 'other file')} in the folder: {join_names(others, 3)}"))
+    names = [file.relative_to(base).parts[:-1] for file in files]
+    said = {part for parts in names for part in parts if "=" not in part and not split_of_name(part)}
+    if len(set(names)) > 1 and said:
+        message = f"the names of the folders {join_names(sorted(said), 3)}: rename them, as in class={min(said)}, to"
+        notes.append(("left out", f"{message} learn them"))
+    return notes
 
 
 def list_data_files(request: ReadRequest, endings: tuple[str, ...]) -> list[tuple[Path, str]]:

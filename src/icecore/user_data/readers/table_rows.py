@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.user_data.column_table import ColumnTable
+from icecore.user_data.column_table import ColumnTable, exact_codes
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
-from icecore.user_data.readers.column_roles import ID_NAMES, TEXT_NAMES, note_left_out, read_columns, target_names
+from icecore.user_data.readers.column_roles import (
+    ID_NAMES,
+    NAME_NAMES,
+    TEXT_NAMES,
+    note_left_out,
+    read_columns,
+    target_names,
+)
 from icecore.user_data.readers.named_images import splits_of_folders, take_images
 from icecore.user_data.readers.nested_columns import find_nested_column, nested_records
 from icecore.user_data.readers.source_files import ReadRequest, list_data_files
@@ -46,6 +53,7 @@ def read_table_rows(request: ReadRequest) -> Records:
             names=images.names,
             splits=splits,
             groups=table.groups,
+            others=table.columns,
             source=source,
             notes=table.notes,
         )
@@ -64,7 +72,7 @@ def build_records(
 ) -> Records:
     """Records of the rows of a table without its targets: of columns, or of the texts in one column.
 
-    find_text  a column of texts is looked for, unless the settings name one
+    find_text  a column of texts is looked for, unless the settings name one, and codes of many digits are made texts
 
     Raises DataError if no column is left, and ConfigError for a column that does not exist.
     """
@@ -75,8 +83,11 @@ def build_records(
             raise DataError(
                 f"{source_name} has no columns to learn from beside the target {join_names(list(targets))}."
             )
+        # new rows are read by the types of training
+        columns, code_notes = exact_codes(table.columns) if find_text else (table.columns, [])
+        table.notes += code_notes
         return TableRecords(
-            columns=table.columns,
+            columns=columns,
             targets=targets,
             names=row_names,
             splits=splits,
@@ -92,6 +103,7 @@ def build_records(
         names=row_names,
         splits=splits,
         groups=table.groups,
+        others={name: column for name, column in table.columns.items() if name != text_column},
         source=source,
         notes=table.notes,
     )
@@ -115,6 +127,11 @@ def _texts_of_column(source_name: str, table: ColumnTable, name: str) -> list[st
     return column.row_texts()
 
 
+def _is_id(name: str) -> bool:
+    """Whether a column has a usual name of ids. Names may be what is learned from, if there is nothing else."""
+    return name.strip().lower() in ID_NAMES and name.strip().lower() not in NAME_NAMES
+
+
 def _find_text_column(table: ColumnTable) -> str | None:
     """The column of character sequences, if the table has only columns of nearly unique texts, and perhaps an id.
 
@@ -122,7 +139,8 @@ def _find_text_column(table: ColumnTable) -> str | None:
     """
     many = max(20, len(table.row_numbers) // 2)
     texts = [c for c in table.columns.values() if c.type == "text" and (c.levels is None or len(c.levels) > many)]
-    texts = [column for column in texts if not column.number_hint]  # numbers in another form are no texts to learn
+    # numbers in another form are no texts to learn, and the letters of an id mean nothing
+    texts = [column for column in texts if not column.number_hint and not _is_id(column.name)]
     others = table.columns.keys() - {column.name for column in texts}
     if not texts or any(name.lower() not in ID_NAMES and not counts_rows(table.columns[name]) for name in others):
         return None

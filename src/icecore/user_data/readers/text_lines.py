@@ -24,9 +24,11 @@ SMILES_ENDINGS = (".smi", ".smiles")
 MANY_LABELS = 20
 
 
-def iterate_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file without their line breaks. Raises DataError."""
-    file, _ = open_text(path)
+def iterate_lines(path: Path, notes: list[Note] | None = None) -> Iterator[str]:
+    """The lines of a text file without their line breaks; notes an unusual encoding. Raises DataError."""
+    file, encoding = open_text(path)
+    if notes is not None and encoding != "UTF-8":
+        notes.append(("encoding", f"{path.name}: {encoding}"))
     with archive_errors(path), file:
         yield from (line.rstrip("\r\n") for line in limited_lines(file.readline, path))
 
@@ -67,7 +69,7 @@ def read_lines(request: ReadRequest) -> TextRecords:
     files = list_data_files(request, LINE_ENDINGS)
     for path, split in files:
         is_smiles = has_ending(path.name, SMILES_ENDINGS)
-        for number, line in enumerate(iterate_lines(path), 1):
+        for number, line in enumerate(iterate_lines(path, notes), 1):
             label, tab, text = line.partition("\t")
             if is_smiles and not tab:
                 label, tab, text = line.strip().partition(" ")
