@@ -13,6 +13,7 @@ from icecore.experiments.results import RunRecord, read_records
 from icecore.paper.trivial_answers import TRIVIAL_ANSWERS
 
 ROOT = Path(__file__).parents[2]
+BUDGET = "cpu"
 #: tasks in the order of the picture
 TASKS = {
     "bit-xor": "bit XOR",
@@ -24,7 +25,8 @@ TASKS = {
 }
 ROWS = {
     "pretrained": ("pretrained on language", "#0072B2", "o"),
-    "random": ("the same body, random", "#D55E00", "s"),
+    "antibodies": ("pretrained on antibodies", "#009E73", "D"),
+    "random": ("the first body, random", "#D55E00", "s"),
     "statistics": ("random with pretrained scales", "#E69F00", "^"),
     "lstm-matched": ("LSTM of the same size, random", "#8C5A2B", "h"),
     "none": ("no body", "#555555", "X"),
@@ -32,10 +34,15 @@ ROWS = {
 
 
 def read_means(path: Path) -> dict[tuple[str, str], float]:
-    """Mean test accuracy over seeds by row and task, on MiniLM and the bodies beside it."""
+    """Mean test accuracy over seeds by row and task, on MiniLM and the bodies beside it.
+
+    Results of other protocols than the default one count for tasks that have no others.
+    """
+    records = [record for record in read_records(path)[0] if record.key.body == "minilm" and record.run_id]
+    of_default = {record.key.column for record in records if record.key.budget == BUDGET}
     runs: dict[tuple[str, str], dict[float, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
-    for record in read_records(path)[0]:
-        if record.summary.backbone in ("minilm", "none", "lstm-matched:minilm"):
+    for record in records:
+        if record.key.budget == BUDGET or record.key.column not in of_default:
             runs[record.key.row, record.key.column][record.summary.lr].append(record)
     means: dict[tuple[str, str], float] = {}
     for key, by_rate in runs.items():
