@@ -34,9 +34,13 @@ from icecore.experiments import sweep
 from icecore.experiments.results import CellKey, RunRecord, read_records
 from icecore.experiments.run_list import list_runs, run_card
 from icecore.model.program import Program
+from icecore.report.answer import find_answer
+from icecore.report.leaderboard import PROJECT, build_leaderboard
 from icecore.report.markdown import render_markdown
-from icecore.report.page import render_page
+from icecore.report.page import PageContent, render_page
 from icecore.report.result_tables import build_tables
+from icecore.report.verdict_lines import list_verdicts
+from icecore.report.verdicts import evaluate_claims
 from icecore.report.writer import write_report
 from icecore.sharing.model_card import card
 from icecore.tasks.archive_unpacking import unpack
@@ -128,8 +132,10 @@ def results(folder: Path) -> Case:
             write_report(records, faults, folder / "report", folder)
             return
         tables = build_tables(records)
-        render_markdown(tables, faults, {}).encode()
-        render_page(tables, faults, {table.slug: [] for table in tables}).encode()
+        boards = build_leaderboard({PROJECT: records})
+        render_markdown(tables, faults, {}, boards).encode()
+        verdicts = list_verdicts(evaluate_claims(records))
+        render_page(PageContent(tables, {}, find_answer(tables), verdicts, boards, faults)).encode()
         count[0] += 1
 
     return case

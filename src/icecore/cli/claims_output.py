@@ -8,7 +8,6 @@ from rich.markup import escape
 
 from icecore.cli.console import echo, new_table, print_text, stdout
 from icecore.core.errors import DataError
-from icecore.core.storage import write_atomic
 from icecore.core.text import reason
 
 #: columns of a terminal in which all columns of a table fit
@@ -20,6 +19,7 @@ def show_claims(results: Path, page: Path | None) -> None:
 
     Raises DataError if there are no results, or if the page has no place for the claims.
     """
+    from icecore.core.storage import write_atomic
     from icecore.experiments.results import read_records
     from icecore.report.claim_markdown import claims_markdown, with_claims
     from icecore.report.verdicts import evaluate_claims
