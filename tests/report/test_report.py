@@ -255,6 +255,29 @@ def test_a_run_that_stopped_early_keeps_its_last_accuracy_in_the_curve() -> None
     assert (coordinates(marker, "x"), marker.get_markerfacecolor() == "white") == ([30], False)
 
 
+def test_results_of_the_default_protocol_come_first() -> None:
+    keys = [
+        replace(MNIST, budget="cpu, fair protocol"),
+        MNIST,
+        replace(MNIST, study="table1", budget="cpu, fair protocol"),
+    ]
+    tables = build_tables([run(key, 1e-3, 0, 0.5) for key in keys])
+    assert [(table.name, table.budget) for table in tables] == [
+        ("Table 1", "cpu, fair protocol"),
+        ("Table 2", "cpu"),
+        ("Table 2", "cpu, fair protocol"),
+    ]
+
+
+def test_a_row_may_lack_a_task_that_others_have() -> None:
+    """Rates and curves are drawn for the cells that there are."""
+    other = replace(MNIST, row="random")
+    runs = [run(key, lr, 0, 0.5) for key in (MNIST, other, replace(MNIST, column="cifar10")) for lr in (1e-3, 3e-3)]
+    table = only_table(runs)
+    assert plots.draw_rates(table) is not None
+    assert plots.draw_plots(table, Path())
+
+
 def test_rates_that_fell_behind_in_a_race_are_noted_and_enter_no_mean() -> None:
     def behind(lr: float, val: float | None, steps: int, seed: int = 0) -> RunRecord:
         stopped: dict[str, Any] = {"status": BEHIND, "steps_done": steps, "test_metrics": {"test": None}}

@@ -121,7 +121,8 @@ def draw_rates(table: ResultTable) -> Figure | None:
     for ax, column in zip(axes, columns, strict=True):
         cells = {row.key: row.cells[column] for row in rows}
         for key, cell in cells.items():
-            _rate_line(ax, cell, styles[key])
+            if cell.rates:  # a row may lack a task that others have
+                _rate_line(ax, cell, styles[key])
         ax.set_title(column)
         tried = sorted({rate for cell in cells.values() for rate in cell.rates})
         ax.set_xscale("log")

@@ -115,13 +115,21 @@ class ResultTable:
 
 
 def build_tables(records: Sequence[RunRecord], studies: Mapping[str, Study] = STUDIES) -> list[ResultTable]:
-    """The tables of the records: those of `studies` in their order, then others in the order of their records."""
+    """The tables of the records: those of `studies` in their order, then others in the order of their records.
+
+    Of one study, results of the default protocol come first.
+    """
     groups: dict[tuple[str, str, str], list[RunRecord]] = {}
     for record in records:
         groups.setdefault((record.key.study, record.key.budget, record.key.body), []).append(record)
     order = {name: position for position, name in enumerate(studies)}
     tables: list[ResultTable] = []
-    for study, budget, body in sorted(groups, key=lambda group: order.get(group[0], len(order))):
+
+    def place(group: tuple[str, str, str]) -> tuple[int, bool]:
+        study, budget, _ = group
+        return order.get(study, len(order)), "," in budget  # other protocols than the default come last
+
+    for study, budget, body in sorted(groups, key=place):
         slug = _unique_slug("-".join(filter(None, (study or "runs", budget, body))), {table.slug for table in tables})
         tables.append(_build_table(slug, groups[study, budget, body], studies.get(study)))
     return tables
