@@ -104,7 +104,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         {"position": 3.0, "output": 0.3},
         lr_scale="relative",
         averaging=0.1,
-        position_start=4.0,
+        position_start=1.0,
     ),
 }
 

@@ -156,7 +156,7 @@ def _unfreezing_rows(base: Mapping[str, Any]) -> dict[str, StudyRow]:
 
 def _scale_rows() -> dict[str, StudyRow]:
     """Study `scales`: steps of the norms absolute or relative to their scale, and the positions' start beside both."""
-    scales = (("absolute", "absolute", 4.0), ("relative", "relative", 4.0))
+    scales = (("absolute", "absolute", 1.0), ("relative", "relative", 1.0))
     rows = {
         f"{name}-{key}": StudyRow(f"{name}, {scale} steps", {**base, "lr_scale": scale, "position_start": start})
         for name, base in _KINDS
@@ -382,8 +382,7 @@ _STUDIES = (
         "scales",
         "Absolute or relative steps",
         "Do bodies compare otherwise if each trained tensor of the body moves relative to its own scale? Positions of "
-        "bodies without a position table start at four times the spread of the token embeddings, except in the last "
-        "row.",
+        "bodies without a position table start at the spread of the token embeddings, except in the last row.",
         ("bit-xor", "mnist", "cifar10"),
         _scale_rows(),
         settings={"steps": 100, "eval_every": 25},
