@@ -50,7 +50,7 @@ def test_defaults_are_the_protocols_and_the_tasks(name: str, protocol: str) -> N
     expected = {"paper": (0.1, "constant", 0.0), "fair": (0.0, "cosine", 0.05), "fast": (0.0, "cosine", 0.01)}
     assert (config.dropout, config.schedule, config.warmup) == expected[protocol]
     shortcuts = (config.lr_scale, config.averaging, config.position_start)
-    assert shortcuts == (("relative", 0.1, 4.0) if protocol == "fast" else (None, None, None))
+    assert shortcuts == (("relative", 0.1, 1.0) if protocol == "fast" else (None, None, None))
     assert config.faults == PROTOCOLS[protocol].faults
     assert dict(config.task_options) == dict(entry.options)
 

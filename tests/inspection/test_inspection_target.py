@@ -52,7 +52,9 @@ def test_each_of_the_weights_is_inspected(bodies: Mapping[str, str]) -> None:
 
 def test_a_bare_body_starts_as_a_run_would(tmp_path: Path) -> None:
     """A body with rotary positions gets those of the protocol: large ones by default, 0.02 of the fair one."""
-    tiny_model("llama").save_pretrained(tmp_path)
+    model = tiny_model("llama", vocab_size=40)
+    model.embed_tokens.weight.data *= 10
+    model.save_pretrained(tmp_path)
     (fast,) = inspect_target(InspectionRequest(str(tmp_path), options={"n": 3}))
     (fair,) = inspect_target(InspectionRequest(str(tmp_path), options={"n": 3}, protocol="fair"))
     assert fast.stages[0].hidden.rms > fair.stages[0].hidden.rms
