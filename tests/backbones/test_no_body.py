@@ -24,7 +24,7 @@ def test_all_positions_are_read_side_by_side_with_zeros_beyond_the_end() -> None
     body = build_none(BodyRequest("none", options={"width": "2"}))
     x, lengths = torch.randn(3, 4, 2), torch.tensor([4, 1, 3])
     mask = torch.arange(4) < lengths[:, None]
-    read_outs = [ReadOut(slice(0, 1), "last", 1, 4), ReadOut(slice(1, 3), "mean", 1, 6)]
+    read_outs = [ReadOut(slice(0, 1), ("last",), 1, 4), ReadOut(slice(1, 3), ("mean",), 1, 6)]
     first, second = body.read_out(x, mask, lengths, read_outs)
     assert torch.equal(first, x[:1].reshape(1, 1, 8))
     assert second.shape == (2, 1, 12)
