@@ -386,7 +386,14 @@ def test_an_interrupted_grid_continues_from_its_last_state(
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     started = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # tests that a shell started in the background ignore interrupts, and so would their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     runs, deadline = tmp_path / "results" / "runs", time.monotonic() + 150
     while not (list(runs.glob("*/summary.json")) and list(runs.glob("*/checkpoint/step_*.safetensors"))):
