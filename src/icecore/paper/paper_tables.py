@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from icecore.core.config import FPT_ROLES, INPUT, OUTPUT, ROLES, SINGLE_ROLES
+from icecore.core.config import FPT_ROLES, INPUT, LR_SCALES, OUTPUT, ROLES, SINGLE_ROLES
 
 
 @dataclass(frozen=True)
@@ -155,15 +155,12 @@ def _unfreezing_rows(base: Mapping[str, Any]) -> dict[str, StudyRow]:
 
 
 def _scale_rows() -> dict[str, StudyRow]:
-    """Study `scales`: steps of the norms absolute or relative to their scale, and the positions' start beside both."""
-    scales = (("absolute", "absolute", 1.0), ("relative", "relative", 1.0))
-    rows = {
-        f"{name}-{key}": StudyRow(f"{name}, {scale} steps", {**base, "lr_scale": scale, "position_start": start})
+    """Study `scales`: steps of the norms absolute or relative to their scale."""
+    return {
+        f"{name}-{scale}": StudyRow(f"{name}, {scale} steps", {**base, "lr_scale": scale})
         for name, base in _KINDS
-        for key, scale, start in scales
+        for scale in LR_SCALES
     }
-    old = {**PRETRAINED_SETTINGS, "lr_scale": "absolute"}
-    return rows | {"pretrained-small-start": StudyRow("pretrained, absolute steps, positions started at 0.02", old)}
 
 
 def _start_rows() -> dict[str, StudyRow]:
@@ -381,8 +378,7 @@ _STUDIES = (
     Study(
         "scales",
         "Absolute or relative steps",
-        "Do bodies compare otherwise if each trained tensor of the body moves relative to its own scale? Positions of "
-        "bodies without a position table start at the spread of the token embeddings, except in the last row.",
+        "Do bodies compare otherwise if each trained tensor of the body moves relative to its own scale?",
         ("bit-xor", "mnist", "cifar10"),
         _scale_rows(),
         settings={"steps": 100, "eval_every": 25},
