@@ -170,7 +170,7 @@ def _build_engine(programs: Mapping[str, Program], device: str, hub: HubAccess) 
 def _iterate_tokens(encoder: user_data.DataEncoder, rows: user_data.EncodedRows) -> Iterator[Tensor]:
     """The tokens of each row, without padding."""
     for batch in rows.task(encoder).batches("test", ROWS_PER_PASS):
-        lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+        lengths = batch.row_lengths()
         yield from (tokens[:length] for tokens, length in zip(batch.tokens, lengths, strict=True))
 
 

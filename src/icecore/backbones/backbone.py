@@ -174,9 +174,12 @@ class Backbone(nn.Module):
             features.append(parts[0] if len(parts) == 1 else torch.cat([part.float() for part in parts], -1))
         return features
 
-    def output_sizes(self, length: int, read_positions: int, outputs: int) -> tuple[int, int]:
-        """(inputs, outputs) of an output layer for a task of this length, which reads n positions of C outputs."""
-        return self.info.width, outputs
+    def output_sizes(self, length: int, read_positions: int, outputs: int, read_outs: int = 1) -> tuple[int, int]:
+        """(inputs, outputs) of an output layer for a task of this length, which reads n positions of C outputs.
+
+        read_outs  how many hidden states are read side by side
+        """
+        return read_outs * self.info.width, outputs
 
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
         """Role of the parameters of leaf `module`, given its ancestors from the root down; None if it is unknown."""

@@ -468,12 +468,16 @@ def build(
     return HuggingFaceBackbone(describe(config, name, weights, source), model, family_of(config), first_token_id)
 
 
+def _token_table(model: nn.Module) -> tuple[Tensor | None, float]:
+    """The token embeddings (V, D), None without any, and what some families multiply them by when they look them up."""
+    table = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
+    return (None, 1.0) if table is None else (table.weight.detach(), getattr(table, "scalar_embed_scale", 1.0))
+
+
 def _embedding_spread(model: nn.Module) -> float:
     """Standard deviation of the token embeddings: of their rows, or of fresh ones where there are next to none."""
-    table = next((m.weight for m in model.modules() if isinstance(m, nn.Embedding)), None)
-    spread = 0.0 if table is None or len(table) < 16 else float(table.detach().float().std())
-    # some families multiply their embeddings when they look them up
-    spread *= getattr(table, "scalar_embed_scale", 1.0)
+    table, scale = _token_table(model)
+    spread = 0.0 if table is None or len(table) < 16 else scale * float(table.float().std())
     fresh = getattr(model.config, "initializer_range", None)
     return spread or (fresh if isinstance(fresh, float) else 0.02)
 
@@ -484,11 +488,10 @@ def _first_token(model: nn.Module, token: int | None) -> Tensor | None:
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] == "cls_token":
             return parameter.detach().flatten().clone()
-    table = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-    if table is None or token is None or not 0 <= token < len(table.weight):
+    table, scale = _token_table(model)
+    if table is None or token is None or not 0 <= token < len(table):
         return None
-    # some families multiply their embeddings when they look them up
-    return table.weight[token].detach() * getattr(table, "scalar_embed_scale", 1.0)
+    return scale * table[token]
 
 
 def _take_positions(model: nn.Module, family: Family) -> Tensor:

@@ -29,6 +29,8 @@ LR_SCALES = ("absolute", "relative")
 READ_OUTS = ("last", "first", "mean")
 #: the prefix that is the body's own token for the start of a sequence
 BOS = "bos"
+#: weights that depend on the body's seed
+DRAWN_WEIGHTS = ("random", "statistics")
 MAX_PREFIX = 1024
 INPUT_NORMS = ("rms",)
 #: the one `output_start` besides random numbers, and the one `tie_break` besides the earlier step
@@ -54,6 +56,11 @@ OMITTED_IF_NONE = frozenset(
     }
 )
 MAX_SEED = 2**63 - 1
+
+
+def is_drawn(weights: str, backbone: str) -> bool:
+    """Whether a body is a random draw, so that a comparison needs several of them."""
+    return weights in DRAWN_WEIGHTS and backbone != "none"
 
 
 def prefix_length(prefix: str | None) -> int:

@@ -146,7 +146,7 @@ class Engine:
         its logits are not finite.
         """
         if isinstance(rows, Batch):
-            ends = [rows.tokens.shape[1]] * len(rows) if rows.lengths is None else rows.lengths.tolist()
+            ends = rows.row_lengths()
             rows = [tokens[:end] for tokens, end in zip(rows.tokens.unbind(), ends, strict=True)]
         choices = [programs] * len(rows) if isinstance(programs, str | int | LoadedProgram) else programs
         if len(rows) != len(choices):

@@ -110,8 +110,7 @@ def measure_model(model: FPT, task: Task, split: str = "val", examples: int = 16
     recorder, count = _Recorder(T, info.causal), 0
     with recorder.hooks(model.backbone):
         for batch in map(task.prepare_batch, task.batches(split, max(1, WEIGHTS_PER_PASS // T**2), examples)):
-            lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
-            recorder.begin([K + length for length in lengths])
+            recorder.begin([K + length for length in batch.row_lengths()])
             recorder.end(model.hidden_states(batch, recorder.add_attention))
             count += len(batch)
     return Inspection(

@@ -105,8 +105,8 @@ def read_features(
     read_outs, first = [], 0
     for segment, size in zip(segments, sizes, strict=True):
         spec = segment.programs.spec
-        kinds, K = tuple(spec.read_out.split("+")), segment.programs.prefix_length
-        read_outs.append(ReadOut(slice(first, first + size), kinds, spec.read_positions, spec.length, K))
+        rows, K = slice(first, first + size), segment.programs.prefix_length
+        read_outs.append(ReadOut(rows, spec.read_outs, spec.read_positions, spec.length, K))
         first += size
     return backbone.read_out(x, mask, lengths, read_outs, body_pass)
 
@@ -118,10 +118,12 @@ def _rows_of(stack: Tensor, rows: int, run_of_row: Tensor | None) -> Tensor:
 
 def _lengths_with_prefix(segments: Sequence[Segment], lengths: Tensor | None, device: torch.device) -> Tensor | None:
     """Real positions (N,) of all rows with their prefixes; None if all rows are full then."""
-    full = [torch.full((len(s.tokens),), s.tokens.shape[1], device=device) for s in segments]
-    tokens = torch.cat(full) if lengths is None else lengths
-    prefixes = [torch.full((len(s.tokens),), s.programs.prefix_length, device=device) for s in segments]
-    return None if lengths is None and len(segments) == 1 else tokens + torch.cat(prefixes)
+    if lengths is None and len(segments) == 1:
+        return None
+    rows = torch.tensor([len(each.tokens) for each in segments], device=device)
+    prefixes = torch.tensor([each.programs.prefix_length for each in segments], device=device)
+    tokens = segments[0].tokens.shape[1] if lengths is None else lengths  # full rows all have the length of the pass
+    return tokens + prefixes.repeat_interleave(rows)
 
 
 def without_prefix(record: Callable[[Tensor], object], prefix: int) -> Callable[[Tensor], object]:

@@ -273,8 +273,10 @@ class FPT(nn.Module):
 
     def _output_layers(self, generators: Sequence[torch.Generator]) -> RunMLP:
         spec = self.spec
-        inputs, outputs = self.backbone.output_sizes(spec.length, spec.read_positions, spec.outputs)
-        sizes = [inputs * read_out_width(spec, self.backbone), *self.settings.output_hidden, outputs]
+        inputs, outputs = self.backbone.output_sizes(
+            spec.length, spec.read_positions, spec.outputs, len(spec.read_outs)
+        )
+        sizes = [inputs, *self.settings.output_hidden, outputs]
         layers: list[RunLinear | RunEmbedding] = []
         for D, C in itertools.pairwise(sizes):
             bound = 1.0 / math.sqrt(D)  # torch.nn.Linear's default
@@ -330,7 +332,7 @@ def _size(tensor: Tensor) -> float:
 
 def _check_read_out(spec: TaskSpec, backbone: Backbone) -> None:
     """Raise ConfigError if nothing but the first token would be read."""
-    if "first" in spec.read_out.split("+") and backbone.info.causal and backbone.mixes_positions:
+    if "first" in spec.read_outs and backbone.info.causal and backbone.mixes_positions:
         raise ConfigError(
             f"{backbone.info.name} is causal: its first position sees no other, so it says nothing of later tokens. "
             "Use --read-out last or mean."
@@ -349,8 +351,3 @@ def _check_prefix(settings: ModelSettings, backbone: Backbone) -> None:
             f"--prefix {BOS}: icecore finds no token with which sequences of {backbone.info.name} start. Use a number, "
             "for example --prefix 1."
         )
-
-
-def read_out_width(spec: TaskSpec, backbone: Backbone) -> int:
-    """How many hidden states are read side by side; without a body all positions are read anyway."""
-    return len(spec.read_out.split("+")) if backbone.mixes_positions else 1

@@ -121,7 +121,7 @@ def attention_maps(
     stride = -(-T // limit)
     sums, count = _WeightSums(-(-T // stride), stride), 0
     for batch in map(task.prepare_batch, task.batches(split, max(1, WEIGHTS_PER_PASS // T**2), examples)):
-        lengths = [batch.tokens.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+        lengths = batch.row_lengths()
         sums.begin(lengths)
         model.features(batch, record=sums.add)
         count += len(batch)

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from icecore.core.config import DEFAULT_PROTOCOL
 from icecore.tasks import TASKS
 
+#: the budget whose numbers mean nothing, because it only shows that everything runs
+SMOKE = "smoke"
 #: cover the rebuttal's range; a frozen body needs higher learning rates than a trained one
 FROZEN_LRS = (3e-4, 1e-3, 3e-3, 1e-2)
 TRAINED_LRS = (1e-4, 3e-4, 1e-3)
@@ -41,6 +44,25 @@ class Budget:
     def settings_for(self, column: str) -> dict[str, Any]:
         """Settings of the runs in a column: the common ones, those of its task, and those of the column itself."""
         return {**self.settings, **self.tasks.get(column.split()[0], {}), **self.tasks.get(column, {})}
+
+
+def budget_label(budget: str, protocol: str) -> str:
+    """What results call a budget: its name, and the protocol if it is not the default one."""
+    return budget if protocol == DEFAULT_PROTOCOL else f"{budget}, {protocol} protocol"
+
+
+def budget_of_label(label: str) -> str:
+    """The name of the budget in a label of results.
+
+    >>> budget_of_label("cpu, fair protocol"), budget_of_label("cpu")
+    ('cpu', 'cpu')
+    """
+    return label.partition(",")[0]
+
+
+def names_protocol(label: str) -> bool:
+    """Whether the label of a budget names a protocol, because it is not the default one."""
+    return "," in label
 
 
 BODIES = {

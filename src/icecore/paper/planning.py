@@ -6,19 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, RunConfig
+from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, RunConfig, is_drawn
 from icecore.core.errors import unknown_name
 from icecore.experiments import sweep
 from icecore.experiments.pretraining import PROCEDURAL, pretraining_config
 from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
 from icecore.paper.attention_plot import measure_and_draw
-from icecore.paper.budgets import BUDGETS, Budget
+from icecore.paper.budgets import BUDGETS, Budget, budget_label
 from icecore.paper.paper_tables import STUDIES, Study, StudyRow
 from icecore.tasks import TASKS
-
-#: weights that depend on the body's seed
-DRAWN_WEIGHTS = ("random", "statistics")
 
 
 @dataclass(frozen=True)
@@ -96,18 +93,16 @@ def _plan_cell(study: Study, column: str, row: str, budget: Budget, request: Tab
         pretraining = _pretraining_of(settings["weights"], settings["backbone"], budget, common)
         settings["weights"] = str(out / "bodies" / f"{pretraining.run_id}.safetensors")
     config = sweep.make_config(study.task_of(column), **settings, **common)
-    lrs, label = (config.lr,), f"{request.budget}, {request.protocol} protocol"
+    lrs: Sequence[float] = (config.lr,)
     if request.protocol != "paper":
         lrs = study.lrs or (budget.trained_lrs if study.rows[row].trains_body else budget.lrs)
-    if request.protocol == DEFAULT_PROTOCOL:
-        label = request.budget
     seeds = study.seeds or budget.seeds
     if pretraining is not None and pretraining.seed in seeds:
         # that seed draws the same input layer and examples that the body was pretrained with
         seeds = tuple(sorted({*seeds, max(seeds) + 1} - {pretraining.seed}))
     return CellPlan(
-        CellKey(study.name, row, column, label, budget.bodies["body"]),
-        sweep.Sweep(config, lrs, seeds, staged=True, body_draws=is_drawn(config)),
+        CellKey(study.name, row, column, budget_label(request.budget, request.protocol), budget.bodies["body"]),
+        sweep.Sweep(config, lrs, seeds, staged=True, body_draws=is_drawn(config.weights, config.backbone)),
         replace(request, only=(column,), rows=(row,)).command(study.name),
         pretraining,
         measure_and_draw if study.quantity == "attention" else None,
@@ -126,8 +121,3 @@ def _pretraining_of(task: str, backbone: str, budget: Budget, common: dict[str, 
     common = {name: value for name, value in common.items() if name != "protocol"}
     settings = budget.settings_for(task) | dict(budget.pretraining[task]) | common
     return pretraining_config(task, backbone=backbone, **settings)
-
-
-def is_drawn(config: RunConfig) -> bool:
-    """Whether a run's body is a random draw, so that a cell needs several of them."""
-    return config.weights in DRAWN_WEIGHTS and config.backbone != "none"

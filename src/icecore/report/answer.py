@@ -6,13 +6,12 @@ It is drawn from the most complete table of what the body was pretrained on (Tab
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from icecore.paper.budgets import SMOKE, budget_of_label
 from icecore.report.cells import MeanWithError, TableCell
 from icecore.report.result_tables import ResultTable, TableColumn
 
 #: the table that gives the answer
 ANSWER_TABLE = "Table 2"
-#: the budget that only shows that everything runs
-TRIAL_BUDGET = "smoke"
 #: label and kind of the rows that the figure has, in their order. The rows of a kind share a colour
 ANSWER_ROWS: Mapping[str, tuple[str, str]] = {
     "pretrained": ("language", "language"),
@@ -78,7 +77,7 @@ def find_answer(tables: Sequence[ResultTable]) -> Answer | None:
     candidates = [table for table in tables if table.name == ANSWER_TABLE and _count(table)]
     if not candidates:
         return None
-    table = max(candidates, key=lambda each: (each.budget.partition(",")[0] != TRIAL_BUDGET, _count(each)))
+    table = max(candidates, key=lambda each: (budget_of_label(each.budget) != SMOKE, _count(each)))
     rows = {row.key: row.cells for row in table.rows if row.key in ANSWER_ROWS and any(map(_ours, row.cells.values()))}
     columns = [column for column in table.columns if any(_ours(cells[column.name]) for cells in rows.values())]
     panels = tuple(_panel(column, rows) for column in columns)

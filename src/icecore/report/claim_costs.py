@@ -6,6 +6,7 @@ from pathlib import Path
 
 from icecore.core.errors import UserError
 from icecore.experiments import estimate
+from icecore.paper.budgets import budget_of_label
 from icecore.paper.planning import TableRequest, plan_table
 from icecore.report.claim_records import Place
 
@@ -27,7 +28,7 @@ def cells_seconds(places: Sequence[Place], budget: str, body: str) -> float | No
 def _trainings(place: Place, budget: str, body: str) -> Mapping[str, float]:
     """Expected seconds of a cell's sweep and of the pretraining of its body, each by a name; empty without a body."""
     study, row, column = place
-    request = TableRequest(budget.partition(",")[0], only=(column,), rows=(row,), body=body, precision="fp32")
+    request = TableRequest(budget_of_label(budget), only=(column,), rows=(row,), body=body, precision="fp32")
     try:
         plans = plan_table(study, request, Path("results"))
     except UserError:

@@ -17,6 +17,7 @@ from icecore.core.config import FPT_ROLES, ROLES
 from icecore.core.text import list_in_words
 from icecore.experiments.pretraining import PROCEDURAL
 from icecore.experiments.results import RunRecord
+from icecore.paper.budgets import budget_of_label
 from icecore.paper.paper_tables import ALL_TASKS
 from icecore.report.cells import MeanWithError, TableCell, build_cell
 from icecore.report.consistency import options_text, tested_text
@@ -141,7 +142,7 @@ def _build_entry(cell: TableCell, maker: str) -> Entry | None:
         metric=number,
         examples=round(statistics.fmean(_examples(run.summary) for run in cell.chosen)),
         tested=tested_text(summary),
-        budget=first.key.budget.partition(",")[0] or "own settings",
+        budget=budget_of_label(first.key.budget) or "own settings",
         protocol=summary.protocol,
         parameters=summary.trainable_parameters,
         maker=maker,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from icecore.core.config import PROTOCOLS
 from icecore.experiments.results import CellKey, RunRecord
-from icecore.paper.budgets import BUDGETS
+from icecore.paper.budgets import BUDGETS, budget_of_label, names_protocol
 from icecore.paper.paper_tables import STUDIES, Study
 from icecore.paper.trivial_answers import TRIVIAL_ANSWERS, TrivialAnswer
 from icecore.report.cells import MeanWithError, TableCell, build_cell, rate_text
@@ -127,7 +127,7 @@ def build_tables(records: Sequence[RunRecord], studies: Mapping[str, Study] = ST
 
     def place(group: tuple[str, str, str]) -> tuple[int, bool]:
         study, budget, _ = group
-        return order.get(study, len(order)), "," in budget  # other protocols than the default come last
+        return order.get(study, len(order)), names_protocol(budget)  # other protocols than the default come last
 
     for study, budget, body in sorted(groups, key=place):
         slug = _unique_slug("-".join(filter(None, (study or "runs", budget, body))), {table.slug for table in tables})
@@ -179,7 +179,7 @@ def _build_table(slug: str, records: Sequence[RunRecord], study: Study | None) -
 
 def _is_comparable(key: CellKey) -> bool:
     """Whether the numbers of a table were made with the budget and the body of the paper."""
-    return key.budget.partition(",")[0] == FULL and key.body == BUDGETS[FULL].bodies["body"]
+    return budget_of_label(key.budget) == FULL and key.body == BUDGETS[FULL].bodies["body"]
 
 
 def _by_position(records: Sequence[RunRecord]) -> dict[CellPosition, list[RunRecord]]:
@@ -245,7 +245,7 @@ def _build_column(name: str, runs: Sequence[RunRecord], quantity: Quantity) -> T
 def _table_facts(key: CellKey, runs: Sequence[RunRecord], study: Study | None) -> list[tuple[str, str]]:
     """What all numbers of a table have in common, as (name, text)."""
     summaries = [run.summary for run in runs]
-    budget = BUDGETS.get(key.budget.partition(",")[0])
+    budget = BUDGETS.get(budget_of_label(key.budget))
     protocols = _distinct(summary.protocol for summary in summaries)
     versions = [
         f"{name} {' or '.join(texts)}"

@@ -16,7 +16,7 @@ from icecore.core.errors import ConfigError
 from icecore.core.text import list_in_words, pluralize, reason, shortened
 from icecore.core.version import __version__
 from icecore.experiments.results import RunRecord
-from icecore.paper.budgets import BUDGETS
+from icecore.paper.budgets import BUDGETS, budget_of_label
 from icecore.report.cells import build_cell, is_behind, rate_text
 from icecore.report.consistency import options_text, split_size
 from icecore.report.leaderboard import ENTRY_SEEDS, PROJECT, body_text, data_identity, group_sweeps
@@ -171,7 +171,7 @@ def _test_fault(run: RunRecord, _: Reference) -> str:
     if not _is_scored(run):
         return ""
     size = split_size(summary)
-    budget = BUDGETS.get(run.key.budget.partition(",")[0])
+    budget = BUDGETS.get(budget_of_label(run.key.budget))
     allowed: set[int | None] = {size}
     if budget is not None and summary.task in TASKS:
         allowed |= {budget.settings_for(name).get("test_examples") for name in _columns(run)}

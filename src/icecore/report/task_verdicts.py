@@ -5,11 +5,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from icecore.core.config import is_drawn
 from icecore.core.text import approximate_duration, pluralize
-from icecore.experiments.results import RunRecord
 from icecore.paper.claims import Claim, ComparedRows, Measure, RowPart
 from icecore.paper.paper_tables import STUDIES
-from icecore.paper.planning import DRAWN_WEIGHTS
 from icecore.paper.trivial_answers import TRIVIAL_ANSWERS, TrivialAnswer
 from icecore.report.claim_records import ClaimCell, Place, published_value, quantity_of
 from icecore.report.effects import MIN_SEEDS, Contrast, Decision, Effect, Sample, decide
@@ -98,7 +97,7 @@ def _why_not(sides: Sequence[ClaimCell], cost: float | None) -> tuple[Decision, 
             return Decision.TOO_FEW, f"not enough seeds ({len(runs)}; at least {MIN_SEEDS} are needed)"
     for runs in (first.chosen, second.chosen):
         draws = len({run.config.get("body_seed", 0) for run in runs})
-        if _is_drawn(runs[0]) and draws < MIN_SEEDS:
+        if is_drawn(runs[0].summary.weights, runs[0].summary.backbone) and draws < MIN_SEEDS:
             return Decision.TOO_FEW, f"not enough random bodies ({draws}; at least {MIN_SEEDS} are needed)"
     return None
 
@@ -116,11 +115,6 @@ def not_run_text(cost: float | None, at_full: float | None = None, is_missing: b
         )
     rest = f", but this budget lacks a body for the rest ({full} at the budget full)" if full else ""
     return f"not run: {reason}would cost {approximate_duration(cost)}{rest}"
-
-
-def _is_drawn(run: RunRecord) -> bool:
-    """Whether a run's body is a random draw."""
-    return run.summary.weights in DRAWN_WEIGHTS and run.summary.backbone != "none"
 
 
 def _notes(
@@ -142,12 +136,7 @@ def _compare_scores(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: 
         return replace(base, text="not run: the runs were not measured")
     first, second = samples[0], samples[1]
     base = replace(base, first=first.mean, second=second.mean)
-    contrast = Contrast.difference(
-        *(
-            ((part.study, part.row, part.part, base.column), sample)
-            for part, sample in zip(parts, (first, second), strict=True)
-        )
-    )
+    contrast = _contrast(parts, base.column, (first, second))
     base = replace(base, effect=contrast.effect, contrast=contrast)
     if claim.measure == "accuracy":
         trivial = TRIVIAL_ANSWERS.get(base.column.split()[0])
@@ -157,6 +146,12 @@ def _compare_scores(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: 
         if claim.direction == "better" and min(first.mean, second.mean) >= 100 - claim.margin:
             return replace(base, decision=Decision.CEILING, text="too easy to tell: both are near 100 %")
     return _decided(base, claim, contrast, _margin(claim, base.column, second.mean))
+
+
+def _contrast(parts: Sequence[RowPart], column: str, samples: Sequence[Sample]) -> Contrast:
+    """The first row minus the second on one task. Rows that other contrasts have too are known by what they are."""
+    identities = [(part.study, part.row, part.part, column) for part in parts]
+    return Contrast.difference(*zip(identities, samples, strict=True))
 
 
 def _margin(claim: Claim, column: str, second: float) -> float:
@@ -249,12 +244,7 @@ def _compare_examples(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides
         for part, counts_of_row in zip(parts, counts, strict=True)
         for words in _bounds(counts_of_row)
     )
-    contrast = Contrast.difference(
-        *(
-            ((part.study, part.row, "examples", base.column), sample)
-            for part, sample in zip(parts, (first, second), strict=True)
-        )
-    )
+    contrast = _contrast([replace(part, part="examples") for part in parts], base.column, (first, second))
     return _decided(replace(base, notes=(*base.notes, *notes)), claim, contrast, math.log(claim.margin))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from icecore.core.text import list_in_words, pluralize
 from icecore.experiments.results import RunRecord
-from icecore.paper.budgets import BUDGETS, Budget
+from icecore.paper.budgets import BUDGETS, SMOKE, Budget, budget_of_label, names_protocol
 from icecore.paper.claims import CLAIMS, Claim
 from icecore.report.claim_costs import cells_seconds
 from icecore.report.claim_records import ClaimCell, Place, RecordIndex, comparable_cells, places_of
@@ -18,8 +18,6 @@ from icecore.report.effects import Contrast, Decision, Effect, decide
 from icecore.report.task_verdicts import TaskVerdict, bound_text, compare_task, in_units, not_run_text
 from icecore.training.run_summary import DIVERGED
 
-#: the budget whose numbers mean nothing
-SMOKE = "smoke"
 #: the budget that has all bodies
 FULL_BUDGET = "full"
 #: the budget at which the cost of a claim is given that has no results
@@ -212,14 +210,14 @@ def _was_run(side: ClaimCell) -> bool:
 
 
 def _budget_of(group: Group) -> Budget:
-    return BUDGETS[group[0].partition(",")[0]]
+    return BUDGETS[budget_of_label(group[0])]
 
 
 def _comparison_counts(claim: Claim, index: RecordIndex) -> dict[Group, int]:
     """How many comparisons of a claim have results, by budget and body, for those that have any."""
     counts: dict[Group, int] = {}
     for budget, body in index.groups:
-        name = budget.partition(",")[0]
+        name = budget_of_label(budget)
         if name not in BUDGETS or name == SMOKE:
             continue
         has_runs = {
@@ -242,7 +240,7 @@ def _largest(counts: Mapping[Group, int], groups: Sequence[Group]) -> Group | No
     most = max((counts[group] for group in groups), default=0)
 
     def preference(group: Group) -> tuple[int, bool, int]:
-        name, remark, _ = group[0].partition(",")
-        return order.index(name), not remark, counts[group]  # a label without a remark is of the default protocol
+        label, _ = group
+        return order.index(budget_of_label(label)), not names_protocol(label), counts[group]
 
     return max((group for group in groups if 2 * counts[group] >= most), key=preference, default=None)

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 
 from icecore.backbones.named_models import NAMED
 from icecore.backbones.weights import WEIGHTS
-from icecore.core.config import INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
+from icecore.core.config import DRAWN_WEIGHTS, INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
 from icecore.core.text import list_in_words, printable
 from icecore.model.program import Program
 from icecore.sharing.card_text import escape, file_name, format_value, format_values, join_items
@@ -139,7 +139,7 @@ def _body_source(config: RunConfig) -> BodySource:
         name="PATH/TO/" + file_name(name) if local_body else name,
         weights="PATH/TO/" + file_name(weights) if local_weights else weights,
         layers=config.layers,
-        seed=config.body_seed if weights in ("random", "statistics") else None,
+        seed=config.body_seed if weights in DRAWN_WEIGHTS else None,
         is_placeholder=local_body or local_weights,
     )
 
@@ -150,7 +150,7 @@ def _describe_sizes(spec: TaskSpec) -> dict[str, str]:
     if spec.read_positions > 1:
         positions = f"each of the last {spec.read_positions} positions"
     else:
-        positions = list_in_words([names[kind] for kind in spec.read_out.split("+")])
+        positions = list_in_words([names[kind] for kind in spec.read_outs])
     return {
         "input": f"at most T = {spec.length} tokens {tokens}",
         "output": f"C = {spec.outputs} numbers, read from {positions}",
@@ -159,7 +159,7 @@ def _describe_sizes(spec: TaskSpec) -> dict[str, str]:
 
 def _describe_body(config: RunConfig) -> dict[str, Any]:
     weights = config.weights if config.weights in WEIGHTS else f"the file {file_name(config.weights)}"
-    seed = f", seed {config.body_seed}" if config.weights in ("random", "statistics") else ""
+    seed = f", seed {config.body_seed}" if config.weights in DRAWN_WEIGHTS else ""
     return {"weights": weights + seed, "layers": config.layers, "precision in training": config.precision}
 
 

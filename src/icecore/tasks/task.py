@@ -41,6 +41,11 @@ class TaskSpec:
     read_out: str = "last"
     read_positions: int = 1
 
+    @property
+    def read_outs(self) -> tuple[str, ...]:
+        """What is read side by side: "last", "first" or "mean", one or several of them."""
+        return tuple(self.read_out.split("+"))
+
 
 @dataclass(frozen=True)
 class TaskDefaults:
@@ -68,6 +73,10 @@ class Batch:
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
+
+    def row_lengths(self) -> list[int]:
+        """The number of real positions of each row."""
+        return [self.tokens.shape[1]] * len(self) if self.lengths is None else self.lengths.tolist()
 
     def rows(self, index: Tensor | slice) -> "Batch":
         """The rows that `index`, a slice or a tensor on the CPU, selects, in that order."""
