@@ -29,7 +29,7 @@ from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 from icecore.serving.batcher import Batcher
-from icecore.serving.http_server import open_socket, shorten_turns
+from icecore.serving.http_server import open_socket, prepare_process
 from icecore.serving.program_registry import ProgramRegistry
 from icecore.serving.serve_settings import ServeSettings
 from icecore.serving.served_program import ServedBody
@@ -62,7 +62,7 @@ class Served:
 
         from icecore.serving.web_app import Access, create_app
 
-        shorten_turns()
+        prepare_process()
         listener = open_socket("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(create_app(self.registry, Access()), log_level="warning", access_log=False)

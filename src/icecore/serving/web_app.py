@@ -110,6 +110,8 @@ class _Routes:
         """Add all routes."""
         self.app = app
         programs, one = "/v1/programs", "/v1/programs/{name}"
+        # first, because routes are tried in this order
+        app.post(f"{one}/predict", tags=["predictions"], **PREDICT_ROUTE)(self.predict)
         app.get("/", include_in_schema=False)(self.page)
         app.get("/docs", include_in_schema=False)(self.reference)
         app.get("/openapi.json", include_in_schema=False)(self.openapi)
@@ -120,7 +122,6 @@ class _Routes:
         app.get(one, tags=["programs"], **CARDS_ROUTE)(self.show_program)
         app.put(one, tags=["programs"], **CHANGE_ROUTE)(self.put_program)
         app.delete(one, tags=["programs"], **CHANGE_ROUTE)(self.delete_program)
-        app.post(f"{one}/predict", tags=["predictions"], **PREDICT_ROUTE)(self.predict)
 
     def check(self, request: Request) -> None:
         """Raise RequestError for a caller who may not use the server."""

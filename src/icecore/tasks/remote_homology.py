@@ -4,6 +4,7 @@ Amino acids are discrete tokens of TAPE's IUPAC vocabulary. The test splits are 
 superfamily and family. The fault "homology-valid" scores as the published code does.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,18 @@ def _examples(records: list[ProteinRecord], index: Mapping[str, int], length: in
     return Examples(torch.from_numpy(inputs), targets, torch.from_numpy(lengths))
 
 
+def _digest(records: list[ProteinRecord], index: Mapping[str, int]) -> str:
+    """sha256 over ids, sequences and folds. The formats of the files, which name folds differently, do not matter."""
+    lines = [f"{record.id}\t{record.sequence}\t{index.get(record.fold)}\n" for record in records]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _describe(
-    form: str, files: Mapping[str, Path], records: Mapping[str, list[ProteinRecord]], length: int
+    form: str,
+    files: Mapping[str, Path],
+    records: Mapping[str, list[ProteinRecord]],
+    index: Mapping[str, int],
+    length: int,
 ) -> dict[str, Any]:
     counts = {split: len(part) for split, part in records.items()}
     data: dict[str, Any] = {
@@ -133,6 +144,7 @@ def _describe(
         "files": {split: f"{path.parent.name}/{path.name}" for split, path in files.items()},
         "counts": counts,
         "longer_than_length": sum(len(r.sequence) + 2 > length for part in records.values() for r in part),
+        **{f"{split}_sha256": _digest(part, index) for split, part in records.items()},
     }
     listed = {split: TAPE_COUNTS[split] for split in counts}
     if counts != listed:
@@ -156,8 +168,8 @@ def build_remote_homology(request: TaskRequest) -> RemoteHomology:
     splits = ("train", "val") if published else ("train", "val", *HOLD_OUTS)
     form, files = locate(data_roots(request.data_dir), splits)
     records = {split: read(form, path) for split, path in files.items()}
-    data = _describe(form, files, records, length)
     index = fold_indices(records["train"])
+    data = _describe(form, files, records, index, length)
     if published:
         records = {split: [r for r in part if len(r.sequence) + 2 <= length] for split, part in records.items()}
         data["remark"] = f"published protocol: longer sequences dropped, valid accuracy times {PUBLISHED_SCALE}"
