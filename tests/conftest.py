@@ -99,7 +99,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             cli.main()
         shown = capsys.readouterr()
         code = ended.value.code
-        return Ended(code if isinstance(code, int) else 0, shown.out, " ".join(shown.err.split()))
+        return Ended(
+            0 if code is None else code if isinstance(code, int) else 1, shown.out, " ".join(shown.err.split())
+        )
 
     return call
 

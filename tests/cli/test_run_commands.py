@@ -68,6 +68,7 @@ def test_train_then_eval_attend_info(run: Run, body: Path, tmp_path: Path):
     assert f"test bit accuracy: {100 * group['runs'][0]['test_metric']:.1f} % (16 examples)" in run("eval", folder).out
     assert "Attention of the outputs to the two bits that they need" in run("attend", folder, "--examples", 4).out
     assert (folder / "attention.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Unknown split 'tset'. Did you mean 'test'?" in run("eval", folder, "--split", "tset").err
     refused = run("attend", folder, "--out", tmp_path / "att.xyz")
     assert "att.xyz: The name of a picture must end in one of .png, .svg" in refused.err
     shown = run("info", folder).out

@@ -29,6 +29,7 @@ def seconds(task: str = "mnist", runs: int = 1, **settings: Any) -> float:
         ),
         ({"backbone": "minilm"}, {"backbone": "lstm-matched:minilm"}),
         ({"train_roles": ("output",)}, {"train_roles": ("output", "norm")}),
+        ({"train_roles": ("output",), "steps": 100}, {"train_roles": ("output",), "steps": 200}),
         ({"train_roles": ("output",)}, {"train_roles": ("output", "attention")}),
         ({"runs": 1}, {"runs": 2}),
         ({"task": "bit-xor", "task_options": {"n": 5}}, {"task": "bit-xor", "task_options": {"n": 50}}),

@@ -10,6 +10,7 @@ from icecore.backbones import Backbone, build_body_of
 from icecore.core.config import READ_OUTS, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.experiments import sweep
+from icecore.experiments.executor import LocalExecutor
 from icecore.inference.engine import Engine
 from icecore.model.fpt import FPT
 from icecore.model.program import Program
@@ -40,6 +41,26 @@ def test_a_run_reads_there_and_its_program_says_so(
     served = torch.stack(engine.predict(batch, 0))
     with torch.no_grad():
         torch.testing.assert_close(served, model(batch), atol=1e-5, rtol=1e-5)
+
+
+def test_cells_that_differ_in_the_read_out_do_not_share_a_task(
+    config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    executor = LocalExecutor(ExecutionContext(tmp_path))
+    for read_out in (None, *READ_OUTS):
+        chosen = config(**NEEDLE, **({} if read_out is None else {"read_out": read_out}))
+        executor.submit([chosen], "", wait=True)
+        executor.next_result()
+        program = Program.load(RunFolder(tmp_path, chosen).program_path)
+        assert program.spec.read_out == (read_out or "last")
+
+
+def test_a_task_is_read_once_for_runs_that_share_it(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    tasks = sweep.TaskReader(ExecutionContext(tmp_path))
+    assert tasks.task_of(config(**NEEDLE)) is tasks.task_of(config(**NEEDLE, lr=0.1))
+    other = config(**NEEDLE, read_out="mean")
+    with pytest.raises(ValueError, match="the task is read out at last, and the runs at mean"):
+        sweep.train_runs([other], ExecutionContext(tmp_path), tasks.task_of(config(**NEEDLE)))
 
 
 def test_the_read_outs_differ(body: Callable[..., Backbone], config: Callable[..., RunConfig]) -> None:

@@ -18,6 +18,7 @@ from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError, StorageError
 from icecore.experiments import sweep
 from icecore.experiments.results import CellKey, RunRecord, append_records, read_records
+from icecore.experiments.run_list import list_runs
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
@@ -70,6 +71,19 @@ def test_a_finished_run_becomes_a_record(config: Callable[..., RunConfig], tmp_p
     assert record.training[-1][0] == 12
     with pytest.raises(ConfigError, match="not finished"):
         RunRecord.from_folder(RunFolder(tmp_path, config(seed=9)), KEY, "")
+
+
+def test_a_run_folder_may_be_renamed(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config()
+    sweep.run_sweep([chosen], ExecutionContext(tmp_path))
+    renamed = (tmp_path / chosen.run_id).rename(tmp_path / "best")
+    assert [listed.status for listed in list_runs(tmp_path)] == ["completed"]
+    assert [record.run_id for record in read_records(tmp_path)[0]] == [chosen.run_id]
+    monkeypatch.chdir(renamed)
+    assert [listed.status for listed in list_runs(Path())] == ["completed"]
+    assert sweep.open_run(Path())[0].spec == sweep.load_task(chosen, None).spec
 
 
 def test_later_lines_replace_earlier_ones_and_missing_cells(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from icecore.training import micro_batches as passes
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate, predict
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import DIVERGED, RunSummary
 
 Configure = Callable[..., RunConfig]
 
@@ -207,6 +207,13 @@ def test_of_equal_learning_rates_the_one_that_got_there_first_is_chosen() -> Non
 def test_a_learning_rate_with_a_diverged_seed_is_not_chosen() -> None:
     group = summarize_runs([run(0.1, 0, 0.9, 0.9), run(0.1, 1, None), run(0.2, 0, 0.5, 0.4), run(0.2, 1, 0.5, 0.4)])
     assert (group.chosen_lr, group.n_seeds) == (0.2, 2)
+
+
+def test_a_learning_rate_with_a_seed_that_diverged_after_it_had_learned_is_not_chosen() -> None:
+    late = replace(run(0.1, 1, 0.8, 0.8), status=DIVERGED)
+    group = summarize_runs([run(0.1, 0, 0.9, 0.9), late, run(0.2, 0, 0.5, 0.4), run(0.2, 1, 0.5, 0.4)])
+    assert (group.chosen_lr, group.n_seeds) == (0.2, 2)
+    assert summarize_runs([late]).chosen_lr == 0.1
 
 
 def test_where_every_learning_rate_lost_a_seed_the_rest_counts() -> None:

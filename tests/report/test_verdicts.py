@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from icecore.experiments.results import CellKey, RunRecord
@@ -391,6 +392,14 @@ def test_costs_are_the_same_everywhere_and_none_without_a_body() -> None:
     assert cells_seconds([("table2", "vision", "mnist")], "cpu", "minilm") is None
     assert cells_seconds([("table2", "vision", "mnist"), random], "cpu", "minilm") == seconds
     assert cells_seconds([], "cpu", "minilm") is None
+
+
+def test_the_hub_is_not_asked_for_the_sizes_of_a_body_in_a_results_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    for name in ("model_info", "hf_hub_download", "list_repo_files"):
+        monkeypatch.setattr(huggingface_hub.HfApi, name, lambda *words, **named: asked.append(words))
+    assert cells_seconds([("table2", "random", "mnist")], "cpu", "someone/somebody") is not None
+    assert not asked
 
 
 def test_the_pretraining_of_a_body_costs_once() -> None:

@@ -13,7 +13,7 @@ from icecore.core import storage
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
 from icecore.core.storage import write_json
-from icecore.training.checkpoint import RunFolder, SecondaryRunFolder, common_step
+from icecore.training.checkpoint import RunFolder, SecondaryRunFolder, common_step, differences
 
 CONFIG = RunConfig(task="bit-xor", steps=10, batch_size=4, lr=1e-3)
 
@@ -106,6 +106,12 @@ def test_a_damaged_configuration_is_named(folder: RunFolder, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"{path}: .*Move the folder away"):
         folder.open()
+
+
+def test_settings_that_only_one_of_two_configurations_has_differ() -> None:
+    fast, fair = replace(CONFIG, averaging=0.1), CONFIG
+    assert differences(fast, fair) == "averaging 0.1 there, None here"
+    assert differences(fair, fast) == "averaging None there, 0.1 here"
 
 
 def test_opening_again_changes_nothing(folder: RunFolder) -> None:

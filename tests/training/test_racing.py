@@ -1,5 +1,6 @@
 """Races of learning rates: which rates stop when, that the others do not change, and that a killed race continues."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -312,3 +313,9 @@ def test_a_killed_race_has_as_many_states_as_the_test_above_counts(
     monkeypatch.setattr(RunFolder, "save_state", lambda *args: (calls.append(args), save(*args)))
     raced(configs, tmp_path)
     assert len(calls) == STATES
+
+
+def test_a_score_that_is_not_finite_is_never_the_best() -> None:
+    progress = RunProgress()
+    assert not progress.improves(math.nan, 1.0, None)
+    assert progress.improves(0.1, 1.0, None)

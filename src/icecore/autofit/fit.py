@@ -260,7 +260,8 @@ def _curves(
     for each in summaries:
         if each.seed == best.seed:
             events = RunFolder(context.out, replace(config, lr=each.lr, seed=each.seed)).events()
-            curves[each.lr] = [(e["step"], e["metric"]) for e in events if e["event"] == "validation"]
+            scored = [e for e in events if e["event"] == "validation" and e["metric"] is not None]
+            curves[each.lr] = [(e["step"], e["metric"]) for e in scored]
     return curves
 
 

@@ -126,9 +126,12 @@ def _sizes(name: str, hub: HubAccess) -> Any:
     return _read_config(name, location.place, location.file, hub)
 
 
-def sizes_of(name: str, layers: int | None = None) -> tuple[int, int]:
-    """(layers, width) of the transformer `name`, with `layers` layers. Raises WeightsError if it is not here."""
-    config = _sizes(name, "login")
+def sizes_of(name: str, layers: int | None = None, hub: HubAccess = "off") -> tuple[int, int]:
+    """(layers, width) of the transformer `name`, with `layers` layers. Raises WeightsError if it is not here.
+
+    hub  whether the hub may be asked for the sizes of a model that is not on this machine
+    """
+    config = _sizes(name, hub)
     return layers or config.num_hidden_layers, config.hidden_size
 
 

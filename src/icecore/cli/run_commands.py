@@ -12,6 +12,7 @@ from icecore.cli.option_values import read_hub_access, read_numbers
 from icecore.cli.options import FILES, DataDir, Device, Download, Precision, Quiet, Race, Resume, RunPath, SendToken
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import COMPUTATION, TRAINING, RunConfig
+from icecore.core.errors import unknown_name
 from icecore.core.text import metric_text, percent, pluralize, printable
 from icecore.training.run_summary import BEHIND, SweepSummary
 
@@ -124,6 +125,8 @@ def evaluate(
     if split == "test" and "test" not in task.test_splits:
         splits = task.test_splits
     for name in splits:
+        if name not in (known := ("train", "val", *task.test_splits)):
+            raise unknown_name("split", name, known)
         metric = float(score(model, task, name, finite=True)[0])
         value = metric_text(metric, task.metric_name)
         echo(f"{name} {task.metric_name}: {value} ({pluralize(task.split_size(name), 'example')})")

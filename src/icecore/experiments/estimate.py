@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from icecore.backbones import HubAccess
 from icecore.backbones.weights import sizes_of
 from icecore.core.config import SINGLE_ROLES, RunConfig
 from icecore.core.device import activation_dtype, select_runtime
@@ -28,6 +29,8 @@ PROBE_WIDTH = 64
 LSTM_SIZES, UNKNOWN_SIZES = (3, 768), (12, 768)
 #: test examples of a task, if all of them are scored
 TEST_EXAMPLES = 10_000
+#: training examples of a task whose features are cached
+TRAINING_EXAMPLES = 50_000
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,12 @@ class Speed:
         return cls(2 * size**3 * count / (time.perf_counter() - begun))
 
 
-def seconds(config: RunConfig, runs: float, speed: Speed) -> float:
+def seconds(config: RunConfig, runs: float, speed: Speed, hub: HubAccess = "off") -> float:
     """Expected seconds of `runs` runs of a configuration: training, validations and final scores.
 
-    A race counts as the runs that would train as many steps (`Sweep.cost`).
-    Raises ConfigError for an unknown task.
+    hub  whether the hub may be asked for the sizes of a body that is not on this machine
+
+    A race counts as the runs that would train as many steps (`Sweep.cost`). Raises ConfigError for an unknown task.
     """
     task = find_task(config.task)
     if config.backbone == "none":
@@ -64,26 +68,26 @@ def seconds(config: RunConfig, runs: float, speed: Speed) -> float:
         weights = PROBE_WIDTH * spec.length * spec.read_positions * spec.outputs
         return FIXED_SECONDS + runs * config.steps * weights * SECONDS_PER_UPDATE
     recurrent = config.backbone.startswith("lstm")
-    layers, width = _body_sizes(config)
+    layers, width = _body_sizes(config, hub)
     tokens = task.tokens(config.task_options)
     forward = tokens * layers * (24 * width**2 + 4 * tokens * width * (not recurrent))
     # The backward pass computes the gradient of the inputs, and that of the weights if they are trained.
     factor = 3 if SINGLE_ROLES & set(config.train_roles) else 2
-    if set(config.train_roles) == {"output"}:
-        factor = 0.0
     trained = config.steps * config.batch_size * factor
+    if set(config.train_roles) == {"output"}:  # no backward pass, and none at all for features that are cached
+        trained = min(config.steps * config.batch_size, TRAINING_EXAMPLES)
     validations = config.steps // config.eval_every + 2
     scored = validations * config.eval_examples + (config.test_examples or TEST_EXAMPLES)
     overhead = RECURRENT_OVERHEAD if recurrent else OVERHEAD
     return FIXED_SECONDS + runs * (trained + scored) * forward * overhead / speed.operations
 
 
-def _body_sizes(config: RunConfig) -> tuple[int, int]:
+def _body_sizes(config: RunConfig, hub: HubAccess) -> tuple[int, int]:
     """(layers, width) of the body."""
     if config.backbone == "lstm":
         return LSTM_SIZES
     try:
-        return sizes_of(_reference_transformer(config.backbone), config.layers)
+        return sizes_of(_reference_transformer(config.backbone), config.layers, hub)
     except UserError:  # The run itself will report that the body is missing.
         return UNKNOWN_SIZES
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from icecore.core.config import RunConfig
-from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, DataError, UserError, WeightsError
 from icecore.experiments import sweep
-from icecore.tasks.task import Task
 from icecore.training.context import ExecutionContext
 from icecore.training.run_summary import RunSummary
 
@@ -42,7 +40,7 @@ class LocalExecutor:
     def __init__(self, context: ExecutionContext) -> None:
         self.context = context
         self.submitted: tuple[Sequence[RunConfig], bool] | None = None
-        self.task: tuple[Any, Task] | None = None
+        self.tasks = sweep.TaskReader(context)
 
     @property
     def has_capacity(self) -> bool:
@@ -58,16 +56,7 @@ class LocalExecutor:
         assert self.submitted is not None
         (configs, wait), self.submitted = self.submitted, None
         try:
-            summaries = sweep.train_runs(configs, replace(self.context, wait=wait), self._task(configs[0]))
+            summaries = sweep.train_runs(configs, replace(self.context, wait=wait), self.tasks.task_of(configs[0]))
         except (BusyError, ConfigError, DataError, WeightsError) as error:
             return configs, error
         return configs, summaries
-
-    def _task(self, config: RunConfig) -> Task:
-        """The task of a configuration, on the device; the last one is kept for the next cell."""
-        key = config.task, config.task_options, config.faults
-        if self.task is None or self.task[0] != key:
-            self.task = None  # frees the memory of the previous data before the next are read
-            device = select_runtime(self.context.device, config.precision).device
-            self.task = key, sweep.load_task(config, self.context.data_dir).to(device)
-        return self.task[1]

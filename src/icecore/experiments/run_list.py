@@ -8,7 +8,6 @@ from typing import Any
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, UserError
 from icecore.core.text import duration, metric_text
-from icecore.experiments.sweep import read_run_config
 from icecore.training.checkpoint import CONFIG, RunFolder
 from icecore.training.run_summary import RunSummary
 
@@ -41,9 +40,8 @@ def list_runs(folder: Path) -> list[ListedRun]:
 
 def _read_run(path: Path) -> ListedRun:
     try:
-        config = read_run_config(path)
-        folder = RunFolder(path.parent, config)
-        return ListedRun(path, config, folder.summary(), max(folder.saved_steps(), default=0))
+        folder = RunFolder.at(path)
+        return ListedRun(path, folder.config, folder.summary(), max(folder.saved_steps(), default=0))
     except UserError as error:
         return ListedRun(path, fault=f"damaged: {error}")
 

@@ -240,10 +240,10 @@ def unfinished_cells(
     estimates: list[tuple[CellPlan, float]] = []
     pretrained: set[str] = set()
     for cell in unfinished:
-        seconds = estimate.seconds(cell.sweep.config, cell.sweep.cost(race), speed)
+        seconds = estimate.seconds(cell.sweep.config, cell.sweep.cost(race), speed, "login")
         if cell.pretraining and cell.pretraining.run_id not in pretrained:  # once for all cells
             pretrained.add(cell.pretraining.run_id)
-            seconds += estimate.seconds(cell.pretraining, 1, speed)
+            seconds += estimate.seconds(cell.pretraining, 1, speed, "login")
         estimates.append((cell, seconds))
     return estimates
 

@@ -35,7 +35,7 @@ from icecore.training.context import ExecutionContext
 from icecore.training.loop import train_pack
 from icecore.training.micro_batches import max_runs
 from icecore.training.racing import race_cost
-from icecore.training.run_summary import BEHIND, RunSummary, SweepSummary
+from icecore.training.run_summary import BEHIND, DIVERGED, RunSummary, SweepSummary
 
 
 def make_config(task: str, precision: str = "auto", device: str = "auto", **settings: Any) -> RunConfig:
@@ -108,7 +108,7 @@ def summary_name(configs: Sequence[RunConfig]) -> str:
 
 
 def train_runs(configs: Sequence[RunConfig], context: ExecutionContext, task: Task | None = None) -> list[RunSummary]:
-    """Train what is not finished yet, packed where runs share a body. Returns the runs' summaries, in order.
+    """Train the unfinished runs; those that share a body are packed. Returns the summaries of all runs, in order.
 
     task  the task of all configurations, on the device, if it has been read already
 
@@ -156,9 +156,9 @@ def _train_unfinished(
     """Train runs, each given with the ids of the pack that it was last in. `requested` are also the finished ones."""
     summaries: list[RunSummary] = []
     notes: set[str] = set()
+    tasks = TaskReader(context)
     for group in packs([config for config, _ in unfinished], [pack for _, pack in unfinished]):
-        device = context.runtime(group[0]).device
-        data = task or load_task(group[0], context.data_dir).to(device)
+        data = task or tasks.task_of(group[0])
         size = pack_size(group, data, context)
         for first in range(0, len(group), size):
             pack = group[first : first + size]
@@ -271,6 +271,23 @@ def load_task(config: RunConfig, data_dir: str | None) -> Task:
     return task
 
 
+class TaskReader:
+    """Reads the tasks of runs, and keeps the last one: runs that follow each other often have the same data."""
+
+    def __init__(self, context: ExecutionContext) -> None:
+        self.context = context
+        self._last: tuple[Any, Task] | None = None
+
+    def task_of(self, config: RunConfig) -> Task:
+        """The task of a configuration, on the device that it is trained on."""
+        device = self.context.runtime(config).device
+        key = config.task, config.task_options, config.faults, config.read_out, device
+        if self._last is None or self._last[0] != key:
+            self._last = None  # frees the memory of the previous data before the next are read
+            self._last = key, load_task(config, self.context.data_dir).to(device)
+        return self._last[1]
+
+
 def summarize_runs(runs: Sequence[RunSummary]) -> SweepSummary:
     """The summary of a sweep: the learning rate that validation chose, and the metrics there over seeds.
 
@@ -283,12 +300,12 @@ def summarize_runs(runs: Sequence[RunSummary]) -> SweepSummary:
     for run in runs:
         if run.val_metric is not None and run.lr not in behind:
             by_lr.setdefault(run.lr, []).append(run)
-    # a learning rate at which some seed diverged counts only if no other is left
-    complete = max(map(len, by_lr.values()), default=0)
+    # a rate at which more seeds diverged than at another one is not chosen, also if they had learned something before
+    counts = {lr: (sum(run.status != DIVERGED for run in seeds), len(seeds)) for lr, seeds in by_lr.items()}
     means = {
         lr: statistics.fmean(run.val_metric or 0.0 for run in seeds)
         for lr, seeds in by_lr.items()
-        if len(seeds) == complete
+        if counts[lr] == max(counts.values())
     }
     if not means:
         return SweepSummary(tuple(runs), seconds=seconds)
@@ -324,7 +341,7 @@ def open_run(
     """
     config = read_run_config(path)
     program_path = path / PROGRAM
-    if RunFolder(path.parent, config).race():
+    if RunFolder.at(path).race():
         raise ConfigError(
             f"The run in {path} has no program, because its learning rate {config.lr:g} fell behind in a race. Train "
             "it with --no-race, or open the run of a rate that went on."

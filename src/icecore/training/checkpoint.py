@@ -28,12 +28,23 @@ STATE = re.compile(r"step_(\d+)\.safetensors")
 
 
 class RunFolder:
-    """One run's folder, `parent / run_id`."""
+    """One run's folder: `parent / run_id`, unless a finished run is read from a folder that was given another name."""
 
     def __init__(self, parent: Path, config: RunConfig) -> None:
         self.config = config
         self.path = parent / config.run_id
-        self.states = self.path / "checkpoint"
+
+    @classmethod
+    def at(cls, path: Path) -> "RunFolder":
+        """The folder of a run under whatever name it has. Raises ConfigError if it has no readable configuration."""
+        folder = cls(path.parent, read_config(path))
+        folder.path = path
+        return folder
+
+    @property
+    def states(self) -> Path:
+        """The folder of the states that a training continues from."""
+        return self.path / "checkpoint"
 
     @property
     def summary_path(self) -> Path:
@@ -280,4 +291,6 @@ def read_config(folder: Path) -> RunConfig:
 def differences(stored: RunConfig, requested: RunConfig) -> str:
     """The settings in which two configurations differ, in words."""
     left, right = json.loads(stored.to_json()), json.loads(requested.to_json())
-    return ", ".join(f"{key} {left[key]!r} there, {right[key]!r} here" for key in left if left[key] != right[key])
+    names = {**left, **right}  # a setting that is not in use is in neither
+    values = {name: (left.get(name), right.get(name)) for name in names}
+    return ", ".join(f"{name} {one!r} there, {other!r} here" for name, (one, other) in values.items() if one != other)

@@ -61,6 +61,8 @@ class Pack:
     def __init__(self, task: Task, backbone: Backbone, configs: Sequence[RunConfig], context: ExecutionContext) -> None:
         self.task, self.context = task, context
         self.config = configs[0]
+        if self.config.read_out not in (None, task.spec.read_out):
+            raise ValueError(f"the task is read out at {task.spec.read_out}, and the runs at {self.config.read_out}")
         self.runtime = context.runtime(self.config)
         seeds = [config.seed for config in configs]
         model = FPT(task.spec, backbone, seeds, model_settings(self.config), self.runtime.precision)
@@ -212,8 +214,8 @@ class Pack:
                 member.best = self.adam.best_guess[row].clone()
             else:
                 progress.stale += 1
-            finite = loss if math.isfinite(loss) else None
-            member.folder.log([{"event": "validation", "step": self.step, "metric": metric, "loss": finite}])
+            scores = {name: x if math.isfinite(x) else None for name, x in (("metric", metric), ("loss", loss))}
+            member.folder.log([{"event": "validation", "step": self.step, **scores}])
             if config.stop_at is not None and metric >= config.stop_at:
                 progress.stopped = STOP_AT_REACHED
             elif config.patience is not None and progress.stale >= config.patience:

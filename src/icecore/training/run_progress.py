@@ -1,5 +1,6 @@
 """How far a run of a pack has come."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,9 @@ class RunProgress:
     final: dict[str, Any] | None = None
 
     def improves(self, metric: float, loss: float, tie_break: str | None) -> bool:
-        """Whether a state with these scores on validation is better than the best one so far."""
+        """Whether a state with these scores on validation is better than the best one so far. NaN is never better."""
+        if not math.isfinite(metric):
+            return False
         if self.best_metric is None or metric > self.best_metric:
             return True
         is_tied = tie_break == LOSS and metric == self.best_metric
