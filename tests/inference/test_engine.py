@@ -345,6 +345,10 @@ def test_logits_that_are_not_finite_are_refused(bare: Body) -> None:
     row = draw(program.spec, torch.Generator().manual_seed(0))
     with pytest.raises(DataError, match=r"Program 'large' gives no finite numbers for row 0\."):
         engine.predict([row], "large")
+    engine.add(program, "right")
+    large, right = engine.predict([row, row], ["large", "right"], check_finite=False)
+    assert not large.isfinite().all()
+    assert right.isfinite().all()
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from icecore.core.errors import DataError
-from icecore.serving.batcher import Batcher, QueuedRequest
+from icecore.serving.batcher import NOT_FINITE, Batcher, QueuedRequest
 from icecore.serving.request_errors import RequestError
 from icecore.serving.request_rows import RequestRows
 
@@ -27,11 +26,10 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
 
-    def predict(self, rows: Sequence[Tensor], programs: Any) -> list[Tensor]:
+    def predict(self, rows: Sequence[Tensor], programs: Any, check_finite: bool) -> list[Tensor]:
+        assert not check_finite
         self.gate.wait(10)
         values = [float(row[0]) for row in rows]
-        if any(value != value for value in values):
-            raise DataError("no finite numbers")
         if any(value < 0 for value in values):
             raise RuntimeError("a fault")
         self.passes.append(values)
@@ -96,7 +94,8 @@ def test_a_row_without_finite_logits_costs_only_itself(batcher: Any) -> None:
     good, bad = run(batcher, rows(1), rows(2, float("nan")))
     assert values(good) == [1]
     assert values(bad) == [2, None]
-    assert [(problem.row, problem.message) for problem in bad.problems] == [(1, "no finite numbers")]
+    assert [(problem.row, problem.message) for problem in bad.problems] == [(1, NOT_FINITE)]
+    assert len(batcher.engine.passes) == 2  # the first, which is held up, and one for all of these rows
 
 
 def test_a_fault_ends_neither_the_thread_nor_other_requests(batcher: Any) -> None:
@@ -139,3 +138,29 @@ def test_closing_finishes_what_waits(batcher: Any) -> None:
     assert [values(job) for job in jobs] == [[1], [2]]
     batcher.close()
     assert not batcher.is_alive
+
+
+def test_a_request_that_meets_the_end_is_refused_and_does_not_wait_for_ever(batcher: Any) -> None:
+    """The batcher is closed after a request has come, and before it is in the queue."""
+
+    class ClosingFirst:
+        """Closes the batcher before the lock is taken for the first time."""
+
+        def __init__(self, lock: Any) -> None:
+            self.lock = lock
+
+        def __enter__(self) -> Any:
+            batcher._changed = self.lock
+            batcher.close()
+            return self.lock.__enter__()
+
+        def __exit__(self, *error: Any) -> Any:
+            return self.lock.__exit__(*error)
+
+    async def ask() -> None:
+        batcher._changed = ClosingFirst(batcher._changed)
+        await asyncio.wait_for(batcher.run(program(), rows(1)), 5)
+
+    with pytest.raises(RequestError, match="is being stopped") as refused:
+        asyncio.run(ask())
+    assert refused.value.status == 503

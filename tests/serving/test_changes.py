@@ -231,7 +231,7 @@ def test_a_full_server_refuses_at_once_and_goes_on(samples: Samples) -> None:
         example = live.ask("GET", "/v1/programs/wine", None, **right).json()["example"]
         (body,) = live.registry.bodies
         predict, gate = body.engine.predict, threading.Event()
-        body.engine.predict = lambda *words: gate.wait(20) and predict(*words)  # type: ignore[method-assign]
+        body.engine.predict = lambda *words, **named: gate.wait(20) and predict(*words, **named)  # type: ignore[method-assign]
         with ThreadPoolExecutor(2) as pool:
             callers = [pool.submit(live.ask, "POST", "/v1/programs/wine/predict", [example] * 4, **right)]
             while body.batcher.waiting or not callers[0].running():

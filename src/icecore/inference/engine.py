@@ -135,12 +135,16 @@ class Engine:
 
     @torch.no_grad()
     def predict(
-        self, rows: Sequence[Tensor] | Batch, programs: str | int | LoadedProgram | Sequence[str | int | LoadedProgram]
+        self,
+        rows: Sequence[Tensor] | Batch,
+        programs: str | int | LoadedProgram | Sequence[str | int | LoadedProgram],
+        check_finite: bool = True,
     ) -> list[Tensor]:
         """Logits (n, C) in fp32 of each row, in the order given, with the n and C of the row's own task.
 
-        rows      each (T, P) numbers or (T,) whole numbers, of any length up to its task's; or a batch
-        programs  name or index of each row's program, or what `load` returned; or one for all rows
+        rows          each (T, P) numbers or (T,) whole numbers, of any length up to its task's; or a batch
+        programs      name or index of each row's program, or what `load` returned; or one for all rows
+        check_finite  False leaves it to the caller to find the rows whose logits are not finite
 
         Raises ConfigError for an unknown program, DataError naming a row that its program cannot read or for which
         its logits are not finite.
@@ -161,7 +165,8 @@ class Engine:
         for indices in self._passes([len(row) for row in rows]):
             indices.sort(key=lambda index: ranks[chosen[index]])
             segments = self._run_pass([rows[index] for index in indices], [chosen[index] for index in indices])
-            finite.append(torch.stack([each.isfinite().all() for each in segments]).all())
+            if check_finite:
+                finite.append(torch.stack([each.isfinite().all() for each in segments]).all())
             logits |= zip(indices, (row for each in segments for row in each.unbind()), strict=True)
         # one look for all rows, because each costs a wait for the device
         if finite and not bool(torch.stack(finite).all()):

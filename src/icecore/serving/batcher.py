@@ -5,6 +5,7 @@ request gets an equal share of a pass: one with ten thousand rows does not keep 
 """
 
 import asyncio
+import itertools
 import logging
 import math
 import threading
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 #: share of the newest pass in the estimate of the speed
 SPEED_WEIGHT = 0.2
+#: what is wrong with a row for which a program gives no finite numbers
+NOT_FINITE = "the program gives no finite numbers for it. Its weights or the row's numbers are too large."
 #: longest time after which a caller is told to come back, in seconds
 MAX_RETRY_SECONDS = 60
 
@@ -98,7 +101,7 @@ class Batcher:
         return self._thread.is_alive()
 
     def check_room(self, rows: int = 1) -> None:
-        """Raise RequestError (429) if so many further rows would wait too long.
+        """Raise RequestError (429) if the queue has no room for `rows` more rows.
 
         A request that is larger than the whole queue is accepted when nothing waits.
         """
@@ -108,12 +111,15 @@ class Batcher:
             raise queue_full(waiting, max(1, min(MAX_RETRY_SECONDS, math.ceil(seconds))))
 
     async def run(self, program: "ServedProgram", rows: RequestRows, explain: bool = False) -> QueuedRequest:
-        """Wait until the passes of all rows are done. Raises RequestError (429) at once if the queue is full."""
-        if self._is_closing:
-            raise RequestError(503, "stopping", "The server is being stopped. Ask another one, or come back later.")
+        """Wait until the passes of all rows are done.
+
+        Raises RequestError at once if the queue is full (429) or the batcher is being closed (503).
+        """
         loop = asyncio.get_running_loop()
         job = QueuedRequest(program, rows, explain, loop, loop.create_future())
         with self._changed:
+            if self._is_closing:  # the thread may have ended, and nobody would take the job
+                raise RequestError(503, "stopping", "The server is being stopped. Ask another one, or come back later.")
             self.check_room(len(rows))
             self._jobs.append(job)
             self._waiting += len(rows)
@@ -189,19 +195,16 @@ class Batcher:
         for job, first, last in parts:
             tokens += job.program.codec.tokens(job.rows, first, last)
             programs += [job.program.loaded] * (last - first)
-        try:
-            logits: list[Tensor | None] = [*_on_cpu(self.engine.predict(tokens, programs))]
-            reasons: dict[int, str] = {}
-        except UserError:
-            # a row without finite logits must not cost the others theirs
-            logits, reasons = self._one_by_one(tokens, programs)
-        start = 0
+        # a row without finite logits must not cost the others theirs
+        logits = iter(_finite_on_cpu(self.engine.predict(tokens, programs, check_finite=False)))
         for job, first, last in parts:
-            for row, index in enumerate(range(start, start + last - first), first):
-                if index in reasons:
-                    job.problems.append(RowProblem(int(job.rows.places[row]), reasons[index]))
-            job.logits += logits[start : start + last - first]
-            start += last - first
+            own = list(itertools.islice(logits, last - first))
+            job.problems += [
+                RowProblem(int(job.rows.places[row]), NOT_FINITE)
+                for row, each in enumerate(own, first)
+                if each is None
+            ]
+            job.logits += own
         return self._explain(parts, tokens)
 
     def _explain(self, parts: Sequence[Part], tokens: Sequence[Tensor]) -> dict[QueuedRequest, Exception]:
@@ -217,20 +220,6 @@ class Batcher:
                     failed[job] = error
         return failed
 
-    def _one_by_one(
-        self, tokens: Sequence[Tensor], programs: Sequence[LoadedProgram]
-    ) -> tuple[list[Tensor | None], dict[int, str]]:
-        """The logits of each row, or None and the reason why there are none."""
-        logits: list[Tensor | None] = []
-        reasons: dict[int, str] = {}
-        for index, (row, program) in enumerate(zip(tokens, programs, strict=True)):
-            try:
-                logits.append(self.engine.predict([row], program)[0].cpu())
-            except UserError as error:
-                logits.append(None)
-                reasons[index] = str(error)
-        return logits, reasons
-
     def _deliver(self, jobs: Sequence[QueuedRequest], failed: dict[QueuedRequest, Exception]) -> None:
         """Wake the callers of these jobs, once for each event loop."""
         if failed:
@@ -244,12 +233,16 @@ class Batcher:
             loop.call_soon_threadsafe(_finish, done, failed)
 
 
-def _on_cpu(logits: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The logits of each row on the CPU, fetched in one step."""
-    if all(row.device.type == "cpu" for row in logits):
-        return logits
-    fetched = torch.cat([row.flatten() for row in logits]).cpu().split([row.numel() for row in logits])
-    return [each.view(row.shape) for each, row in zip(fetched, logits, strict=True)]
+def _finite_on_cpu(logits: Sequence[Tensor]) -> list[Tensor | None]:
+    """The logits (n, C) of each row on the CPU, fetched in one step; None for a row with one that is not finite."""
+    flat = torch.cat([row.flatten() for row in logits]).cpu()
+    fetched = flat.split([row.numel() for row in logits])
+    # one look for all rows, because there is rarely a bad one
+    is_good = bool(flat.isfinite().all())
+    return [
+        each.view(row.shape) if is_good or bool(each.isfinite().all()) else None
+        for each, row in zip(fetched, logits, strict=True)
+    ]
 
 
 def _finish(jobs: Sequence[QueuedRequest], failed: dict[QueuedRequest, Exception]) -> None:
