@@ -12,6 +12,8 @@ import pytest
 import icecore
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
+from icecore.serving.program_registry import ProgramRegistry
+from icecore.serving.served_program import ServedProgram
 from icecore.serving.web_app import Access
 from live_server import LiveServer, running
 from serving_samples import Samples
@@ -129,14 +131,87 @@ def test_a_folder_is_followed(live: LiveServer, samples: Samples, caplog: pytest
     (folder / "wine.safetensors").write_bytes(b"no program either")
     live.folders.check()
     state = live.ask("GET", "/ready").json()
-    assert (state["programs"], state["refused_files"]) == (2, ["bad.safetensors", "wine.safetensors"])
+    assert (state["programs"], state["refused_files"]) == (2, 2)
+    assert state["refused_names"] == ["bad.safetensors", "wine.safetensors"]
     assert "bad.safetensors is not served. bad is not a readable program" in caplog.text
     (folder / "new.safetensors").unlink()
     (folder / "bad.safetensors").unlink()
     shutil.copy(samples.program("wine"), folder / "wine.safetensors")
     live.folders.check()
-    assert live.ask("GET", "/ready").json()["refused_files"] == []
+    state = live.ask("GET", "/ready").json()
+    assert (state["refused_files"], state["refused_names"]) == (0, [])
     assert live.predict("new", [{}]).status == 404
+
+
+def names_served(live: LiveServer) -> dict[str, str]:
+    """The first target of each program by its name."""
+    return {card["name"]: card["targets"][0]["name"] for card in live.ask("GET", "/v1/programs").json()["programs"]}
+
+
+def test_a_name_belongs_to_one_of_two_folders(samples: Samples, tmp_path: Path) -> None:
+    first, second = (tmp_path / name / "same.safetensors" for name in ("first", "second"))
+    for path, name in ((first, "wine"), (second, "people")):
+        path.parent.mkdir()
+        shutil.copy(samples.program(name), path)
+    with running([first.parent, second.parent]) as live:
+        assert names_served(live) == {"same": "cultivar"}
+        assert live.folders.problems == {second: f"{first} has this name already. Rename one of the files."}
+        # a refused file that changes replaces nothing, and one that goes takes nothing with it
+        shutil.copy(samples.program("diabetes"), second)
+        live.folders.check()
+        assert names_served(live) == {"same": "cultivar"}
+        second.unlink()
+        live.folders.check()
+        assert names_served(live) == {"same": "cultivar"}
+        assert live.folders.problems == {}
+        # the other file takes over when the first is gone
+        shutil.copy(samples.program("people"), second)
+        live.folders.check()
+        first.unlink()
+        live.folders.check()
+        assert names_served(live) == {"same": "tall"}
+        assert live.folders.problems == {}
+
+
+def test_a_file_that_was_named_keeps_its_name(samples: Samples, tmp_path: Path) -> None:
+    copy = tmp_path / "wine.safetensors"
+    shutil.copy(samples.program("people"), copy)
+    with running([samples.program("wine"), tmp_path]) as live:
+        assert names_served(live) == {"wine": "cultivar"}
+        assert set(live.folders.problems) == {copy}
+
+
+def test_a_bad_file_that_goes_takes_no_uploaded_program_with_it(live: LiveServer, samples: Samples) -> None:
+    path = live.folders.folders[0] / "people.safetensors"
+    path.write_bytes(b"no program")
+    live.folders.check()
+    live.ask("PUT", "/v1/programs/people", samples.program("people").read_bytes())
+    path.unlink()
+    live.folders.check()
+    assert names_served(live) == {"people": "tall", "wine": "cultivar"}
+
+
+@pytest.mark.parametrize("fault", [MemoryError("no memory"), ImportError("no module"), RuntimeError("a fault")])
+def test_a_file_that_meets_a_fault_keeps_no_other_from_being_served(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    tried: list[str] = []
+    put_file = ProgramRegistry.put_file
+
+    def faulty(registry: ProgramRegistry, path: Path) -> ServedProgram:
+        tried.append(path.name)
+        if path.name == "a.safetensors":
+            raise fault
+        return put_file(registry, path)
+
+    monkeypatch.setattr(ProgramRegistry, "put_file", faulty)
+    for name in ("a", "b"):
+        shutil.copy(samples.program("wine"), tmp_path / f"{name}.safetensors")
+    with running([tmp_path]) as live:
+        live.folders.check()
+        assert names_served(live) == {"b": "cultivar"}
+        assert tried == ["a.safetensors", "b.safetensors"]
+        assert str(fault) in live.folders.problems[tmp_path / "a.safetensors"]
 
 
 def test_a_token_is_asked_for(samples: Samples) -> None:
@@ -154,6 +229,8 @@ def test_a_token_is_asked_for(samples: Samples) -> None:
         assert live.ask("DELETE", "/v1/programs/wine").status == 401
         for path in ("/", "/docs", "/health", "/ready"):
             assert live.ask("GET", path).status == 200
+        assert live.ask("GET", "/ready").json().keys() & {"refused_files", "refused_names"} == {"refused_files"}
+        assert live.ask("GET", "/ready", None, **right).json()["refused_names"] == []
 
 
 def test_programs_are_changed_only_where_that_is_safe(samples: Samples) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icecore.backbones import HubAccess
-from icecore.core.errors import ConfigError, UserError
+from icecore.core.errors import ConfigError
 from icecore.serving.access import LOOPBACK
-from icecore.serving.program_registry import ProgramRegistry
+from icecore.serving.program_registry import ProgramRegistry, program_name
 from icecore.serving.serve_settings import ServeSettings
 from icecore.serving.serving_metrics import ServingMetrics
 from icecore.serving.watched_folder import WatchedFolders
@@ -37,20 +37,19 @@ class ServeOptions:
 def load_programs_of(options: ServeOptions) -> tuple[ProgramRegistry, WatchedFolders]:
     """Load all programs, and watch the folders among the paths.
 
-    Raises ConfigError for two files of one name, and DataError or WeightsError for a file that was named and cannot be
+    Raises ConfigError for two files of one name that were named, and DataError or WeightsError for one that cannot be
     served. Such a file in a folder is reported and left out.
     """
     registry = ProgramRegistry(options.settings, ServingMetrics(), options.device, options.hub)
-    folders = WatchedFolders(registry, [path for path in options.paths if path.is_dir()])
+    named = [path for path in options.paths if not path.is_dir()]
+    folders = WatchedFolders(registry, [path for path in options.paths if path.is_dir()], named)
     try:
-        for path in options.paths:
-            if path.is_dir():
-                continue
-            if path.stem in registry.programs:
-                raise ConfigError(f"{path}: there is a program {path.stem!r} already. Rename one of the files.")
+        for path in named:
+            if (name := program_name(path)) in registry.programs:
+                raise ConfigError(f"{path}: there is a program {name!r} already. Rename one of the files.")
             registry.put_file(path)
         folders.start()
-    except UserError:
+    except BaseException:  # also one that is no UserError must not leave the threads of bodies behind
         registry.close()
         raise
     return registry, folders

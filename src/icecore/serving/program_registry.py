@@ -91,7 +91,7 @@ class ProgramRegistry:
             raw = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}). Check the name and the permissions.") from error
-        return self.put(path.name.removesuffix(PROGRAM_SUFFIX), raw, may_load_body=True)
+        return self.put(program_name(path), raw, may_load_body=True)
 
     def delete(self, name: str) -> ServedProgram:
         """Stop serving a program; requests that have it already are answered. Raises RequestError (404)."""
@@ -154,6 +154,11 @@ class ProgramRegistry:
         body = ServedBody(label, str(backbone.info.weights), runtime.precision, engine, batcher)
         self.bodies.append(body)
         return body
+
+
+def program_name(path: Path) -> str:
+    """The name under which a program file is served."""
+    return path.name.removesuffix(PROGRAM_SUFFIX)
 
 
 def program_files(path: Path) -> list[Path]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icecore.core.errors import UserError
-from icecore.serving.program_registry import PROGRAM_SUFFIX, ProgramRegistry, program_files
+from icecore.core.text import reason
+from icecore.serving.program_registry import ProgramRegistry, program_files, program_name
 
 logger = logging.getLogger("icecore.serve")
 #: seconds between two looks at the folders; files are written under another name and renamed, so none is half written
@@ -17,11 +18,19 @@ _State = tuple[int, int, int]
 
 
 class WatchedFolders:
-    """Keeps a registry as the program files of some folders are. `problems` has the files that are refused, and why."""
+    """Keeps a registry as the program files of some folders are.
 
-    def __init__(self, registry: ProgramRegistry, folders: Sequence[Path]) -> None:
-        self.registry, self.folders = registry, folders
-        self.problems: dict[str, str] = {}
+    Each name belongs to one path: a second file of the same name is refused, and takes over when the first is gone.
+
+    problems  why files are refused, by path
+    named     program files that were named beside the folders, whose names no file of a folder gets
+    """
+
+    def __init__(self, registry: ProgramRegistry, folders: Sequence[Path], named: Sequence[Path] = ()) -> None:
+        self.registry, self.folders = registry, list(dict.fromkeys(folders))
+        self.problems: dict[Path, str] = {}
+        self._owners: dict[str, Path] = {program_name(path): path for path in named}
+        self._served: set[Path] = set()
         self._states: dict[Path, _State] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="icecore-folders", daemon=True)
@@ -44,22 +53,47 @@ class WatchedFolders:
         """Serve what is new or changed, and stop serving what is gone."""
         states = self._look()
         for path in self._states.keys() - states.keys():
-            name = path.name.removesuffix(PROGRAM_SUFFIX)
-            self.problems.pop(path.name, None)
-            if name in self.registry.programs:
+            self._remove(path)
+        for path, state in states.items():
+            is_waiting = self._owners.get(program_name(path)) is None  # the file that had its name is gone
+            if state != self._states.get(path) or is_waiting:
+                self._states[path] = state  # also of a file that fails, which is tried again when it changes
+                self._serve(path)
+
+    def _serve(self, path: Path) -> None:
+        """Serve a new or changed file, or note why it is refused."""
+        owner = self._owners.setdefault(program_name(path), path)
+        if owner != path:
+            self._refuse(path, f"{owner} has this name already. Rename one of the files.")
+            return
+        try:
+            served = self.registry.put_file(path)
+        except UserError as error:  # what was served under this name goes on
+            self._refuse(path, str(error))
+        except Exception as error:  # one file that meets a fault must not keep those after it from being served
+            logger.exception("%s could not be loaded", path)
+            self._refuse(path, f"It could not be loaded ({reason(error)}). The log has the details.")
+        else:
+            self._served.add(path)
+            self.problems.pop(path, None)
+            logger.info("Serving %s, version %s.", served.name, served.version)
+
+    def _refuse(self, path: Path, why: str) -> None:
+        self.problems[path] = why
+        logger.warning("%s is not served. %s", path.name, why)
+
+    def _remove(self, path: Path) -> None:
+        """Stop serving a file that is gone. What another file or a request serves under its name goes on."""
+        name = program_name(path)
+        del self._states[path]
+        self.problems.pop(path, None)
+        if self._owners.get(name) == path:
+            del self._owners[name]
+        if path in self._served:
+            self._served.remove(path)
+            if self.registry.get(name) is not None:
                 self.registry.delete(name)
                 logger.info("%s is gone: its program is no longer served.", path.name)
-        for path, state in states.items():
-            if state == self._states.get(path):
-                continue
-            try:
-                served = self.registry.put_file(path)
-                self.problems.pop(path.name, None)
-                logger.info("Serving %s, version %s.", served.name, served.version)
-            except UserError as error:  # what was served under this name goes on
-                self.problems[path.name] = str(error)
-                logger.warning("%s is not served. %s", path.name, error)
-        self._states = states
 
     def _look(self) -> dict[Path, _State]:
         states: dict[Path, _State] = {}

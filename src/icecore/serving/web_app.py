@@ -55,7 +55,7 @@ DEFAULT_TOP = 100
 
 @dataclass(frozen=True)
 class Access:
-    """Who may do what: the token of all callers, and whether only this machine reaches the server, or it has twins."""
+    """Who may do what: the token of all callers, whether only this machine reaches the server, or is one of several replicas."""
 
     token: str | None = None
     is_local: bool = True
@@ -149,17 +149,24 @@ class _Routes:
         """Whether the process lives."""
         return JsonResponse({"status": "ok"})
 
-    async def ready(self) -> JsonResponse:
-        """Whether programs can be asked, and which files of the watched folders are refused; the log says why."""
+    async def ready(self, request: Request) -> JsonResponse:
+        """Whether programs can be asked, and how many files of the watched folders are refused.
+
+        Callers who may use the server also get the names of these files; the log says why they are refused.
+        """
         bodies = self.registry.bodies
         is_ready = all(body.batcher.is_alive for body in bodies)
-        state = {
+        problems = list(self.folders.problems) if self.folders else []  # a copy, since the folders are watched on
+        state: dict[str, Any] = {
             "status": "ready" if is_ready else "stopped",
             "programs": len(self.registry.programs),
             "bodies": len(bodies),
             "changes": self.registry.generation,
-            "refused_files": sorted(self.folders.problems) if self.folders else [],
+            "refused_files": len(problems),
         }
+        with contextlib.suppress(RequestError):
+            self.check(request)
+            state["refused_names"] = sorted(path.name for path in problems)
         return JsonResponse(state, 200 if is_ready else 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -295,7 +302,8 @@ def _add_error_answers(app: FastAPI) -> None:
 
     async def on_fault(request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _answer(500, "fault", "The server failed, which is a mistake of icecore's. Its log has the details.")
+        message = "The server failed because of a bug in icecore. The server log has the details."
+        return _answer(500, "fault", message)
 
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(UserError, on_user_error)
