@@ -210,6 +210,7 @@ def test_an_unknown_program_gets_the_nearest_names(server: LiveServer) -> None:
 def test_a_method_that_a_path_lacks_gets_those_it_has(server: LiveServer, path: str, allowed: str) -> None:
     answer = server.ask("OPTIONS", path)
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
+    assert answer.error["code"] == "wrong_method"
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_large_requests_share_a_budget_of_memory() -> None:
     with budget.share() as first, budget.share() as second:
         first(6)
         second(4)
-        with pytest.raises(RequestError, match="reading as much as it may at once") as refused:
+        with pytest.raises(RequestError, match="already reading as much data as it allows at once") as refused:
             second(1)
         assert refused.value.status == 429
     assert budget.used == 0

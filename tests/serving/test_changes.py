@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import icecore
+from icecore.core.errors import WeightsError
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
 from icecore.serving.program_registry import ProgramRegistry
@@ -238,10 +239,57 @@ def test_programs_are_changed_only_where_that_is_safe(samples: Samples) -> None:
     with running([samples.program("wine")], Access(is_local=False)) as live:
         assert live.ask("PUT", "/v1/programs/x", raw).error["code"] == "needs_token"
         assert live.ask("DELETE", "/v1/programs/wine").status == 403
-    with running([samples.program("wine")], Access(is_replicated=True, checks_host=True)) as live:
+    with running([samples.program("wine")], Access(is_replicated=True)) as live:
         assert live.ask("PUT", "/v1/programs/x", raw).error["code"] == "replicated"
         assert live.ask("GET", "/v1/programs", None, Host="evil.example:80").error["code"] == "wrong_host"
         assert live.ask("GET", "/v1/programs", None, Host="localhost:1").status == 200
+
+
+PREDICT = "/v1/programs/wine/predict"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},  # another server of this machine
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_a_page_of_another_site_drives_no_local_server(live: LiveServer, headers: dict[str, str]) -> None:
+    """A browser sends such a request without asking first, since its content type is that of a form."""
+    example = live.ask("GET", "/v1/programs/wine").json()["example"]
+    for method, path in (("POST", PREDICT), ("DELETE", "/v1/programs/wine"), ("GET", "/v1/programs")):
+        answer = live.ask(method, path, [example] if method == "POST" else None, "text/plain", **headers)
+        assert (answer.status, answer.error["code"]) == (403, "wrong_origin")
+    assert 'icecore_rows_total{program="wine"}' not in live.ask("GET", "/metrics").content.decode()
+    assert live.ask("GET", "/", None, **headers).status == 200  # a link to the page
+
+
+def test_the_page_and_the_programs_of_this_machine_are_answered(live: LiveServer) -> None:
+    example = live.ask("GET", "/v1/programs/wine").json()["example"]
+    for headers in ({"Origin": live.url, "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {}):
+        assert live.ask("POST", PREDICT, [example], **headers).status == 200
+
+
+def test_a_server_for_others_is_asked_from_any_page_with_the_token(samples: Samples) -> None:
+    with running([samples.program("wine")], Access("right-token", is_local=False)) as live:
+        headers = {"Origin": "https://own.example", "Authorization": "Bearer right-token", "Host": "name.example"}
+        assert live.ask("GET", "/v1/programs", None, **headers).status == 200
+
+
+def test_a_program_whose_weights_are_at_fault_is_counted_as_it_is_answered(
+    live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = live.ask("GET", "/v1/programs/wine").json()["example"]
+
+    def fail(*_: object) -> None:
+        raise WeightsError("another body")
+
+    monkeypatch.setattr("icecore.serving.web_app.read_rows", fail)
+    assert live.predict("wine", [example]).status == 409
+    assert 'icecore_requests_total{program="wine",status="409"} 1.0' in live.ask("GET", "/metrics").content.decode()
 
 
 def test_metrics_count_requests_rows_and_passes(samples: Samples) -> None:
@@ -277,6 +325,29 @@ def test_the_api_is_described_with_examples_of_the_programs(live: LiveServer) ->
     assert not live.ask("GET", "/openapi.json").json()["paths"]["/v1/programs/{name}/predict"]["post"]["requestBody"][
         "content"
     ]["application/json"]["examples"]
+
+
+def test_cards_have_the_described_shape(live: LiveServer) -> None:
+    described = live.ask("GET", "/openapi.json").json()
+    card = {"$ref": "#/components/schemas/Card"}
+    schemas = {
+        (path, method): operation["responses"]["200"]["content"]["application/json"]["schema"]
+        for path, operations in described["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert schemas["/v1/programs/{name}", "get"] == schemas["/v1/programs/{name}", "put"] == card
+    assert schemas["/v1/programs", "get"]["properties"]["programs"]["items"] == card
+    required = described["components"]["schemas"]["Card"]["required"]
+    assert live.ask("GET", "/v1/programs/wine").json().keys() >= set(required)
+
+
+def test_the_description_asks_for_a_token_where_one_is_needed(live: LiveServer, samples: Samples) -> None:
+    assert "security" not in live.ask("GET", "/openapi.json").content.decode()
+    with running([samples.program("wine")], Access("right-token")) as guarded:
+        described = guarded.ask("GET", "/openapi.json", None, Authorization="Bearer right-token").json()
+    assert list(described["components"]["securitySchemes"]) == ["token"]
+    secured = {path for path, operations in described["paths"].items() if "security" in next(iter(operations.values()))}
+    assert secured == {path for path in described["paths"] if path.startswith("/v1/")}
 
 
 def test_kernels_are_compiled_once_for_a_body(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:

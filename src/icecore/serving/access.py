@@ -1,4 +1,4 @@
-"""Who may call the server: one token for all callers, compared in constant time, and the names of this machine."""
+"""Who may call the server: one token for all callers, the names of this machine, and no pages of other sites."""
 
 import hmac
 import re
@@ -34,7 +34,7 @@ def check_token(request: Request, token: str | None) -> None:
     if token is None:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    # both sides are compared whole whatever differs, so that the time tells nothing
+    # constant-time comparison, so timing reveals nothing about the token
     is_right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
     if scheme.lower() != "bearer" or not is_right:
         message = "A token is needed. Send it in the header 'Authorization: Bearer TOKEN'."
@@ -65,3 +65,15 @@ def check_host(request: Request) -> None:
         raise RequestError(
             400, "wrong_host", "This server answers on localhost only. Start it with --host to change that."
         )
+
+
+def check_origin(request: Request) -> None:
+    """Raise RequestError (403) for a request that a page of another site sends through a browser.
+
+    A page cannot read the answer, but without this check it could make the server compute and change programs.
+    """
+    origin = request.headers.get("origin")
+    is_own = origin is None or origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
+    if not is_own or request.headers.get("sec-fetch-site") == "cross-site":
+        message = "This server answers no pages of other sites. Start it with --host to change that."
+        raise RequestError(403, "wrong_origin", message)

@@ -1,4 +1,4 @@
-"""Runs the application on this machine until it is told to stop, then finishes what was accepted."""
+"""Runs the application on this machine until it receives SIGTERM or Ctrl-C, then finishes accepted requests."""
 
 import contextlib
 import gc
@@ -93,8 +93,7 @@ def serve(
     with listener:
         registry, folders = load_programs_of(options)
         prepare_process()
-        is_local = host in LOOPBACK
-        app = create_app(registry, Access(token, is_local, checks_host=is_local), folders)
+        app = create_app(registry, Access(token, is_local=host in LOOPBACK), folders)
         name = f"[{host}]" if ":" in host else host
         ready(f"http://{name}:{listener.getsockname()[1]}", registry)
         logging.getLogger("icecore.serve").setLevel(logging.INFO)

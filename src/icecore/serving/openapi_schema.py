@@ -91,28 +91,55 @@ def _json(schema: Any, description: str) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-_DENIED = {401: "no token, or a wrong one", 404: "no such program"}
-_LIMITS = {400: "the request ended early, or is for another host", 408: "it took too long", 413: "it is too large"}
+_DENIED = {
+    400: "the request ended early, or is for another host",
+    401: "no token, or a wrong one",
+    403: "a page of another site sent it",
+    404: "no such program",
+}
+_LIMITS = {408: "it took too long", 413: "it is too large"}
 _OBJECT = {"type": "object"}
+_ONE_CARD = {"$ref": "#/components/schemas/Card"}
+_ALL_CARDS = {
+    "type": "object",
+    "required": ["programs", "limits", "icecore"],
+    "properties": {
+        "programs": {"type": "array", "items": _ONE_CARD},
+        "limits": {"type": "object"},
+        "icecore": {"type": "string", "description": "version of icecore"},
+    },
+}
+_DELETED = {
+    "type": "object",
+    "required": ["name", "version"],
+    "properties": {"name": {"type": "string"}, "version": {"type": "string"}},
+}
+_CHANGE_ERRORS = {
+    **_DENIED,
+    **_LIMITS,
+    403: "the server has no token, or a page of another site sent the request",
+    409: "another body, or a server with replicas",
+    415: "compressed",
+    429: "too much is being read at once",
+    422: "a damaged file, or a wrong name",
+}
 _PROGRAM_FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
+#: tag of the routes that need no token
+STATE_TAG = "state"
 #: arguments of the routes
 STATE_ROUTE: dict[str, Any] = {"responses": {200: _json(_OBJECT, "the state"), 503: _json(_OBJECT, "not ready")}}
-CARDS_ROUTE: dict[str, Any] = {"responses": _answers({200: _json(_OBJECT, "cards")}, {**_DENIED, 422: "a wrong name"})}
-CHANGE_ROUTE: dict[str, Any] = {
+CARDS_ROUTE: dict[str, Any] = {"responses": _answers({200: _json(_ALL_CARDS, "the cards")}, _DENIED)}
+CARD_ROUTE: dict[str, Any] = {
+    "responses": _answers({200: _json(_ONE_CARD, "the card")}, {**_DENIED, 422: "a wrong name"})
+}
+PUT_ROUTE: dict[str, Any] = {
     "responses": _answers(
-        {200: _json(_OBJECT, "done"), 201: _json(_OBJECT, "served for the first time")},
-        {
-            **_DENIED,
-            **_LIMITS,
-            403: "the server has no token",
-            409: "another body, or a server with replicas",
-            415: "compressed",
-            429: "too much is being read at once",
-            422: "a damaged file, or a wrong name",
-        },
+        {200: _json(_ONE_CARD, "served in place of another"), 201: _json(_ONE_CARD, "served for the first time")},
+        _CHANGE_ERRORS,
     )
 }
+DELETE_ROUTE: dict[str, Any] = {"responses": _answers({200: _json(_DELETED, "done")}, _CHANGE_ERRORS)}
 PREDICT_ROUTE: dict[str, Any] = {
     "responses": _answers(
         {200: _json({"$ref": "#/components/schemas/Predictions"}, "the predictions")},
@@ -127,18 +154,21 @@ PREDICT_ROUTE: dict[str, Any] = {
 }
 
 
-def schema(app: FastAPI, programs: Sequence[ServedProgram]) -> dict[str, Any]:
-    """The description of the application with examples of these programs."""
+def schema(app: FastAPI, programs: Sequence[ServedProgram], has_token: bool = False) -> dict[str, Any]:
+    """The description of the application with examples of these programs; `has_token` if callers need one."""
     described = get_openapi(title="icecore", version=app.version, description=_TEXT, routes=app.routes)
     components = described.setdefault("components", {})
     components["schemas"] = {"Error": _ERROR, "RowProblem": _ROW_PROBLEM, "Predictions": _PREDICTIONS, "Card": _CARD}
-    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    if has_token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     paths = described["paths"]
     paths["/v1/programs/{name}"]["put"]["requestBody"] = {"required": True, **_PROGRAM_FILE}
     paths["/v1/programs/{name}/predict"]["post"]["requestBody"] = {"required": True, "content": _contents(programs)}
     names = [program.name for program in programs[:MAX_EXAMPLES]]
     for path in paths.values():
         for operation in path.values():
+            if has_token and operation["tags"] != [STATE_TAG]:
+                operation["security"] = [{"token": []}]
             for parameter in operation.get("parameters", []):
                 if parameter["name"] == "name":
                     parameter["examples"] = {name: {"value": name} for name in names}

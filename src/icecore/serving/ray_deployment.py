@@ -73,7 +73,7 @@ def serve_on_ray(
     Raises UserError if Ray Serve is not installed, the cluster cannot be reached, or the programs cannot be served.
     """
     scaling = placement.scaling()
-    for path in options.paths:  # a mistake is told here, and not in the log of a replica
+    for path in options.paths:  # report mistakes here, not in a replica's log
         for file in program_files(path):
             if file == path:
                 Program.load(file)

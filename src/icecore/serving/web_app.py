@@ -19,16 +19,19 @@ from icecore.core.errors import UserError, WeightsError
 from icecore.core.text import pluralize
 from icecore.core.version import __version__
 from icecore.serving import web_pages
-from icecore.serving.access import check_host, check_may_change, check_token
+from icecore.serving.access import check_host, check_may_change, check_origin, check_token
 from icecore.serving.answer_writing import write_answer
 from icecore.serving.batcher import QueuedRequest
 from icecore.serving.explanations import MAX_EXPLAINED_ROWS
 from icecore.serving.json_answers import to_json
 from icecore.serving.openapi_schema import (
+    CARD_ROUTE,
     CARDS_ROUTE,
-    CHANGE_ROUTE,
+    DELETE_ROUTE,
     PREDICT_ROUTE,
+    PUT_ROUTE,
     STATE_ROUTE,
+    STATE_TAG,
     ProgramName,
     schema,
 )
@@ -55,12 +58,17 @@ DEFAULT_TOP = 100
 
 @dataclass(frozen=True)
 class Access:
-    """Who may do what: the token of all callers, whether only this machine reaches the server, or is one of several replicas."""
+    """Who may do what.
+
+    token          that all callers need, if there is one
+    is_local       only this machine reaches the server, so a request for another host, or from a page of another
+                   site, is one that a browser was made to send
+    is_replicated  this process is one of several replicas
+    """
 
     token: str | None = None
     is_local: bool = True
     is_replicated: bool = False
-    checks_host: bool = False
 
 
 class JsonResponse(Response):
@@ -115,18 +123,19 @@ class _Routes:
         app.get("/", include_in_schema=False)(self.page)
         app.get("/docs", include_in_schema=False)(self.reference)
         app.get("/openapi.json", include_in_schema=False)(self.openapi)
-        app.get("/health", tags=["state"], **STATE_ROUTE)(self.health)
-        app.get("/ready", tags=["state"], **STATE_ROUTE)(self.ready)
+        app.get("/health", tags=[STATE_TAG], **STATE_ROUTE)(self.health)
+        app.get("/ready", tags=[STATE_TAG], **STATE_ROUTE)(self.ready)
         app.get("/metrics", include_in_schema=False)(self.metrics)
         app.get(programs, tags=["programs"], **CARDS_ROUTE)(self.list_programs)
-        app.get(one, tags=["programs"], **CARDS_ROUTE)(self.show_program)
-        app.put(one, tags=["programs"], **CHANGE_ROUTE)(self.put_program)
-        app.delete(one, tags=["programs"], **CHANGE_ROUTE)(self.delete_program)
+        app.get(one, tags=["programs"], **CARD_ROUTE)(self.show_program)
+        app.put(one, tags=["programs"], **PUT_ROUTE)(self.put_program)
+        app.delete(one, tags=["programs"], **DELETE_ROUTE)(self.delete_program)
 
     def check(self, request: Request) -> None:
         """Raise RequestError for a caller who may not use the server."""
-        if self.access.checks_host:
+        if self.access.is_local:
             check_host(request)
+            check_origin(request)
         check_token(request, self.access.token)
 
     async def page(self) -> Response:
@@ -142,7 +151,8 @@ class _Routes:
         self.check(request)
         generation = self.registry.generation
         if self._openapi is None or self._openapi[0] != generation:
-            self._openapi = (generation, to_json(schema(self.app, list(self.registry.programs.values()))))
+            described = schema(self.app, list(self.registry.programs.values()), self.access.token is not None)
+            self._openapi = (generation, to_json(described))
         return Response(self._openapi[1], media_type="application/json")
 
     async def health(self) -> JsonResponse:
@@ -233,8 +243,8 @@ class _Routes:
         except RequestError as error:
             status = error.status
             raise
-        except UserError:
-            status = 422
+        except UserError as error:
+            status, _ = _status_and_code(error)
             raise
         finally:
             self.registry.metrics.observe_request(label, status, rows, time.perf_counter() - start)
@@ -270,6 +280,11 @@ def _answer(status: int, code: str, message: str, headers: Mapping[str, str] | N
     return JsonResponse({"error": {"code": code, "message": message}}, status, dict(headers or {}))
 
 
+def _status_and_code(error: Exception) -> tuple[int, str]:
+    """The HTTP status and the code of the answer for a mistake that is no RequestError."""
+    return (409, "other_body") if isinstance(error, WeightsError) else (422, "wrong_request")
+
+
 def _methods(request: Request) -> str:
     """The methods that the path of a request has, as an Allow header."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
@@ -285,8 +300,7 @@ def _add_error_answers(app: FastAPI) -> None:
         return JsonResponse(error.to_json(), error.status, error.headers)
 
     async def on_user_error(_: Request, error: Exception) -> Response:
-        status, code = (409, "other_body") if isinstance(error, WeightsError) else (422, "wrong_request")
-        return _answer(status, code, str(error))
+        return _answer(*_status_and_code(error), str(error))
 
     async def on_wrong_parameter(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -298,7 +312,8 @@ def _add_error_answers(app: FastAPI) -> None:
         hint = " /docs lists what there is." if error.status_code in (404, 405) else ""
         # the library names the methods of the first route of the path only
         headers = {"Allow": _methods(request)} if error.status_code == 405 else error.headers
-        return _answer(error.status_code, "no_such_route", f"{error.detail}.{hint}", headers)
+        code = "wrong_method" if error.status_code == 405 else "no_such_route"
+        return _answer(error.status_code, code, f"{error.detail}.{hint}", headers)
 
     async def on_fault(request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
