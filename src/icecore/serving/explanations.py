@@ -1,17 +1,26 @@
 """What a program attends to, small enough for an answer: the mean over heads, layers and queries, and a map."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from icecore.paper.attention_analysis import normalize_rows, pool
 from icecore.serving.served_program import ServedProgram
+from icecore.tasks.task import TaskSpec
 
 #: rows of a request that may be explained: each takes a pass of its own
 MAX_EXPLAINED_ROWS = 16
 #: largest side of a map; longer rows are pooled
 MAX_MAP = 64
 SHARE_DIGITS = 5
+#: the positions that each read-out reads, for n read positions
+_READ: Mapping[str, Callable[[int], slice]] = {
+    "first": lambda _: slice(1),
+    "last": lambda n: slice(-n, None),
+    "mean": lambda _: slice(None),
+}
 
 
 def explain_row(program: ServedProgram, attention: Tensor) -> dict[str, Any]:
@@ -21,10 +30,8 @@ def explain_row(program: ServedProgram, attention: Tensor) -> dict[str, Any]:
     `layers` (L, T) is the same for each layer, and `map` (C, C) is the mean of all queries over keys in cells of
     `stride` tokens.
     """
-    spec = program.loaded.spec
     L, _, T, _ = attention.shape
-    by_head = attention if spec.read_out == "mean" else attention[:, :, T - spec.read_positions :]
-    layers = by_head.mean((1, 2))
+    layers = attention[:, :, read_queries(program.loaded.spec, T)].mean((1, 2))
     stride = -(-T // MAX_MAP)
     cells = normalize_rows(pool(attention.mean((0, 1))[None], stride))[0]
     return {
@@ -34,6 +41,14 @@ def explain_row(program: ServedProgram, attention: Tensor) -> dict[str, Any]:
         "map": [_rounded(row) for row in cells],
         "stride": stride,
     }
+
+
+def read_queries(spec: TaskSpec, T: int) -> Tensor:
+    """Which of T positions the answer is read from (T,), each once, though several read-outs may share one."""
+    is_read = torch.zeros(T, dtype=torch.bool)
+    for read_out in spec.read_outs:
+        is_read[_READ[read_out](spec.read_positions)] = True
+    return is_read
 
 
 def _rounded(values: Tensor) -> list[float]:
