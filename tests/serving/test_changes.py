@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import icecore
+from icecore.backbones import Backbone, HubAccess, build_body_of
+from icecore.core.config import RunConfig
 from icecore.core.errors import WeightsError
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
@@ -101,6 +103,40 @@ def test_a_program_of_another_body_is_refused_with_both_fingerprints(
     live.folders.check()
     assert live.ask("GET", "/v1/programs/other").json()["body"]["name"] == "gpt2"
     assert len(live.registry.bodies) == 2
+
+
+def test_no_change_waits_for_a_body_that_is_being_built(
+    live: LiveServer,
+    samples: Samples,
+    bodies: Mapping[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = {"backbone": bodies["gpt2"], "lrs": (1e-2,), "steps": 2, "batch_size": 4}
+    icecore.fit(str(samples.data["people"]), out=tmp_path / "other.safetensors", device="cpu", **few)  # type: ignore[arg-type]
+    begun, gate = threading.Event(), threading.Event()
+    built: list[str] = []
+
+    def build(config: RunConfig, hub: HubAccess) -> Backbone:
+        built.append(config.backbone)
+        begun.set()
+        assert gate.wait(60)
+        return build_body_of(config, hub)
+
+    monkeypatch.setattr("icecore.serving.program_registry.build_body_of", build)
+    raw = (tmp_path / "other.safetensors").read_bytes()
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            slow = [pool.submit(live.registry.put, name, raw, may_load_body=True) for name in ("first", "second")]
+            assert begun.wait(60)
+            program = samples.program("people").read_bytes()
+            assert live.ask("PUT", "/v1/programs/people", program).status == 201
+            assert live.ask("DELETE", "/v1/programs/people").status == 200
+            assert len(live.registry.programs) == 1
+        finally:
+            gate.set()
+        assert slow[0].result().body is slow[1].result().body
+    assert len(built) == 1
 
 
 @pytest.mark.parametrize(

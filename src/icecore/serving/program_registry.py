@@ -40,7 +40,8 @@ class ProgramRegistry:
         #: counts the changes, so that what is made of all programs is made again
         self.generation = 0
         self._programs: dict[str, ServedProgram] = {}
-        self._lock = threading.RLock()
+        #: for one change of the programs, and for the building of one body, which may take half a minute
+        self._lock, self._building = threading.Lock(), threading.Lock()
         metrics.programs.set_function(lambda: len(self._programs))
 
     @property
@@ -116,14 +117,12 @@ class ProgramRegistry:
                 "served with other programs. Use it alone, with icecore.load_run."
             )
         precision = select_runtime(self.device, program.config.precision).precision
-        with self._lock:
-            same = [body for body in self.bodies if body.engine.backbone.fingerprint(roles) == program.fingerprint]
-            # another precision gives other answers
-            found = next((body for body in same if body.precision == precision), None)
-            if found is not None:
-                return found
-            if may_load:
-                return self._load_body(program)
+        if (found := self._loaded_body(program, precision)) is not None:
+            return found
+        if may_load:
+            with self._building:
+                # another thread may have built it meanwhile
+                return self._loaded_body(program, precision) or self._load_body(program)
         config = program.config
         wanted = (
             f"fingerprint {program.fingerprint} (backbone {config.backbone}, weights {config.weights}, {precision})"
@@ -137,6 +136,11 @@ class ProgramRegistry:
             f"Program {name!r} was trained on another body: {wanted}. This server has "
             f"{'; '.join(served) or 'no body'}. Start the server with a program of that body."
         )
+
+    def _loaded_body(self, program: Program, precision: str) -> ServedBody | None:
+        """The body with the program's fingerprint and this precision: another precision gives other answers."""
+        roles, bodies = program.config.train_roles, [body for body in self.bodies if body.precision == precision]
+        return next((b for b in bodies if b.engine.backbone.fingerprint(roles) == program.fingerprint), None)
 
     def _load_body(self, program: Program) -> ServedBody:
         config, settings = program.config, self.settings
