@@ -7,6 +7,9 @@ up to one GiB.
 import io
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -23,10 +26,65 @@ READ_BYTES = 2**20
 MAX_READ_BYTES = 2**24
 #: the largest file of JSON that is read whole: a configuration, a summary, or one line of results
 MAX_JSON_BYTES = 2**26
+#: what a cell of a table or an array takes at least once it is read
+BYTES_PER_CELL = 8
+
+
+class UnpackedSizeError(DataError):
+    """Data that unpack to more than they may."""
+
+
+@dataclass
+class _Budget:
+    """Bytes that each file may unpack to, and pixels that may still be decoded."""
+
+    limit: int
+    pixels: int
+
+
+_BUDGET: ContextVar[_Budget | None] = ContextVar("_BUDGET", default=None)
+
+
+@contextmanager
+def unpacking_at_most(limit: int) -> Iterator[None]:
+    """Within the block, a file unpacks to at most `limit` bytes, and all images together to as many pixels.
+
+    For files of people who are not trusted with the memory and the time of this machine.
+    """
+    token = _BUDGET.set(_Budget(limit, limit))
+    try:
+        yield
+    finally:
+        _BUDGET.reset(token)
+
+
+def check_cells(path: Path, cells: int) -> None:
+    """Raise UnpackedSizeError within `unpacking_at_most` for an array that becomes too large as numbers of 8 bytes."""
+    budget = _BUDGET.get()
+    if budget is not None and cells * BYTES_PER_CELL > budget.limit:
+        raise too_large(path, budget.limit)
+
+
+def count_pixels(pixels: int) -> None:
+    """Count an image that is about to be decoded. Raises UnpackedSizeError if all of the block are too many."""
+    budget = _BUDGET.get()
+    if budget is None:
+        return
+    budget.pixels -= pixels
+    if budget.pixels < 0:
+        raise UnpackedSizeError(
+            f"The images have more than {budget.limit / 1e6:,.1f} million pixels in all. Divide them into several "
+            "requests, or make them smaller."
+        )
 
 
 def unpacked_limit(compressed: int) -> int:
     """Bytes that a file of so many `compressed` bytes may unpack to. Raises ConfigError for a wrong variable."""
+    budget = _BUDGET.get()
+    return _usual_limit(compressed) if budget is None else min(budget.limit, _usual_limit(compressed))
+
+
+def _usual_limit(compressed: int) -> int:
     text = os.environ.get(LIMIT_VARIABLE)
     if text is None:
         return max(MIN_LIMIT_BYTES, MAX_RATIO * compressed)
@@ -39,9 +97,11 @@ def unpacked_limit(compressed: int) -> int:
     return int(gib * 2**30)
 
 
-def too_large(path: Path, limit: int) -> DataError:
+def too_large(path: Path, limit: int) -> UnpackedSizeError:
     """The error for a file that unpacks to more than its limit."""
-    return DataError(
+    if _BUDGET.get() is not None:
+        return UnpackedSizeError(f"{path} unpacks to more than {limit / 2**20:,.3g} MiB. Divide it into several.")
+    return UnpackedSizeError(
         f"{path} unpacks to more than {limit / 2**30:,.1f} GiB, far more than its size suggests. If you trust it, set "
         f"the environment variable {LIMIT_VARIABLE} to the GiB that it may take."
     )

@@ -15,36 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icecore.core.errors import ConfigError, DataError, UserError
+from icecore.serving.media_types import MEDIA_TYPE_OF_ENDING
 
 if TYPE_CHECKING:
     from icecore.autofit.predict import Predictions
 
 #: rows of one request; more are divided into several
 ROWS_PER_REQUEST = 256
-#: media type of a file by the ending of its name
-MEDIA_TYPE_OF_ENDING: Mapping[str, str] = {
-    ".csv": "text/csv",
-    ".tsv": "text/tab-separated-values",
-    ".tab": "text/tab-separated-values",
-    ".parquet": "application/vnd.apache.parquet",
-    ".pq": "application/vnd.apache.parquet",
-    ".npz": "application/x-npz",
-    ".npy": "application/x-npy",
-    **dict.fromkeys((".fasta", ".fa", ".faa", ".fna", ".ffn", ".frn", ".fas", ".fsa", ".pep", ".mfa"), "text/x-fasta"),
-    **dict.fromkeys((".txt", ".smi", ".smiles", ".log"), "text/plain"),
-    ".zip": "application/zip",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".jfif": "image/jpeg",
-    ".ppm": "image/x-portable-anymap",
-    ".pgm": "image/x-portable-anymap",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".bmp": "image/bmp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-}
 _DISCONNECTED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, http.client.CannotSendRequest)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from icecore.core.limits import UnpackedSizeError
 from icecore.core.text import shortened
 from icecore.serving.json_cells import CELLS, float_array
 from icecore.serving.request_rows import RequestRows, RowProblem
@@ -223,9 +224,14 @@ def _images(encoder: DataEncoder, rows: Sequence[Any]) -> RequestRows:
 
 
 def decode_image(raw: bytes, encoder: ImageEncoder) -> np.ndarray:
-    """Pixels (S, S, C) uint8 of an image file, as in training. Raises ValueError with the reason."""
+    """Pixels (S, S, C) uint8 of an image file, as in training.
+
+    Raises ValueError with the reason, and UnpackedSizeError if the images of the request have too many pixels.
+    """
     try:
         return to_pixels(raw, encoder.side, encoder.channels, encoder.white)
+    except UnpackedSizeError:
+        raise
     except Exception as error:  # decoders raise exceptions of nearly any type
         reason = "it is empty, or not in a known image format" if "identify" in str(error) else str(error)
         raise ValueError(f"it is not a readable image ({reason}).") from error

@@ -30,6 +30,7 @@ class OwnDataCodec(ProgramCodec):
 
     def __init__(self, encoder: DataEncoder, program: Program) -> None:
         self.encoder, self.program = encoder, program
+        self.is_slow_to_read = encoder.form == "images"
         self._to_tokens: Callable[[Tensor], Tensor] = encoder.inputs.tokenizer(CPU)
         target = encoder.target
         is_class = target.task == "classification"
@@ -43,8 +44,10 @@ class OwnDataCodec(ProgramCodec):
         read = read_json_rows(self.encoder, rows)
         return replace(read, notes=[*read.notes, *self.encoder.target.describe_choice()])
 
-    def read_file(self, raw: bytes, media_type: str, strict: bool) -> RequestRows:
-        rows = read_upload(self.encoder, raw, media_type, strict)
+    def read_file(
+        self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
+    ) -> RequestRows:
+        rows = read_upload(self.encoder, raw, media_type, strict, check_count)
         notes = [*notes_on_training_rows(self.program, rows), *self.encoder.target.describe_choice()]
         return replace(rows, notes=[*rows.notes, *notes])
 

@@ -1,7 +1,7 @@
 """What the server must know of a program's kind: how rows are read, and how logits become answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,15 +10,27 @@ from icecore.serving.request_rows import RequestRows
 
 
 class ProgramCodec(ABC):
-    """Reads the rows of requests for one program, and writes its answers."""
+    """Reads the rows of requests for one program, and writes its answers.
+
+    is_slow_to_read  rows of a small request may take long to read: images unpack to a thousand times their bytes
+    """
+
+    is_slow_to_read = False
 
     @abstractmethod
     def read_json(self, rows: Sequence[Any]) -> RequestRows:
         """The rows of a JSON request. Raises UserError if none of them can be read for a reason of their own."""
 
     @abstractmethod
-    def read_file(self, raw: bytes, media_type: str, strict: bool) -> RequestRows:
-        """The rows of a file. Raises RequestError for its media type, UserError for a damaged file."""
+    def read_file(
+        self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
+    ) -> RequestRows:
+        """The rows of a file.
+
+        check_count  is called with the number of rows before they are encoded, and raises RequestError for too many
+
+        Raises RequestError for its media type, UserError for a damaged file.
+        """
 
     @abstractmethod
     def tokens(self, rows: RequestRows, first: int, last: int) -> list[Tensor]:

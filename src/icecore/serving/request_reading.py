@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
+from icecore.core.limits import UnpackedSizeError, unpacking_at_most
 from icecore.core.text import shortened
 from icecore.serving.request_errors import RequestError, too_large, unsupported_type, wrong_request
 from icecore.serving.request_rows import RequestRows
@@ -82,15 +83,17 @@ def media_type(request: Request) -> str:
 
 def read_rows(program: ServedProgram, raw: bytes, kind: str, strict: bool, settings: ServeSettings) -> RequestRows:
     """The rows of a request. Raises RequestError and UserError for rows that cannot be read at all."""
-    if kind != JSON:
-        if not kind:
-            raise unsupported_type("(none)", [JSON, *program.codec.media_types])
-        rows = program.codec.read_file(raw, kind, strict)
-        _check_count(rows.total, settings)
-        return rows
-    values = parse_json_rows(raw)
-    _check_count(len(values), settings)
-    return program.codec.read_json(values)
+    if not kind:
+        raise unsupported_type("(none)", [JSON, *program.codec.media_types])
+    try:
+        with unpacking_at_most(settings.max_unpacked_bytes):
+            if kind != JSON:
+                return program.codec.read_file(raw, kind, strict, lambda rows: _check_count(rows, settings))
+            values = parse_json_rows(raw)
+            _check_count(len(values), settings)
+            return program.codec.read_json(values)
+    except UnpackedSizeError as error:
+        raise too_large(str(error)) from error
 
 
 def parse_json_rows(raw: bytes) -> list[Any]:

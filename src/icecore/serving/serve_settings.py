@@ -6,6 +6,8 @@ from icecore.core.settings import at_least, check_settings, must, positive, sett
 
 # Headings of the command line's help.
 GATHERING, LIMITS = "Gathering rows", "Limits"
+#: bytes that a request may unpack to, for each byte of the largest one
+UNPACKED_PER_BYTE = 8
 
 _is_positive = must(positive, "a number above 0")
 
@@ -51,3 +53,8 @@ class ServeSettings:
     def max_bytes(self) -> int:
         """Bytes of the largest request."""
         return int(self.max_request_mib * 2**20)
+
+    @property
+    def max_unpacked_bytes(self) -> int:
+        """Bytes that the file in a request may unpack to, and pixels of all of its images."""
+        return UNPACKED_PER_BYTE * self.max_bytes

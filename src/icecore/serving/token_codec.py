@@ -1,6 +1,6 @@
 """Programs of built-in tasks: bits, ListOps, images of the paper. A row is its tokens, as the task makes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,9 @@ class TokenCodec(ProgramCodec):
         lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
         return RequestRows(inputs, lengths, np.array(places, np.int64), list(map(str, places)), len(rows), problems)
 
-    def read_file(self, raw: bytes, media_type: str, strict: bool) -> RequestRows:
+    def read_file(
+        self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
+    ) -> RequestRows:
         raise unsupported_type(media_type, ["application/json"])
 
     def tokens(self, rows: RequestRows, first: int, last: int) -> list[Tensor]:

@@ -6,7 +6,7 @@ that names image files is not read, because its cells are paths.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,27 +16,23 @@ import torch
 from icecore import user_data
 from icecore.core.errors import UserError
 from icecore.serving.json_rows import decode_image
-from icecore.serving.request_errors import unsupported_type
+from icecore.serving.media_types import ENDINGS
+from icecore.serving.request_errors import RequestError, unsupported_type
 from icecore.serving.request_rows import RequestRows, RowProblem
 from icecore.user_data.data_encoder import DataEncoder
 from icecore.user_data.encoders.image_encoder import ImageEncoder
 
 TABLES = ("table", "sequences", "strings")
-IMAGES = ("png", "jpeg", "webp", "gif", "bmp", "tiff", "x-portable-anymap")
-#: media type -> (ending of the file's name, forms of the programs that can read it)
-MEDIA_TYPES: Mapping[str, tuple[str, Sequence[str]]] = {
-    "text/csv": (".csv", TABLES),
-    "text/tab-separated-values": (".tsv", TABLES),
-    "application/vnd.apache.parquet": (".parquet", TABLES),
-    "application/x-npz": (".npz", TABLES),
-    "application/x-npy": (".npy", TABLES),
-    "text/x-fasta": (".fasta", ("strings",)),
-    "text/plain": (".txt", ("strings",)),
-    "application/zip": (".zip", ("images",)),
-    **{
-        f"image/{name}": ("", ("images",))
-        for name in ("png", "jpeg", "webp", "gif", "bmp", "tiff", "x-portable-anymap")
-    },
+#: forms of the programs that can read each media type
+MEDIA_TYPES: Mapping[str, Sequence[str]] = {
+    "text/csv": TABLES,
+    "text/tab-separated-values": TABLES,
+    "application/vnd.apache.parquet": TABLES,
+    "application/x-npz": TABLES,
+    "application/x-npy": TABLES,
+    "text/x-fasta": ("strings",),
+    "text/plain": ("strings",),
+    **dict.fromkeys((name for name in ENDINGS if name.startswith("image/") or name == "application/zip"), ("images",)),
 }
 #: other names of these types
 ALIASES: Mapping[str, str] = {
@@ -66,35 +62,39 @@ UNKNOWN_TYPE = "application/octet-stream"
 
 def accepted_types(form: str) -> list[str]:
     """The media types of files that a program of this form reads."""
-    return [name for name, (_, forms) in MEDIA_TYPES.items() if form in forms]
+    return [name for name, forms in MEDIA_TYPES.items() if form in forms]
 
 
-def read_upload(encoder: DataEncoder, raw: bytes, media_type: str, strict: bool) -> RequestRows:
+def read_upload(
+    encoder: DataEncoder, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
+) -> RequestRows:
     """Read and encode a file.
 
-    strict  refuse damaged rows and cells, which are skipped or count as missing otherwise, as in `icecore predict`
+    strict       refuse damaged rows and cells, which are skipped or count as missing otherwise, as in `icecore predict`
+    check_count  is called with the number of rows before they are encoded, and raises RequestError for too many
 
-    Raises RequestError for a media type that the program cannot read, and DataError or ConfigError for a file that
-    cannot be read.
+    Raises RequestError for a media type that the program cannot read or for too many rows, and DataError or
+    ConfigError for a file that cannot be read.
     """
     form = encoder.form
     kind = ALIASES.get(media_type, media_type)
     if kind == UNKNOWN_TYPE:
         is_image = form == "images"
         kind = next((t for start, only, t in _STARTS if raw.startswith(start) and only in (None, is_image)), kind)
-    ending, forms = MEDIA_TYPES.get(kind, ("", ()))
-    if form not in forms:
+    if form not in MEDIA_TYPES.get(kind, ()):
         raise unsupported_type(media_type, ["application/json", *accepted_types(form)])
     if kind.startswith("image/"):
         return _read_image(encoder, raw)
     with tempfile.TemporaryDirectory(prefix="icecore-") as folder:
-        path = Path(folder) / f"upload{ending}"
+        path = Path(folder) / f"upload{ENDINGS[kind][0]}"
         path.write_bytes(raw)
         try:
             # any other kind than "images" and "auto" keeps the reader of tables from looking up images
             kept = "series" if encoder.settings.kind == "series" else "table"
             reading = replace(encoder, settings=replace(encoder.settings, kind=kept))
-            rows = user_data.encode(reading, path, strict=strict)
+            rows = user_data.encode(reading, path, strict=strict, check_count=check_count)
+        except RequestError:
+            raise
         except UserError as error:
             raise type(error)(str(error).replace(str(path), "The file").replace(f"{folder}/", "")) from error
     places = np.arange(len(rows))

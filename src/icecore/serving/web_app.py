@@ -38,7 +38,7 @@ from icecore.serving.openapi_schema import (
 from icecore.serving.program_registry import ProgramRegistry
 from icecore.serving.queue_gate import QueueGate
 from icecore.serving.request_errors import RequestError, too_large, wrong_request, wrong_rows
-from icecore.serving.request_reading import ByteBudget, media_type, read_body, read_rows
+from icecore.serving.request_reading import JSON, ByteBudget, media_type, read_body, read_rows
 from icecore.serving.served_program import ServedProgram
 from icecore.serving.serving_metrics import CONTENT_TYPE
 from icecore.serving.watched_folder import WatchedFolders
@@ -48,7 +48,7 @@ logger = logging.getLogger("icecore.serve")
 SMALL_BYTES = 2**17
 #: answers of more rows are written in a thread
 SMALL_ROWS = 256
-#: threads that read large requests
+#: threads that read large requests; what changes and lists programs has one of its own, and does not wait for them
 READER_THREADS = 2
 #: so many requests of the largest size may be in memory at once
 LARGE_REQUESTS = 16
@@ -90,12 +90,14 @@ def create_app(registry: ProgramRegistry, access: Access, folders: WatchedFolder
             await asyncio.to_thread(folders.close)
         await asyncio.to_thread(registry.close)
         readers.shutdown()
+        changes.shutdown()
 
     readers = ThreadPoolExecutor(READER_THREADS, "icecore-reader")
+    changes = ThreadPoolExecutor(1, "icecore-changes")
     app = FastAPI(
         title="icecore", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
-    routes = _Routes(registry, access, folders, readers)
+    routes = _Routes(registry, access, folders, readers, changes)
     routes.add_to(app)
     app.add_middleware(QueueGate, registry=registry, check=routes.check)
     _add_error_answers(app)
@@ -109,8 +111,10 @@ class _Routes:
         access: Access,
         folders: WatchedFolders | None,
         readers: ThreadPoolExecutor,
+        changes: ThreadPoolExecutor,
     ) -> None:
-        self.registry, self.access, self.folders, self.readers = registry, access, folders, readers
+        self.registry, self.access, self.folders = registry, access, folders
+        self.readers, self.changes = readers, changes
         self.budget = ByteBudget(LARGE_REQUESTS * registry.settings.max_bytes)
         self._openapi: tuple[int, bytes] | None = None
 
@@ -190,7 +194,7 @@ class _Routes:
         programs = sorted(self.registry.programs.values(), key=lambda program: program.name)
         limits = self.registry.settings
         answer = {
-            "programs": await self._in_thread(lambda: [program.card() for program in programs]),
+            "programs": await _run_in(self.changes, lambda: [program.card() for program in programs]),
             "limits": {"bytes": limits.max_bytes, "rows": limits.max_request_rows, "explained": MAX_EXPLAINED_ROWS},
             "icecore": __version__,
         }
@@ -208,7 +212,7 @@ class _Routes:
         with self.budget.share() as take:
             raw = await read_body(request, self.registry.settings, take)
             is_new = name not in self.registry.programs
-            served = await self._in_thread(self.registry.put, name, raw)
+            served = await _run_in(self.changes, self.registry.put, name, raw)
         logger.info("Serving %s, version %s.", served.name, served.version)
         return JsonResponse(served.card(), 201 if is_new else 200)
 
@@ -216,7 +220,7 @@ class _Routes:
         """Stop serving a program. Requests that it has accepted are answered."""
         self.check(request)
         check_may_change(self.access.is_local, self.access.token, self.access.is_replicated)
-        served = await self._in_thread(self.registry.delete, name)
+        served = await _run_in(self.changes, self.registry.delete, name)
         return JsonResponse({"name": served.name, "version": served.version})
 
     async def predict(
@@ -254,8 +258,8 @@ class _Routes:
     ) -> QueuedRequest:
         """Read the rows of a request and wait for their passes."""
         settings = self.registry.settings
-        is_large = len(raw) > SMALL_BYTES or kind != "application/json"
-        rows = await self._maybe_in_thread(is_large, read_rows, program, raw, kind, strict, settings)
+        is_slow = len(raw) > SMALL_BYTES or kind != JSON or program.codec.is_slow_to_read
+        rows = await self._maybe_in_thread(is_slow, read_rows, program, raw, kind, strict, settings)
         if rows.problems and not (partial and len(rows)):
             raise wrong_rows(rows.problems, rows.total)
         if explain and len(rows) > MAX_EXPLAINED_ROWS:
@@ -270,10 +274,11 @@ class _Routes:
         return job
 
     async def _maybe_in_thread(self, is_long: bool, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await self._in_thread(work, *arguments) if is_long else work(*arguments)
+        return await _run_in(self.readers, work, *arguments) if is_long else work(*arguments)
 
-    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.readers, work, *arguments)
+
+async def _run_in(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
 
 
 def _answer(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JsonResponse:

@@ -1,6 +1,6 @@
 """Encodes new rows with the encoder of a program, in the way its training rows were encoded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -59,19 +59,27 @@ class EncodedRows:
         return UserTask(encoder, {"test": Examples(self.inputs, targets, self.lengths)})
 
 
-def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, strict: bool = False) -> EncodedRows:
+def encode(
+    encoder: DataEncoder,
+    data: Any,
+    y: Any = None,
+    score: bool = False,
+    strict: bool = False,
+    check_count: Callable[[int], object] = lambda rows: None,
+) -> EncodedRows:
     """Encode new rows.
 
-    data    a path, or arrays as `from_arrays` takes them
-    y       targets of arrays, if known
-    score   require targets with classes that training rows have; otherwise a note says why rows are not scored
-    strict  raise an error for rows and cells that would be skipped and counted, whatever was set for training
+    data         a path, or arrays as `from_arrays` takes them
+    y            targets of arrays, if known
+    score        require targets with classes that training rows have; otherwise a note says why rows are not scored
+    strict       raise an error for rows and cells that would be skipped and counted, whatever was set for training
+    check_count  is called with the number of rows before they are encoded, and may raise an error
 
     Raises DataError for data that the encoder cannot read.
     """
     settings = replace(encoder.settings, strict=strict)
     if encoder.forecast is not None:
-        return _encode_series(encoder, data, settings)
+        return _encode_series(encoder, data, settings, check_count)
     if isinstance(data, str | PathLike):
         path = Path(data).expanduser()
         _, records = read_path(path, settings, encoder.types, predicting=True, formats=encoder.formats)
@@ -84,6 +92,7 @@ def encode(encoder: DataEncoder, data: Any, y: Any = None, score: bool = False, 
     if records.form != encoder.form:
         expected, actual = FORM_DESCRIPTIONS[encoder.form], FORM_DESCRIPTIONS[records.form]
         raise DataError(f"{source}: the program expects {expected}, as in training, but the data are {actual}.")
+    check_count(len(records))
     encoded = encoder.inputs.encode(records, np.arange(len(records)))
     notes = [*records.notes, *encoded.notes]
     targets = None
@@ -111,7 +120,9 @@ def _has_labels_first(encoder: DataEncoder, records: Records) -> bool:
     return len(inputs.mean) == 1 and is_long_by_one and tuple(names[:2]) == ("column1", "column2")
 
 
-def _encode_series(encoder: DataEncoder, data: Any, settings: DataSettings) -> EncodedRows:
+def _encode_series(
+    encoder: DataEncoder, data: Any, settings: DataSettings, check_count: Callable[[int], object]
+) -> EncodedRows:
     """The windows of series after the training ones, and the one before what comes next. Raises DataError."""
     assert encoder.forecast is not None
     if not isinstance(data, str | PathLike):
@@ -123,6 +134,7 @@ def _encode_series(encoder: DataEncoder, data: Any, settings: DataSettings) -> E
         raise DataError(
             f"{data} has nothing to forecast from: no window of {encoder.forecast.context} points is whole."
         )
+    check_count(len(shown.origin))
     records = window_records(shown, encoder.forecast, None, [], [])
     encoded = encoder.inputs.encode(records, np.arange(len(records)))
     names = [series[index].name for index in shown.series.tolist()]

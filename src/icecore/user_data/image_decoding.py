@@ -18,6 +18,7 @@ import torch
 
 from icecore.core.device import total_memory
 from icecore.core.errors import DataError
+from icecore.core.limits import UnpackedSizeError, count_pixels
 from icecore.core.storage import storage_errors
 from icecore.user_data.data_archives import read_files
 from icecore.user_data.notes import join_names
@@ -120,6 +121,8 @@ class ImageFiles:
             try:
                 array[positions_of[name]] = to_pixels(raw, side, channels, white)
                 is_readable[positions_of[name]] = True
+            except UnpackedSizeError:  # which is not about this image
+                raise
             except Exception as error:  # decoders raise exceptions of nearly any type
                 self._skip(name, error)
         readable = np.flatnonzero(is_readable)
@@ -162,12 +165,15 @@ def to_pixels(raw: bytes, side: int, channels: int, white: float | None = None) 
     """Decode an image file to (side, side, channels) uint8: upright, on white if transparent, resized to a square.
 
     white  the number that is white in images of more than 8 bits; None: 65535
+
+    Raises what decoders raise, which is of nearly any type, and UnpackedSizeError within `unpacking_at_most`.
     """
     from PIL import Image, ImageOps
 
     with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(raw), formats=IMAGE_FORMATS) as opened:
+            count_pixels(opened.width * opened.height)
             mode = "L" if channels == 1 else "RGB"
             opened.draft(mode, (2 * side, 2 * side))  # JPEG: decodes at a lower resolution, which is faster
             image = ImageOps.exif_transpose(opened)

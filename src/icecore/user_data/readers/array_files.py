@@ -12,7 +12,7 @@ import numpy as np
 
 from icecore.core.archives import check_zip_method
 from icecore.core.errors import DataError, UserError
-from icecore.core.limits import SizeCounter
+from icecore.core.limits import SizeCounter, check_cells
 from icecore.core.text import reason
 from icecore.tasks.data_files import check_texts
 
@@ -41,26 +41,27 @@ def read_npy(path: Path) -> np.ndarray:
     """The array of a `.npy` file, of which only what is used is read. Raises DataError."""
     with array_errors(path):
         with path.open("rb") as file:
-            _check_header(file, path.name, path.stat().st_size)
+            check_cells(path, _check_header(file, path.name, path.stat().st_size))
         return _texts(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` file by name. Raises nearly anything for a damaged file (`array_errors`)."""
     with zipfile.ZipFile(path) as archive:
-        counter = SizeCounter(path)
+        counter, cells = SizeCounter(path), 0
         for item in archive.infolist():
             counter.add(item.file_size)
             check_zip_method(item, path)
             with archive.open(item) as file:
-                _check_header(file, item.filename, item.file_size)
+                cells += _check_header(file, item.filename, item.file_size)
+        check_cells(path, cells)
     # opened here, because np.load would leave a damaged file open
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return {name: _texts(stored[name]) for name in stored.files}
 
 
-def _check_header(file: Any, name: str, size: int) -> None:
-    """Raise ValueError or what NumPy raises for an array that is not in a file of `size` bytes."""
+def _check_header(file: Any, name: str, size: int) -> int:
+    """The number of cells of an array. Raises ValueError or what NumPy raises for an array that is not in a file of `size` bytes."""
     start = file.read(12)
     if len(start) < 12 or start[:6] != ARRAY_MAGIC or start[6] not in _LENGTHS:
         raise ValueError(f"{name} is not an array")
@@ -76,6 +77,7 @@ def _check_header(file: Any, name: str, size: int) -> None:
         raise ValueError(f"{name} has rows without values: its shape is {shape} and its type {dtype}")
     if math.prod(shape) * dtype.itemsize > size:
         raise ValueError(f"{name} has the shape {shape}, but only {size:,} bytes")
+    return math.prod(shape)
 
 
 class _Rest:

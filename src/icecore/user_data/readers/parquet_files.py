@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, UserError
-from icecore.core.limits import too_large, unpacked_limit
+from icecore.core.limits import BYTES_PER_CELL, too_large, unpacked_limit
 from icecore.core.text import reason
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import TableChunk
 from icecore.user_data.notes import join_names
 
 PARQUET_ROWS_PER_CHUNK = 65_536
-#: what a cell takes at least
-BYTES_PER_CELL = 8
 
 
 def read_parquet(path: Path, builder: ColumnBuilder) -> Iterator[TableChunk]:
