@@ -61,6 +61,48 @@ def test_rows_are_divided_into_requests(server: LiveServer, samples: Samples, mo
     assert caught.value.answer["rows"][0]["row"] == 5
 
 
+def test_requests_are_as_large_as_the_server_allows(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    waves = np.load(samples.data["waves"])["X"]
+    with running([samples.program("waves")], max_request_mib=0.005) as live, Client(live.url) as client:
+        monkeypatch.setattr("icecore.serving.client.UNASKED_BYTES", 1000)
+        sizes: list[int] = []
+        send = client._send
+
+        def counting(method: str, path: str, raw: bytes | None, headers: Any) -> Any:
+            sizes.append(len(raw or b""))
+            return send(method, path, raw, headers)
+
+        monkeypatch.setattr(client, "_send", counting)
+        answered = client.predict("waves", waves)
+        assert list(answered.names) == [str(number) for number in range(len(waves))]
+        limit = live.registry.settings.max_bytes
+        assert max(sizes) <= limit
+        # the largest row would not have fitted into any request but the last
+        assert min(size for size in sizes[:-1] if size) > limit / 2
+        expected = icecore.predict(samples.program("waves"), str(samples.data["waves"]), device="cpu")
+        assert answered.columns["y"].tolist() == expected.columns["y"].tolist()
+        with pytest.raises(ServerError, match="larger than 0.005 MiB") as caught:  # one row that is too large
+            client.predict("waves", [[0.5] * 5000])
+    assert caught.value.status == 413
+
+
+def test_a_small_request_asks_for_no_limits(server: LiveServer, samples: Samples) -> None:
+    client = Client(server.url)
+    client.predict("waves", np.load(samples.data["waves"])["X"])
+    assert client._max_bytes is None
+
+
+def test_a_client_closes_its_connections(server: LiveServer) -> None:
+    with Client(server.url) as client:
+        client.programs()
+        (connection,) = client._idle
+        assert connection.sock is not None
+    assert client._idle == []
+    assert connection.sock is None
+    assert client.programs()
+    client.close()
+
+
 def test_rows_of_arrays_frames_and_images_become_json() -> None:
     assert to_rows(np.array([[1.5, np.nan]], np.float32)) == [[1.5, None]]
     assert to_rows([{"a": np.int64(3), "b": float("nan"), 4: "x"}]) == [{"a": 3, "b": None, "4": "x"}]
@@ -109,6 +151,8 @@ def test_mistakes_of_a_caller_have_messages(server: LiveServer, tmp_path: Path) 
         client.predict("wine", [])
     with pytest.raises(DataError, match="cannot be read"):
         client.predict("wine", tmp_path / "none.csv")
+    with pytest.raises(DataError, match=r"none.safetensors cannot be read \(No such file"):
+        client.put("none", tmp_path / "none.safetensors")
     (tmp_path / "x.doc").touch()
     with pytest.raises(DataError, match=r"files that end in .doc cannot be sent"):
         client.predict("wine", tmp_path / "x.doc")

@@ -36,9 +36,10 @@ class UnpackedSizeError(DataError):
 
 @dataclass
 class _Budget:
-    """Bytes that each file may unpack to, and pixels that may still be decoded."""
+    """Bytes that each file may unpack to, and pixels that may be decoded, at first and now."""
 
     limit: int
+    max_pixels: int
     pixels: int
 
 
@@ -46,12 +47,12 @@ _BUDGET: ContextVar[_Budget | None] = ContextVar("_BUDGET", default=None)
 
 
 @contextmanager
-def unpacking_at_most(limit: int) -> Iterator[None]:
-    """Within the block, a file unpacks to at most `limit` bytes, and all images together to as many pixels.
+def unpacking_at_most(limit: int, pixels: int) -> Iterator[None]:
+    """Within the block, a file unpacks to at most `limit` bytes, and all images together have at most so many pixels.
 
     For files of people who are not trusted with the memory and the time of this machine.
     """
-    token = _BUDGET.set(_Budget(limit, limit))
+    token = _BUDGET.set(_Budget(limit, pixels, pixels))
     try:
         yield
     finally:
@@ -73,7 +74,7 @@ def count_pixels(pixels: int) -> None:
     budget.pixels -= pixels
     if budget.pixels < 0:
         raise UnpackedSizeError(
-            f"The images have more than {budget.limit / 1e6:,.1f} million pixels in all. Divide them into several "
+            f"The images have more than {budget.max_pixels / 1e6:,.3g} million pixels in all. Divide them into several "
             "requests, or make them smaller."
         )
 

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from icecore.core.errors import ConfigError, DataError, UserError
 from icecore.serving.media_types import MEDIA_TYPE_OF_ENDING
@@ -20,8 +20,11 @@ from icecore.serving.media_types import MEDIA_TYPE_OF_ENDING
 if TYPE_CHECKING:
     from icecore.autofit.predict import Predictions
 
-#: rows of one request; more are divided into several
+#: rows of one request, at most; more are divided into several
 ROWS_PER_REQUEST = 256
+#: bytes of a request up to which a server is not asked for its limit, which is 16 MiB unless it was set
+UNASKED_BYTES = 2**20
+_HEAD, _TAIL = b'{"rows": [', b"]}"
 _DISCONNECTED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, http.client.CannotSendRequest)
 
 
@@ -38,9 +41,10 @@ class ServerError(UserError):
 
 
 class Client:
-    """Asks the programs of a server. Threads may share a client.
+    """Asks the programs of a server. Threads may share a client, which closes its connections at the end of a block.
 
-    >>> Client("http://localhost:8000").predict("digits", rows).columns  # doctest: +SKIP
+    >>> with Client("http://localhost:8000") as client:  # doctest: +SKIP
+    ...     client.predict("digits", rows).columns
 
     Parameters:
         url: address of the server
@@ -62,7 +66,19 @@ class Client:
         self._is_https = parts.scheme == "https"
         #: connections that no request uses: there are as many as there were requests at once
         self._idle: list[http.client.HTTPConnection] = []
+        #: bytes of the largest request, once the server was asked
+        self._max_bytes: int | None = None
         weakref.finalize(self, _close_all, self._idle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that no request uses. The client may be used again."""
+        _close_all(self._idle)
 
     def programs(self) -> list[dict[str, Any]]:
         """The cards of all programs."""
@@ -103,8 +119,11 @@ class Client:
         return first
 
     def put(self, name: str, path: str | PathLike[str]) -> dict[str, Any]:
-        """Serve a program file under a name, in place of the one that has it. Returns its card."""
-        raw = Path(path).expanduser().read_bytes()
+        """Serve a program file under a name, in place of the one that has it. Returns its card.
+
+        Raises DataError for a file that cannot be read, and ServerError with what the server says is wrong.
+        """
+        raw = _read(Path(path).expanduser())
         return self._ask("PUT", f"/v1/programs/{_quoted(name)}", raw, "application/octet-stream")
 
     def delete(self, name: str) -> None:
@@ -121,8 +140,7 @@ class Client:
         rows = to_rows(data)
         if not rows:
             raise DataError("There are no rows to predict.")
-        for first in range(0, len(rows), ROWS_PER_REQUEST):
-            raw = json.dumps({"rows": rows[first : first + ROWS_PER_REQUEST]}).encode()
+        for first, raw in self._requests(rows):
             try:
                 answer = self._ask("POST", path + query, raw, "application/json")
             except ServerError as error:
@@ -134,6 +152,28 @@ class Client:
                 if prediction.get("name", "").isdecimal():
                     prediction["name"] = str(prediction["row"])
             yield answer
+
+    def _requests(self, rows: Sequence[Any]) -> Iterator[tuple[int, bytes]]:
+        """Rows as the content of as few requests as rows and bytes allow, each with the number of its first row."""
+        first, parts, size = 0, [], len(_HEAD + _TAIL)
+        for number, row in enumerate(rows):
+            part = json.dumps(row).encode()
+            added = len(part) + len(b", ")
+            if parts and (len(parts) == ROWS_PER_REQUEST or size + added > self._most_bytes(size + added)):
+                yield first, _HEAD + b", ".join(parts) + _TAIL
+                first, parts, size = number, [], len(_HEAD + _TAIL)
+            parts.append(part)
+            size += added
+        yield first, _HEAD + b", ".join(parts) + _TAIL
+
+    def _most_bytes(self, needed: int) -> int:
+        """Bytes of the largest request. A server is asked only when so many are `needed` that it may matter."""
+        if needed <= UNASKED_BYTES:
+            return UNASKED_BYTES
+        if self._max_bytes is None:
+            limits = self._ask("GET", "/v1/programs").get("limits", {})
+            self._max_bytes = int(limits.get("bytes", UNASKED_BYTES))
+        return self._max_bytes
 
     def _ask(self, method: str, path: str, raw: bytes | None = None, media_type: str = "") -> Any:
         """Send a request, again while the queue is full. Raises ServerError, and UserError if no server answers."""
@@ -190,20 +230,33 @@ def _quoted(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
-def read_file(path: Path) -> tuple[bytes, str]:
-    """The bytes of a file and its media type; a folder becomes an archive. Raises DataError."""
+def _read(path: Path) -> bytes:
+    """The bytes of a file. Raises DataError."""
     try:
-        if path.is_dir():
-            from icecore.user_data.data_archives import iterate_files
-
-            file = io.BytesIO()
-            with zipfile.ZipFile(file, "w") as archive:
-                for member in iterate_files(path):  # links are followed
-                    archive.write(member, member.relative_to(path))
-            return file.getvalue(), "application/zip"
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}). Check the path.") from error
+
+
+def _archive(folder: Path) -> bytes:
+    """A zip archive of the files in a folder, links followed. Raises DataError."""
+    from icecore.user_data.data_archives import iterate_files
+
+    file = io.BytesIO()
+    try:
+        with zipfile.ZipFile(file, "w") as archive:
+            for member in iterate_files(folder):
+                archive.write(member, member.relative_to(folder))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}). Check the path.") from error
+    return file.getvalue()
+
+
+def read_file(path: Path) -> tuple[bytes, str]:
+    """The bytes of a file and its media type; a folder becomes an archive. Raises DataError."""
+    if path.is_dir():
+        return _archive(path), "application/zip"
+    raw = _read(path)
     media_type = MEDIA_TYPE_OF_ENDING.get(path.suffix.lower())
     if media_type is None:
         known = ", ".join(MEDIA_TYPE_OF_ENDING)

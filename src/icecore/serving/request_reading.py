@@ -86,7 +86,7 @@ def read_rows(program: ServedProgram, raw: bytes, kind: str, strict: bool, setti
     if not kind:
         raise unsupported_type("(none)", [JSON, *program.codec.media_types])
     try:
-        with unpacking_at_most(settings.max_unpacked_bytes):
+        with unpacking_at_most(settings.max_unpacked_bytes, settings.max_pixels):
             if kind != JSON:
                 return program.codec.read_file(raw, kind, strict, lambda rows: _check_count(rows, settings))
             values = parse_json_rows(raw)

@@ -8,6 +8,8 @@ from icecore.core.settings import at_least, check_settings, must, positive, sett
 GATHERING, LIMITS = "Gathering rows", "Limits"
 #: bytes that a request may unpack to, for each byte of the largest one
 UNPACKED_PER_BYTE = 8
+#: pixels of its images, likewise: photographs rarely have more, and 500 million take some seconds to decode
+PIXELS_PER_BYTE = 32
 
 _is_positive = must(positive, "a number above 0")
 
@@ -56,5 +58,10 @@ class ServeSettings:
 
     @property
     def max_unpacked_bytes(self) -> int:
-        """Bytes that the file in a request may unpack to, and pixels of all of its images."""
+        """Bytes that the file in a request may unpack to."""
         return UNPACKED_PER_BYTE * self.max_bytes
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels of all images of a request."""
+        return PIXELS_PER_BYTE * self.max_bytes
