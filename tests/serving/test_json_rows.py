@@ -107,7 +107,7 @@ def test_a_rare_class_is_chosen_as_in_predict() -> None:
     shown = [answer["probabilities"][answer["class"]] == answer["probability"] for answer in answers]
     assert all(shown)
     assert min(answer["probability"] for answer in answers) < 0.5
-    notes = codec.read_json([{"x0": 0.5, "x1": 1}]).notes
+    notes = codec.read_json([{"x0": 0.5, "x1": 1}], lambda rows: None).notes
     assert [topic for topic, _ in notes] == ["threshold"]
     assert "y is rare from a probability of 0.05 on" in notes[0][1]
 

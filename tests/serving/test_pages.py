@@ -2,13 +2,15 @@
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import icecore
 from icecore.serving.web_app import Access
+from icecore.user_data import DataSettings
 from live_server import LiveServer, running
 from serving_samples import Samples
 
@@ -162,3 +164,25 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(browser: Any, server:
     )
     assert unnamed == []
     context.close()
+
+
+def test_a_series_is_forecast(browser: Any, bodies: Mapping[str, str], tmp_path: Path) -> None:
+    values = [10 + t + 5 * (t % 4) for t in range(40)]
+    (tmp_path / "sales.csv").write_text("\n".join(["sales", *map(str, values)]))
+    settings = DataSettings(task="forecast", horizon=2, length=8)
+    few: dict[str, Any] = {"backbone": bodies["bert"], "lrs": (1e-2,), "steps": 4, "batch_size": 8, "layers": 1}
+    program = tmp_path / "next.safetensors"
+    icecore.fit(str(tmp_path / "sales.csv"), out=program, data_settings=settings, device="cpu", **few)
+    expected = icecore.predict(program, str(tmp_path / "sales.csv"), device="cpu")
+    with running([program]) as live:
+        opened = browser.new_context().new_page()
+        opened.goto(f"{live.url}#next")
+        opened.fill("#text", ", ".join(map(str, values)))
+        opened.click("button.main")
+        opened.wait_for_selector("[aria-label=Predictions]")
+        cells = opened.locator("[aria-label=Predictions] tbody tr").first.locator("td").all_inner_texts()
+        assert cells[0] == expected.columns["time"][0]
+        assert float(cells[1]) == pytest.approx(expected.columns["sales"][0], rel=1e-4)
+        opened.set_input_files("#file", tmp_path / "sales.csv")
+        opened.wait_for_selector("text=MASE")
+        opened.context.close()

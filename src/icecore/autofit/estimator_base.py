@@ -192,6 +192,11 @@ class FPTEstimator(BaseEstimator):
         path = Path(path).expanduser()
         program = Program.load(path)
         encoder = read_encoder(program, path)
+        if encoder.forecast is not None:
+            raise DataError(
+                f"{path} is a program that forecasts series, which {cls.__name__} cannot do. Use `icecore predict`, or "
+                "`icecore serve`."
+            )
         if encoder.settings.task != cls._task:
             raise DataError(f"{path} is a program for {encoder.settings.task}, but {cls.__name__} is for {cls._task}.")
         config, features = program.config, program.extra.get("estimator", {})

@@ -28,6 +28,8 @@ from icecore.user_data.forecast_windows import ForecastPlan
 
 #: rows that are given to the engine at once, because their tokens are many times larger than the rows
 ROWS_PER_PASS = 1024
+#: columns of the range of a forecast
+LOW, HIGH = "low (10%)", "high (90%)"
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _decode(encoder: user_data.DataEncoder, rows: user_data.EncodedRows, logits:
     """Turn logits (N, 1, C) into labels or numbers."""
     target = encoder.target
     if encoder.forecast is not None:
-        return _decode_series(encoder, encoder.forecast, rows, logits)
+        return decode_series(encoder, encoder.forecast, rows, logits)
     columns: dict[str, np.ndarray] = dict(zip(target.names, target.predict(logits), strict=True))
     if target.task == "classification":
         probabilities = zip(target.names, target.probabilities(logits), target.class_indices(logits), strict=True)
@@ -194,10 +196,15 @@ def _decode(encoder: user_data.DataEncoder, rows: user_data.EncodedRows, logits:
     return Predictions(rows.names, columns, target.metric_name, score, notes, spreads)
 
 
-def _decode_series(
+def decode_series(
     encoder: user_data.DataEncoder, plan: ForecastPlan, rows: user_data.EncodedRows, logits: Tensor
 ) -> Predictions:
-    """The forecasts as a table: series, time, value, and the range of four cases out of five."""
+    """The forecasts as a table: series, time, value, and the range of four cases out of five.
+
+    logits  (N, 1, H) of the windows of `rows`
+
+    Raises DataError for values that are not finite.
+    """
     forecasts, measures = decode_forecast(encoder, rows, logits)
     if not np.isfinite([each.forecast for each in forecasts]).all():
         raise DataError(f"The program gives values of {plan.target!r} that are not finite numbers. Train it again.")
@@ -206,8 +213,8 @@ def _decode_series(
     columns = {
         "time": np.array([text for part in texts for text in part]),
         plan.target: np.concatenate([nothing, *(each.forecast for each in forecasts)]),
-        "low (10%)": np.concatenate([nothing, *(each.low for each in forecasts)]),
-        "high (90%)": np.concatenate([nothing, *(each.high for each in forecasts)]),
+        LOW: np.concatenate([nothing, *(each.low for each in forecasts)]),
+        HIGH: np.concatenate([nothing, *(each.high for each in forecasts)]),
     }
     names = [each.name for each in forecasts for _ in range(plan.horizon)]
     notes = [*rows.notes, *measure_notes(measures, plan.horizon)]

@@ -148,8 +148,9 @@ class Client:
                     problem["row"] += first
                 raise
             for prediction in answer["predictions"]:
+                is_number = "time" not in prediction and prediction.get("name", "").isdecimal()
                 prediction["row"] += first
-                if prediction.get("name", "").isdecimal():
+                if is_number:
                     prediction["name"] = str(prediction["row"])
             yield answer
 
@@ -293,7 +294,7 @@ def to_predictions(answers: Sequence[Mapping[str, Any]]) -> "Predictions":
     """Answers of a server as `icecore.predict` has predictions. Raises DataError for a program of a built-in task."""
     import numpy as np
 
-    from icecore.autofit.predict import Predictions
+    from icecore.autofit.predict import HIGH, LOW, Predictions
 
     rows = [row for answer in answers for row in answer["predictions"]]
     targets = answers[0]["targets"]
@@ -301,12 +302,17 @@ def to_predictions(answers: Sequence[Mapping[str, Any]]) -> "Predictions":
         raise DataError("The program is for a built-in task. `Client.ask` gives its answers as they are.")
     columns: dict[str, Any] = {}
     probabilities: dict[str, Any] = {}
+    if any("time" in row for row in rows):
+        columns["time"] = np.array([row["time"] for row in rows])
     for name in (target["name"] for target in targets):
         cells = [row["targets"][name] for row in rows]
         columns[name] = np.array([cell.get("class", cell.get("value")) for cell in cells])
-        if "probability" in cells[0]:
+        if any("probability" in cell for cell in cells):
             probabilities[f"{name} probability"] = np.array([cell["probability"] for cell in cells], np.float32)
-    spreads = {target["name"]: target["spread"] for target in targets}
+        for column, end in ((LOW, "low"), (HIGH, "high")):
+            if any(end in cell for cell in cells):
+                columns[column] = np.array([cell[end] for cell in cells])
+    spreads = {target["name"]: target["spread"] for target in targets if target["spread"] is not None}
     score = answers[0].get("score")
     notes = list(dict.fromkeys((note["topic"], note["message"]) for answer in answers for note in answer["notes"]))
     metric, value = (score["metric"], score["value"]) if score else ("", None)

@@ -54,6 +54,7 @@ _PREDICTIONS = {
                 "properties": {
                     "row": {"type": "integer"},
                     "name": {"type": "string"},
+                    "time": {"type": "string", "description": "of a forecast, which has one entry for each time"},
                     "targets": {"type": "object"},
                     "positions": {"type": "array"},
                     "explanation": {"type": "object"},

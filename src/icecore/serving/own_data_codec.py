@@ -30,7 +30,7 @@ class OwnDataCodec(ProgramCodec):
 
     def __init__(self, encoder: DataEncoder, program: Program) -> None:
         self.encoder, self.program = encoder, program
-        self.is_slow_to_read = encoder.form == "images"
+        self.is_slow = self.is_slow or encoder.form == "images"
         self._to_tokens: Callable[[Tensor], Tensor] = encoder.inputs.tokenizer(CPU)
         target = encoder.target
         is_class = target.task == "classification"
@@ -40,7 +40,7 @@ class OwnDataCodec(ProgramCodec):
     def media_types(self) -> list[str]:
         return accepted_types(self.encoder.form)
 
-    def read_json(self, rows: Sequence[Any]) -> RequestRows:
+    def read_json(self, rows: Sequence[Any], check_count: Callable[[int], object]) -> RequestRows:
         read = read_json_rows(self.encoder, rows)
         return replace(read, notes=[*read.notes, *self.encoder.target.describe_choice()])
 

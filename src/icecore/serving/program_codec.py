@@ -2,24 +2,39 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from icecore.serving.request_rows import RequestRows
+from icecore.user_data.notes import Note
+
+
+@dataclass(frozen=True)
+class PredictedRows:
+    """The entries of an answer, each with the number and the name of its row, and notes."""
+
+    entries: list[dict[str, Any]]
+    notes: Sequence[Note]
 
 
 class ProgramCodec(ABC):
     """Reads the rows of requests for one program, and writes its answers.
 
-    is_slow_to_read  rows of a small request may take long to read: images unpack to a thousand times their bytes
+    is_slow      a small request may take long: images unpack to a thousand times their bytes
+    can_explain  the attention on a row of a request is that of one row of tokens
     """
 
-    is_slow_to_read = False
+    is_slow = False
+    can_explain = True
 
     @abstractmethod
-    def read_json(self, rows: Sequence[Any]) -> RequestRows:
-        """The rows of a JSON request. Raises UserError if none of them can be read for a reason of their own."""
+    def read_json(self, rows: Sequence[Any], check_count: Callable[[int], object]) -> RequestRows:
+        """The rows of a JSON request. Raises UserError if none of them can be read for a reason of their own.
+
+        check_count  has been called with the number of `rows`; a row that becomes several calls it with theirs
+        """
 
     @abstractmethod
     def read_file(
@@ -36,13 +51,24 @@ class ProgramCodec(ABC):
     def tokens(self, rows: RequestRows, first: int, last: int) -> list[Tensor]:
         """The tokens (T, P) or (T,) of the rows from `first` up to `last`, without padding."""
 
+    def predictions(self, rows: RequestRows, answered: Sequence[int], logits: Tensor, top: int) -> PredictedRows:
+        """The entries of an answer for those of the rows whose indices are `answered` (N,), of logits (N, n, C).
+
+        Raises DataError if they cannot be answered without the others.
+        """
+        answers = zip(answered, self.answers(logits, top), strict=True)
+        return PredictedRows(
+            [{"row": int(rows.places[index]), "name": rows.names[index], **answer} for index, answer in answers],
+            rows.notes,
+        )
+
     @abstractmethod
     def answers(self, logits: Tensor, top: int) -> list[dict[str, Any]]:
         """What logits (N, n, C) mean for each row. At most `top` classes are listed, the most probable first."""
 
     @abstractmethod
     def targets(self) -> list[dict[str, Any]]:
-        """What is predicted: `name`, and `spread`, the standard deviation in training of numbers, else 0."""
+        """What is predicted: `name`, and `spread`, the standard deviation in training of numbers, 0 of labels, or None."""
 
     def score(self, logits: Tensor, targets: Tensor) -> tuple[str, float] | None:
         """The metric and its mean over rows with logits (N, n, C) and targets (N, 2, k); None if it has none."""

@@ -78,5 +78,6 @@ ROW_WORDS: Mapping[str, str] = {
     "table": "an object with the cells by column",
     "sequences": "a sequence of numbers",
     "strings": "a text",
+    "forecast": "a series: an object with the values of each column in order of time",
     "tokens": "the tokens as numbers",
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -85,13 +86,14 @@ def read_rows(program: ServedProgram, raw: bytes, kind: str, strict: bool, setti
     """The rows of a request. Raises RequestError and UserError for rows that cannot be read at all."""
     if not kind:
         raise unsupported_type("(none)", [JSON, *program.codec.media_types])
+    check_count = functools.partial(_check_count, settings)
     try:
         with unpacking_at_most(settings.max_unpacked_bytes, settings.max_pixels):
             if kind != JSON:
-                return program.codec.read_file(raw, kind, strict, lambda rows: _check_count(rows, settings))
+                return program.codec.read_file(raw, kind, strict, check_count)
             values = parse_json_rows(raw)
-            _check_count(len(values), settings)
-            return program.codec.read_json(values)
+            check_count(len(values))
+            return program.codec.read_json(values, check_count)
     except UnpackedSizeError as error:
         raise too_large(str(error)) from error
 
@@ -122,7 +124,7 @@ def _load_json(raw: bytes) -> Any:
         return json.loads(raw)
 
 
-def _check_count(rows: int, settings: ServeSettings) -> None:
+def _check_count(settings: ServeSettings, rows: int) -> None:
     if rows > settings.max_request_rows:
         raise too_large(
             f"The request has {rows:,} rows, and may have {settings.max_request_rows:,}. Divide it into several."

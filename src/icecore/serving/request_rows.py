@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from icecore.user_data import EncodedRows
 from icecore.user_data.notes import Note
 
 
@@ -39,6 +40,7 @@ class RequestRows:
     problems  what is wrong with the other rows
     notes     what was filled, cut or skipped
     targets   (n, 2, k) if the data have them
+    encoded   the series and windows of a forecast, whose rows are its windows
     """
 
     inputs: Tensor
@@ -49,6 +51,7 @@ class RequestRows:
     problems: Sequence[RowProblem] = ()
     notes: Sequence[Note] = field(default_factory=list)
     targets: Tensor | None = None
+    encoded: EncodedRows | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)

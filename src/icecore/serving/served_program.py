@@ -11,6 +11,7 @@ from icecore.autofit.predict import read_encoder
 from icecore.inference.engine import Engine, LoadedProgram
 from icecore.model.program import Program
 from icecore.serving.batcher import Batcher
+from icecore.serving.forecast_codec import ForecastCodec
 from icecore.serving.own_data_codec import OwnDataCodec
 from icecore.serving.program_codec import ProgramCodec
 from icecore.serving.token_codec import TokenCodec
@@ -81,6 +82,6 @@ class ServedProgram:
 def _codec(name: str, program: Program) -> ProgramCodec:
     if "encoder" in program.extra:
         encoder: user_data.DataEncoder = read_encoder(program, Path(name))
-        return OwnDataCodec(encoder, program)
+        return (OwnDataCodec if encoder.forecast is None else ForecastCodec)(encoder, program)
     header = ProgramHeader.read(program)
     return TokenCodec(program, next(iter(header.classes.values()), ()))

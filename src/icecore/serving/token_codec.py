@@ -31,7 +31,7 @@ class TokenCodec(ProgramCodec):
     def media_types(self) -> list[str]:
         return []
 
-    def read_json(self, rows: Sequence[Any]) -> RequestRows:
+    def read_json(self, rows: Sequence[Any], check_count: Callable[[int], object]) -> RequestRows:
         tokens: list[Tensor] = []
         places: list[int] = []
         problems: list[RowProblem] = []

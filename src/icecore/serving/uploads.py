@@ -25,9 +25,7 @@ from icecore.user_data.encoders.image_encoder import ImageEncoder
 TABLES = ("table", "sequences", "strings")
 #: forms of the programs that can read each media type
 MEDIA_TYPES: Mapping[str, Sequence[str]] = {
-    "text/csv": TABLES,
-    "text/tab-separated-values": TABLES,
-    "application/vnd.apache.parquet": TABLES,
+    **dict.fromkeys(("text/csv", "text/tab-separated-values", "application/vnd.apache.parquet"), (*TABLES, "forecast")),
     "application/x-npz": TABLES,
     "application/x-npy": TABLES,
     "text/x-fasta": ("strings",),
@@ -66,17 +64,23 @@ def accepted_types(form: str) -> list[str]:
 
 
 def read_upload(
-    encoder: DataEncoder, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
+    encoder: DataEncoder,
+    raw: bytes,
+    media_type: str,
+    strict: bool,
+    check_count: Callable[[int], object],
+    form: str | None = None,
 ) -> RequestRows:
     """Read and encode a file.
 
     strict       refuse damaged rows and cells, which are skipped or count as missing otherwise, as in `icecore predict`
     check_count  is called with the number of rows before they are encoded, and raises RequestError for too many
+    form         decides which media types can be read; None: that of the encoder
 
     Raises RequestError for a media type that the program cannot read or for too many rows, and DataError or
     ConfigError for a file that cannot be read.
     """
-    form = encoder.form
+    form = form or encoder.form
     kind = ALIASES.get(media_type, media_type)
     if kind == UNKNOWN_TYPE:
         is_image = form == "images"
@@ -98,7 +102,7 @@ def read_upload(
         except UserError as error:
             raise type(error)(str(error).replace(str(path), "The file").replace(f"{folder}/", "")) from error
     places = np.arange(len(rows))
-    return RequestRows(rows.inputs, rows.lengths, places, rows.names, len(rows), (), rows.notes, rows.targets)
+    return RequestRows(rows.inputs, rows.lengths, places, rows.names, len(rows), (), rows.notes, rows.targets, rows)
 
 
 def _read_image(encoder: DataEncoder, raw: bytes) -> RequestRows:

@@ -241,7 +241,8 @@ class _Routes:
             with self.budget.share() as take:
                 raw = await read_body(request, self.registry.settings, take)
                 job = await self._run(program, raw, media_type(request), bool(explain), partial, strict)
-            answer = await self._maybe_in_thread(len(job.rows) > SMALL_ROWS, write_answer, job, top)
+            is_slow = len(job.rows) > SMALL_ROWS or program.codec.is_slow
+            answer = await self._maybe_in_thread(is_slow, write_answer, job, top)
             status, rows = 200, len(job.rows)
             return Response(answer, media_type="application/json")
         except RequestError as error:
@@ -257,8 +258,10 @@ class _Routes:
         self, program: ServedProgram, raw: bytes, kind: str, explain: bool, partial: bool, strict: bool
     ) -> QueuedRequest:
         """Read the rows of a request and wait for their passes."""
+        if explain and not program.codec.can_explain:
+            raise wrong_request(f"explain=attention: {program.name} forecasts series, which is not explained.")
         settings = self.registry.settings
-        is_slow = len(raw) > SMALL_BYTES or kind != JSON or program.codec.is_slow_to_read
+        is_slow = len(raw) > SMALL_BYTES or kind != JSON or program.codec.is_slow
         rows = await self._maybe_in_thread(is_slow, read_rows, program, raw, kind, strict, settings)
         if rows.problems and not (partial and len(rows)):
             raise wrong_rows(rows.problems, rows.total)

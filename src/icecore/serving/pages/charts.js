@@ -132,11 +132,13 @@ function positionsTable(positions) {
 /** The answers of many rows as a table, with the file to download. */
 function answersTable(answer) {
   const names = answer.targets.map((target) => target.name);
-  const cells = (row) => row.errors ? [row.errors[0].message, ""] : row.targets
+  const isForecast = answer.predictions.some((row) => "time" in row);
+  const cells = (row) => row.errors ? [row.errors[0].message, ""] : isForecast
+    ? [row.time, ...names.flatMap((name) => ["value", "low", "high"].map((part) => shortNumber(row.targets[name][part])))] : row.targets
     ? names.flatMap((name) => "value" in row.targets[name]
       ? [shortNumber(row.targets[name].value)] : [String(row.targets[name].class), percent(row.targets[name].probability)])
     : [positionsText(row)];
-  const heads = names.flatMap((name) => {
+  const heads = isForecast ? ["time", ...names.flatMap((name) => [name, "low (10%)", "high (90%)"])] : names.flatMap((name) => {
     const first = answer.predictions.find((row) => row.targets);
     return first && "probability" in first.targets[name] ? [name, "probability"] : [name];
   });
@@ -153,7 +155,7 @@ function answersTable(answer) {
     el("p", {}, `${countRows(answer.predictions.length)}. `, link),
     answer.score ? el("p", {}, `${answer.score.metric} on these rows: ${answer.score.value.toFixed(4)}`) : null,
     el("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Predictions" }, el("table", {},
-      el("thead", {}, el("tr", {}, ["row", ...heads].map((head) => el("th", { scope: "col" }, head)))),
+      el("thead", {}, el("tr", {}, [isForecast ? "series" : "row", ...heads].map((head) => el("th", { scope: "col" }, head)))),
       el("tbody", {}, shown.map((row) => el("tr", {}, el("th", { scope: "row" }, row.name ?? String(row.row)),
         cells(row).map((cell) => el("td", {}, cell))))))),
     shown.length < answer.predictions.length ? el("p", { className: "soft small" }, `The first ${shown.length} are shown.`) : null);

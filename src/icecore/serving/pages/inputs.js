@@ -98,13 +98,16 @@ const FIELDS = {
   strings: (card) => textField("Text", `Up to ${card.inputs.length} characters; a FASTA record works too.`,
     card.inputs.column ? card.example[card.inputs.column] : card.example, (text) => parseText(text, card.inputs)),
   tokens: (card) => textField("Tokens as JSON", card.summary, JSON.stringify(card.example), parseJson),
+  forecast: (card) => textField("Series", "The values of each column in order of time, as JSON; null for what is not known."
+    + (card.inputs.columns.length === 1 ? " Numbers alone work too." : ""), JSON.stringify(card.example), parseNumbers),
   images: () => ({ node: el("div"), read: () => null, show: () => {} }),
 };
 
 /** A place to drop or choose a file; `use` is called with it. */
 function dropZone(card, use) {
   const isImage = card.form === "images";
-  const kinds = isImage ? "an image, or a ZIP file of images" : card.form === "strings" ? "FASTA, text or CSV" : "CSV, Parquet or npz";
+  const kinds = isImage ? "an image, or a ZIP file of images" : card.form === "strings" ? "FASTA, text or CSV"
+    : card.form === "forecast" ? "CSV or Parquet" : "CSV, Parquet or npz";
   const preview = el("div");
   const input = el("input", { type: "file", id: "file", "aria-describedby": "file-hint" });
   const take = (file) => {
@@ -114,7 +117,8 @@ function dropZone(card, use) {
     use(file);
   };
   input.addEventListener("change", () => take(input.files[0]));
-  const zone = el("div", { className: "drop" }, el("label", { htmlFor: "file" }, isImage ? "Image" : "Or a file with many rows"),
+  const zone = el("div", { className: "drop" }, el("label", { htmlFor: "file" }, isImage ? "Image"
+    : card.form === "forecast" ? "Or a table of series" : "Or a file with many rows"),
     el("p", { id: "file-hint", className: "soft small" }, `Drop ${kinds} here, or choose it.`), input, preview);
   zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));

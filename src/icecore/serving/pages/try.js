@@ -1,10 +1,11 @@
 // The page: cards of all programs, and one of them to try. The part after # in the address is the program's name.
 
-const FORM_WORDS = { images: "images", table: "table", sequences: "series", strings: "text", tokens: "tokens" };
+const FORM_WORDS = { images: "images", table: "table", sequences: "series", strings: "text", tokens: "tokens", forecast: "forecast" };
 const state = { cards: [], limits: {}, changes: -1 };
 const main = document.getElementById("main");
 
 function taskWords(card) {
+  if (card.form === "forecast") return card.targets[0].horizon === 1 ? "the next point" : `the next ${card.targets[0].horizon} points`;
   if (card.task === "regression") return card.targets.length > 1 ? `${card.targets.length} numbers` : "a number";
   return `${card.targets[0].classes.length} classes`;
 }
@@ -12,7 +13,7 @@ function taskWords(card) {
 function score(card) {
   const value = card.metrics.test ?? card.metrics.val;
   if (typeof value !== "number" || !card.metric) return "";
-  return card.metric === "r2" ? `R² ${value.toFixed(3)}` : `${card.metric} ${percent(value)}`;
+  return card.metric === "r2" ? `R² ${card.form === "forecast" ? "beyond the naive forecast " : ""}${value.toFixed(3)}` : `${card.metric} ${percent(value)}`;
 }
 
 function showCards() {
@@ -50,7 +51,8 @@ function showProgram(card) {
   const result = el("section", { className: "panel stack", "aria-live": "polite", "aria-label": "Answer" },
     el("p", { className: "soft" }, card.form === "images" ? "Drop an image to see what the program makes of it."
       : "Press Predict to see what the program makes of this row."));
-  const explain = el("input", { type: "checkbox", id: "explain", checked: true });
+  const explains = card.form !== "forecast";
+  const explain = el("input", { type: "checkbox", id: "explain", checked: explains });
   const button = el("button", { className: "main", type: "submit" }, "Predict");
   const examples = el("section", { className: "panel stack" });
   const send = async (url, options, sent) => {
@@ -102,7 +104,7 @@ function showProgram(card) {
   }, el("h2", {}, "Try it"), card.form === "images" ? null : fields.node,
   card.form === "images" ? null : el("div", { className: "row" }, button),
   card.form === "images" ? dropZone(card, sendFile) : null,
-  el("label", { className: "check", htmlFor: "explain" }, explain, "Show where it looked"),
+  explains ? el("label", { className: "check", htmlFor: "explain" }, explain, "Show where it looked") : null,
   card.form !== "images" && card.media_types.length > 1 ? dropZone(card, sendFile) : null);
   showExamples(examples, card, path, { row: card.example });
   main.replaceChildren(
@@ -122,7 +124,8 @@ function answerParts(card, answer, sent) {
     ? el("ul", { className: "notes" }, answer.notes.map((note) => el("li", {}, `${note.topic}: ${note.message}`))) : null;
   const parts = [el("h2", {}, "Answer")];
   const [first] = answer.predictions;
-  if (answer.predictions.length > 1) parts.push(answersTable(answer));
+  if (!first) parts.push(el("p", {}, "None of the series can be forecast."));
+  else if (answer.predictions.length > 1 || "time" in first) parts.push(answersTable(answer));
   else if (first.targets) {
     for (const [name, value] of Object.entries(first.targets)) {
       parts.push(targetAnswer(name, value, card.targets.find((target) => target.name === name)));
@@ -132,7 +135,7 @@ function answerParts(card, answer, sent) {
     if (first.positions.length <= 20) parts.push(positionsTable(first.positions));
   }
   if (notes) parts.push(notes);
-  if (first.explanation) parts.push(attentionView(first.explanation, sent));
+  if (first?.explanation) parts.push(attentionView(first.explanation, sent));
   return parts;
 }
 
