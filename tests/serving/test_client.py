@@ -81,7 +81,7 @@ def test_requests_are_as_large_as_the_server_allows(samples: Samples, monkeypatc
         assert min(size for size in sizes[:-1] if size) > limit / 2
         expected = icecore.predict(samples.program("waves"), str(samples.data["waves"]), device="cpu")
         assert answered.columns["y"].tolist() == expected.columns["y"].tolist()
-        with pytest.raises(ServerError, match="larger than 0.005 MiB") as caught:  # one row that is too large
+        with pytest.raises(ServerError, match=r"larger than 0\.005 MiB") as caught:  # one row that is too large
             client.predict("waves", [[0.5] * 5000])
     assert caught.value.status == 413
 

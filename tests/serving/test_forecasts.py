@@ -87,9 +87,7 @@ def assert_same(answered: Any, expected: Any, target: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "target"), [("shops", "sales"), ("known", "sales"), ("single", "value")])
-def test_a_file_gets_the_forecasts_of_predict(
-    live: LiveServer, forecasts: Forecasts, name: str, target: str
-) -> None:
+def test_a_file_gets_the_forecasts_of_predict(live: LiveServer, forecasts: Forecasts, name: str, target: str) -> None:
     expected = icecore.predict(forecasts.program(name), str(forecasts.data[name]), device="cpu")
     assert len(expected) >= 3
     answered = Client(live.url).predict(name, forecasts.data[name])

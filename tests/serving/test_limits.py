@@ -84,9 +84,7 @@ def test_all_images_of_a_request_share_one_bound(samples: Samples) -> None:
     assert answer.error["message"].startswith("The images have more than 1.68 million pixels in all.")
 
 
-def test_rows_of_a_file_are_counted_before_they_are_encoded(
-    samples: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_a_file_are_counted_before_they_are_encoded(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     to_pixels = image_decoding.to_pixels
     monkeypatch.setattr(image_decoding, "to_pixels", lambda *words: decoded.append(1) or to_pixels(*words))

@@ -200,9 +200,7 @@ class Batcher:
         for job, first, last in parts:
             own = list(itertools.islice(logits, last - first))
             job.problems += [
-                RowProblem(int(job.rows.places[row]), NOT_FINITE)
-                for row, each in enumerate(own, first)
-                if each is None
+                RowProblem(int(job.rows.places[row]), NOT_FINITE) for row, each in enumerate(own, first) if each is None
             ]
             job.logits += own
         return self._explain(parts, tokens)

@@ -70,16 +70,16 @@ class ForecastCodec(OwnDataCodec):
             return RequestRows(torch.empty(0), None, np.arange(0), [], len(rows), problems)
         # without a column of series, the only one has the name of the target, as in a table
         is_labelled = self.plan.series is not None or len(rows) > 1
-        table = _write_table({name: cells for name, (_, cells) in series.items()}, label if is_labelled else None, columns)
+        table = _write_table(
+            {name: cells for name, (_, cells) in series.items()}, label if is_labelled else None, columns
+        )
         plan = replace(self.plan, series=label if is_labelled else None)
         reading = replace(self.encoder, forecast=plan, formats={}, types={**columns, label: "text"})
         read = read_upload(reading, table, "text/csv", strict=True, check_count=check_count, form=FORECAST)
         places = [series[name][0] if is_labelled else 0 for name in read.names]
         return replace(read, places=np.array(places, np.int64), total=len(rows), problems=problems)
 
-    def read_file(
-        self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
-    ) -> RequestRows:
+    def read_file(self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]) -> RequestRows:
         read = read_upload(self.encoder, raw, media_type, strict, check_count, form=FORECAST)
         assert read.encoded is not None
         order = {series.name: place for place, series in enumerate(read.encoded.series)}
@@ -157,8 +157,8 @@ def _read_series(
         row = {plan.target: row}
     if not isinstance(row, dict):
         raise ValueError(
-            f"it must be an object with the values of {join_names(list(columns))} in order of time, each as a list, but "
-            f"is {shortened(row)}. A table is sent as a file."
+            f"it must be an object with the values of {join_names(list(columns))} in order of time, each as a list, "
+            f"but is {shortened(row)}. A table is sent as a file."
         )
     name = row.get(label, f"series {place}")
     if not isinstance(name, str | int) or str(name).strip() != str(name) or not str(name):

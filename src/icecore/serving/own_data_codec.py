@@ -44,9 +44,7 @@ class OwnDataCodec(ProgramCodec):
         read = read_json_rows(self.encoder, rows)
         return replace(read, notes=[*read.notes, *self.encoder.target.describe_choice()])
 
-    def read_file(
-        self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
-    ) -> RequestRows:
+    def read_file(self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]) -> RequestRows:
         rows = read_upload(self.encoder, raw, media_type, strict, check_count)
         notes = [*notes_on_training_rows(self.program, rows), *self.encoder.target.describe_choice()]
         return replace(rows, notes=[*rows.notes, *notes])

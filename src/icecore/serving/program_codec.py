@@ -37,9 +37,7 @@ class ProgramCodec(ABC):
         """
 
     @abstractmethod
-    def read_file(
-        self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
-    ) -> RequestRows:
+    def read_file(self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]) -> RequestRows:
         """The rows of a file.
 
         check_count  is called with the number of rows before they are encoded, and raises RequestError for too many
@@ -68,7 +66,7 @@ class ProgramCodec(ABC):
 
     @abstractmethod
     def targets(self) -> list[dict[str, Any]]:
-        """What is predicted: `name`, and `spread`, the standard deviation in training of numbers, 0 of labels, or None."""
+        """What is predicted: `name`, and `spread`, the deviation in training of numbers; 0 of labels, or None."""
 
     def score(self, logits: Tensor, targets: Tensor) -> tuple[str, float] | None:
         """The metric and its mean over rows with logits (N, n, C) and targets (N, 2, k); None if it has none."""

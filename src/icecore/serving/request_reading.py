@@ -34,7 +34,9 @@ class ByteBudget:
         def take(count: int) -> None:
             nonlocal mine
             if self.used + count > self.most:
-                message = "The server is already reading as much data as it allows at once. Send the request again in 1 s."
+                message = (
+                    "The server is already reading as much data as it allows at once. Send the request again in 1 s."
+                )
                 raise RequestError(429, "too_much_at_once", message, {"Retry-After": "1"}, retry_after=1)
             self.used += count
             mine += count

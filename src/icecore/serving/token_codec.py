@@ -45,9 +45,7 @@ class TokenCodec(ProgramCodec):
         lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
         return RequestRows(inputs, lengths, np.array(places, np.int64), list(map(str, places)), len(rows), problems)
 
-    def read_file(
-        self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]
-    ) -> RequestRows:
+    def read_file(self, raw: bytes, media_type: str, strict: bool, check_count: Callable[[int], object]) -> RequestRows:
         raise unsupported_type(media_type, ["application/json"])
 
     def tokens(self, rows: RequestRows, first: int, last: int) -> list[Tensor]:

@@ -61,7 +61,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_header(file: Any, name: str, size: int) -> int:
-    """The number of cells of an array. Raises ValueError or what NumPy raises for an array that is not in a file of `size` bytes."""
+    """The number of cells of an array.
+
+    Raises ValueError or what NumPy raises for an array that is not in a file of `size` bytes.
+    """
     start = file.read(12)
     if len(start) < 12 or start[:6] != ARRAY_MAGIC or start[6] not in _LENGTHS:
         raise ValueError(f"{name} is not an array")
