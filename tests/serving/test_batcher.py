@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from icecore.serving.batcher import NOT_FINITE, Batcher, QueuedRequest
+from icecore.serving.batcher import NO_FINITE_LOGITS, Batcher, QueuedRequest
 from icecore.serving.request_errors import RequestError
 from icecore.serving.request_rows import RequestRows
 
@@ -94,7 +94,7 @@ def test_a_row_without_finite_logits_costs_only_itself(batcher: Any) -> None:
     good, bad = run(batcher, rows(1), rows(2, float("nan")))
     assert values(good) == [1]
     assert values(bad) == [2, None]
-    assert [(problem.row, problem.message) for problem in bad.problems] == [(1, NOT_FINITE)]
+    assert [(problem.row, problem.message) for problem in bad.problems] == [(1, NO_FINITE_LOGITS)]
     assert len(batcher.engine.passes) == 2  # the first, which is held up, and one for all of these rows
 
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 #: share of the newest pass in the estimate of the speed
 SPEED_WEIGHT = 0.2
 #: what is wrong with a row for which a program gives no finite numbers
-NOT_FINITE = "the program gives no finite numbers for it. Its weights or the row's numbers are too large."
+NO_FINITE_LOGITS = "the program gives no finite numbers for it. Its weights or the row's numbers are too large."
 #: longest time after which a caller is told to come back, in seconds
 MAX_RETRY_SECONDS = 60
 
@@ -200,7 +200,7 @@ class Batcher:
         for job, first, last in parts:
             own = list(itertools.islice(logits, last - first))
             job.problems += [
-                RowProblem(int(job.rows.places[row]), NOT_FINITE) for row, each in enumerate(own, first) if each is None
+                RowProblem(int(job.rows.places[row]), NO_FINITE_LOGITS) for row, each in enumerate(own, first) if each is None
             ]
             job.logits += own
         return self._explain(parts, tokens)
