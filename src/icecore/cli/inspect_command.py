@@ -79,8 +79,8 @@ def inspect_(
     A body gets the input layer of a fresh start; a run or a program is inspected as it was trained.
     """
     options = read_pairs("--task-option", task_option or [])
+    from icecore.core.pictures import picture_format
     from icecore.inspection.inspection_target import InspectionRequest, inspect_target
-    from icecore.paper.attention_plot import picture_format
 
     if out is not None:
         picture_format(out)  # refuses a wrong name before the work begins

@@ -145,13 +145,14 @@ def attend(
     token: SendToken = False,
 ) -> None:
     """Draw the attention maps of a trained program, averaged over examples."""
+    from icecore.core.pictures import picture_format, require_drawing
     from icecore.experiments import sweep
     from icecore.paper import attention_analysis, attention_plot
     from icecore.tasks.bits import BitXor
 
     path = out or run / "attention.png"
-    attention_plot.require_drawing()  # like a wrong name, refused before the work begins
-    attention_plot.picture_format(path)
+    require_drawing()  # like a wrong name, refused before the work begins
+    picture_format(path)
     model, task = sweep.open_run(run, data_dir, device, hub=read_hub_access(download, token))
     maps = attention_analysis.attention_maps(model, task, examples=examples)
     info = model.backbone.info

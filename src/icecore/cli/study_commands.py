@@ -291,8 +291,8 @@ def _run_plans(
 def _print_missing(cells: Sequence[Any], context: Any) -> None:
     """Say which weights, data and packages these cells need and lack, before anything is trained."""
     from icecore.core.errors import UserError
+    from icecore.core.pictures import require_drawing
     from icecore.experiments.missing import missing_inputs
-    from icecore.paper.attention_plot import require_drawing
 
     sentences = missing_inputs([cell.sweep.config for cell in cells], context.data_dir)
     if any(cell.analysis is not None for cell in cells):

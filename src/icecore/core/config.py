@@ -371,7 +371,7 @@ class RunConfig:
         help="Training examples on which a closed-form start is solved.",
         check=at_least(1),
         group=BODY,
-        default_note="all, up to 20,000",
+        default_note="all, up to 20,000, or 2,048 with many features",
     )
     tie_break: str | None = setting(
         None,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from icecore.core.extras import require_packages
+from icecore.core.pictures import picture_format
 from icecore.core.storage import write_atomic
 from icecore.inspection.layer_statistics import Stage
 from icecore.inspection.measurement import Inspection
-from icecore.paper.attention_plot import picture_format
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

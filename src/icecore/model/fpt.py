@@ -331,7 +331,7 @@ def _size(tensor: Tensor) -> float:
 
 
 def _check_read_out(spec: TaskSpec, backbone: Backbone) -> None:
-    """Raise ConfigError if nothing but the first token would be read."""
+    """Raise ConfigError for a read-out with "first" on a causal body, whose first position sees no other."""
     if "first" in spec.read_outs and backbone.info.causal and backbone.mixes_positions:
         raise ConfigError(
             f"{backbone.info.name} is causal: its first position sees no other, so it says nothing of later tokens. "

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from icecore.core.errors import ConfigError
+from icecore.inference.attention_maps import normalize_rows, pool
 from icecore.model.fpt import FPT
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Task
@@ -153,13 +153,3 @@ class _WeightSums:
             pooled = pool(row[:, :length, :length], self.stride)
             self.layers[self.layer][:, : pooled.shape[-1], : pooled.shape[-1]] += pooled
         self.layer += 1
-
-
-def pool(maps: Tensor, stride: int) -> Tensor:
-    """Sums (H, C, C) over squares of `stride` x `stride` positions of (H, T, T); the last squares may be smaller."""
-    return F.avg_pool2d(maps, stride, ceil_mode=True, divisor_override=1) if stride > 1 else maps
-
-
-def normalize_rows(sums: Tensor) -> Tensor:
-    """Divide sums (..., C, C) by the sums of their rows, in place, which gives means over queries."""
-    return sums.div_(sums.sum(-1, keepdim=True).clamp_(min=1e-9))

@@ -8,18 +8,12 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import ConfigError
-from icecore.core.extras import require_packages
+from icecore.core.pictures import picture_format, require_drawing
 from icecore.core.storage import write_atomic
 from icecore.core.text import percent
+from icecore.inference.attention_maps import normalize_rows, pool
 from icecore.model.fpt import FPT
-from icecore.paper.attention_analysis import (
-    AttentionMaps,
-    XorAttention,
-    attention_maps,
-    normalize_rows,
-    pool,
-    xor_attention,
-)
+from icecore.paper.attention_analysis import AttentionMaps, XorAttention, attention_maps, xor_attention
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Task
 
@@ -33,7 +27,6 @@ MAX_DOTS = 128
 #: longest strings of bit XOR whose needed cells are outlined one by one
 MAX_OUTLINED = 12
 GUIDE_COLOUR = "#4cc9f0"
-PICTURE_FORMATS = ("png", "svg", "pdf")
 
 
 def measure_and_draw(model: FPT, task: Task, folder: Path, run_id: str) -> dict[str, Any]:
@@ -79,20 +72,6 @@ def draw_attention(maps: AttentionMaps, path: Path, title: str, task: Task | Non
     figure.suptitle("\n".join([title, *_explanations(maps, len(layers), xor)]), fontsize=10)
     file_format = picture_format(path)
     write_atomic(path, lambda temporary: figure.savefig(temporary, format=file_format, dpi=150))
-
-
-def require_drawing() -> None:
-    """Raise UserError, with a remedy, without the extra `plot`."""
-    require_packages("Drawing", "plot", "matplotlib")
-
-
-def picture_format(path: Path) -> str:
-    """The format of a picture by its ending, PNG if it has none. Raises ConfigError for unknown endings."""
-    ending = path.suffix.lstrip(".").lower() or "png"
-    if ending not in PICTURE_FORMATS:
-        known = ", ".join(f".{each}" for each in PICTURE_FORMATS)
-        raise ConfigError(f"{path}: The name of a picture must end in one of {known}.")
-    return ending
 
 
 def _negative_entropy(maps: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from icecore.core.config import RunConfig
+from icecore.core.pictures import require_drawing
 from icecore.core.text import percent
 from icecore.experiments import sweep
 from icecore.paper.attention_analysis import attention_maps, xor_attention
-from icecore.paper.attention_plot import draw_attention, require_drawing
+from icecore.paper.attention_plot import draw_attention
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext

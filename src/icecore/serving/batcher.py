@@ -199,9 +199,8 @@ class Batcher:
         logits = iter(_finite_on_cpu(self.engine.predict(tokens, programs, check_finite=False)))
         for job, first, last in parts:
             own = list(itertools.islice(logits, last - first))
-            job.problems += [
-                RowProblem(int(job.rows.places[row]), NO_FINITE_LOGITS) for row, each in enumerate(own, first) if each is None
-            ]
+            bad = [row for row, each in enumerate(own, first) if each is None]
+            job.problems += [RowProblem(int(job.rows.places[row]), NO_FINITE_LOGITS) for row in bad]
             job.logits += own
         return self._explain(parts, tokens)
 

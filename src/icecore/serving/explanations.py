@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icecore.paper.attention_analysis import normalize_rows, pool
+from icecore.inference.attention_maps import normalize_rows, pool
 from icecore.serving.served_program import ServedProgram
 from icecore.tasks.task import TaskSpec
 

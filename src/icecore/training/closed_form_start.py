@@ -21,7 +21,8 @@ from icecore.training.ridge import solve_ridge
 
 #: rows that a start is solved on, at most; more change little
 MAX_ROWS = 20_000
-#: the eigendecomposition is of at most so many rows or columns
+#: the same where the features of a row's read positions are more than this number, to bound memory and the
+#: eigendecomposition, which has as many values as there are rows or columns, whichever are fewer
 MAX_EIGENVALUES = 2048
 #: factors from which the one with the lowest left-out loss is chosen: squared errors do not say how sure classes are
 LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
