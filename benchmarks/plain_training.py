@@ -64,7 +64,7 @@ def validation_batches(task: Task, examples: int) -> list[Batch]:
 
 
 @torch.inference_mode()
-def accuracy(model: PlainFPT, batches: Sequence[Batch]) -> float:
+def accuracy(model: nn.Module, batches: Sequence[Batch]) -> float:
     """The share of targets that the model predicts."""
     hits = [classes(model(b.tokens, b.lengths), b.targets).argmax(-1) == b.targets for b in batches]
     return float(torch.cat([each.flatten() for each in hits]).double().mean())

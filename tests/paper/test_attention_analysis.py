@@ -162,7 +162,6 @@ def test_attention_on_each_needed_bit():
     torch.testing.assert_close(shares.first, torch.tensor([[0.25, 0.5]]))
     torch.testing.assert_close(shares.own, torch.tensor([[0.25, 0.15]]))
     torch.testing.assert_close(shares.mass, torch.tensor([[0.5, 0.65]]))
-    torch.testing.assert_close(AttentionMaps(maps, 1).relevant_mass(task), shares.mass)
 
 
 @pytest.mark.parametrize(("causal", "expected"), [(False, 1 / 2), (True, (2 / 3 + 2 / 4) / 2)])

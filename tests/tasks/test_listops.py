@@ -11,8 +11,8 @@ from icecore.tasks import listops
 from icecore.tasks.entry import TaskRequest
 from icecore.tasks.listops import ListOps, build_listops, load_generated
 from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, Expressions, evaluate, to_text
-from icecore.tasks.listops_files import write_tsv
 from icecore.tasks.listops_generator import generate
+from listops_tsv import write_tsv
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import pytest
 
 from icecore.core.errors import ConfigError, DataError
 from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, OPEN, Expressions, evaluate, to_text
-from icecore.tasks.listops_files import read_tsv, write_tsv
+from icecore.tasks.listops_files import read_tsv
 from icecore.tasks.listops_generator import generate
+from listops_tsv import write_tsv
 
 
 def encode(text: str) -> bytes:

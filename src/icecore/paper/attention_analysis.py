@@ -39,10 +39,6 @@ class AttentionMaps:
     causal: bool = False
     stride: int = 1
 
-    def relevant_mass(self, task: BitXor) -> Tensor:
-        """Share of attention (L, H) that the outputs of bit XOR give to the two bits they need."""
-        return xor_attention(self, task).mass
-
 
 @dataclass(frozen=True)
 class XorAttention:

@@ -4,7 +4,6 @@ An entry is a sweep with at least three seeds, whoever trained it. Sweeps are ra
 task with the same options on the same data.
 """
 
-import itertools
 import json
 import math
 import statistics
@@ -191,8 +190,3 @@ def _ranked(entries: Sequence[Entry]) -> list[Entry]:
 
 def _combined(first: Entry, second: Entry) -> float:
     return math.hypot(*(entry.metric.sem or 0.0 for entry in (first, second)))
-
-
-def count_makers(boards: Sequence[Board]) -> int:
-    """How many people or projects have entries."""
-    return len({entry.maker for entry in itertools.chain.from_iterable(board.entries for board in boards)})

@@ -3,19 +3,11 @@
 from pathlib import Path
 
 from icecore.core.errors import DataError
-from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, OPEN, Expressions, to_text
+from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, OPEN, Expressions
 
 _HEADER = b"Source\tTarget"
 _IDS = {word.encode(): i for i, word in enumerate(LISTOPS_VOCABULARY, start=1)}
 _DIGITS = tuple(_IDS)[:10]
-
-
-def write_tsv(path: Path, expressions: Expressions) -> None:
-    """Write a Long Range Arena file: a header, then source, tab and target, with lines ended by CR LF."""
-    with path.open("w", encoding="ascii", newline="\r\n") as file:
-        file.write(_HEADER.decode() + "\n")
-        for source, target in zip(expressions.sources, expressions.targets, strict=True):
-            file.write(f"{to_text(source)}\t{target}\n")
 
 
 def read_tsv(path: Path, limit: int | None = None) -> Expressions:
