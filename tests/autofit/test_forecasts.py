@@ -12,7 +12,7 @@ from commandline import Run
 from icecore.autofit.exponential_smoothing import ets_gains
 from icecore.autofit.fit import fit
 from icecore.autofit.fit_settings import FitSettings
-from icecore.autofit.forecasts import next_times, time_texts
+from icecore.autofit.forecasts import naive_error, next_times, time_texts
 from icecore.autofit.predict import predict
 from icecore.core.errors import ConfigError, DataError
 from icecore.user_data import DataEncoder, DataSettings, encode, plan
@@ -219,6 +219,31 @@ def test_ets_is_a_control_where_statsmodels_is(tmp_path: Path) -> None:
     again = ets_gains(season, later, shown.select(np.array([0])))
     assert again is not None
     np.testing.assert_allclose(again, gains[:1])
+
+
+def test_ets_fills_a_gap_from_what_is_known_at_the_origin() -> None:
+    pytest.importorskip("statsmodels")
+    t = np.arange(120.0)
+    values = 100 + t + np.random.default_rng(0).normal(size=120)
+    values[100:104] = np.nan
+    season = ForecastPlan(horizon=6, context=24, season=1, target="v")
+    shown = make_windows([Series("s", t, values[:, None])], season)
+    shown = shown.select(np.flatnonzero(shown.origin == 104))
+    first, again = (
+        ets_gains(season, [Series("s", t, np.where(t < 104, values, later)[:, None])], shown) for later in (values, 1e6)
+    )
+    assert first is not None
+    assert again is not None
+    np.testing.assert_allclose(again, first)
+
+
+def test_errors_are_in_units_of_the_naive_forecast_within_the_training_part() -> None:
+    values = np.cumsum(np.random.default_rng(0).normal(size=60))
+    long = ForecastPlan(horizon=20, context=8, season=1, target="v")  # two horizons of 60 are held out
+    changed = np.where(np.arange(60) < 20, values, 1e6)
+    one, other = (naive_error(Series("s", np.arange(60.0), each[:, None]), long) for each in (values, changed))
+    assert one == other
+    assert naive_error(Series("s", np.arange(30.0), values[:30, None]), long) == 1.0  # nothing is left for training
 
 
 def test_ets_is_left_out_without_statsmodels_and_for_long_series(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,21 @@ def test_numbers_far_from_zero_are_written_as_they_are_computed(
     np.testing.assert_allclose(values, estimator.predict(x), rtol=1e-6, atol=1e-4 * spread)
 
 
+def test_programs_of_several_precisions_answer_as_alone(tmp_path: Path, settings: FitSettings) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    plan = user_data.from_arrays(x, (x[:, 0] > 0).astype(int))
+    paths = [tmp_path / f"{precision}.safetensors" for precision in ("fp32", "bf16")]
+    for path in paths:
+        own = replace(settings, steps=2, precision=path.stem)
+        fit.fit(plan.task(), own, path, {"encoder": plan.encoder.to_json()}, "cpu")
+    for order in (paths, paths[::-1]):
+        together = predict.predict(order, x, "cpu")
+        for path in paths:
+            alone = predict.predict([path], x, "cpu")[path]
+            for name, column in alone.columns.items():
+                np.testing.assert_array_equal(together[path].columns[name], column)
+
+
 def test_tokens_are_built_for_one_pass_at_a_time(
     tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,16 +32,19 @@ def ets_gains(plan: ForecastPlan, series: Sequence[Series], shown: Windows) -> n
         return None
     forecasts = np.empty_like(shown.naive)
     for index, each in enumerate(series):
-        values = _without_gaps(each.values[:, 0])
+        values = each.values[:, 0]
+        known = _without_gaps(values[: max(0, training_end(len(values), plan))])
         rows = np.flatnonzero(shown.series == index)
-        if values is None:
+        if known is None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a control that has not converged is still a control
-            form, parameters = _choose(ets.ETSModel, values[: training_end(len(values), plan)], plan.season)
+            form, parameters = _choose(ets.ETSModel, known, plan.season)
             for row in rows.tolist():
-                smoothed = ets.ETSModel(values[: shown.origin[row]], **form).smooth(parameters)
-                forecasts[row] = smoothed.forecast(plan.horizon)
+                # gaps are filled from what is known at the origin, never from values after it
+                past = _without_gaps(values[: shown.origin[row]])
+                assert past is not None  # it contains the training part
+                forecasts[row] = ets.ETSModel(past, **form).smooth(parameters).forecast(plan.horizon)
     return (forecasts - shown.naive) / shown.spread[:, None]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icecore.autofit.exponential_smoothing import ets_gains
 from icecore.user_data import DataEncoder, EncodedRows
-from icecore.user_data.forecast_windows import ForecastPlan, Series, Windows
+from icecore.user_data.forecast_windows import ForecastPlan, Series, Windows, training_end
 from icecore.user_data.notes import Note
 
 #: the quantiles of the range that is shown
@@ -123,7 +123,7 @@ def _measure(
     test, val = shown.splits == "test", shown.splits == "val"
     if not test.any():
         return {}
-    scales = np.array([_naive_error(each, plan) for each in series])[shown.series[test]]
+    scales = np.array([naive_error(each, plan) for each in series])[shown.series[test]]
     future, naive, spread = shown.future[test], shown.naive[test], shown.spread[test][:, None]
     zeros = np.zeros_like(gains)
     linear = _fit_linear(windows, shown, plan)
@@ -151,9 +151,9 @@ def _pinball(values: np.ndarray, quantile: np.ndarray, level: float) -> np.ndarr
     return np.maximum(level * (values - quantile), (level - 1) * (values - quantile))
 
 
-def _naive_error(series: Series, plan: ForecastPlan) -> float:
+def naive_error(series: Series, plan: ForecastPlan) -> float:
     """Mean error of the seasonal naive forecast of one point within the part of a series that is for training."""
-    values = series.values[: round(0.7 * len(series.times)), 0]
+    values = series.values[: max(0, training_end(len(series.times), plan)), 0]
     gaps = np.abs(values[plan.season :] - values[: -plan.season])
     error = float(np.nanmean(gaps)) if np.isfinite(gaps).any() else 0.0
     return error or 1.0

@@ -144,7 +144,8 @@ def predict(
     logits: dict[Path, list[Tensor]] = {path: [] for path in paths}
     paths_by_body: dict[tuple[Any, ...], list[Path]] = {}
     for path, program in programs.items():
-        paths_by_body.setdefault(program.config.body, []).append(path)
+        # a program answers as alone, so those of other precisions have passes of their own
+        paths_by_body.setdefault((*program.config.body, program.config.precision), []).append(path)
     for body_paths in paths_by_body.values():
         engine = _build_engine({str(path): programs[path] for path in body_paths}, device, hub)
         # the tokens of one pass after the other
