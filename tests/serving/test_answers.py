@@ -273,6 +273,27 @@ def test_too_many_rows_to_explain_are_refused(server: LiveServer, wine: list[dic
     assert "17 rows cannot be explained at once. Send at most 16." in answer.error["message"]
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("?top=0", "top: Input should be greater than or equal to 1"),
+        ("?top=x&partial=perhaps", "partial: Input should be a valid boolean"),
+        ("?explain=all", "explain: Input should be '' or 'attention'"),
+    ],
+)
+def test_a_wrong_option_is_named(server: LiveServer, wine: list[dict[str, Any]], query: str, message: str) -> None:
+    answer = server.predict("wine", wine[:1], query=query)
+    assert (answer.status, answer.error["code"]) == (422, "wrong_parameter")
+    assert message in answer.error["message"]
+
+
+def test_options_are_read_and_others_ignored(server: LiveServer, wine: list[dict[str, Any]]) -> None:
+    answer = server.predict("wine", wine[:1], query="?top=1&strict=true&partial=1&other=x&explain=").json()
+    assert len(answer["predictions"][0]["targets"]["cultivar"]["probabilities"]) == 1
+    described = server.ask("GET", "/openapi.json").json()["paths"]["/v1/programs/{name}/predict"]["post"]
+    assert [each["name"] for each in described["parameters"]] == ["name", "explain", "partial", "strict", "top"]
+
+
 def test_bits_are_answered_at_each_position(server: LiveServer) -> None:
     card = server.ask("GET", "/v1/programs/bits").json()
     (row,) = server.predict("bits", [card["example"]]).json()["predictions"]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path
 from fastapi.openapi.utils import get_openapi
 
+from icecore.serving.predict_options import described_options
 from icecore.serving.program_examples import ROW_WORDS
 from icecore.serving.served_program import ServedProgram
 from icecore.serving.uploads import MEDIA_TYPES
@@ -13,6 +14,7 @@ from icecore.serving.uploads import MEDIA_TYPES
 #: programs whose rows are shown as examples
 MAX_EXAMPLES = 30
 
+PREDICT_PATH = "/v1/programs/{name}/predict"
 ProgramName = Annotated[str, Path(description="name of the program", min_length=1, max_length=200)]
 
 _ERROR = {
@@ -141,7 +143,11 @@ PUT_ROUTE: dict[str, Any] = {
     )
 }
 DELETE_ROUTE: dict[str, Any] = {"responses": _answers({200: _json(_DELETED, "done")}, _CHANGE_ERRORS)}
-PREDICT_ROUTE: dict[str, Any] = {
+_PREDICT: dict[str, Any] = {
+    "tags": ["predictions"],
+    "summary": "Predict",
+    "description": "Predict the rows of a request.",
+    "operationId": "predict",
     "responses": _answers(
         {200: _json({"$ref": "#/components/schemas/Predictions"}, "the predictions")},
         {
@@ -151,7 +157,7 @@ PREDICT_ROUTE: dict[str, Any] = {
             422: "rows that cannot be read: which, which column, and why",
             429: "the queue is full; the header Retry-After says when to come back",
         },
-    )
+    ),
 }
 
 
@@ -162,9 +168,8 @@ def schema(app: FastAPI, programs: Sequence[ServedProgram], has_token: bool = Fa
     components["schemas"] = {"Error": _ERROR, "RowProblem": _ROW_PROBLEM, "Predictions": _PREDICTIONS, "Card": _CARD}
     if has_token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    paths = described["paths"]
+    described["paths"] = paths = {PREDICT_PATH: {"post": _describe_predict(programs)}, **described["paths"]}
     paths["/v1/programs/{name}"]["put"]["requestBody"] = {"required": True, **_PROGRAM_FILE}
-    paths["/v1/programs/{name}/predict"]["post"]["requestBody"] = {"required": True, "content": _contents(programs)}
     names = [program.name for program in programs[:MAX_EXAMPLES]]
     for path in paths.values():
         for operation in path.values():
@@ -174,6 +179,16 @@ def schema(app: FastAPI, programs: Sequence[ServedProgram], has_token: bool = Fa
                 if parameter["name"] == "name":
                     parameter["examples"] = {name: {"value": name} for name in names}
     return described
+
+
+def _describe_predict(programs: Sequence[ServedProgram]) -> dict[str, Any]:
+    """The operation that predicts, which FastAPI does not know."""
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        **_PREDICT,
+        "parameters": [name | {"description": "name of the program"}, *described_options()],
+        "requestBody": {"required": True, "content": _contents(programs)},
+    }
 
 
 def _contents(programs: Sequence[ServedProgram]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -28,13 +28,14 @@ from icecore.serving.openapi_schema import (
     CARD_ROUTE,
     CARDS_ROUTE,
     DELETE_ROUTE,
-    PREDICT_ROUTE,
+    PREDICT_PATH,
     PUT_ROUTE,
     STATE_ROUTE,
     STATE_TAG,
     ProgramName,
     schema,
 )
+from icecore.serving.predict_options import PredictOptions, read_options
 from icecore.serving.program_registry import ProgramRegistry
 from icecore.serving.queue_gate import QueueGate
 from icecore.serving.request_errors import RequestError, too_large, wrong_request, wrong_rows
@@ -52,8 +53,6 @@ SMALL_ROWS = 256
 READER_THREADS = 2
 #: so many requests of the largest size may be in memory at once
 LARGE_REQUESTS = 16
-#: classes that an answer lists unless it is asked for more
-DEFAULT_TOP = 100
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class _Routes:
         self.app = app
         programs, one = "/v1/programs", "/v1/programs/{name}"
         # first, because routes are tried in this order
-        app.post(f"{one}/predict", tags=["predictions"], **PREDICT_ROUTE)(self.predict)
+        app.add_route(PREDICT_PATH, self.predict, ["POST"])  # not a route of FastAPI, see `predict_options`
         app.get("/", include_in_schema=False)(self.page)
         app.get("/docs", include_in_schema=False)(self.reference)
         app.get("/openapi.json", include_in_schema=False)(self.openapi)
@@ -223,26 +222,19 @@ class _Routes:
         served = await _run_in(self.changes, self.registry.delete, name)
         return JsonResponse({"name": served.name, "version": served.version})
 
-    async def predict(
-        self,
-        request: Request,
-        name: ProgramName,
-        explain: Literal["", "attention"] = Query("", description="`attention`: what each row's answer looked at"),
-        partial: bool = Query(False, description="answer the other rows if some cannot be read"),
-        strict: bool = Query(False, description="refuse damaged rows and cells of files, which are skipped otherwise"),
-        top: int = Query(DEFAULT_TOP, ge=1, le=10_000, description="most classes to list"),
-    ) -> Response:
+    async def predict(self, request: Request) -> Response:
         """Predict the rows of a request."""
         start, status, rows, label = time.perf_counter(), 500, 0, ""
         try:
             self.check(request)
-            program = self.registry.find(name)
+            program = self.registry.find(request.path_params["name"])
             label = program.name
+            options = read_options(request.url.query)
             with self.budget.share() as take:
                 raw = await read_body(request, self.registry.settings, take)
-                job = await self._run(program, raw, media_type(request), bool(explain), partial, strict)
+                job = await self._run(program, raw, media_type(request), options)
             is_slow = len(job.rows) > SMALL_ROWS or program.codec.is_slow
-            answer = await self._maybe_in_thread(is_slow, write_answer, job, top)
+            answer = await self._maybe_in_thread(is_slow, write_answer, job, options.top)
             status, rows = 200, len(job.rows)
             return Response(answer, media_type="application/json")
         except RequestError as error:
@@ -254,15 +246,14 @@ class _Routes:
         finally:
             self.registry.metrics.observe_request(label, status, rows, time.perf_counter() - start)
 
-    async def _run(
-        self, program: ServedProgram, raw: bytes, kind: str, explain: bool, partial: bool, strict: bool
-    ) -> QueuedRequest:
+    async def _run(self, program: ServedProgram, raw: bytes, kind: str, options: PredictOptions) -> QueuedRequest:
         """Read the rows of a request and wait for their passes."""
+        explain, partial = bool(options.explain), options.partial
         if explain and not program.codec.can_explain:
             raise wrong_request(f"explain=attention: {program.name} forecasts series, which is not explained.")
         settings = self.registry.settings
         is_slow = len(raw) > SMALL_BYTES or kind != JSON or program.codec.is_slow
-        rows = await self._maybe_in_thread(is_slow, read_rows, program, raw, kind, strict, settings)
+        rows = await self._maybe_in_thread(is_slow, read_rows, program, raw, kind, options.strict, settings)
         if rows.problems and not (partial and len(rows)):
             raise wrong_rows(rows.problems, rows.total)
         if explain and len(rows) > MAX_EXPLAINED_ROWS:
