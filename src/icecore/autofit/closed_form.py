@@ -36,13 +36,13 @@ INPUT_SCALES = (0.05, 0.2, 1.0)
 USUAL_OUTPUT_NORM = 3**-0.5
 #: learning rate of an output layer that is solved already, relative to that of a random one
 SOLVED_OUTPUT_SHARE = 0.1
-#: rows whose features are timed: a few, and more if these take less than so many seconds
+#: rows whose features are timed: first two, and then 32 if the two took less than a second
 TIMED_ROWS, ENOUGH_SECONDS = (2, 32), 1.0
-#: a start that is not chosen may take so many times longer: the few steps that its time would give are worth less
+#: factor on the time of a start without a choice: the few steps that this time would give are worth less
 LONE_START_FACTOR = 2.0
 #: with fewer rows, a difference must be two standard errors instead of one
 MANY_ROWS = 50
-#: a start is chosen among several scales on at least so many rows, and solved on at least so many
+#: the fewest rows on which a start is chosen among several scales, and on which it is solved
 MIN_ROWS_TO_CHOOSE, MIN_START_ROWS = 100, 50
 
 

@@ -76,7 +76,7 @@ class ModelResult:
 
     @property
     def is_undertrained(self) -> bool:
-        """Whether the time ended training so early, or with a validation so much on the rise, that more would help."""
+        """Whether more time would have helped: training ended early, or while validation was still improving."""
         if self.steps is None or not self.is_cut_off:
             return False
         return self.steps < MIN_STEPS_FOR_VERDICT or (self.best_step or 0) > STILL_RISING_SHARE * self.steps

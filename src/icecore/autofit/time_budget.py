@@ -22,7 +22,7 @@ from icecore.training.racing import race_cost
 from icecore.user_data import UserTask
 
 VALIDATIONS_PER_RUN, MIN_VALIDATIONS = 20, 5
-#: a first step that takes so many seconds is measure enough, although it is slower than the others
+#: seconds from which on a first step is measured alone, although it is slower than the others
 LONG_STEP = 1.0
 #: more epochs than this teach a frozen body little; small data sets may still get `MIN_STEP_LIMIT` steps
 MAX_EPOCHS, MIN_STEP_LIMIT = 60, 200
@@ -32,7 +32,7 @@ START_SHARE = 0.3
 MIN_SECONDS = 0.001
 #: share of the time that training has, however long the final scores take
 MIN_TRAINING_SHARE = 0.2
-#: rows of a validation: at most, and at least (if there are so many), even if the minutes are too few
+#: rows of a validation: at most, and at least (if there are as many), even if the minutes are too few
 MAX_VALIDATION_ROWS, MIN_VALIDATION_ROWS = 1000, 100
 #: the settings of `RunConfig` that a plan may hold
 PLANNED = frozenset({"steps", "batch_size", "eval_every", "eval_examples", "test_examples", "minutes"}) | frozenset(

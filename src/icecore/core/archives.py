@@ -18,7 +18,7 @@ from icecore.core.errors import DataError, UserError
 from icecore.core.limits import LimitedFile, SizeCounter, read_limited, unpacked_limit
 from icecore.core.text import reason
 
-#: an archive may have so many files, or one for so many of its bytes
+#: the most files of an archive, or the bytes of the archive that allow one file each, whichever allows more
 MIN_FILE_LIMIT, BYTES_PER_FILE = 100_000, 32
 #: compression methods of zip members whose reader can be stopped: the others unpack a whole block at once
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

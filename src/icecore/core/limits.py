@@ -48,7 +48,7 @@ _BUDGET: ContextVar[_Budget | None] = ContextVar("_BUDGET", default=None)
 
 @contextmanager
 def unpacking_at_most(limit: int, pixels: int) -> Iterator[None]:
-    """Within the block, a file unpacks to at most `limit` bytes, and all images together have at most so many pixels.
+    """Within the block, a file unpacks to at most `limit` bytes, and all images together have at most `pixels` pixels.
 
     For files of people who are not trusted with the memory and the time of this machine.
     """
@@ -80,7 +80,7 @@ def count_pixels(pixels: int) -> None:
 
 
 def unpacked_limit(compressed: int) -> int:
-    """Bytes that a file of so many `compressed` bytes may unpack to. Raises ConfigError for a wrong variable."""
+    """Bytes that a file of `compressed` bytes may unpack to. Raises ConfigError for a wrong variable."""
     budget = _BUDGET.get()
     return _usual_limit(compressed) if budget is None else min(budget.limit, _usual_limit(compressed))
 

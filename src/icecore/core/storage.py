@@ -27,7 +27,7 @@ from icecore.core.errors import StorageError
 
 INTACT = "The file that was there before is unchanged."
 
-#: after so long without a change, a temporary file is no longer being written
+#: age in seconds after which a temporary file counts as abandoned
 STALE_SECONDS = 3600.0
 #: error numbers of a file system that has no locks, such as some network file systems
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})

@@ -79,7 +79,7 @@ def _add_legend(figure: "Figure", styles: Mapping[str, "RowStyle"]) -> None:
 
 
 def _label_stages(set_ticks: Callable[..., object], stages: Sequence[Stage]) -> None:
-    """Label layers by number, every so many in deep bodies, and the stages around them by name."""
+    """Label layers by number, only every few of them in deep bodies, and the stages around them by name."""
     step = -(-len(stages) // MAX_LABELS)
     named = [x for x, stage in enumerate(stages) if not stage.name.startswith("layer")]
     numbers = {x: int(stages[x].name.split()[-1]) for x in range(len(stages)) if x not in named}

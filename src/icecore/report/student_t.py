@@ -12,7 +12,7 @@ import statistics
 _TERMS = 500
 #: halvings of an interval, after which it is as small as the precision of its ends
 _HALVINGS = 200
-#: beyond so many degrees of freedom the normal distribution is the same to seven digits
+#: degrees of freedom beyond which the normal distribution is the same to seven digits
 _NORMAL_FROM = 1e7
 _TINY = 1e-300
 

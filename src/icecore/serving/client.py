@@ -168,7 +168,7 @@ class Client:
         yield first, _HEAD + b", ".join(parts) + _TAIL
 
     def _most_bytes(self, needed: int) -> int:
-        """Bytes of the largest request. A server is asked only when so many are `needed` that it may matter."""
+        """Bytes of the largest request. A server is asked only when `needed` bytes may be too many."""
         if needed <= UNASKED_BYTES:
             return UNASKED_BYTES
         if self._max_bytes is None:

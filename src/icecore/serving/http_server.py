@@ -20,7 +20,7 @@ from icecore.serving.watched_folder import WatchedFolders
 #: connections that wait to be accepted
 BACKLOG = 512
 #: longest turn of a Python thread in seconds. A pass gives its turn away at each of its hundreds of operations, and
-#: with the usual 5 ms it would wait so long for the thread that reads requests, each time.
+#: with the usual 5 ms it would wait as long for the thread that reads requests, each time.
 TURN_SECONDS = 0.0005
 
 

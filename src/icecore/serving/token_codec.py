@@ -15,7 +15,7 @@ from icecore.serving.request_errors import unsupported_type
 from icecore.serving.request_rows import RequestRows, RowProblem
 from icecore.tasks.task import TaskSpec
 
-#: tasks whose outputs at a position are several answers: so many scores belong to one of them
+#: scores of one answer, for tasks whose outputs at a position are several answers
 SCORES_PER_ANSWER: Mapping[str, int] = {"bit-memory": 2}
 
 

@@ -51,7 +51,7 @@ SMALL_BYTES = 2**17
 SMALL_ROWS = 256
 #: threads that read large requests; what changes and lists programs has one of its own, and does not wait for them
 READER_THREADS = 2
-#: so many requests of the largest size may be in memory at once
+#: requests of the largest size that may be in memory at once
 LARGE_REQUESTS = 16
 
 

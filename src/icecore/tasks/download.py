@@ -30,7 +30,7 @@ DownloadProgress = Callable[[int, int | None], None]
 
 #: bytes that are read at a time
 CHUNK_BYTES = 1 << 16
-#: slower transfers, measured over so many seconds, are broken off
+#: seconds over which the speed of a transfer is measured; slower ones are broken off
 MIN_BYTES_PER_SECOND, SPEED_SECONDS = 1024, 60.0
 #: longest time until a server has sent its headers
 ANSWER_SECONDS = 90.0

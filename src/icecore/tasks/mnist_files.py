@@ -17,7 +17,7 @@ def _file_names(part: str, kind: str, axes: int) -> list[str]:
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:
-    """The uint8 array of an idx file with so many axes, gzipped or not (LeCun's format). Raises DataError."""
+    """The uint8 array of an idx file with `axes` axes, gzipped or not (LeCun's format). Raises DataError."""
     raw = read_bytes(path)
     magic, header = bytes([0, 0, 8, axes]), 4 + 4 * axes
     if raw[:4] != magic or len(raw) < header:

@@ -86,12 +86,12 @@ def _decision_step(config: RunConfig, rung: Rung) -> int:
 
 
 def has_rung(config: RunConfig, rates: int) -> bool:
-    """Whether a race of so many learning rates stops one before the last step."""
+    """Whether a race between `rates` learning rates stops one before the last step."""
     return any(rung.keep < rates and _decision_step(config, rung) < config.steps for rung in RUNGS)
 
 
 def race_cost(rates: int) -> float:
-    """The training steps of a race of so many learning rates, relative to those of one rate.
+    """The training steps of a race between `rates` learning rates, relative to those of one rate.
 
     >>> race_cost(1), race_cost(2), race_cost(5)
     (1.0, 1.6, 2.05)

@@ -25,7 +25,7 @@ class TableOptions:
     decimal, dates  which mark separates decimals, and whether days or months come first, where the cells do not tell
     keep_all_texts  columns of which every distinct text is kept
     always_numeric  columns that hold numbers even if these have leading zeros
-    max_rows        larger tables are sampled down to so many rows
+    max_rows        larger tables are sampled down to this number of rows
     seed            seed of the sample
     strict          raise an error for cells and rows that would be counted as missing or skipped
     """

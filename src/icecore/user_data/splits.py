@@ -14,9 +14,9 @@ from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.split_names import SPLITS
 
-#: validation and test get at most so many random rows each: more take long to score and change little
+#: the most random rows of validation and of test: more take long to score and change little
 MAX_HELD_OUT_ROWS = 10_000
-#: validation and test get a row of each class that has at least so many rows
+#: rows from which on validation and test get a row of a class
 MIN_ROWS_FOR_ALL_SPLITS = 3
 
 

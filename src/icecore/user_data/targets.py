@@ -19,7 +19,7 @@ from icecore.user_data.cell_types import are_truth_values, truth_word
 from icecore.user_data.columns import Column
 from icecore.user_data.notes import Note, join_names
 
-#: classes count as imbalanced if the largest has more than so many times the rows of the smallest
+#: ratio of the rows of the largest class to those of the smallest from which on classes count as imbalanced
 IMBALANCE_RATIO = 3.0
 _FROM_LABEL = {"str": str, "int": int, "float": float, "bool": lambda label: label == "True"}
 

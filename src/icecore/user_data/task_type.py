@@ -12,9 +12,9 @@ from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.notes import join_names
 
 TaskType = Literal["classification", "regression"]
-#: a target with at most so many distinct values can be classes even if it has few rows
+#: the most distinct values of a target that can be classes even if it has few rows
 FEW_DISTINCT_VALUES = 20
-#: whole numbers that count from 0 or 1 are classes, however many, if each has so many rows on average
+#: rows on average from which on whole numbers that count from 0 or 1 are classes, however many there are
 MIN_ROWS_PER_CLASS = 10
 
 

@@ -11,7 +11,7 @@ from icecore.user_data.row_counters import counts_rows
 
 #: categories of a column that have a slot, the most frequent first
 MAX_CATEGORIES = 31
-#: so many distinct texts are categories, however few the rows
+#: distinct texts that are always categories, however few the rows
 FEW_CATEGORIES = 10
 _SECONDS_PER_DAY = 86_400
 _READ_CHARACTERS = "--column reads one column character by character"

@@ -28,13 +28,13 @@ from icecore.user_data.row_counters import counts_rows
 
 #: tables with more columns get several columns per token, unless `patch` is set
 MAX_TABLE_TOKENS = 64
-#: each column has its own slots while the tokens of a row have at most so many numbers
+#: the most numbers in the tokens of a row with which each column still has its own slots
 MAX_NUMBERS_PER_ROW = 32_768
 #: standardised numbers are clipped to this many standard deviations
 MAX_DEVIATIONS = 10.0
 
 
-#: so many unknown categories, and no known one, are a mistake; a single one may just be new
+#: unknown categories that are a mistake if there is no known one; a single one may just be new
 MIN_UNKNOWN_CELLS = 2
 
 

@@ -25,7 +25,7 @@ SERIES_NAMES = ("unique_id", "series_id", "item_id", "series", "id", "store", "s
 VALUE_NAMES = (*TARGET_NAMES, "value", "values", "sales", "demand", "count")
 
 
-#: a step from one time to the next that is so many times the usual one is a gap: months differ by less
+#: how many times the usual step a step must be to count as a gap: months differ by less
 GAP = 1.5
 
 
