@@ -47,7 +47,7 @@ class FPTClassifier(ClassifierMixin, FPTEstimator):
         batch_size: rows in each step, for each learning rate
         start: path of a program to start from: its norms, its positions and, if tokens are alike, its input layer
         validation_fraction: share of the rows that is used to choose the learning rate and when to stop
-        patch: number of columns, or of points of a sequence, in one token; None: as many as it takes for tokens to be few enough
+        patch: number of columns, or of points of a sequence, in one token; None: as many as keep the tokens few enough
         kind: "series": the columns of 2-D rows are points in time; "images": 3-D arrays are grey images (N, H, W);
             "auto" and "array": columns of a table, and series (N, T, V)
         class_weight: weight of each class in the loss and on the validation rows: a mapping, or "balanced"; None: if

@@ -54,8 +54,8 @@ def _print_verdicts(verdicts: Sequence[Any]) -> None:
 
     print_text(claim_text.tally(verdicts))
     print_text(
-        "Effects are percentage points, or ratios of examples. The smallest effect is the one that this many runs would "
-        "have shown in four of five cases."
+        "Effects are percentage points, or ratios of examples. The smallest effect is the one that this many runs "
+        "would have shown in four of five cases."
     )
     for verdict in verdicts:
         body = "" if verdict.is_main else f" ({verdict.body})"

@@ -44,8 +44,8 @@ def claims_markdown(verdicts: Sequence[Verdict], records: Sequence[RunRecord]) -
     parts = [
         f"{tally(verdicts)} {_origin(records)}",
         "The effect is that of the first of the two rows in percentage points, or how many times the examples of the "
-        "first one the second one needs, on the average of the tasks that count. *Smallest* is the effect that this many "
-        "runs would have shown in four of five cases. Costs are for two cores that do "
+        "first one the second one needs, on the average of the tasks that count. *Smallest* is the effect that this "
+        "many runs would have shown in four of five cases. Costs are for two cores that do "
         f"{operations} billion operations a second.",
         f"An answer without training has {_trivial_answers()}.",
         _table(("claim", "where", "verdict", "effect", "95 % interval", "smallest"), map(_claim_cells, verdicts)),
