@@ -20,11 +20,12 @@ from icecore.autofit.fit_settings import FitSettings
 from icecore.backbones import backbone, build_body_of
 from icecore.core.config import RunConfig
 from icecore.core.errors import BusyError, ConfigError, UserError
+from icecore.experiments.sweep import summarize_runs
 from icecore.model.program import Program
 from icecore.sharing import model_card
 from icecore.training import context
 from icecore.training.callbacks import Callback
-from icecore.training.run_summary import BEHIND, RunSummary
+from icecore.training.run_summary import BEHIND, COMPLETED, DIVERGED, RunSummary
 from icecore.user_data import DataSettings, TaskKind
 from interruption import Killed, interrupt
 
@@ -468,3 +469,11 @@ def test_a_fit_builds_and_fingerprints_each_body_once(
     fit_arrays(tmp_path / "controls", replace(settings, controls=True))
     assert built == [(bodies["bert"], "pretrained"), (bodies["bert"], "random"), ("none", "random")]
     assert len(hashed) == 3
+
+
+def test_a_run_that_diverged_after_it_had_learned_is_the_best_only_if_there_is_no_other() -> None:
+    late = RunSummary(lr=0.1, val_metric=0.9, test_metric=0.9, status=DIVERGED)
+    sound = RunSummary(lr=0.01, val_metric=0.5, test_metric=0.5, status=COMPLETED)
+    assert fit._best_run([late, sound]) == sound
+    assert summarize_runs([late, sound]).chosen_lr == sound.lr
+    assert fit._best_run([late]) == late

@@ -36,7 +36,7 @@ from icecore.training.checkpoint import RunFolder
 from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import predict
-from icecore.training.run_summary import BEHIND, COMPLETED, RunSummary
+from icecore.training.run_summary import BEHIND, COMPLETED, DIVERGED, RunSummary
 from icecore.user_data import UserTask
 
 #: validations without improvement after which a run stops, but not while its learning rate is still high
@@ -193,8 +193,7 @@ def _train_sweep(
     if not finite:
         rates = ", ".join(f"{lr:g}" for lr in settings.lrs)
         raise UserError(f"{name}: training diverged at every learning rate ({rates}). Give lower ones with --lr.")
-    # the same order as in `summarize_runs`: with one seed, the best run is the one at the chosen learning rate
-    best = min(finite, key=lambda summary: (-(summary.val_metric or 0.0), summary.best_step, summary.lr))
+    best = _best_run(finite)
     lr = sweep.summarize_runs(summaries).chosen_lr
     at_lr = [summary for summary in finite if summary.lr == lr]
     scored = at_lr if best in at_lr else [*at_lr, best]
@@ -223,6 +222,15 @@ def _train_sweep(
         curves=_curves(config, best, summaries, context),
     )
     return states[index].final, result
+
+
+def _best_run(summaries: Sequence[RunSummary]) -> RunSummary:
+    """The run with the best validation metric, one that diverged only if there is no other.
+
+    The order is that of `summarize_runs`: with one seed, the best run is the one at the chosen learning rate.
+    """
+    candidates = [summary for summary in summaries if summary.status != DIVERGED] or summaries
+    return min(candidates, key=lambda summary: (-(summary.val_metric or 0.0), summary.best_step, summary.lr))
 
 
 @dataclass(frozen=True)
