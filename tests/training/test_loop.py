@@ -342,6 +342,29 @@ def test_a_non_finite_loss_leaves_a_finite_state(
     assert RunFolder(tmp_path, configs[1]).program_path.exists() == (step == 6)
 
 
+def test_scores_that_are_not_finite_do_not_reach_files(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first validation gives NaN, the others do not, and the test split gives it again."""
+    score = Pack._score
+
+    def scores(pack: Pack, split: str, limit: int | None = None) -> tuple[list[float], list[float]]:
+        metrics, losses = score(pack, split, limit)
+        wrong = split == "test" or (split == "val" and pack.step == 4)
+        return [math.nan if wrong else metric for metric in metrics], losses
+
+    monkeypatch.setattr(Pack, "_score", scores)
+    chosen = config(steps=8, eval_every=4)
+    (summary,) = run_sweep([chosen], ExecutionContext(tmp_path, device="cpu")).runs
+    assert summary.best_step == 8
+    assert summary.val_metric is not None
+    assert (summary.test_metric, summary.test_metrics) == (None, {"test": None})
+    folder = RunFolder(tmp_path, chosen)
+    assert folder.summary() == summary  # it can be read again
+    assert [e["metric"] is None for e in folder.events() if e["event"] == "validation"] == [True, False]
+    assert Program.load(folder.program_path).metrics["test"] is None
+
+
 def test_divergence_is_remembered_over_a_kill(
     config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from icecore.core.config import RunConfig
+from icecore.core.config import LOSS, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.experiments.sweep import expand_sweep, open_run, run_sweep, summarize_runs
 from icecore.model.program import Program
@@ -319,3 +319,13 @@ def test_a_score_that_is_not_finite_is_never_the_best() -> None:
     progress = RunProgress()
     assert not progress.improves(math.nan, 1.0, None)
     assert progress.improves(0.1, 1.0, None)
+
+
+def test_of_equal_metrics_a_loss_that_is_not_finite_is_never_the_best() -> None:
+    progress = RunProgress(best_metric=0.5, best_loss=1.0)
+    assert not progress.improves(0.5, math.nan, LOSS)
+    assert not progress.improves(0.5, math.inf, LOSS)
+    assert not progress.improves(0.4, 0.5, LOSS)
+    assert progress.improves(0.5, 0.9, LOSS)
+    assert not progress.improves(0.5, 0.9, None)
+    assert RunProgress(best_metric=0.5, best_loss=math.nan).improves(0.5, 1.0, LOSS)

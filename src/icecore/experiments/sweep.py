@@ -313,7 +313,8 @@ def summarize_runs(runs: Sequence[RunSummary]) -> SweepSummary:
     chosen = min(means, key=lambda lr: (-means[lr], first[lr], lr))
     tests = [run.test_metric for run in by_lr[chosen] if run.test_metric is not None]
     sem = statistics.stdev(tests) / math.sqrt(len(tests)) if len(tests) > 1 else None
-    return SweepSummary(tuple(runs), chosen, means[chosen], statistics.fmean(tests), sem, len(tests), seconds)
+    mean = statistics.fmean(tests) if tests else None
+    return SweepSummary(tuple(runs), chosen, means[chosen], mean, sem, len(tests), seconds)
 
 
 def read_run_config(path: Path) -> RunConfig:

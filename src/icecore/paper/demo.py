@@ -98,5 +98,5 @@ def _comparison_table(out: Path, runs: list[tuple[RunConfig, RunSummary]]) -> Ta
 def first_perfect_step(folder: RunFolder) -> int | None:
     """The first step at which the validation metric was 1, or None."""
     return next(
-        (e["step"] for e in folder.events() if e["event"] == "validation" and e.get("metric", 0.0) >= 1.0), None
+        (e["step"] for e in folder.events() if e["event"] == "validation" and (e.get("metric") or 0.0) >= 1.0), None
     )

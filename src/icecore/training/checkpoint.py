@@ -262,8 +262,8 @@ def _read_event(line: str) -> dict[str, Any] | None:
     if not isinstance(event, dict) or not isinstance(event.get("event"), str) or type(event.get("step")) is not int:
         return None
     number = {"validation": "metric", "train": "loss"}.get(event["event"])
-    kinds = (int, float) if number == "metric" else (int, float, type(None))
-    if number in event and not isinstance(event[number], kinds):
+    # null stands for a number that was not finite
+    if number in event and not isinstance(event[number], int | float | None):
         return None
     pack, origin = event.get("pack", []), event.get("origin", {})
     is_plain = isinstance(origin, dict) and isinstance(pack, list) and all(isinstance(name, str) for name in pack)

@@ -214,8 +214,8 @@ class Pack:
                 member.best = self.adam.best_guess[row].clone()
             else:
                 progress.stale += 1
-            scores = {name: x if math.isfinite(x) else None for name, x in (("metric", metric), ("loss", loss))}
-            member.folder.log([{"event": "validation", "step": self.step, **scores}])
+            event = {"event": "validation", "step": self.step, "metric": _finite(metric), "loss": _finite(loss)}
+            member.folder.log([event])
             if config.stop_at is not None and metric >= config.stop_at:
                 progress.stopped = STOP_AT_REACHED
             elif config.patience is not None and progress.stale >= config.patience:
@@ -307,7 +307,7 @@ class Pack:
                 limit = config.eval_examples if split == "train" else config.test_examples
                 for member, metric in zip(scored, self._score(split, limit)[0], strict=True):
                     assert member.progress.final is not None
-                    member.progress.final[split] = metric
+                    member.progress.final[split] = _finite(metric)
         self._count_seconds(self.members)
         for member in self.members:
             for step in member.folder.saved_steps()[-1:]:
@@ -390,8 +390,7 @@ class Pack:
         for member, loss, ok in zip(self.active, losses, alive, strict=True):
             shown[member.config.run_id] = loss
             lr = member.config.lr_at(self.schedule.previous)
-            finite = loss if math.isfinite(loss) else None
-            member.folder.log([{"event": "train", "step": self.step, "loss": finite, "lr": lr}])
+            member.folder.log([{"event": "train", "step": self.step, "loss": _finite(loss), "lr": lr}])
             if not ok:
                 member.progress.stopped = DIVERGED
                 member.folder.log([{"event": "diverged", "step": self.step}])
@@ -456,6 +455,11 @@ def _end(folder: RunFolder) -> int | None:
     """The step of a run's last state if the run stopped there, otherwise None."""
     last = max(folder.saved_steps(), default=None)
     return last if last is not None and folder.load_values(last)["stopped"] else None
+
+
+def _finite(value: float) -> float | None:
+    """A number for files, which have none that is not finite: JSON knows no NaN, and summaries with one are refused."""
+    return value if math.isfinite(value) else None
 
 
 def _known(values: Tensor | None) -> Tensor:

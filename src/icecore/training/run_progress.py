@@ -34,13 +34,18 @@ class RunProgress:
     final: dict[str, Any] | None = None
 
     def improves(self, metric: float, loss: float, tie_break: str | None) -> bool:
-        """Whether a state with these scores on validation is better than the best one so far. NaN is never better."""
+        """Whether a state with these scores on validation is better than the best one so far.
+
+        Scores that are not finite are never better: a NaN that was once the best would stay it for ever.
+        """
         if not math.isfinite(metric):
             return False
         if self.best_metric is None or metric > self.best_metric:
             return True
-        is_tied = tie_break == LOSS and metric == self.best_metric
-        return is_tied and (self.best_loss is None or loss < self.best_loss)
+        if tie_break != LOSS or metric < self.best_metric:
+            return False
+        best_loss = math.inf if self.best_loss is None or math.isnan(self.best_loss) else self.best_loss
+        return loss < best_loss
 
 
 @dataclass(eq=False)
