@@ -19,19 +19,19 @@ STILL_RISING_SHARE = 0.9
 class ModelResult:
     """What one model, the program or a control, reached on the scored split of N rows.
 
-    scores       (N,) metric of each row, for the training with the best validation metric
-    val_metric   its metric on the validation split
-    seconds      time of the whole sweep
-    lr, seed     learning rate and seed of that training; None for a baseline
-    best_step    the step after which it was best on the validation split; 0 for its closed-form start
-    steps        training steps that it made in all
-    is_cut_off   the time ended its training before the planned number of epochs
-    seed_scores  (S, N) the same as `scores` for each seed at one learning rate; None if no seed is involved
-    seeds        the S seeds
-    seeds_lr     their learning rate, the one with the best mean validation metric
+    scores            (N,) metric of each row, for the training with the best validation metric
+    val_metric        its metric on the validation split
+    seconds           time of the whole sweep
+    lr, seed          learning rate and seed of that training; None for a baseline
+    best_step         the step after which it was best on the validation split; 0 for its closed-form start
+    steps             training steps that it made in all
+    is_cut_off        the time ended its training before the planned number of epochs
+    seed_scores       (S, N) the same as `scores` for each seed at one learning rate; None if no seed is involved
+    seeds             the S seeds
+    seeds_lr          their learning rate, the one with the best mean validation metric
     seed_val_metrics  (S,) the validation metric of each seed there
-    logits       (N, 1, C) of that training; `targets` (N, 2, k) of the rows. For pages, not for files
-    curves       validation metric over steps of its seed, by learning rate
+    logits            (N, 1, C) of that training; `targets` (N, 2, k) of the rows. For pages, not for files
+    curves            validation metric over steps of its seed, by learning rate
     """
 
     name: str

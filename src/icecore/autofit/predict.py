@@ -36,12 +36,12 @@ LOW, HIGH = "low (10%)", "high (90%)"
 class Predictions:
     """The predictions of one program for N rows.
 
-    names    (N,) names of the rows
-    columns  by name: labels or numbers (N,) of each target, and, for classes, their probabilities (N,)
-    score    mean metric over the rows, if the data have targets
-    notes    remarks for the user, each a subject and a text
-    spreads  standard deviation of each numeric target in training, which decides how many digits are written; 0 if
-             the target is a label that happens to be a number, which is written in full
+    names      (N,) names of the rows
+    columns    by name: labels or numbers (N,) of each target, and, for classes, their probabilities (N,)
+    score      mean metric over the rows, if the data have targets
+    notes      remarks for the user, each a subject and a text
+    spreads    standard deviation of each numeric target in training, which decides how many digits are written; 0 if
+               the target is a label that happens to be a number, which is written in full
     forecasts  the forecast of each series, for a plot
     measures   how good the forecasts of the program and its controls are on the latest origins
     """

@@ -32,18 +32,18 @@ Call = Callable[["HuggingFaceBackbone", Tensor, Tensor | None], Tensor]
 class Family:
     """How one architecture is adapted and called.
 
-    model      class name in transformers
-    layers     name of the configuration field that holds the depth
-    roles      role of the parameters inside a module, by class name; the nearest ancestor decides
-    call       runs the body on (N, T, D) and a bool mask (N, T) or None
-    remove     modules that read tokens or pixels, which are dropped
-    positions  name of the absolute position table and its first usable row
-    last_step  submodule of a block that takes (attention's output, residual) and after which positions no longer
-               interact, so that in the last block it needs the positions that are read only
-    pre_norm   the same for blocks that add the residual themselves: names of their first norm and of the
-               attention module
-    arguments  further arguments of the model's forward pass
-    max_length the longest sequence, None without a limit
+    model        class name in transformers
+    layers       name of the configuration field that holds the depth
+    roles        role of the parameters inside a module, by class name; the nearest ancestor decides
+    call         runs the body on (N, T, D) and a bool mask (N, T) or None
+    remove       modules that read tokens or pixels, which are dropped
+    positions    name of the absolute position table and its first usable row
+    last_step    submodule of a block that takes (attention's output, residual) and after which positions no longer
+                 interact, so that in the last block it needs the positions that are read only
+    pre_norm     the same for blocks that add the residual themselves: names of their first norm and of the attention
+                 module
+    arguments    further arguments of the model's forward pass
+    max_length   the longest sequence, None without a limit
     unsupported  why a configuration of this family cannot be a body, or None
     """
 

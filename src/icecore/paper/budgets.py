@@ -25,10 +25,10 @@ class Budget:
     bodies       backbone by placeholder of a `StudyRow`, for example {"body": "gpt2"}
     lrs          learning rates of a sweep with a frozen body; `trained_lrs` with a trained one
     seeds        the first one tries all learning rates, the others the one that validation chose
-    race         learning rates that fall behind stop early, unless the user says otherwise
     settings     of every run
     tasks        settings by task, or by column of a study, in place of the common ones
     pretraining  settings of the run that trains all weights of a random body on a procedural task, by task
+    race         learning rates that fall behind stop early, unless the user says otherwise
     """
 
     summary: str

@@ -29,8 +29,8 @@ class TaskVerdict:
     effect         the first row minus the second in percentage points, or the second's examples over the first's; None
                    without enough results
     published      the same of the published numbers; None if there are none
-    counts         whether the task counts in the verdict on the whole claim
     notes          (cell, sentence): what a reader must know about the runs
+    counts         whether the task counts in the verdict on the whole claim
     contrast       the effect with its sources of error, from which means over tasks are made
     margin         what counted as a difference, in the unit of the contrast: points, or the logarithm of a ratio
     """

@@ -45,12 +45,12 @@ class TableOptions:
 class ColumnTable:
     """The columns of a table by name.
 
-    row_numbers         (N,) number of each row in its files, from 0
-    notes               what was inferred, skipped or sampled
-    unfiltered          text columns before words such as "none" were taken as missing values, and as they were spelled
+    row_numbers          (N,) number of each row in its files, from 0
+    notes                what was inferred, skipped or sampled
+    unfiltered           text columns before words such as "none" were taken as missing values, and as they were spelled
     missing_word_counts  how often each such word appears in columns of numbers
-    formats             how the numbers and dates of columns are written, unless plainly
-    groups              (N,) code of each row's group, if a column names it
+    formats              how the numbers and dates of columns are written, unless plainly
+    groups               (N,) code of each row's group, if a column names it
     """
 
     columns: dict[str, Column]

@@ -42,13 +42,13 @@ class Series:
 class ForecastPlan:
     """What is needed to make windows of new series as of those of training.
 
-    horizon  H: points to forecast
-    context  L: points that a window has
-    season   m: points after which the series repeats itself, 1 if it does not
-    target   name of the value to forecast
-    values   names of the columns that are only seen
-    known    names of the columns that are known in advance
+    horizon    H: points to forecast
+    context    L: points that a window has
+    season     m: points after which the series repeats itself, 1 if it does not
+    target     name of the value to forecast
+    values     names of the columns that are only seen
     has_dates  times are dates
+    known      names of the columns that are known in advance
     """
 
     horizon: int

@@ -36,9 +36,9 @@ def weighted_targets(targets: Tensor, weights: np.ndarray) -> Tensor:
 class TargetEncoder:
     """The k targets and what was learned about them from the training rows.
 
+    origins    "int", "float", "bool" or "str": type of each target's values in the data
     classes    labels of each target's classes, in ascending order (classification)
     counts     training rows of each class
-    origins    "int", "float", "bool" or "str": type of each target's values in the data
     mean, std  of each target's training rows (regression)
     balanced   classes are imbalanced: the metric is balanced accuracy, and the loss adjusts for it
     """
