@@ -14,6 +14,7 @@ from icecore.autofit.closed_form import Gain, choose_start, start_program
 from icecore.autofit.fit import base_config, fit
 from icecore.autofit.fit_settings import FitSettings
 from icecore.core.config import RunConfig
+from icecore.training import closed_form_start
 from icecore.training.closed_form_start import ClosedFormStart
 from icecore.training.context import ExecutionContext
 from icecore.user_data import DataSettings, UserTask
@@ -81,6 +82,14 @@ def test_little_time_solves_fewer_rows(
     task = build_task(1000)
     settings = choose_start(configure(task, bodies), task, context, seconds)
     assert (settings["start_examples"], settings["input_scale"]) == (rows, scale)
+
+
+def test_a_wide_output_layer_plans_no_more_rows_than_are_solved(
+    bodies: Mapping[str, str], context: ExecutionContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closed_form_start, "MAX_EIGENVALUES", 15)  # the body is 16 wide
+    task = build_task()
+    assert choose_start(configure(task, bodies), task, context, seconds=None)["start_examples"] == 15
 
 
 def test_too_little_time_solves_nothing(bodies: Mapping[str, str], context: ExecutionContext) -> None:

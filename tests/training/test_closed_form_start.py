@@ -1,12 +1,13 @@
 """The closed-form start: no worse than any training of the same features, kept by a run, and the same after a kill."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from icecore import user_data
 from icecore.backbones import BodyRequest, build_backbone
@@ -14,6 +15,8 @@ from icecore.core.config import LOSS, RIDGE, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
 from icecore.model.model_settings import ModelSettings
+from icecore.tasks.bits import BitXor
+from icecore.training import closed_form_start
 from icecore.training.closed_form_start import (
     LOGIT_SCALES,
     _left_out_losses,
@@ -24,6 +27,7 @@ from icecore.training.closed_form_start import (
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate_with_loss
 from icecore.training.loop import Pack
+from icecore.training.ridge import RidgeSolution
 from icecore.user_data import DataSettings, TaskKind, UserTask
 
 
@@ -93,6 +97,48 @@ def test_features_are_in_the_order_of_the_rows(bodies: Mapping[str, str]) -> Non
     (batch,) = task.batches("train", 10, 10)
     torch.testing.assert_close(targets, batch.targets)
     torch.testing.assert_close(features, model.features(batch).float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "most_eigenvalues", "shape"),
+    [
+        ("bert", 16, (30, 16)),  # 10 examples with 3 rows each
+        ("bert", 15, (15, 16)),  # the layer reads 16 numbers, so there are no more rows than eigenvalues
+        ("none", 384, (30, 384)),  # one row for each example: 6 positions of width 64 side by side
+        ("none", 15, (15, 384)),
+    ],
+)
+def test_the_limits_are_those_of_the_matrix_that_is_solved(
+    name: str,
+    most_eigenvalues: int,
+    shape: tuple[int, int],
+    bodies: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    solved: list[tuple[int, ...]] = []
+    solve = closed_form_start.solve_ridge
+
+    def record(features: Tensor, *rest: Tensor) -> RidgeSolution:
+        solved.append(tuple(features.shape))
+        return solve(features, *rest)
+
+    monkeypatch.setattr(closed_form_start, "solve_ridge", record)
+    monkeypatch.setattr(closed_form_start, "MAX_ROWS", 30)
+    monkeypatch.setattr(closed_form_start, "MAX_EIGENVALUES", most_eigenvalues)
+    task = BitXor(3)
+    model = FPT(task.spec, build_backbone(BodyRequest(bodies.get(name, name))), [0])
+    solve_output_layer(model, task)
+    solve_output_layer(model, task, limit=1000)  # a larger number of examples does not change that
+    assert solved == [shape, shape]
+
+
+def test_the_limits_are_documented() -> None:
+    limits = [f"{limit:,}" for limit in (closed_form_start.MAX_ROWS, closed_form_start.MAX_EIGENVALUES)]
+    (setting,) = (each for each in fields(RunConfig) if each.name == "start_examples")
+    guide = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+    section = guide.split("## A start in closed form", 1)[1].split("\n## ", 1)[0]
+    for text in (setting.metadata["help"], section):
+        assert all(limit in text for limit in limits)
 
 
 def test_an_mlp_has_no_closed_form(bodies: Mapping[str, str]) -> None:

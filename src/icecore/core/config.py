@@ -368,10 +368,11 @@ class RunConfig:
     )
     start_examples: int | None = setting(
         None,
-        help="Training examples on which a closed-form start is solved.",
+        help="Training examples on which a closed-form start is solved. It has at most 20,000 rows, or 2,048 if the "
+        "output layer reads more than 2,048 numbers, and each position that is read of an example is a row.",
         check=at_least(1),
         group=BODY,
-        default_note="all, up to 20,000, or 2,048 with many features",
+        default_note="as many as that allows",
     )
     tie_break: str | None = setting(
         None,

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icecore.backbones.backbone import Backbone
 from icecore.core.device import to_device
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
-from icecore.tasks.task import Task
+from icecore.tasks.task import Task, TaskSpec
 from icecore.training.evaluation import examples_per_pass
 from icecore.training.feature_cache import alone
 from icecore.training.micro_batches import split_by_length
 from icecore.training.ridge import solve_ridge
 
-#: rows that a start is solved on, at most; more change little
+#: rows that a start is solved on, at most; more change little. Each position that is read of an example is a row
 MAX_ROWS = 20_000
-#: the same where the features of a row's read positions are more than this number, to bound memory and the
-#: eigendecomposition, which has as many values as there are rows or columns, whichever are fewer
+#: the eigendecomposition is of at most so many rows or columns, so that more columns are solved on so many rows only
 MAX_EIGENVALUES = 2048
 #: factors from which the one with the lowest left-out loss is chosen: squared errors do not say how sure classes are
 LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
@@ -45,20 +45,27 @@ class ClosedFormStart:
         return float(self.losses.mean())
 
 
+def max_examples(spec: TaskSpec, backbone: Backbone) -> int:
+    """How many examples a start is solved on at most: as many as have `MAX_ROWS` rows, or `MAX_EIGENVALUES`."""
+    columns, outputs = backbone.output_sizes(spec.length, spec.read_positions, spec.outputs, len(spec.read_outs))
+    rows_per_example = spec.read_positions * spec.outputs // outputs  # without a body, one row has all answers
+    rows = MAX_ROWS if columns <= MAX_EIGENVALUES else MAX_EIGENVALUES
+    return max(1, rows // rows_per_example)
+
+
 @torch.no_grad()
 def solve_output_layer(
     model: FPT, task: Task, limit: int | None = None, splits: Sequence[str] = ("train",)
 ) -> ClosedFormStart:
-    """The closed-form start of a model that holds one run, on at most `limit` rows of each of the splits.
+    """The closed-form start of a model that holds one run, on at most `limit` examples of each of the splits.
 
-    Raises ConfigError if the output layer is not linear.
+    All splits together have no more than `max_examples`. Raises ConfigError if the output layer is not linear.
     """
     if model.settings.output_hidden:
         raise ConfigError("output_start ridge is for a linear output layer, but output_hidden makes it an MLP.")
-    width = model.output.weights()[0].weight.shape[1]
-    most = MAX_ROWS if width * model.spec.read_positions <= MAX_EIGENVALUES else MAX_EIGENVALUES
+    most = max(1, max_examples(model.spec, model.backbone) // len(splits))
     # on the CPU, because not every device has float64
-    parts = [read_features_of(model, task, split, min(limit or most, most // len(splits))) for split in splits]
+    parts = [read_features_of(model, task, split, min(limit or most, most)) for split in splits]
     features, targets = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
     N, n, F = features.shape
     values, weights = task.linear_targets(targets)
