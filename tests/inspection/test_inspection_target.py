@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from commandline import Run
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError
 from icecore.experiments.sweep import run_sweep
+from icecore.inspection import inspection_target
 from icecore.inspection.inspection_target import InspectionRequest, inspect_target
 from icecore.training.context import ExecutionContext
 from tiny_models import tiny_model
@@ -158,6 +160,16 @@ def test_json_and_picture(run: Run, bodies: Mapping[str, str], tmp_path: Path) -
     refused = run(*words, "--out", tmp_path / "body.jpg")
     assert refused.code == 2
     assert "The name of a picture must end in one of .png, .svg" in refused.err
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_inspection(
+    run: Run, bodies: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(inspection_target, "inspect_target", lambda _: pytest.fail("the body was inspected"))
+    refused = run("inspect", bodies["bert"], "--out", tmp_path / "body.png")
+    assert refused.code == 2
+    assert "Drawing needs matplotlib" in refused.err
 
 
 def test_a_body_with_weights_that_cannot_work_is_refused(run: Run, bodies: Mapping[str, str], tmp_path: Path) -> None:

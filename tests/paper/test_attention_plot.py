@@ -12,8 +12,8 @@ from icecore.core.errors import UserError
 from icecore.experiments import sweep
 from icecore.experiments.results import CellKey, read_records
 from icecore.experiments.study import CellPlan, run_study
+from icecore.inference.attention_maps import AttentionMaps
 from icecore.paper import attention_plot
-from icecore.paper.attention_analysis import AttentionMaps
 from icecore.paper.attention_plot import draw_attention, measure_and_draw
 from icecore.tasks.bits import BitXor
 from icecore.tasks.stored_task import Examples, StoredTask

@@ -79,11 +79,12 @@ def inspect_(
     A body gets the input layer of a fresh start; a run or a program is inspected as it was trained.
     """
     options = read_pairs("--task-option", task_option or [])
-    from icecore.core.pictures import picture_format
+    from icecore.core.pictures import picture_format, require_drawing
     from icecore.inspection.inspection_target import InspectionRequest, inspect_target
 
     if out is not None:
-        picture_format(out)  # refuses a wrong name before the work begins
+        require_drawing()  # like a wrong name, refused before the work begins
+        picture_format(out)
     request = InspectionRequest(
         target, task, options, read_list(weights or ""), layers, examples, data, data_dir, device, protocol
     )

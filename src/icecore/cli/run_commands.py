@@ -147,19 +147,21 @@ def attend(
     """Draw the attention maps of a trained program, averaged over examples."""
     from icecore.core.pictures import picture_format, require_drawing
     from icecore.experiments import sweep
-    from icecore.paper import attention_analysis, attention_plot
+    from icecore.inference.attention_maps import attention_maps
+    from icecore.paper.attention_analysis import xor_attention
+    from icecore.paper.attention_plot import draw_attention
     from icecore.tasks.bits import BitXor
 
     path = out or run / "attention.png"
     require_drawing()  # like a wrong name, refused before the work begins
     picture_format(path)
     model, task = sweep.open_run(run, data_dir, device, hub=read_hub_access(download, token))
-    maps = attention_analysis.attention_maps(model, task, examples=examples)
+    maps = attention_maps(model, task, examples=examples)
     info = model.backbone.info
-    attention_plot.draw_attention(maps, path, f"{task.name} on {info.name} ({info.weights})", task)
+    draw_attention(maps, path, f"{task.name} on {info.name} ({info.weights})", task)
     print_text(f"Wrote {path}.")
     if isinstance(task, BitXor):
-        shares = attention_analysis.xor_attention(maps, task).summary()
+        shares = xor_attention(maps, task).summary()
         print_text(
             f"Attention of the outputs to the two bits that they need: {percent(shares['mean'])} on average, "
             f"{percent(shares['best'])} in the best head (layer {shares['best_layer']}, head {shares['best_head']}), "

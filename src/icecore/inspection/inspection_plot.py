@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from icecore.core.extras import require_packages
-from icecore.core.pictures import picture_format
+from icecore.core.pictures import picture_format, require_drawing
 from icecore.core.storage import write_atomic
 from icecore.inspection.layer_statistics import Stage
 from icecore.inspection.measurement import Inspection
@@ -35,7 +34,7 @@ def draw_inspections(inspections: Sequence[Inspection], path: Path) -> None:
 
     Raises UserError without the extra `plot`, and ConfigError for another ending of the file's name.
     """
-    require_packages("Drawing", "plot", "matplotlib")
+    require_drawing()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from icecore.backbones.backbone import Backbone, BackboneInfo
 from icecore.backbones.modules.body_pass import NormParameters
 from icecore.core.errors import ConfigError
+from icecore.inference.attention_maps import WEIGHTS_PER_PASS
 from icecore.inspection.findings import describe_findings
 from icecore.inspection.layer_statistics import (
     FIRST_NORM,
@@ -26,7 +27,6 @@ from icecore.inspection.layer_statistics import (
     Stage,
 )
 from icecore.model.fpt import FPT
-from icecore.paper.attention_analysis import WEIGHTS_PER_PASS
 from icecore.tasks.task import Task
 
 

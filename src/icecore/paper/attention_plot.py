@@ -11,9 +11,9 @@ from icecore.core.errors import ConfigError
 from icecore.core.pictures import picture_format, require_drawing
 from icecore.core.storage import write_atomic
 from icecore.core.text import percent
-from icecore.inference.attention_maps import normalize_rows, pool
+from icecore.inference.attention_maps import AttentionMaps, attention_maps, normalize_rows, pool
 from icecore.model.fpt import FPT
-from icecore.paper.attention_analysis import AttentionMaps, XorAttention, attention_maps, xor_attention
+from icecore.paper.attention_analysis import XorAttention, xor_attention
 from icecore.tasks.bits import BitXor
 from icecore.tasks.task import Task
 

@@ -16,7 +16,8 @@ from icecore.core.config import RunConfig
 from icecore.core.pictures import require_drawing
 from icecore.core.text import percent
 from icecore.experiments import sweep
-from icecore.paper.attention_analysis import attention_maps, xor_attention
+from icecore.inference.attention_maps import attention_maps
+from icecore.paper.attention_analysis import xor_attention
 from icecore.paper.attention_plot import draw_attention
 from icecore.tasks.bits import BitXor
 from icecore.training.checkpoint import RunFolder
