@@ -10,9 +10,9 @@ from icecore.core.errors import ConfigError, DataError, StorageError
 from icecore.tasks import listops
 from icecore.tasks.entry import TaskRequest
 from icecore.tasks.listops import ListOps, build_listops, load_generated
-from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, Expressions, evaluate, to_text
+from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, Expressions, evaluate
 from icecore.tasks.listops_generator import generate
-from listops_tsv import write_tsv
+from listops_tsv import to_text, write_tsv
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, OPEN, Expressions, evaluate, to_text
+from icecore.tasks.listops_expressions import CLOSE, LISTOPS_VOCABULARY, OPEN, Expressions, evaluate
 from icecore.tasks.listops_files import read_tsv
 from icecore.tasks.listops_generator import generate
-from listops_tsv import write_tsv
+from listops_tsv import to_text, write_tsv
 
 
 def encode(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""ListOps expressions as token ids: their vocabulary, their values, and their text in Long Range Arena's notation."""
+"""ListOps expressions as token ids: their vocabulary and their values."""
 
 import hashlib
 import statistics
@@ -56,19 +56,3 @@ def evaluate(source: bytes) -> int:
     if len(stack) != 1 or len(stack[0]) != 1:
         raise DataError(f"expected one complete ListOps expression, found {len(source)} token ids that are not one")
     return stack[0][0]
-
-
-def to_text(source: bytes) -> str:
-    """The expression as Long Range Arena writes it, with `( ` and ` )` around every application."""
-    stack: list[list[str]] = [[]]
-    for token in source:
-        word = LISTOPS_VOCABULARY[token - 1]
-        if OPEN <= token < CLOSE:
-            stack.append([word])
-            continue
-        if token == CLOSE:
-            opener, *arguments = stack.pop()
-            # The operator is applied to one argument after another, and at last to the closing bracket.
-            word = "( " * (len(arguments) + 1) + " ".join([opener, " ) ".join([*arguments, "]"]), ")"])
-        stack[-1].append(word)
-    return " ".join(stack[0])
