@@ -53,6 +53,15 @@ def test_the_arithmetic_by_hand() -> None:
     assert estimate.seconds(config, 3, SPEED) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("task", "is_stored"), [("mnist", True), ("bit-xor", False)])
+def test_only_stored_examples_go_through_a_body_once_for_an_output_layer(task: str, is_stored: bool) -> None:
+    short, long = (
+        seconds(task, train_roles=("output",), steps=steps, eval_every=steps, batch_size=8)
+        for steps in (100_000, 200_000)
+    )
+    assert (short == long) == is_stored
+
+
 def test_a_body_that_is_not_on_this_machine_counts_as_gpt2() -> None:
     assert seconds(backbone="someone/something") == seconds(backbone="gpt2")
 

@@ -14,6 +14,7 @@ from icecore.core.config import SINGLE_ROLES, RunConfig
 from icecore.core.device import activation_dtype, select_runtime
 from icecore.core.errors import UserError
 from icecore.tasks.registry import find_task
+from icecore.tasks.stored_task import StoredTask
 
 #: seconds that a training takes besides its passes, for loading the body, compiling and writing files
 FIXED_SECONDS = 4.0
@@ -74,8 +75,10 @@ def seconds(config: RunConfig, runs: float, speed: Speed, hub: HubAccess = "off"
     # The backward pass computes the gradient of the inputs, and that of the weights if they are trained.
     factor = 3 if SINGLE_ROLES & set(config.train_roles) else 2
     trained = config.steps * config.batch_size * factor
-    if set(config.train_roles) == {"output"}:  # no backward pass, and none at all for features that are cached
-        trained = min(config.steps * config.batch_size, TRAINING_EXAMPLES)
+    if set(config.train_roles) == {"output"}:  # no backward pass
+        trained = config.steps * config.batch_size
+        if issubclass(task.task, StoredTask):  # the features of stored examples are cached, those of drawn ones are not
+            trained = min(trained, TRAINING_EXAMPLES)
     validations = config.steps // config.eval_every + 2
     scored = validations * config.eval_examples + (config.test_examples or TEST_EXAMPLES)
     overhead = RECURRENT_OVERHEAD if recurrent else OVERHEAD
