@@ -1,6 +1,5 @@
 """The simple baseline: it learns, and texts become counts and one-hot codes."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 import torch
 
 from icecore import user_data
-from icecore.autofit.baseline import fit_baseline, flatten_rows, require_sklearn
-from icecore.core.errors import UserError
+from icecore.autofit.baseline import fit_baseline, flatten_rows
 from icecore.user_data import DataSettings, TaskKind
 
 
@@ -35,12 +33,6 @@ def test_flattened_texts_are_counts_and_one_hot_codes() -> None:
     assert (x[:, :V].sum(1) == x[:, V:].sum(1)).all()
     assert x[:, :V].sum(1).max() == T
     assert targets.shape == (len(x), 2, 1)
-
-
-def test_without_scikit_learn_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UserError, match=r"needs scikit-learn. Install it: pip install 'icecore\[sklearn\]'"):
-        require_sklearn()
 
 
 def test_a_half_installed_aeon_leaves_minirocket_out(stand_in_aeon: Path) -> None:

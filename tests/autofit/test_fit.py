@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -92,8 +93,9 @@ def test_controls_get_the_same_budget(tmp_path: Path, settings: FitSettings) -> 
 def test_controls_without_scikit_learn_are_refused_before_training(
     tmp_path: Path, settings: FitSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "require_sklearn", lambda: (_ for _ in ()).throw(UserError("needs scikit-learn")))
-    with pytest.raises(UserError, match="needs scikit-learn"):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    expected = r"The baseline needs scikit-learn\. Install it with: pip install 'icecore\[sklearn\]'"
+    with pytest.raises(UserError, match=expected):
         fit_arrays(tmp_path, replace(settings, controls=True))
     assert not list(tmp_path.iterdir())
 

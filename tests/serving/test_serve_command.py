@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from commandline import Run
-from icecore.cli import serve_command
 from icecore.serving.http_server import open_socket
 from icecore.serving.ray_deployment import RayPlacement
 from serving_samples import Samples
@@ -106,12 +105,10 @@ def test_a_port_that_is_taken_is_named(run: Run, samples: Samples) -> None:
 
 def test_what_is_not_installed_is_named(run: Run, samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        serve_command.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name)
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else find(name))
     ended = run("serve", samples.program("wine"))
     assert ended.code == 2
-    assert "icecore serve needs uvicorn. Install what is missing with: pip install 'icecore[serve]'" in ended.err
+    assert "icecore serve needs uvicorn. Install it with: pip install 'icecore[serve]'" in ended.err
 
 
 def test_replicas_are_a_number_or_a_range() -> None:

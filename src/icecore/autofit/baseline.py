@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from icecore.core.errors import UserError
+from icecore.core.extras import require_packages
 from icecore.core.text import reason
 from icecore.tasks.task import Batch, TaskSpec
 from icecore.user_data import UserTask
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
 from icecore.user_data.targets import TargetEncoder
 
+#: what the baseline needs, as arguments of `require_packages`
+BASELINE_NEEDS = ("The baseline", "sklearn", "sklearn")
 #: limits of training rows and of numbers in a row, so that the baseline does not take longer than the transformer
 MAX_TRAINING_ROWS, MAX_FEATURES = 20_000, 2_048
 #: on more numbers, a forest takes longer than boosting and is rarely better
@@ -51,18 +53,12 @@ class Baseline:
     targets: Tensor
 
 
-def require_sklearn() -> None:
-    """Raise UserError, with a remedy, if scikit-learn is not installed."""
-    if importlib.util.find_spec("sklearn") is None:
-        raise UserError("The baseline needs scikit-learn. Install it: pip install 'icecore[sklearn]'")
-
-
 def fit_baseline(task: UserTask, split: str, seed: int = 0) -> Baseline:
     """Fit the models to the training rows and predict `split` with the best one.
 
     Raises UserError without scikit-learn.
     """
-    require_sklearn()
+    require_packages(*BASELINE_NEEDS)
     start = time.perf_counter()
     x, targets = flatten_rows(task, "train", MAX_TRAINING_ROWS)
     x_val, val_targets = flatten_rows(task, "val")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from icecore.autofit.fit_result import ModelResult
-from icecore.core.errors import UserError
+from icecore.core.student_t import student_t_quantile, welch_degrees
 from icecore.core.text import metric_text, pluralize
 
 #: name of the control that is the same body without what it has learned
@@ -42,7 +42,7 @@ class Difference:
 def compare(first: ModelResult, second: ModelResult) -> Difference:
     """Compare two results by Welch's t test, paired over rows; the variance over seeds is added if both know it.
 
-    The degrees of freedom are those of Welch and Satterthwaite. Raises UserError without SciPy.
+    The degrees of freedom are those of Welch and Satterthwaite.
     """
     gaps = first.scores_by_seed.mean(0) - second.scores_by_seed.mean(0)  # (N,)
     N = len(gaps)
@@ -54,17 +54,8 @@ def compare(first: ModelResult, second: ModelResult) -> Difference:
             variances.append(result.variance_of_mean or 0.0)
             degrees.append(len(result.scores_by_seed) - 1)
     total = sum(variances)
-    critical = student_t_critical_value(_satterthwaite(variances, degrees))
+    critical = student_t_quantile(1 - SIGNIFICANCE / 2, welch_degrees(variances, degrees))
     return Difference(float(gaps.mean()), math.sqrt(total), critical, includes_seeds)
-
-
-def student_t_critical_value(degrees_of_freedom: float) -> float:
-    """Two-sided critical value of Student's t distribution at `SIGNIFICANCE`. Raises UserError without SciPy."""
-    try:
-        from scipy.stats import t
-    except ImportError as error:
-        raise UserError("Comparing with controls needs SciPy. Install it: pip install 'icecore[sklearn]'") from error
-    return float(t.ppf(1 - SIGNIFICANCE / 2, degrees_of_freedom))
 
 
 def verdict(
@@ -103,14 +94,6 @@ def verdict(
         )
     first, *others = sentences
     return "\n".join(filter(None, (first, " ".join(others))))
-
-
-def _satterthwaite(variances: Sequence[float], degrees: Sequence[int]) -> float:
-    """Effective degrees of freedom of a sum of variances; infinite if nothing varies or nothing is known."""
-    total = sum(variances)
-    if not 0 < total < math.inf:
-        return math.inf
-    return 1 / sum((variance / total) ** 2 / n for variance, n in zip(variances, degrees, strict=True) if variance)
 
 
 def _recommend(result: ModelResult, simple: ModelResult, difference: Difference, metric_name: str, rows: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icecore.autofit.baseline import fit_baseline, require_sklearn
+from icecore.autofit.baseline import BASELINE_NEEDS, fit_baseline
 from icecore.autofit.closed_form import Gain, start_program
 from icecore.autofit.comparison import NO_BODY_CONTROL, RANDOM_BODY, verdict
 from icecore.autofit.fit_result import FitResult, ModelResult
@@ -27,6 +27,7 @@ from icecore.autofit.time_budget import plan_file, plan_training
 from icecore.core.config import LOSS, PROTOCOLS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, StorageError, UserError
+from icecore.core.extras import require_packages
 from icecore.core.storage import file_lock, sweep_temporaries
 from icecore.experiments import sweep
 from icecore.model.loading import load_programs
@@ -66,7 +67,7 @@ def fit(
     if out.is_dir():  # checked here so that no training is lost
         raise StorageError(f"{out} is a folder. Name the file to write, for example {out / 'program.safetensors'}.")
     if settings.controls:
-        require_sklearn()
+        require_packages(*BASELINE_NEEDS)
     with file_lock(out.with_name(f".{out.name}.lock"), wait=False, remove=True) as is_alone:
         if not is_alone:
             raise BusyError(f"Another process is fitting {out}. Wait until it ends, or name another file to write.")

@@ -1,6 +1,5 @@
 """The command that serves programs over HTTP."""
 
-import importlib.util
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ from icecore.cli.console import echo
 from icecore.cli.option_values import read_hub_access
 from icecore.cli.options import Device, Download, Host, Port, ReplicaCpus, ReplicaGpus, Replicas, ServeOnRay, TokenFile
 from icecore.cli.setting_options import with_settings
-from icecore.core.errors import ConfigError
+from icecore.core.extras import require_packages
 from icecore.core.settings import from_values
 from icecore.core.text import pluralize
 from icecore.serving.serve_settings import ServeSettings
@@ -44,7 +43,7 @@ def serve(
     gpus: ReplicaGpus = 0.0,
 ) -> None:
     """Serve programs over HTTP, with a page to try them. Programs on one body share its passes."""
-    check_installed()
+    require_packages("icecore serve", "serve", *NEEDED)
     from icecore.serving.access import read_token
     from icecore.serving.http_server import ServeOptions
     from icecore.serving.http_server import serve as run_server
@@ -64,14 +63,6 @@ def serve(
 
 def _settings(values: dict[str, Any]) -> ServeSettings:
     return from_values(ServeSettings, values)
-
-
-def check_installed() -> None:
-    """Raise ConfigError if what the server needs is not installed."""
-    if absent := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise ConfigError(
-            f"icecore serve needs {', '.join(absent)}. Install what is missing with: pip install 'icecore[serve]'"
-        )
 
 
 def _print_ready(address: str, registry: "ProgramRegistry", token: str | None) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from reprlib import Repr
 from typing import Any
 
+#: characters of a name that are shown
+LONGEST_NAME = 200
 #: control characters except tabs and line breaks, marks that reverse the direction of text on a terminal, and halves
 #: of surrogate pairs, which no encoding can write
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -26,6 +28,16 @@ def list_in_words(words: Sequence[str]) -> str:
     ('a', 'a and b', 'a, b and c')
     """
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def join_names(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, of which long ones are cut, and how many more there are.
+
+    >>> join_names(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    head = ", ".join(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]} ..." for name in names[:most])
+    return head + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def approximate_duration(seconds: float) -> str:

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+from icecore.core.student_t import student_t_quantile
 from icecore.paper.claims import Direction
-from icecore.report.student_t import student_t_quantile
 
 #: of the intervals
 CONFIDENCE = 0.95

@@ -2,9 +2,11 @@
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PureWindowsPath
 from typing import Any
+
+from icecore.core.text import join_names
 
 #: number of items of a list that are shown
 MAX_LIST_ITEMS = 8
@@ -28,16 +30,6 @@ def without_folders(text: str) -> str:
     return file_name(text) if PATH.match(text) else FOLDERS_IN_TEXT.sub("", text)
 
 
-def join_items(items: Sequence[str], limit: int) -> str:
-    """The first items of a list, separated by commas.
-
-    >>> join_items(["a", "b", "c"], limit=2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(items) - limit:,} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
-
-
 def format_value(value: Any) -> str:
     """A value on one line; empty if it has no short form."""
     if isinstance(value, list | tuple):
@@ -45,7 +37,7 @@ def format_value(value: Any) -> str:
         items = [item.get("name") if isinstance(item, Mapping) else item for item in value]
         if any(item is None or isinstance(item, list | tuple) for item in items):
             return ""
-        return join_items([format_value(item) for item in items], MAX_LIST_ITEMS)
+        return join_names([format_value(item) for item in items], MAX_LIST_ITEMS)
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None or isinstance(value, Mapping) else without_folders(str(value))

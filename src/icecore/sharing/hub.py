@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from icecore.core.errors import ConfigError, DataError, StorageError, UserError
 from icecore.core.storage import write_atomic
+from icecore.core.text import join_names
 from icecore.model.program import Program
-from icecore.sharing.card_text import join_items
 from icecore.sharing.model_card import card
 from icecore.training.checkpoint import PROGRAM
 
@@ -132,7 +132,7 @@ def _download(repo: str, folder: Path, revision: str | None, token: str | None) 
         info = api.model_info(repo, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
         files = [sibling.rfilename for sibling in info.siblings or ()]
         if PROGRAM not in files:
-            shown = join_items(files, MAX_LISTED_FILES) or "no files"
+            shown = join_names(files, MAX_LISTED_FILES) or "no files"
             raise DataError(f"{repo} contains no icecore program, that is, no file {PROGRAM}. It contains {shown}.")
         return Path(api.hf_hub_download(repo, PROGRAM, revision=info.sha, local_dir=folder))
 

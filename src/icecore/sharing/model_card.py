@@ -18,9 +18,9 @@ from jinja2 import Environment, StrictUndefined
 from icecore.backbones.named_models import NAMED
 from icecore.backbones.weights import WEIGHTS
 from icecore.core.config import DRAWN_WEIGHTS, INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
-from icecore.core.text import list_in_words, printable
+from icecore.core.text import join_names, list_in_words, printable
 from icecore.model.program import Program
-from icecore.sharing.card_text import escape, file_name, format_value, format_values, join_items
+from icecore.sharing.card_text import escape, file_name, format_value, format_values
 from icecore.sharing.program_header import ProgramHeader
 from icecore.tasks.task import TaskSpec
 from icecore.training.run_summary import LARGEST_NUMBER
@@ -113,7 +113,7 @@ def _template_values(program: Program, name: str) -> dict[str, Any]:
         "hub_model": hub_model(config),
         "task": format_values({"task": config.task, **_describe_sizes(program.spec), **options}),
         # labels are shown as they are: one that begins with a slash is not a path
-        "classes": {key: join_items(labels, MAX_LISTED_CLASSES) for key, labels in header.classes.items()},
+        "classes": {key: join_names(labels, MAX_LISTED_CLASSES) for key, labels in header.classes.items()},
         "preprocessing": format_values(header.preprocessing),
         "body": format_values(_describe_body(config)),
         "parts": _count_parts(program),

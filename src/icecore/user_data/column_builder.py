@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.cell_types import (
     MISSING_WORDS,
     can_parse,
@@ -34,7 +34,7 @@ from icecore.user_data.column_table import (
     without_words,
 )
 from icecore.user_data.columns import Column, ColumnType
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.number_formats import find_number_format
 from icecore.user_data.written_cells import TextCodes, WrittenCells
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.cell_types import BOOLEAN_WORDS, MISSING_CLASS_WORDS
 from icecore.user_data.columns import Column, ColumnType
 from icecore.user_data.data_settings import DateOrder, DecimalMark
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 
 #: tables with more rows are sampled
 DEFAULT_MAX_ROWS = 2_000_000

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.tasks.stored_task import Examples
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_encoder import INPUT_ENCODERS, DataEncoder
@@ -22,7 +22,7 @@ from icecore.user_data.encoders.input_encoder import InputEncoder
 from icecore.user_data.encoders.table_encoder import TableEncoder
 from icecore.user_data.forecast_records import forecast_records
 from icecore.user_data.groups import Groups, find_groups, shared_groups
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.source_kinds import read_path
 from icecore.user_data.records import Records

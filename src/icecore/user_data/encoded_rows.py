@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.tasks.stored_task import Examples
 from icecore.user_data.data_encoder import DataEncoder
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
 from icecore.user_data.forecast_records import read_new_series, window_records
 from icecore.user_data.forecast_windows import Series, Windows
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.arrays import array_records
 from icecore.user_data.readers.series_archives import read_archive
 from icecore.user_data.readers.source_files import ReadRequest

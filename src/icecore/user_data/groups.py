@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icecore.core.text import percent, pluralize
+from icecore.core.text import join_names, percent, pluralize
 from icecore.user_data.columns import Column
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.records import ImageRecords, Records, SequenceRecords, TableRecords, TextRecords
 from icecore.user_data.row_counters import counts_rows
 

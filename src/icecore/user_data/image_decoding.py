@@ -20,8 +20,8 @@ from icecore.core.device import total_memory
 from icecore.core.errors import DataError
 from icecore.core.limits import UnpackedSizeError, count_pixels
 from icecore.core.storage import storage_errors
+from icecore.core.text import join_names
 from icecore.user_data.data_archives import read_files
-from icecore.user_data.notes import join_names
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: what Pillow may take a file for, whatever its name is: it would give PostScript to another program, which runs it

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.user_data.notes import join_names
+from icecore.core.text import join_names
 
 
 @dataclass(frozen=True)

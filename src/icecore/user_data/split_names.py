@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 from icecore.core.errors import ConfigError
-from icecore.user_data.notes import join_names
+from icecore.core.text import join_names
 
 SPLITS = ("train", "val", "test")
 #: the split that each word means

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icecore.core.errors import DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.cell_types import are_truth_values, truth_word
 from icecore.user_data.columns import Column
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 
 #: ratio of the rows of the largest class to those of the smallest from which on classes count as imbalanced
 IMBALANCE_RATIO = 3.0

@@ -6,10 +6,9 @@ from typing import Literal
 import numpy as np
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import join_names
 
 TaskType = Literal["classification", "regression"]
 #: the most distinct values of a target that can be classes even if it has few rows

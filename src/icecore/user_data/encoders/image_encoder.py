@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import ConfigError, DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.tasks.image_operations import channel_statistics, to_patches
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.input_encoder import EncodedInputs
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.records import ImageRecords
 
 #: sides in pixels to choose from: the smallest that is at least that of the images, or the largest

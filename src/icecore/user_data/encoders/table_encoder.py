@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.tasks.task import ReadOut, TokenKind
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.encoders.column_encoder import ColumnEncoder, fit_column
 from icecore.user_data.encoders.input_encoder import EncodedInputs
-from icecore.user_data.notes import Note, join_names, name_rows
+from icecore.user_data.notes import Note, name_rows
 from icecore.user_data.records import TableRecords
 from icecore.user_data.row_counters import counts_rows
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
+from icecore.core.text import join_names
 from icecore.user_data.array_images import ArrayImages
 from icecore.user_data.column_table import exact_codes, target_column
 from icecore.user_data.columns import Column, ColumnType, as_array, column_from_values, exact_integers
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.axes import find_axes
 from icecore.user_data.readers.column_roles import take_group, take_split_column
 from icecore.user_data.readers.frames import frame_columns, read_frame

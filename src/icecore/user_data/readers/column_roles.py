@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
+from icecore.core.text import join_names
 from icecore.user_data.column_table import DEFAULT_MAX_ROWS, ColumnTable, TableOptions
 from icecore.user_data.columns import Column, ColumnType
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import join_names
 from icecore.user_data.readers.source_files import ReadRequest, list_data_files, notes_on_folder
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES, read_table
 from icecore.user_data.split_names import NO_SPLIT, SPLIT_COLUMNS, read_split_setting, split_of_cell, split_of_name

@@ -16,11 +16,10 @@ import numpy as np
 
 from icecore.core.errors import DataError
 from icecore.core.limits import MAX_LINE, limited_lines
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.cell_types import can_parse
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import TableChunk
-from icecore.user_data.notes import join_names
 from icecore.user_data.readers.csv_layout import HEAD_LINES, MISSING_MARKS, ROW_NAMES, Layout, find_layout
 from icecore.user_data.readers.text_files import open_text
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
+from icecore.core.text import join_names
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import TableChunk
-from icecore.user_data.notes import join_names
 from icecore.user_data.readers.csv_layout import HEAD_LINES, MISSING_MARKS, has_header
 
 

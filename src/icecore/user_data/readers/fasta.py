@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.core.text import pluralize
-from icecore.user_data.notes import Note, join_names
+from icecore.core.text import join_names, pluralize
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.labels import find_label_table, label_target, read_labels_by_id
 from icecore.user_data.readers.source_files import ReadRequest, list_data_files
 from icecore.user_data.readers.text_lines import iterate_lines

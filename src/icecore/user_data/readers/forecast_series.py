@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.forecast_windows import Series
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.column_roles import TARGET_NAMES, read_columns
 from icecore.user_data.readers.series_archives import import_loaders
 from icecore.user_data.readers.source_files import ReadRequest, has_ending

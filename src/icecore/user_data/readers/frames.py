@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError
+from icecore.core.text import join_names
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import ColumnTable, TableChunk, TableOptions
 from icecore.user_data.columns import ColumnType, as_array, column_from_values
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import join_names
 
 #: of 64 bits
 LARGEST_INTEGER = 2**63 - 1

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError, UserError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.columns import column_from_values
 from icecore.user_data.data_archives import file_names, iterate_files
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, ImageFiles, is_image
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.labels import find_label_table
 from icecore.user_data.readers.source_files import ReadRequest, has_ending, is_data_file, is_submission
 from icecore.user_data.readers.table_files import TABLE_SUFFIXES

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
+from icecore.core.text import join_names
 from icecore.tasks.data_files import find_first
 from icecore.user_data.cell_types import find_leading_zero, parse_number
 from icecore.user_data.column_table import TableOptions, target_column
 from icecore.user_data.columns import Column, ColumnType, column_from_values
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.column_roles import ID_NAMES, TARGET_NAMES, read_columns, target_names
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.readers.table_files import read_table

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
+from icecore.core.text import join_names
 from icecore.tasks.data_files import find_first
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.array_files import array_errors, read_npy, read_npz
 from icecore.user_data.split_names import SPLIT_WORDS, SPLITS
 

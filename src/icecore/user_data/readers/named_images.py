@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from icecore.core.errors import DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import Column
 from icecore.user_data.data_archives import iterate_files
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, ImageFiles, is_image
-from icecore.user_data.notes import join_names
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.row_counters import ID_NAME
 from icecore.user_data.split_names import NO_SPLIT, split_of_name

@@ -8,10 +8,9 @@ import numpy as np
 
 from icecore.core.errors import DataError, UserError
 from icecore.core.limits import BYTES_PER_CELL, too_large, unpacked_limit
-from icecore.core.text import reason
+from icecore.core.text import join_names, reason
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import TableChunk
-from icecore.user_data.notes import join_names
 
 PARQUET_ROWS_PER_CHUNK = 65_536
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.column_table import ColumnTable
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.column_roles import note_left_out, read_columns, target_names
 from icecore.user_data.readers.source_files import ReadRequest
 from icecore.user_data.records import NumberNames, SequenceRecords

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icecore.core.errors import DataError
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_archives import iterate_files
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.split_names import NO_SPLIT, read_split_setting, split_of_file, split_of_name
 
 

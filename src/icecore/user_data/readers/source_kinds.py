@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from icecore.core.archives import archive_errors
 from icecore.core.errors import DataError
+from icecore.core.text import join_names
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_archives import ARCHIVE_SUFFIXES, iterate_files
 from icecore.user_data.data_settings import DataSettings
 from icecore.user_data.image_decoding import IMAGE_SUFFIXES, is_image
-from icecore.user_data.notes import join_names
 from icecore.user_data.readers.arrays import ARRAY_SUFFIXES, read_array
 from icecore.user_data.readers.fasta import FASTA_ENDINGS, read_fasta
 from icecore.user_data.readers.image_folders import read_images

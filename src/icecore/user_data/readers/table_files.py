@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from icecore.core.errors import DataError
+from icecore.core.text import join_names
 from icecore.user_data.column_builder import ColumnBuilder
 from icecore.user_data.column_table import ColumnTable, TableChunk, TableOptions
-from icecore.user_data.notes import join_names
 from icecore.user_data.readers.csv_files import read_csv
 from icecore.user_data.readers.excel_files import read_excel
 from icecore.user_data.readers.parquet_files import read_parquet

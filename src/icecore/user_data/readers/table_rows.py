@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from icecore.core.errors import DataError, unknown_name
+from icecore.core.text import join_names
 from icecore.user_data.column_table import ColumnTable, exact_codes
 from icecore.user_data.columns import Column
 from icecore.user_data.data_settings import DataSettings
-from icecore.user_data.notes import join_names
 from icecore.user_data.readers.column_roles import (
     ID_NAMES,
     NAME_NAMES,

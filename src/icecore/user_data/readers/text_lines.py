@@ -8,9 +8,9 @@ import numpy as np
 from icecore.core.archives import archive_errors
 from icecore.core.errors import DataError
 from icecore.core.limits import limited_lines
-from icecore.core.text import pluralize
+from icecore.core.text import join_names, pluralize
 from icecore.user_data.cell_types import can_parse
-from icecore.user_data.notes import Note, join_names
+from icecore.user_data.notes import Note
 from icecore.user_data.readers.column_roles import TEXT_NAMES
 from icecore.user_data.readers.labels import label_target
 from icecore.user_data.readers.source_files import ReadRequest, has_ending, list_data_files

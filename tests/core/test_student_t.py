@@ -1,10 +1,11 @@
-"""Quantiles of Student's t distribution equal those of tables and of SciPy."""
+"""Quantiles of Student's t distribution and degrees of freedom equal those of tables and of SciPy."""
 
 import math
+import statistics
 
 import pytest
 
-from icecore.report.student_t import student_t_quantile
+from icecore.core.student_t import student_t_quantile, welch_degrees
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,16 @@ def test_quantiles_equal_those_of_scipy() -> None:
 def test_what_has_no_quantile_is_refused(probability: float, degrees: float) -> None:
     with pytest.raises(ValueError, match="no quantile"):
         student_t_quantile(probability, degrees)
+
+
+def test_degrees_of_freedom_equal_those_of_welchs_test() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    first, second = [1.0, 2.5, 4.0, 3.5], [2.0, 8.0, 5.5, 9.0, 1.0, 7.0]
+    variances = [statistics.variance(sample) / len(sample) for sample in (first, second)]
+    expected = stats.ttest_ind(first, second, equal_var=False).df
+    assert welch_degrees(variances, [3, 5]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("variances", "degrees"), [([0.0, 0.0], [2, 2]), ([math.inf], [0]), ([1.0], [math.inf])])
+def test_degrees_are_infinite_where_nothing_varies_or_is_known(variances: list[float], degrees: list[float]) -> None:
+    assert welch_degrees(variances, degrees) == math.inf

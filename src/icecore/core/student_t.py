@@ -1,4 +1,4 @@
-"""Quantiles of Student's t distribution without SciPy, which reports do not need otherwise.
+"""Quantiles of Student's t distribution, and the degrees of freedom of Welch's test, without SciPy.
 
 The distribution function is the regularised incomplete beta function, computed by its continued fraction (Press et al.,
 Numerical Recipes, Section 6.4), and its inverse is found by bisection.
@@ -7,6 +7,7 @@ Numerical Recipes, Section 6.4), and its inverse is found by bisection.
 import functools
 import math
 import statistics
+from collections.abc import Sequence
 
 #: terms of the continued fraction, far more than it needs
 _TERMS = 500
@@ -15,6 +16,23 @@ _HALVINGS = 200
 #: degrees of freedom beyond which the normal distribution is the same to seven digits
 _NORMAL_FROM = 1e7
 _TINY = 1e-300
+
+
+def welch_degrees(variances: Sequence[float], degrees: Sequence[float]) -> float:
+    """Effective degrees of freedom of a sum of independent variances (Welch 1947, Satterthwaite 1946).
+
+    degrees  those of each variance
+
+    Infinite if nothing varies or a variance is unknown (infinite).
+
+    >>> welch_degrees([1.0, 1.0], [2, 2]), welch_degrees([0.0, 3.0], [0, 5])
+    (4.0, 5.0)
+    """
+    total = sum(variances)
+    if not 0 < total < math.inf:
+        return math.inf
+    inverse = sum((variance / total) ** 2 / n for variance, n in zip(variances, degrees, strict=True) if variance)
+    return 1 / inverse if inverse else math.inf
 
 
 @functools.lru_cache(maxsize=4096)
