@@ -102,6 +102,8 @@ def test_damaged_images_are_skipped_counted_and_named(tmp_path: Path):
     rows = encode(data_plan.encoder, folder)
     assert len(rows) == len(rows.names) == len(files) - 2
     assert "梨/bad.png" not in rows.names
+    listed = sorted(files)
+    assert [listed[number] for number in rows.row_numbers.tolist()] == list(rows.names)
 
 
 def test_images_that_exceed_memory_are_mapped_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -61,6 +61,18 @@ def test_numbers_can_be_predicted_from_write_images(tmp_path: Path):
     assert (rows.targets, len(rows)) == (None, 1)
 
 
+def test_numbers_of_rows_count_damaged_lines_and_images(tmp_path: Path):
+    path = write_labels(write_images(tmp_path) / "labels.csv")
+    encoder = plan(path).encoder
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[3] = "2 ä.png"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "5 ä.png").write_bytes(b"no image")
+    rows = encode(encoder, path)
+    assert list(rows.names) == [f"{i} ä.png" for i in range(N) if i not in (2, 5)]
+    assert rows.row_numbers.tolist() == [i for i in range(N) if i not in (2, 5)]
+
+
 def test_images_may_be_named_twice_be_missing_or_unnamed(tmp_path: Path):
     path = write_labels(write_images(tmp_path) / "t.csv", more="0 ä.png,dark,50\nnone.png,dark,1\n,dark,1\n")
     data_plan = plan(path)

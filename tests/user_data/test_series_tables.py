@@ -114,6 +114,14 @@ def test_new_series_are_written_as_those_of_training(tmp_path: Path) -> None:
     torch.testing.assert_close(encode(encoder, tmp_path / "one.csv").inputs[0, :, 0], expected, atol=1e-2, rtol=0)
 
 
+def test_numbers_of_series_count_damaged_lines(tmp_path: Path) -> None:
+    lines = wide_table(tmp_path / "t.csv", str)
+    encoder = plan(tmp_path / "t.csv", DataSettings(kind="series")).encoder
+    header = (tmp_path / "t.csv").read_text().splitlines()[0]
+    (tmp_path / "new.csv").write_text("\n".join([header, lines[0], "1.5", *lines[1:3]]))
+    assert encode(encoder, tmp_path / "new.csv").row_numbers.tolist() == [0, 2, 3]
+
+
 def test_texts_are_no_measured_values(tmp_path: Path) -> None:
     rows = [f"s{i},{t},{t}.5,{'uv'[t % 2]},{'pq'[i % 2]}" for i in range(20) for t in range(5)]
     (tmp_path / "t.csv").write_text("\n".join(["s,t,v,town,label", *rows]))

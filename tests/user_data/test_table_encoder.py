@@ -132,6 +132,7 @@ def test_new_rows_are_not_sampled_and_keep_their_numbers(tmp_path: Path):
     (tmp_path / "cut.csv").write_text("\n".join(lines), encoding="utf-8")
     rows = encode(data_plan.encoder, tmp_path / "cut.csv")
     assert list(rows.names) == [str(i) for i in range(60) if i != 2]
+    assert rows.row_numbers.tolist() == [i for i in range(60) if i != 2]
     assert "1 damaged row: cut.csv line 4" in str(rows.notes)
 
 

@@ -31,18 +31,21 @@ from icecore.user_data.user_task import UserTask
 class EncodedRows:
     """N new rows.
 
-    inputs   (N, ...) in the encoder's compact form
-    lengths  (N,) tokens of each row; None if all rows have the same number
-    names    (N,) file name, id or number of each row
-    targets  (N, 2, k); None if the data have none
-    notes    what was filled, cut or skipped
-    series   the series of a forecast
-    windows  all of their windows; the rows are those that are not for training
+    inputs       (N, ...) in the encoder's compact form
+    lengths      (N,) tokens of each row; None if all rows have the same number
+    names        (N,) file name, id or number of each row
+    row_numbers  (N,) number of each row in its source, from 0, where rows that were skipped count too; of a forecast,
+                 the number of each window
+    targets      (N, 2, k); None if the data have none
+    notes        what was filled, cut or skipped
+    series       the series of a forecast
+    windows      all of their windows; the rows are those that are not for training
     """
 
     inputs: Tensor
     lengths: Tensor | None
     names: Sequence[str]
+    row_numbers: np.ndarray
     targets: Tensor | None = None
     notes: Sequence[Note] = field(default_factory=list)
     series: Sequence[Series] = ()
@@ -104,7 +107,8 @@ def encode(
             raise
         notes.append(("not scored", str(error)))
     names = select_names(records.names, encoded.rows)
-    return EncodedRows(encoded.inputs, encoded.lengths, names, targets, notes)
+    row_numbers = encoded.rows if records.row_numbers is None else records.row_numbers[encoded.rows]
+    return EncodedRows(encoded.inputs, encoded.lengths, names, row_numbers, targets, notes)
 
 
 def _has_labels_first(encoder: DataEncoder, records: Records) -> bool:
@@ -145,7 +149,7 @@ def _encode_series(
         notes.append(
             ("next", f"{join_names(short, 3)}: not forecast, which takes {rows} with {join_names(known)} more")
         )
-    return EncodedRows(encoded.inputs, encoded.lengths, names, None, notes, series, windows)
+    return EncodedRows(encoded.inputs, encoded.lengths, names, encoded.rows, None, notes, series, windows)
 
 
 def _encode_targets(encoder: DataEncoder, records: Records, rows: np.ndarray, source: str) -> Tensor:

@@ -29,19 +29,21 @@ FORM_DESCRIPTIONS: Mapping[str, str] = {
 class Records:
     """N rows. The subclasses add their inputs.
 
-    form     name of the form of input, as encoders are saved with it
-    targets  columns to predict; empty if the data have none
-    names    (N,) name of each row: file name, id or number
-    splits   (N,) "train", "val", "test", or "" for rows that are split at random; None if all of them are
-    groups   (N,) code of the group of each row, if a column names it; a group is never divided among splits
-    others   columns (N,) of the data that are neither inputs nor targets
-    source   what was read: format and files, and the column or values that were chosen
-    notes    what was inferred, dropped, filled or skipped
+    form         name of the form of input, as encoders are saved with it
+    targets      columns to predict; empty if the data have none
+    names        (N,) name of each row: file name, id or number
+    row_numbers  (N,) number of each row in its source, from 0; None if no row was skipped
+    splits       (N,) "train", "val", "test", or "" for rows that are split at random; None if all of them are
+    groups       (N,) code of the group of each row, if a column names it; a group is never divided among splits
+    others       columns (N,) of the data that are neither inputs nor targets
+    source       what was read: format and files, and the column or values that were chosen
+    notes        what was inferred, dropped, filled or skipped
     """
 
     form: ClassVar[str]
     targets: Mapping[str, Column]
     names: Sequence[str]
+    row_numbers: np.ndarray | None = None
     splits: np.ndarray | None = None
     groups: np.ndarray | None = None
     others: Mapping[str, Column] = field(default_factory=dict)

@@ -81,6 +81,7 @@ def nested_records(
     common: dict[str, Any] = {
         "targets": targets,
         "names": names,
+        "row_numbers": table.row_numbers,
         "splits": splits,
         "groups": table.groups,
         "others": table.columns,

@@ -53,6 +53,7 @@ def _wide_records(
         sequences=Sequences(points, lengths),
         targets={name: table.columns[name] for name in targets},
         names=NumberNames(table.row_numbers),
+        row_numbers=table.row_numbers,
         splits=splits,
         groups=table.groups,
         others={name: column for name, column in table.columns.items() if name not in {*names, *targets}},
