@@ -246,6 +246,12 @@ def test_errors_are_in_units_of_the_naive_forecast_within_the_training_part() ->
     assert naive_error(Series("s", np.arange(30.0), values[:30, None]), long) == 1.0  # nothing is left for training
 
 
+def test_errors_of_windows_shorter_than_a_season_are_scaled_like_the_naive_forecast() -> None:
+    # the training part has 42 of 60 points, so that no two of them are a season of 52 apart
+    yearly = ForecastPlan(horizon=9, context=20, season=52, target="v")
+    assert naive_error(Series("s", np.arange(60.0), np.arange(60.0)[:, None]), yearly) == 20
+
+
 def test_ets_is_left_out_without_statsmodels_and_for_long_series(monkeypatch: pytest.MonkeyPatch) -> None:
     season = ForecastPlan(horizon=2, context=8, season=1, target="v")
     series = [Series("s", np.arange(60.0), np.arange(60.0)[:, None])]

@@ -1,4 +1,4 @@
-"""How much a file may take: what a compressed file unpacks to, one line, one reading, a whole file in memory.
+"""Limits on how much memory and disk a file may claim: unpacked size, pixels, line length, JSON size.
 
 The limit of compressed files grows with the file: honest data rarely shrink a hundredfold, and small files may do so
 up to one GiB.

@@ -22,7 +22,7 @@ from icecore.training.ridge import solve_ridge
 
 #: rows that a start is solved on, at most; more change little. Each position that is read of an example is a row
 MAX_ROWS = 20_000
-#: the eigendecomposition is of at most so many rows or columns, so that more columns are solved on so many rows only
+#: rows or columns of the eigendecomposition, at most; a solution with more columns is for this number of rows only
 MAX_EIGENVALUES = 2048
 #: factors from which the one with the lowest left-out loss is chosen: squared errors do not say how sure classes are
 LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
