@@ -20,7 +20,7 @@ OnlySets = Annotated[
     str | None,
     typer.Option(metavar="LIST", help="Only these data sets, for example GunPoint,OSULeaf.", rich_help_panel=SELECTION),
 ]
-Minutes = Annotated[float, typer.Option(help="Time of each fit, which has all seeds.", rich_help_panel=TRAINING)]
+Minutes = Annotated[float, typer.Option(help="Time of each fit, which trains all seeds.", rich_help_panel=TRAINING)]
 Seeds = Annotated[str, typer.Option(metavar="LIST", help="Seeds of each fit.", rich_help_panel=TRAINING)]
 Body = Annotated[str, typer.Option(help="The body to use.", rich_help_panel=SELECTION)]
 Weights = Annotated[

@@ -56,7 +56,7 @@ def fit(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a program to your own data. What you do not say about them is inferred."""
+    """Fit a program to your own data. What you do not specify is inferred."""
     data_settings, fit_settings = from_values(DataSettings, data_values), from_values(FitSettings, fit_values)
     from icecore import user_data
     from icecore.autofit.fit import fit as fit_program

@@ -23,7 +23,7 @@ Precision = Annotated[
 DataDir = Annotated[
     str | None,
     typer.Option(
-        help="Folder with the data sets; no other one is searched.",
+        help="Folder with the data sets; no other folder is searched.",
         rich_help_panel=FILES,
         show_default="ICECORE_DATA, else the cache folder",
     ),
@@ -103,7 +103,7 @@ TokenFile = Annotated[
     Path | None, typer.Option(help="File with the token that callers of the server send.", rich_help_panel=SERVER)
 ]
 Host = Annotated[
-    str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.", rich_help_panel=SERVER)
+    str, typer.Option(help="Address to listen on; 0.0.0.0 means all of this machine.", rich_help_panel=SERVER)
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=SERVER)]
 ServeOnRay = Annotated[

@@ -22,7 +22,7 @@ def pretrain(
         str, typer.Argument(metavar="TASK", help="What to train on: dyck, nca, bit-memory, copy, or another task.")
     ],
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="File of the weights, .safetensors.", rich_help_panel=FILES)
+        Path, typer.Option(metavar="FILE", help="Weights file to write, .safetensors.", rich_help_panel=FILES)
     ],
     *,
     settings: dict[str, Any],
@@ -37,7 +37,7 @@ def pretrain(
     resume: Resume = True,
     quiet: Quiet = False,
 ) -> None:
-    """Train all of a random body on one task, and keep its weights for --weights FILE."""
+    """Train a whole random body on one task, and save its weights for --weights FILE."""
     from icecore.experiments.pretraining import pretrain as run_pretraining
     from icecore.experiments.pretraining import pretraining_config
     from icecore.training.context import ExecutionContext

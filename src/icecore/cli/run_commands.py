@@ -171,7 +171,7 @@ def attend(
 
 
 def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a program file.")]) -> None:
-    """Show what a run or a program is."""
+    """Describe a run or a program."""
     from icecore.experiments import sweep
     from icecore.experiments.run_list import list_runs, run_card
     from icecore.model.program import Program

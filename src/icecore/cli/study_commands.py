@@ -82,7 +82,9 @@ BodyName = Annotated[
 
 ShowClaims = Annotated[
     bool,
-    typer.Option("--claims", help="Say from the results which claims hold. Trains nothing.", rich_help_panel=SELECTION),
+    typer.Option(
+        "--claims", help="Show which claims the results support. Nothing is trained.", rich_help_panel=SELECTION
+    ),
 ]
 ClaimsPage = Annotated[
     Path | None,

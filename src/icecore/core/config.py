@@ -216,8 +216,8 @@ class RunConfig:
     )
     read_out: str | None = setting(
         None,
-        help="Which position the output layer reads: last, first, or mean for the average of all. Several are read "
-        "side by side: last+mean. For tasks with one answer.",
+        help="Which position the output layer reads: last, first, or mean for the average of all. Several are "
+        "joined by + and read side by side, as in last+mean. Only for tasks with one answer.",
         check=check_read_out,
         group=TRAINED,
         default_note=FROM_TASK,
@@ -244,7 +244,9 @@ class RunConfig:
         check=one_of("protocol", PROTOCOLS),
         group=TRAINING,
     )
-    seed: int = setting(0, help="Seed of the start and of the order of the data.", check=_is_seed, group=TRAINING)
+    seed: int = setting(
+        0, help="Seed of the initial values and of the order of the data.", check=_is_seed, group=TRAINING
+    )
     precision: str = setting(
         "fp32",
         help="Precision of the frozen matrix products: fp32, bf16 or int8.",
@@ -253,7 +255,7 @@ class RunConfig:
     )
     schedule: str = setting(
         "cosine",
-        help="Course of the learning rate after the warm-up: constant or cosine.",
+        help="Schedule of the learning rate after the warm-up: constant or cosine.",
         check=one_of("schedule", SCHEDULES),
         group=TRAINING,
         default_note=FROM_PROTOCOL,
@@ -317,7 +319,7 @@ class RunConfig:
     )
     test_examples: int | None = setting(
         None,
-        help="Score only this many test examples at the end, to try things out.",
+        help="Score only this many test examples at the end, for a quick trial.",
         check=at_least(1),
         group=VALIDATION,
         default_note="all",
@@ -384,7 +386,7 @@ class RunConfig:
     minutes: float | None = setting(
         None,
         help="Time for training and validations. The schedule ends when the time does, whatever the speed, so the "
-        "number of steps may be another than planned.",
+        "number of steps may differ from the plan.",
         check=must(lambda minutes: minutes > 0, "more than 0"),
         group=TRAINING,
         default_note="as long as the steps take",

@@ -51,12 +51,12 @@ class DataSettings:
     )
     decimal: DecimalMark = setting(
         "auto",
-        help="Mark before the decimals of numbers: point or comma, where cells such as 1,201 leave it open.",
+        help="Decimal mark, point or comma, where cells such as 1,201 are ambiguous.",
         group=CONTENT,
     )
     dates: DateOrder = setting(
         "auto",
-        help="Order of dates such as 03/04/2024 where the cells leave it open: day-first or month-first.",
+        help="Order of dates such as 03/04/2024 where the cells are ambiguous: day-first or month-first.",
         group=CONTENT,
     )
     horizon: int | None = setting(
@@ -71,7 +71,7 @@ class DataSettings:
     )
     season: int | None = setting(
         None,
-        help="Points after which a series to forecast repeats itself; 1 if it does not.",
+        help="Number of points after which a series to forecast repeats itself; 1 if it does not.",
         check=at_least(1),
         group=CONTENT,
         default_note=INFERRED,
@@ -134,7 +134,7 @@ class DataSettings:
         default_note=INFERRED,
     )
     group: str | None = setting(
-        None, help="Column of patients, users and the like. All rows of one group get into the same split.", group=ROWS
+        None, help="Column of patients, users and the like. All rows of a group share a split.", group=ROWS
     )
     axes: Axes = setting(
         "auto",
