@@ -334,3 +334,10 @@ def test_a_request_that_does_not_arrive_is_given_up(samples: Samples) -> None:
             assert caller.recv(100).startswith(b"HTTP/1.1 408 ")
         compressed = live.ask("POST", "/v1/programs/wine/predict", b"x", **{"Content-Encoding": "gzip"})
         assert (compressed.status, compressed.error["code"]) == (415, "unsupported_encoding")
+
+
+def test_rows_of_a_file_have_their_numbers_in_it_although_one_is_skipped(server: LiveServer, samples: Samples) -> None:
+    header, *lines = samples.data["wine"].read_text().splitlines()[:5]
+    table = "\n".join([header, lines[0], lines[1] + ",1,2,3", *lines[2:]]).encode()
+    answer = server.predict("wine", table, "text/csv")
+    assert [prediction["row"] for prediction in answer.json()["predictions"]] == [0, 2, 3]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from icecore.autofit.predict import HIGH, LOW, decode_series
 from icecore.core.errors import DataError
-from icecore.core.text import pluralize, shortened
+from icecore.core.text import join_names, pluralize, shortened
 from icecore.model.program import Program
 from icecore.serving.json_cells import CELLS
 from icecore.serving.own_data_codec import OwnDataCodec
@@ -27,7 +27,6 @@ from icecore.serving.uploads import accepted_types, read_upload
 from icecore.user_data.columns import ColumnType
 from icecore.user_data.data_encoder import DataEncoder
 from icecore.user_data.forecast_windows import ForecastPlan
-from icecore.user_data.notes import join_names
 
 #: what a program that forecasts is, among the forms of encoders
 FORECAST = "forecast"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from icecore.core.limits import UnpackedSizeError
-from icecore.core.text import shortened
+from icecore.core.text import join_names, shortened
 from icecore.serving.json_cells import CELLS, float_array
 from icecore.serving.request_rows import RequestRows, RowProblem
 from icecore.user_data.columns import Column
@@ -26,7 +26,6 @@ from icecore.user_data.encoders.input_encoder import EncodedInputs
 from icecore.user_data.encoders.sequence_encoder import SequenceEncoder
 from icecore.user_data.encoders.table_encoder import TableEncoder
 from icecore.user_data.image_decoding import to_pixels
-from icecore.user_data.notes import join_names
 from icecore.user_data.records import SequenceRecords, TableRecords, TextRecords
 from icecore.user_data.sequences import Sequences
 

@@ -101,8 +101,9 @@ def read_upload(
             raise
         except UserError as error:
             raise type(error)(str(error).replace(str(path), "The file").replace(f"{folder}/", "")) from error
-    places = np.arange(len(rows))
-    return RequestRows(rows.inputs, rows.lengths, places, rows.names, len(rows), (), rows.notes, rows.targets, rows)
+    return RequestRows(
+        rows.inputs, rows.lengths, rows.row_numbers, rows.names, len(rows), (), rows.notes, rows.targets, rows
+    )
 
 
 def _read_image(encoder: DataEncoder, raw: bytes) -> RequestRows:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from icecore.core.text import join_names as join_names  # the server imports it from here
 from icecore.core.text import pluralize
 
 #: (topic, message), for example ("dropped", "7 rows without a target")
