@@ -8,6 +8,7 @@ the rate that is best on validation. Only the examples come from icecore.
 """
 
 import argparse
+import functools
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,16 +18,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertModel
+from transformers import BertConfig, BertModel
 
 from icecore.backbones import BodyRequest, build_backbone
-from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.tasks import build_task
 from icecore.tasks.entry import TaskRequest
 from icecore.tasks.task import Task, TaskSpec
 from measure import Bench, options
 from plain import PlainFPT, PlainLoop
 from plain_training import accuracy, lengthen_positions
+from sides import body_folder
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 BATCH_SIZE, VALIDATION_EXAMPLES, TEST_EXAMPLES = 8, 300, 500
@@ -44,14 +45,18 @@ class LinearProbe(nn.Module):
         return self.output(tokens.flatten(1))[:, None]
 
 
+@functools.cache
+def minilm_folder() -> str:
+    """The folder of MiniLM's weights."""
+    return body_folder(build_backbone(BodyRequest("minilm")))
+
+
 def build_body(weights: str, length: int) -> Any:
     """MiniLM as the library builds it, with its pretrained weights or the library's own random ones."""
-    found = build_backbone(BodyRequest("minilm"))
-    assert isinstance(found, HuggingFaceBackbone)
-    folder = found.config._name_or_path
-    body = BertModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
     if weights == "random":
-        body = BertModel(body.config, add_pooling_layer=False)
+        body = BertModel(BertConfig.from_pretrained(minilm_folder()), add_pooling_layer=False)
+    else:
+        body = BertModel.from_pretrained(minilm_folder(), dtype=torch.float32, add_pooling_layer=False)
     lengthen_positions(body, length)
     return body
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icecore.backbones import BodyRequest, build_backbone
+from icecore.backbones import Backbone, BodyRequest, build_backbone
+from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
 from icecore.tasks.stored_task import Examples, StoredTask
@@ -20,6 +21,12 @@ from icecore.tasks.task import Task, TaskSpec
 from icecore.training.context import ExecutionContext
 from icecore.training.loop import Pack
 from plain import PlainFPT, PlainLoop
+
+
+def body_folder(body: Backbone) -> str:
+    """The folder from which the library reads the same body."""
+    assert isinstance(body, HuggingFaceBackbone)
+    return body.config._name_or_path
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from typing import Any
 
 from goals import BACKBONE, GOALS, PLAIN_BATCH, PLAIN_RATES, Goal
 from icecore.backbones import build_body_of
-from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.cli.main import limit_spinning
 from icecore.core import device as runtimes
 from icecore.core.config import RunConfig
@@ -33,6 +32,7 @@ from icecore.tasks.entry import TaskRequest
 from measure import RESULTS, Bench, hardware, options
 from measurements import Conditions, Measurement, Measurements
 from ratios import Comparison, Ratio, geometric_mean
+from sides import body_folder
 from watching import watch
 
 PLAIN_SCRIPT = Path(__file__).parent / "plain_training.py"
@@ -194,12 +194,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for goal in goals:
         # data that are missing should not end hours of measurements, and data in the cache be there for both sides
         build_task(goal.task, TaskRequest(goal.options, arguments.data_dir))
-    body = build_body_of(goals[0].config())
-    assert isinstance(body, HuggingFaceBackbone)
     words = [f"benchmarks/{Path(__file__).name}", *(sys.argv[1:] if argv is None else argv)]
     measuring = Measuring(
         bench.runtime,
-        body.config._name_or_path,
+        body_folder(build_body_of(goals[0].config())),
         arguments.data_dir,
         arguments.cap,
         arguments.seed,

@@ -33,7 +33,7 @@ def ets_gains(plan: ForecastPlan, series: Sequence[Series], shown: Windows) -> n
     forecasts = np.empty_like(shown.naive)
     for index, each in enumerate(series):
         values = each.values[:, 0]
-        known = _without_gaps(values[: max(0, training_end(len(values), plan))])
+        known = _without_gaps(values[: training_end(len(values), plan)])
         rows = np.flatnonzero(shown.series == index)
         if known is None:
             return None

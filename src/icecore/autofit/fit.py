@@ -33,7 +33,7 @@ from icecore.experiments import sweep
 from icecore.model.loading import load_programs
 from icecore.model.program import Program
 from icecore.training.callbacks import Callback
-from icecore.training.checkpoint import RunFolder
+from icecore.training.checkpoint import RunFolder, validation_curve
 from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import predict
@@ -268,9 +268,8 @@ def _curves(
     curves: dict[float, list[tuple[int, float]]] = {}
     for each in summaries:
         if each.seed == best.seed:
-            events = RunFolder(context.out, replace(config, lr=each.lr, seed=each.seed)).events()
-            scored = [e for e in events if e["event"] == "validation" and e["metric"] is not None]
-            curves[each.lr] = [(e["step"], e["metric"]) for e in scored]
+            folder = RunFolder(context.out, replace(config, lr=each.lr, seed=each.seed))
+            curves[each.lr] = validation_curve(folder.events())
     return curves
 
 

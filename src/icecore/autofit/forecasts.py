@@ -153,8 +153,7 @@ def _pinball(values: np.ndarray, quantile: np.ndarray, level: float) -> np.ndarr
 
 def naive_error(series: Series, plan: ForecastPlan) -> float:
     """Mean error of the seasonal naive forecast of one point within the part of a series that is for training."""
-    values = series.values[: max(0, training_end(len(series.times), plan)), 0]
-    season = min(plan.season, plan.context)  # as the seasonal naive forecast of a window, which sees no more
+    values, season = series.values[: training_end(len(series.times), plan), 0], plan.naive_season
     gaps = np.abs(values[season:] - values[:-season])
     error = float(np.nanmean(gaps)) if np.isfinite(gaps).any() else 0.0
     return error or 1.0

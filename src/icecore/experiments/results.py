@@ -16,7 +16,7 @@ from icecore.core.limits import small_lines
 from icecore.core.settings import check_types
 from icecore.core.storage import file_lock, storage_errors
 from icecore.core.text import printable, printable_values, reason, shortened
-from icecore.training.checkpoint import CONFIG, RunFolder
+from icecore.training.checkpoint import CONFIG, RunFolder, read_config, validation_curve
 from icecore.training.run_summary import LARGEST_NUMBER, RunSummary
 
 Curve = Sequence[tuple[int, float]]
@@ -115,8 +115,7 @@ class RunRecord:
         if summary is None:
             raise ConfigError(f"The run in {folder.path} is not finished. Give its command again to continue it.")
         events = folder.events()
-        scored = [e for e in events if e["event"] == "validation" and e.get("metric") is not None]
-        validation = tuple((e["step"], e["metric"]) for e in scored)
+        validation = tuple(validation_curve(events))
         training = tuple((e["step"], e["loss"]) for e in events if e["event"] == "train" and e.get("loss") is not None)
         changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
         config = printable_values(json.loads(folder.config.to_json()))
@@ -208,8 +207,8 @@ def _add_run_folders(path: Path, records: dict[tuple[CellKey, str], RunRecord], 
     """Add the finished runs whose folders lie in `path`."""
     for config_path in sorted(path.glob(f"*/{CONFIG}")):
         try:
-            folder = RunFolder.at(config_path.parent)
-            config = folder.config
+            config = read_config(config_path.parent)
+            folder = RunFolder.at(config_path.parent, config)
             if folder.summary() is not None:
                 row = f"{config.backbone}, {config.weights}"
                 names = map(printable, (path.resolve().name, row, config.task, "", config.backbone))

@@ -8,7 +8,7 @@ from typing import Any
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, UserError
 from icecore.core.text import duration, metric_text
-from icecore.training.checkpoint import CONFIG, RunFolder
+from icecore.training.checkpoint import CONFIG, RunFolder, read_config
 from icecore.training.run_summary import RunSummary
 
 
@@ -40,7 +40,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
 
 def _read_run(path: Path) -> ListedRun:
     try:
-        folder = RunFolder.at(path)
+        folder = RunFolder.at(path, read_config(path))
         return ListedRun(path, folder.config, folder.summary(), max(folder.saved_steps(), default=0))
     except UserError as error:
         return ListedRun(path, fault=f"damaged: {error}")

@@ -29,7 +29,7 @@ from icecore.model.program import Program
 from icecore.tasks import TASKS, build_task
 from icecore.tasks.entry import TaskRequest, read_options
 from icecore.tasks.task import Task
-from icecore.training.checkpoint import CONFIG, PROGRAM, RunFolder, read_config
+from icecore.training.checkpoint import CONFIG, RunFolder, read_config
 from icecore.training.compilation import pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.loop import train_pack
@@ -341,17 +341,17 @@ def open_run(
     Raises ConfigError for a folder that is not a finished run, WeightsError if the body has changed.
     """
     config = read_run_config(path)
-    program_path = path / PROGRAM
-    if RunFolder.at(path).race():
+    folder = RunFolder.at(path, config)
+    if folder.race():
         raise ConfigError(
             f"The run in {path} has no program, because its learning rate {config.lr:g} fell behind in a race. Train "
             "it with --no-race, or open the run of a rate that went on."
         )
-    if not program_path.exists():
+    if not folder.program_path.exists():
         raise ConfigError(
             f"The run in {path} has no program: it is not finished (give its command again), or it diverged."
         )
-    program = replace(Program.load(program_path), config=config)
+    program = replace(Program.load(folder.program_path), config=config)
     return open_program(program, task or load_task(config, data_dir), device, hub)
 
 

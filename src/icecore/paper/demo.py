@@ -20,7 +20,7 @@ from icecore.inference.attention_maps import attention_maps
 from icecore.paper.attention_analysis import xor_attention
 from icecore.paper.attention_plot import draw_attention
 from icecore.tasks.bits import BitXor
-from icecore.training.checkpoint import RunFolder
+from icecore.training.checkpoint import RunFolder, validation_curve
 from icecore.training.context import ExecutionContext
 from icecore.training.progress import progress_display
 from icecore.training.run_summary import RunSummary
@@ -98,6 +98,4 @@ def _comparison_table(out: Path, runs: list[tuple[RunConfig, RunSummary]]) -> Ta
 
 def first_perfect_step(folder: RunFolder) -> int | None:
     """The first step at which the validation metric was 1, or None."""
-    return next(
-        (e["step"] for e in folder.events() if e["event"] == "validation" and (e.get("metric") or 0.0) >= 1.0), None
-    )
+    return next((step for step, metric in validation_curve(folder.events()) if metric >= 1.0), None)

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from icecore.core.student_t import student_t_quantile
+from icecore.core.student_t import student_t_quantile, welch_degrees
 from icecore.paper.claims import Direction
 
 #: of the intervals
@@ -121,8 +121,7 @@ class Contrast:
         total = sum(variance for variance, _ in errors)
         if not total:
             return Effect(value, value, value, 0.0)
-        inverse = sum((variance / total) ** 2 / degrees for variance, degrees in errors)
-        degrees = 1 / inverse if inverse else math.inf
+        degrees = welch_degrees([variance for variance, _ in errors], [each for _, each in errors])
         error, width = math.sqrt(total), student_t_quantile((1 + CONFIDENCE) / 2, degrees)
         found = width + student_t_quantile(POWER, degrees)
         return Effect(value, value - width * error, value + width * error, found * error)

@@ -7,7 +7,7 @@ writes loses nothing but steps.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ class RunFolder:
         self.path = parent / config.run_id
 
     @classmethod
-    def at(cls, path: Path) -> "RunFolder":
-        """The folder of a run under whatever name it has. Raises ConfigError if it has no readable configuration."""
-        folder = cls(path.parent, read_config(path))
+    def at(cls, path: Path, config: RunConfig) -> "RunFolder":
+        """The folder of a run under whatever name it has."""
+        folder = cls(path.parent, config)
         folder.path = path
         return folder
 
@@ -251,6 +251,12 @@ class SecondaryRunFolder(RunFolder):
     def drop_states(self, keep: int | None = None) -> None: ...
 
     def reset(self) -> None: ...
+
+
+def validation_curve(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Step and metric of each validation in the events of a run, without metrics that were not finite."""
+    scored = ((e["step"], e.get("metric")) for e in events if e["event"] == "validation")
+    return [(step, metric) for step, metric in scored if metric is not None]
 
 
 def _read_event(line: str) -> dict[str, Any] | None:

@@ -61,6 +61,11 @@ class ForecastPlan:
     has_dates: bool = False
     known: tuple[str, ...] = ()
 
+    @property
+    def naive_season(self) -> int:
+        """Points after which the seasonal naive forecast repeats a window, which sees no more than L."""
+        return min(self.season, self.context)
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -161,8 +166,8 @@ def make_windows(series: Sequence[Series], plan: ForecastPlan, training: bool = 
 
 
 def training_end(points: int, plan: ForecastPlan) -> int:
-    """Index of the first point that is no longer for training, in a series of T points."""
-    return points - 2 * max(plan.horizon, round(HELD_OUT_SHARE * points))
+    """Index of the first point that is no longer for training, in a series of T points; 0 for a short one."""
+    return max(0, points - 2 * max(plan.horizon, round(HELD_OUT_SHARE * points)))
 
 
 def _cut(series: Series, origins: np.ndarray, plan: ForecastPlan, split: str, index: int) -> Windows:
@@ -171,7 +176,7 @@ def _cut(series: Series, origins: np.ndarray, plan: ForecastPlan, split: str, in
     Columns that are known in advance are those of H points later, so that the last H points of a window hold them for
     the horizon.
     """
-    values, n, H, L, m = series.values, len(origins), plan.horizon, plan.context, min(plan.season, plan.context)
+    values, n, H, L, m = series.values, len(origins), plan.horizon, plan.context, plan.naive_season
     before = origins[:, None] + np.arange(-L, 0)
     windows = values[before]
     if series.known is not None:
