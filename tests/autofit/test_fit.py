@@ -284,6 +284,16 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+def test_split_seed_chooses_other_rows(run: Run, table: Path, tmp_path: Path, bodies: Mapping[str, str]) -> None:
+    few = ("--backbone", bodies["bert"], "--steps", 1, "--lr", "1e-2", "--device", "cpu", "--quiet")
+    rows: list[list[str]] = []
+    for number, words in enumerate(((), ("--split-seed", 0), ("--split-seed", 1))):
+        out = tmp_path / f"{number}.safetensors"
+        assert run("fit", table, "--out", out, *few, *words).code == 0
+        rows.append(sorted(Program.load(out).extra["training_rows"]))
+    assert rows[0] == rows[1] != rows[2]
+
+
 def test_fit_predict_info_push_pull(run: Run, table: Path, tmp_path: Path, bodies: Mapping[str, str]) -> None:
     out = tmp_path / "mine.safetensors"
     few = ("--backbone", bodies["bert"], "--steps", 30, "--lr", "1e-2,3e-2", "--device", "cpu", "--batch-size", 8)

@@ -30,6 +30,7 @@ class Example:
     strict: bool = setting(False, help="A flag.")
     race: bool = setting(True, help="A flag that is on.")
     hidden: int = setting(0, help="Not shown.")
+    seed: int | None = setting(None, help="A seed.")
 
 
 def call(*words: str) -> tuple[dict[str, Any], str]:
@@ -38,7 +39,7 @@ def call(*words: str) -> tuple[dict[str, Any], str]:
     app = typer.Typer()
 
     @app.command()
-    @with_settings(Example, "settings", omit=("hidden",))
+    @with_settings(Example, "settings", omit=("hidden",), names={"seed": "--split-seed"})
     def command(settings: dict[str, Any], device: str = "auto") -> None:
         received.update(settings, device=device)
 
@@ -72,6 +73,10 @@ def test_a_flag_that_is_on_can_be_switched_off() -> None:
     received, _ = call("--no-race")
     assert received["race"] is False
     assert "--no-race" in call("--help")[1]
+
+
+def test_an_option_can_have_a_name_of_its_own() -> None:
+    assert call("--split-seed", "4")[0]["seed"] == 4
 
 
 def test_help_shows_text_default_and_heading_of_every_field() -> None:

@@ -1,17 +1,18 @@
 """The first hour of a new user, from a wheel in an empty folder: `python tests/first_hour/first_hour.py`.
 
-It installs, calls the bare command, runs what the README's first screen shows, fits the data sets that people try
-first, and prints a table of what the fits reached beside the best plain model on the same rows.
+It installs, calls the bare command, runs what the README's first screen and the page about your own data show, fits
+the data sets that people try first, and prints a table of what the fits reached beside the best plain model on the same
+rows.
 
     --python PATH   use this environment instead of a new one, for example .venv/bin/python
     --only NAMES    fit only these data sets, for example wine,digits
-    --seeds SEEDS   seeds of the random splits (0,1,2); their mean counts, because one row of some test sets is 4 points
+    --seeds SEEDS   seeds of the random splits; their mean counts (0; where one test row is more than two points, 0,1,2)
     --minutes M     time of each fit (1)
     --beside        fit while a second process multiplies matrices with all cores
     --write FILE    also write the results as JSON; those of other data sets that the file has are kept
 
-It takes about an hour on two cores, most of it fits, and 25 minutes with `--seeds 0`. It ends with exit code 1 if fits
-are more than two points (0.03 of R²) below the best plain model, on the mean over the seeds.
+It takes about 45 minutes on two cores, most of it fits. It ends with exit code 1 if fits are more than two points
+(0.03 of R²) below the best plain model, on the mean over the seeds.
 """
 
 import argparse
@@ -35,6 +36,8 @@ from data_sets import DATA_SETS
 ROOT = Path(__file__).parents[2]
 #: how far a fit may be below the best plain model: in accuracy, and in R²
 TOLERANCES = {"accuracy": 0.02, "balanced accuracy": 0.02, "r2": 0.03}
+#: on so many random splits, data are fitted whose test sets are too small to tell such differences
+SMALL_SEEDS = (0, 1, 2)
 #: what a newcomer had with version 0.1, and the best plain model there
 BEFORE = {
     "wine": ("96.2 %", ""),
@@ -99,31 +102,46 @@ def first_screen(python: Path, folder: Path) -> None:
     print(f"The demo ran, and a run was trained, listed and reported ({pages}).", flush=True)
 
 
+def documents(python: Path, folder: Path) -> None:
+    """Make the small data sets of the page about your own data, and plan, fit, predict and inspect one of them."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "your_own_data.md").read_text(), re.DOTALL)
+    assert code is not None
+    place = folder / "documents"
+    place.mkdir()
+    run(python, "-c", code[1], folder=place)
+    icecore = (python, "-m", "icecore")
+    run(*icecore, "fit", "wine.csv", "--plan", folder=place)
+    run(*icecore, "fit", "wine.csv", "--steps", "20", "--out", "wine.safetensors", folder=place)
+    run(*icecore, "predict", "wine.safetensors", "wine.csv", "--out", "predictions.csv", folder=place)
+    run(*icecore, "info", "wine.safetensors", folder=place)
+    rows = len((place / "predictions.csv").read_text().splitlines()) - 1
+    print(f"The data sets of the documents were made, and one was fitted; {rows} rows were predicted.", flush=True)
+
+
 def fit(python: Path, data: Path, folder: Path, name: str, minutes: float, seed: int) -> dict[str, Any]:
     """Fit one data set with controls. Returns what the program's header says, and the seconds of the command."""
     out = folder / f"{data.stem}-{seed}.safetensors"
+    words = ("--minutes", str(minutes), "--split-seed", str(seed), "--controls", "--out", out)
+    begun = time.perf_counter()
+    run(python, "-m", "icecore", "fit", data, *words, folder=folder)
+    seconds = time.perf_counter() - begun
     script = (
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from icecore.cli.main import limit_spinning\n"
-        "limit_spinning()  # before torch is imported, as the command line does\n"
-        "from icecore.user_data import DataSettings, plan\n"
-        "from icecore.autofit.fit import fit\n"
-        "from icecore.autofit.fit_settings import FitSettings\n"
-        "data, out, minutes, seed = sys.argv[1:]\n"
-        "made = plan(data, DataSettings(seed=int(seed)))\n"
-        "settings = FitSettings(minutes=float(minutes), controls=True)\n"
-        "found = fit(made.task(), settings, Path(out), {'encoder': made.encoder.to_json()})\n"
-        "models = (found.result, *found.controls)\n"
-        "values = [{'name': m.name, 'metric': m.metric, 'seconds': m.seconds, 'steps': m.steps,\n"
-        "           'best_step': m.best_step} for m in models]\n"
-        "print(json.dumps({'metric': found.metric_name, 'rows': len(found.result.scores), 'models': values,\n"
-        "                  'verdict': found.verdict}))\n"
+        "from icecore.model.program import Program\n"
+        "print(json.dumps(Program.load(Path(sys.argv[1])).extra))\n"
     )
-    begun = time.perf_counter()
-    output = run(python, "-c", script, data, out, str(minutes), str(seed), folder=folder)
-    values = json.loads(output.splitlines()[-1])
-    return {"data": name, "seed": seed, "total_seconds": time.perf_counter() - begun, **values}
+    header = json.loads(run(python, "-c", script, out, folder=folder))
+    models = [{"name": key, **value} for key, value in {"this fit": header["result"], **header["controls"]}.items()]
+    return {
+        "data": name,
+        "seed": seed,
+        "total_seconds": seconds,
+        "metric": header["metric_name"],
+        "rows": header["result"]["examples"],
+        "models": models,
+        "verdict": header["verdict"],
+    }
 
 
 def shown(metric: str, value: float) -> str:
@@ -174,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", type=Path)
     parser.add_argument("--only", default=",".join(DATA_SETS))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--beside", action="store_true")
     parser.add_argument("--write", type=Path)
@@ -189,18 +207,24 @@ def main() -> None:
             longest = max(map(len, run(python, "-m", "icecore", *words, folder=folder, codes=(0, 2)).splitlines()))
             print(f"icecore {' '.join(words)}: {longest} columns", flush=True)
         first_screen(python, folder)
+        documents(python, folder)
         results: list[dict[str, Any]] = []
         for data_name in given.only.split(","):
             data = DATA_SETS[data_name](folder)
             if data is None:
                 print(f"{data_name} was skipped, because the package aeon is not installed.", flush=True)
                 continue
-            for seed in map(int, given.seeds.split(",")):
+            waiting = list(map(int, (given.seeds or "0").split(",")))
+            while waiting:
+                seed = waiting.pop(0)
                 with second_process(python, given.beside):
-                    results.append(fit(python, data, folder, data_name, given.minutes, seed))
-                print(markdown(results[-1:]).splitlines()[-1], flush=True)
+                    last = fit(python, data, folder, data_name, given.minutes, seed)
+                results.append(last)
+                print(markdown([last]).splitlines()[-1], flush=True)
                 if given.write:
                     write(given.write, results, given.minutes)
+                if given.seeds is None and seed == 0 and 1 / last["rows"] > TOLERANCES[last["metric"]]:
+                    waiting += SMALL_SEEDS[1:]
     print(markdown(results))
     below: list[str] = []
     above, groups = 0, by_data_set(results)

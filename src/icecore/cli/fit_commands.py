@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @with_settings(FitSettings, "fit_values")
-@with_settings(DataSettings, "data_values", omit=("seed",))
+@with_settings(DataSettings, "data_values", names={"seed": "--split-seed"})
 def fit(
     data: Annotated[
         Path,

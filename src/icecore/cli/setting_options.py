@@ -23,15 +23,12 @@ class SettingOption:
     """The option of one field.
 
     hint  the field's type without None
+    name  for example --batch-size
     """
 
     field: dataclasses.Field[Any]
     hint: Any
-
-    @property
-    def name(self) -> str:
-        """Name of the option, for example --batch-size."""
-        return OPTION_NAMES.get(self.field.name, "--" + self.field.name.replace("_", "-"))
+    name: str
 
     def parameter(self) -> inspect.Parameter:
         """The parameter from which typer builds the option."""
@@ -96,15 +93,20 @@ def _typed(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def with_settings(cls: type, parameter: str, omit: Collection[str] = ()) -> Callable[[Callable[..., None]], Any]:
+def with_settings(
+    cls: type, parameter: str, omit: Collection[str] = (), names: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Any]:
     """A decorator that gives a command an option for each field of `cls` in place of one `parameter`.
 
     The command receives a dict of the settings that were given or have a plain default. Fields in `omit` get no
-    option.
+    option; `names` are those of options whose name in this command is not that of the field.
     """
+    named = {**OPTION_NAMES, **(names or {})}
     hints = type_hints(cls)
     options = [
-        SettingOption(field, _without_none(hints[field.name]))
+        SettingOption(
+            field, _without_none(hints[field.name]), named.get(field.name, "--" + field.name.replace("_", "-"))
+        )
         for field in dataclasses.fields(cls)
         if field.name not in omit
     ]
