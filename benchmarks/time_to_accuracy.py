@@ -23,10 +23,10 @@ from typing import Any
 
 from goals import BACKBONE, GOALS, PLAIN_BATCH, PLAIN_RATES, Goal
 from icecore.backbones import build_body_of
-from icecore.cli.main import limit_spinning
 from icecore.core import device as runtimes
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
+from icecore.core.spinning import limit_spinning
 from icecore.tasks import build_task
 from icecore.tasks.entry import TaskRequest
 from measure import RESULTS, Bench, hardware, options

@@ -1,12 +1,14 @@
 """icecore: frozen pretrained transformers as universal computation engines.
 
 The names in `__all__` are the public API. They are imported when they are first used, so `import icecore` is quick and
-does not import torch.
+does not import torch. Before the first of them imports torch, `limit_spinning` sees to it that its threads do not keep
+other processes from working.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from icecore.core.spinning import limit_spinning
 from icecore.core.version import __version__
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'icecore' has no attribute {name!r}")
+    limit_spinning()
     value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

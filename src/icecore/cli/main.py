@@ -28,6 +28,7 @@ from icecore.cli import (
 )
 from icecore.cli.console import stderr
 from icecore.core.errors import ConfigError, UserError
+from icecore.core.spinning import limit_spinning
 from icecore.core.text import printable
 from icecore.core.version import __version__
 
@@ -35,9 +36,6 @@ from icecore.core.version import __version__
 INTERRUPTED = 130
 #: values of --ray; any other word after it is the next argument
 RAY_ADDRESS = re.compile(r"local|auto|\w+://\S+|\S+:\d+")
-#: iterations that a thread of libgomp spins while it waits for the others. More makes two processes on the same cores
-#: several times slower, and none at all (a passive wait) makes one process slower (docs/performance.md).
-SPIN_COUNT = "1000"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 # Headings of the list of commands.
@@ -112,15 +110,6 @@ def _fail(message: str) -> NoReturn:
     """End with a message and exit code 2."""
     stderr().print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
     sys.exit(2)
-
-
-def limit_spinning() -> None:
-    """Let waiting threads give way to other processes soon. Takes effect only before torch is imported.
-
-    A user's own setting of either variable wins.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def expand_home(words: Sequence[str]) -> list[str]:

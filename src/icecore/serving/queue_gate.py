@@ -13,10 +13,11 @@ from urllib.parse import unquote
 from starlette.requests import Request
 
 from icecore.serving.json_answers import to_json
+from icecore.serving.openapi_schema import PREDICT_PATH
 from icecore.serving.program_registry import ProgramRegistry
 from icecore.serving.request_errors import RequestError
 
-_PREDICT = re.compile(r"/v1/programs/([^/]+)/predict")
+_PREDICT = re.compile(PREDICT_PATH.replace("{name}", "([^/]+)"))
 
 
 class QueueGate:
