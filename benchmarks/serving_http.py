@@ -28,7 +28,6 @@ from http_load import LoadOutcome, LoadPlan, load
 from icecore.backbones import Backbone, BodyRequest, build_backbone
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
-from icecore.serving.batcher import Batcher
 from icecore.serving.http_server import open_socket, prepare_process
 from icecore.serving.program_registry import ProgramRegistry
 from icecore.serving.serve_settings import ServeSettings
@@ -49,10 +48,10 @@ class Served:
     def __init__(self, body: Backbone, precision: str, folder: Path, settings: ServeSettings, program: Program) -> None:
         self.registry = ProgramRegistry(settings, ServingMetrics(), "cpu")
         engine = Engine(body, precision)
+        batcher = self.registry.make_batcher(engine, "body")
         if settings.compile:
-            engine.compile_kernels(program)
-        observe = self.registry.metrics.observer("body")
-        batcher = Batcher(engine, settings.wait_ms, settings.max_rows, settings.max_queue, observe)
+            engine.compile_kernels(program)  # for the side of the engine, which uses all cores
+            batcher.call_as_worker(lambda: engine.compile_kernels(program))
         self.registry.bodies.append(ServedBody("body", "random", precision, engine, batcher))
         self.engine, self.folder = engine, folder
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from icecore.serving.batcher import NO_FINITE_LOGITS, Batcher, QueuedRequest
+from icecore.serving.batcher import NO_FINITE_LOGITS, Batcher, QueuedRequest, usual_workers
 from icecore.serving.request_errors import RequestError
 from icecore.serving.request_rows import RequestRows
 
@@ -164,3 +164,99 @@ def test_a_request_that_meets_the_end_is_refused_and_does_not_wait_for_ever(batc
     with pytest.raises(RequestError, match="is being stopped") as refused:
         asyncio.run(ask())
     assert refused.value.status == 503
+
+
+# --- several workers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> Any:
+    """A batcher whose two workers share two cores."""
+    made = Batcher(FakeEngine(), wait_ms=50, max_rows=4, max_queue=64, workers=2, cores=2)  # type: ignore[arg-type]
+    yield made
+    made.engine.gate.set()  # type: ignore[attr-defined]
+    made.close()
+
+
+def test_a_pass_does_not_wait_for_the_one_of_another_worker(pair: Any) -> None:
+    async def during_a_pass() -> list[float | None]:
+        pair.engine.gate.clear()
+        first = asyncio.create_task(pair.run(program(), rows(0.0)))
+        while pair.waiting or not first:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(pair.run(program(), rows(1.0)))
+        await asyncio.sleep(0.05)
+        assert pair.waiting == 0  # the other worker has it
+        third = asyncio.create_task(pair.run(program(), rows(2.0)))
+        await asyncio.sleep(0.05)
+        assert pair.waiting == 1
+        pair.engine.gate.set()
+        return [value for job in await asyncio.gather(first, second, third) for value in values(job)]
+
+    assert asyncio.run(during_a_pass()) == [0, 1, 2]
+
+
+def test_rows_of_one_request_are_in_order_though_workers_share_them(pair: Any) -> None:
+    bad = {7, 30}
+    numbers = [float("nan") if number in bad else float(number) for number in range(40)]
+
+    async def alone() -> QueuedRequest:
+        return await pair.run(program(), rows(*numbers))
+
+    job = asyncio.run(alone())
+    assert values(job) == [None if number in bad else number for number in range(40)]
+    assert [problem.row for problem in job.problems] == sorted(bad)
+    assert max(map(len, pair.engine.passes)) <= 4
+
+
+def test_rows_that_wait_are_shared_among_the_workers_that_are_free(pair: Any) -> None:
+    async def alone() -> None:
+        while pair._idle < 2:
+            await asyncio.sleep(0.001)
+        pair.engine.gate.clear()
+        task = asyncio.create_task(pair.run(program(), rows(1, 2, 3, 4)))
+        while pair.waiting or pair._idle == 2:
+            await asyncio.sleep(0.001)
+        pair.engine.gate.set()
+        await task
+
+    asyncio.run(alone())
+    assert sorted(map(len, pair.engine.passes)) == [2, 2]
+
+
+def test_closing_ends_all_workers_when_nothing_waits(pair: Any) -> None:
+    async def some() -> list[QueuedRequest]:
+        return await asyncio.gather(*(pair.run(program(), rows(number)) for number in range(10)))
+
+    assert [values(job) for job in asyncio.run(some())] == [[number] for number in range(10)]
+    pair.close()
+    assert not any(worker.is_alive() for worker in pair._workers)
+
+
+def test_a_fault_in_one_worker_leaves_the_other_requests_alone(pair: Any) -> None:
+    async def both() -> list[Any]:
+        tasks = (pair.run(program(), rows(*values)) for values in ((-1, -2, -3, -4, -5, -6), (7, 8)))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    failed, good = asyncio.run(both())
+    assert isinstance(failed, RuntimeError)
+    # a pass that both shared fails for both, and the server goes on
+    assert isinstance(good, RuntimeError) or values(good) == [7, 8]
+    assert pair.waiting == 0
+    assert pair.is_alive
+
+    async def after() -> QueuedRequest:
+        return await pair.run(program(), rows(9))
+
+    assert values(asyncio.run(after())) == [9]
+
+
+def test_workers_have_their_share_of_the_cores_and_so_do_compiled_kernels() -> None:
+    seen: list[int] = []
+    made = Batcher(FakeEngine(), 5, 4, 8, workers=2, cores=6)  # type: ignore[arg-type]
+    made.call_as_worker(lambda: seen.append(torch.get_num_threads()))
+    made.close()
+    assert seen == [3]
+    assert [usual_workers(torch.device("cpu"), cores) for cores in (1, 2, 4, 64)] == [1, 2, 4, 4]
+    assert usual_workers(torch.device("cuda"), 64) == 1

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from icecore.backbones import HubAccess, build_body_of
 from icecore.core.config import SINGLE_ROLES
 from icecore.core.device import select_runtime
@@ -13,7 +15,7 @@ from icecore.core.storage import storage_errors
 from icecore.core.text import shortened
 from icecore.inference.engine import Engine
 from icecore.model.program import Program
-from icecore.serving.batcher import Batcher
+from icecore.serving.batcher import Batcher, usual_workers
 from icecore.serving.request_errors import unknown_program
 from icecore.serving.serve_settings import ServeSettings
 from icecore.serving.served_program import ServedBody, ServedProgram
@@ -36,6 +38,8 @@ class ProgramRegistry:
     ) -> None:
         self.settings, self.metrics, self.device = settings, metrics, device
         self.hub: HubAccess = hub
+        #: before a worker has its share of them, which new threads take over
+        self.cores = torch.get_num_threads()
         self.bodies: list[ServedBody] = []
         #: counts the changes, so that what is made of all programs is made again
         self.generation = 0
@@ -148,16 +152,29 @@ class ProgramRegistry:
         backbone = build_body_of(config, self.hub).to(runtime.device)
         engine = Engine(backbone, runtime.precision)
         engine.load(program, "new")  # before the body is kept: raises if it is not the program's
-        if settings.compile:
-            engine.compile_kernels(program)
         taken = [body.name for body in self.bodies]
         name = file_name(backbone.info.name)
         label = name if name not in taken else f"{name}-{len(taken) + 1}"
-        batcher = Batcher(engine, settings.wait_ms, settings.max_rows, settings.max_queue, self.metrics.observer(label))
+        batcher = self.make_batcher(engine, label)
+        if settings.compile:
+            batcher.call_as_worker(lambda: engine.compile_kernels(program))
         self.metrics.watch_queue(label, lambda: batcher.waiting)
         body = ServedBody(label, str(backbone.info.weights), runtime.precision, engine, batcher)
         self.bodies.append(body)
         return body
+
+    def make_batcher(self, engine: Engine, label: str) -> Batcher:
+        """The queue and the workers of a body, whose passes are counted under `label`."""
+        settings, is_cpu = self.settings, engine.device.type == "cpu"
+        return Batcher(
+            engine,
+            settings.wait_ms,
+            settings.max_rows,
+            settings.max_queue,
+            self.metrics.observer(label),
+            settings.workers or usual_workers(engine.device, self.cores),
+            self.cores if is_cpu else None,
+        )
 
 
 def program_name(path: Path) -> str:

@@ -27,6 +27,13 @@ class ServeSettings:
         check=must(lambda wait: 0 <= wait <= 10_000, "0 to 10,000"),
         group=GATHERING,
     )
+    workers: int | None = setting(
+        None,
+        help="Passes through a body at the same time, which share the cores.",
+        check=at_least(1),
+        group=GATHERING,
+        default_note="one for each of up to 4 cores, and 1 on a GPU",
+    )
     max_rows: int = setting(128, help="Most rows of a pass.", check=at_least(1), group=GATHERING)
     compile: bool = setting(
         False,
