@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from icecore.core.errors import ConfigError, DataError
 from icecore.user_data import DataEncoder, DataSettings, Plan, encode, from_arrays, plan
@@ -246,6 +247,24 @@ def test_rows_of_a_group_share_a_split(tmp_path: Path) -> None:
         from_arrays(np.ones((9, 2)), range(9), DataSettings(group="who"))
     without = plan(path, DataSettings(drop=("who",)))
     assert "similar rows: 100 % of the rows have a near copy" in describe(without)
+
+
+def test_near_copies_of_series_and_images_are_mentioned() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    persons = np.repeat(rng.normal(size=(40, 50)), 10, 0)
+    images = np.repeat(rng.uniform(0, 200, (40, 8, 8)), 10, 0)
+    noise = rng.normal(size=(400, 64))
+    for inputs in (
+        (persons + 0.05 * noise[:, :50])[..., None],
+        (images + np.abs(3 * noise.reshape(400, 8, 8))).astype("uint8")[..., None],
+    ):
+        assert "similar rows: 100 % of the rows have a near copy" in describe(from_arrays(inputs, y))
+    time = np.linspace(0, 6, 48)
+    waves = np.sin(time * rng.integers(1, 4, (400, 1)) + rng.uniform(0, 6, (400, 1))) + 0.5 * noise[:, :48]
+    digits: Any = load_digits()
+    for inputs in (waves[..., None], digits.images[:400, ..., None].astype("uint8")):
+        assert "similar rows" not in describe(from_arrays(inputs, y))
 
 
 def test_copies_of_rows_share_a_split(tmp_path: Path) -> None:

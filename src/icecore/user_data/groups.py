@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from icecore.core.text import join_names, percent, pluralize
+from icecore.user_data.array_images import ArrayImages
 from icecore.user_data.columns import Column
 from icecore.user_data.notes import Note
 from icecore.user_data.records import ImageRecords, Records, SequenceRecords, TableRecords, TextRecords
@@ -34,8 +35,12 @@ MIN_GROUPS = 10
 MIN_DISTINCT_SHARE = 0.05
 #: rows that are compared to find near copies, and the rows that they are compared with
 NEAR_ROWS, NEAR_REFERENCES = 200, 4000
-#: the nearest row is a near copy if it is closer than this share of what chance gives
+#: the nearest row of a table is a near copy if it is closer than this share of what chance gives
 NEAR_SHARE = 0.2
+#: the nearest series or image is a near copy if it is closer than this share of the usual distance of two
+NEAR_PAIR_SHARE = 0.1
+#: numbers of a series or image that are compared, at most
+NEAR_NUMBERS = 1024
 
 
 class Groups(NamedTuple):
@@ -60,12 +65,13 @@ def find_groups(records: Records) -> Groups:
     notes += copy_notes
     if copies is not None:
         codes = copies if codes is None else _join(codes, copies)
-    if codes is None and isinstance(records, TableRecords) and (share := _near_copies(records)):
+    share = _near_copies(records) if codes is None else 0.0
+    if share > 0.5:
         notes.append(
             (
                 "similar rows",
                 f"{percent(share, digits=0)} of the rows have a near copy; if they come from the same person or thing, "
-                "name the column that says so with --group, or the score shows memory",
+                "name the column that says so with --group, or divide the data yourself, or the score shows memory",
             )
         )
     if names and isinstance(records, TableRecords):
@@ -182,23 +188,47 @@ def _join(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         codes = joined
 
 
-def _near_copies(records: TableRecords) -> float:
-    """Share of rows that are much closer to another than chance gives, if it is more than half; otherwise 0.
+def _near_copies(records: Records) -> float:
+    """Share of rows that are much closer to another than is usual; 0 where they cannot be compared.
 
-    Chance is what the same columns give when each of them is shuffled.
+    In a table, usual is what the same columns give when each of them is shuffled. The points of a series and the pixels
+    of an image depend on each other, so there it is the distance of two.
     """
-    columns = [c for c in records.columns.values() if c.type == "number" and not counts_rows(c)]
-    grid = [c.values.astype(np.float64) for c in columns if len(np.unique(c.values)) > NEAR_ROWS / 10]
-    if len(grid) < 2 or len(records) < 5 * MIN_GROUPS:
+    if len(records) < 5 * MIN_GROUPS:
         return 0.0
     generator = np.random.default_rng(0)
     chosen = generator.permutation(len(records))[:NEAR_REFERENCES]
-    points = np.nan_to_num(np.stack(grid, 1)[chosen], posinf=0, neginf=0)
-    points = (points - points.mean(0)) / np.maximum(points.std(0), 1e-12)
-    shuffled = np.stack([generator.permutation(values) for values in points.T], 1)
-    near, by_chance = (_nearest_distances(each[:NEAR_ROWS], each) for each in (points, shuffled))
-    share = float((near < NEAR_SHARE * np.median(by_chance)).mean())
-    return share if share > 0.5 else 0.0
+    if isinstance(records, TableRecords):
+        columns = [c for c in records.columns.values() if c.type == "number" and not counts_rows(c)]
+        grid = [c.values.astype(np.float64) for c in columns if len(np.unique(c.values)) > NEAR_ROWS / 10]
+        if len(grid) < 2:
+            return 0.0
+        points = np.nan_to_num(np.stack(grid, 1)[chosen], posinf=0, neginf=0)
+        points = (points - points.mean(0)) / np.maximum(points.std(0), 1e-12)
+        shuffled = np.stack([generator.permutation(values) for values in points.T], 1)
+        near, usual = (_nearest_distances(each[:NEAR_ROWS], each) for each in (points, shuffled))
+        return float((near < NEAR_SHARE * np.median(usual)).mean())
+    numbers = _numbers_of(records, chosen)
+    if numbers is None:
+        return 0.0
+    points = np.nan_to_num(numbers.astype(np.float64), posinf=0, neginf=0)
+    points = points - points.mean(0)
+    near = _nearest_distances(points[:NEAR_ROWS], points)
+    usual = np.sqrt(((points[:NEAR_ROWS] - np.roll(points, 1, 0)[:NEAR_ROWS]) ** 2).sum(1))
+    return float((near < NEAR_PAIR_SHARE * np.median(usual)).mean())
+
+
+def _numbers_of(records: Records, rows: np.ndarray) -> np.ndarray | None:
+    """Numbers (n, F) of series of one length, or of images that need no decoding, for these rows."""
+    if isinstance(records, SequenceRecords) and len(np.unique(records.sequences.lengths)) == 1:
+        N, V = len(records), records.sequences.points.shape[1]
+        flat = records.sequences.points.reshape(N, -1, V)
+    elif isinstance(records, ImageRecords) and isinstance(records.images, ArrayImages):
+        flat = records.images.pixels.reshape(len(records), -1, 1)
+    else:
+        return None
+    step = -(-flat.shape[1] * flat.shape[2] // NEAR_NUMBERS)
+    return flat[rows, ::step].reshape(len(rows), -1)
 
 
 def _nearest_distances(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
