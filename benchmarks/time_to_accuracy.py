@@ -21,12 +21,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from icecore.core.spinning import limit_spinning
+
+if __name__ == "__main__":
+    # before torch is imported; on both sides, because a small disturbance would slow only the plain loop otherwise
+    limit_spinning()
+
 from goals import BACKBONE, GOALS, PLAIN_BATCH, PLAIN_RATES, Goal
 from icecore.backbones import build_body_of
 from icecore.core import device as runtimes
 from icecore.core.config import RunConfig
 from icecore.core.device import Runtime
-from icecore.core.spinning import limit_spinning
 from icecore.tasks import build_task
 from icecore.tasks.entry import TaskRequest
 from measure import RESULTS, Bench, hardware, options
@@ -190,7 +195,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         bench.part = "all" if arguments.all else "_".join(arguments.goals)
     if os.getloadavg()[0] > IDLE_LOAD:
         print(BUSY, file=sys.stderr, flush=True)
-    limit_spinning()  # on both sides, because `icecore` does it, and a small disturbance would slow only the plain loop
     for goal in goals:
         # data that are missing should not end hours of measurements, and data in the cache be there for both sides
         build_task(goal.task, TaskRequest(goal.options, arguments.data_dir))
