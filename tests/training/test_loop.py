@@ -21,7 +21,7 @@ from torch import Tensor
 from icecore.backbones import Backbone
 from icecore.backbones.modules.kernels import can_compile
 from icecore.core import storage
-from icecore.core.config import ROLES, RunConfig
+from icecore.core.config import RIDGE, ROLES, RunConfig
 from icecore.core.errors import BusyError, ConfigError, StorageError, UserError
 from icecore.experiments.sweep import load_task, run_sweep
 from icecore.model.fpt import FPT
@@ -217,14 +217,18 @@ def test_full_training_leaves_a_program_that_holds_the_body(config: Configure, b
 def scripted(
     monkeypatch: pytest.MonkeyPatch, curves: Sequence[Sequence[float]], every: int = 4
 ) -> list[dict[str, Tensor]]:
-    """Make validation report `curves`, one a run, at steps every, 2 every, ... Returns the states seen, by call."""
+    """Make validation report `curves`, one a run, at steps every, 2 every, ... Returns the states seen, by call.
+
+    Runs with a start in closed form are validated at step 0 too.
+    """
     score, seen = Pack._score, []
 
     def scores(pack: Pack, split: str, limit: int | None = None) -> tuple[list[float], list[float]]:
         if split != "val" or any(m.progress.final is not None for m in pack.members):
             return score(pack, split, limit)
         seen.append({m.config.run_id: p for m, p in zip(pack.active, pack.model.programs(), strict=True)})
-        return [curves[pack.members.index(m)][pack.step // every - 1] for m in pack.active], [1.0] * len(pack.active)
+        call = pack.step // every - (pack.config.output_start is None)
+        return [curves[pack.members.index(m)][call] for m in pack.active], [1.0] * len(pack.active)
 
     monkeypatch.setattr(Pack, "_score", scores)
     return seen  # type: ignore[return-value]
@@ -251,6 +255,22 @@ def test_each_run_stops_by_its_own_validation(
     assert [s.status for s in summaries] == ["completed", "no improvement", "reached stop_at"]
     assert [s.steps_done for s in summaries] == [24, 16, 8]
     assert [s.best_step for s in summaries] == [24, 8, 8]
+
+
+def test_a_start_that_is_good_enough_is_not_trained(
+    config: Configure, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = sweep(config, steps=8, stop_at=0.9, output_start=RIDGE)[:2]
+    scripted(monkeypatch, [(0.1, 0.2, 0.3), (0.95,)])
+    summaries = trained(configs, tmp_path, body())
+    assert [(s.status, s.steps_done, s.best_step) for s in summaries] == [("completed", 8, 8), ("reached stop_at", 0, 0)]
+    started = next(event for event in RunFolder(tmp_path, configs[1]).events() if event["event"] == "start")
+    assert started["start_examples"] == BitXor(2).split_size("train")
+    scripted(monkeypatch, [(0.95,)])
+    (alone,) = trained(configs[1:], tmp_path / "alone", body())
+    assert (alone.status, alone.steps_done) == ("reached stop_at", 0)
+    a, b = (load_program(folder, configs[1]).tensors for folder in (tmp_path, tmp_path / "alone"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_run_does_not_change_when_another_one_stops(
@@ -403,6 +423,12 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "stopping": {"patience": 1, "stop_at": 0.9, "dropout": 0.1, "steps": 20, "lr_scale": "relative", "averaging": 0.2},
+    "closed form": {"patience": 1, "stop_at": 0.9, "steps": 20, "output_start": RIDGE},
+}
+#: validation metrics by case; the others are really validated
+CURVES = {
+    "stopping": [(0.3, 0.4, 0.5, 0.6, 0.7), (0.5, 0.4), (0.6, 0.95)],  # runs 1 and 2 stop together, at step 8
+    "closed form": [(0.2, 0.3, 0.4, 0.5, 0.6, 0.7), (0.5, 0.4), (0.95,)],  # run 2 has a start that is good enough
 }
 
 
@@ -435,15 +461,14 @@ def test_resumed_equals_unbroken(
     call: int,
 ) -> None:
     configs = sweep(config, **CASES[case])
-    curves = [(0.3, 0.4, 0.5, 0.6, 0.7), (0.5, 0.4), (0.6, 0.95)]  # runs 1 and 2 stop together, at step 8
     if case not in unbroken:
-        if case == "stopping":
-            scripted(monkeypatch, curves)
+        if case in CURVES:
+            scripted(monkeypatch, CURVES[case])
         unbroken[case] = tmp_path / "unbroken"
         run_sweep(configs, ExecutionContext(unbroken[case]))
         monkeypatch.undo()
-    if case == "stopping":
-        scripted(monkeypatch, curves)
+    if case in CURVES:
+        scripted(monkeypatch, CURVES[case])
     with monkeypatch.context() as patch:
         interrupt(patch, owner, name, call)
         with pytest.raises(Killed):

@@ -106,8 +106,11 @@ def read_features_of(model: FPT, task: Task, split: str, limit: int) -> tuple[Te
 @torch.no_grad()
 def start_output_layers(
     model: FPT, task: Task, seeds: Sequence[int], limit: int | None, splits: Sequence[str] = ("train",)
-) -> None:
-    """Give each run of `model` its closed-form start; runs of one seed have the same one."""
+) -> int:
+    """Give each run of `model` its closed-form start; runs of one seed have the same one.
+
+    Returns the number of examples that a start was solved on.
+    """
     programs = model.programs()
     solved: dict[int, ClosedFormStart] = {}
     (layer,) = model.output.weights()
@@ -118,3 +121,4 @@ def start_output_layers(
         layer.weight[run].copy_(solved[seed].weight)
         if layer.bias is not None:
             layer.bias[run].copy_(solved[seed].bias)
+    return len(solved[seeds[0]].losses)

@@ -114,26 +114,34 @@ class Pack:
         for folder in folders if step is not None else ():
             folder.check_origin(origin)
         state = self.world.broadcast(None if step is None else (step, [folder.go_back(step) for folder in folders]))
+        info: dict[str, Any] = {}
         if state is not None:
             self._restore(*state)
         elif self.config.output_start == RIDGE:
-            start_output_layers(
-                self.model, self.task, [m.config.seed for m in self.members], self.config.start_examples
-            )
-            self.adam.read()
+            info |= self._start_output_layers()
         trained, frozen = self.model.counts()
-        info = {"trained": trained, "frozen": frozen, "device": self.runtime.describe()}
+        info |= {"trained": trained, "frozen": frozen, "device": self.runtime.describe()}
         info |= {"compiled": self.model.compiled, "metric_name": self.task.metric_name}
         pack = [m.config.run_id for m in self.members]
         self._log("start", pack=pack, origin=origin, **info)
         for callback in self.context.callbacks:
             callback.begin([m.config for m in self.members], self.step, info)
 
+    def _start_output_layers(self) -> dict[str, Any]:
+        """Solve the runs' output layers in closed form. Returns numbers for the log."""
+        begun, seeds = time.perf_counter(), [m.config.seed for m in self.members]
+        examples = start_output_layers(self.model, self.task, seeds, self.config.start_examples)
+        self.adam.read()
+        return {"start_examples": examples, "start_seconds": round(time.perf_counter() - begun, 3)}
+
     def run(self) -> None:
         """Train until every run has stopped or has made all of its steps."""
         schedule = self.schedule
-        if self.step == 0 and self.config.output_start is not None:
-            self.validate()  # such a start may be better than what training makes of it
+        if self.step == 0 and self.config.output_start is not None and not all(m.was_validated for m in self.active):
+            self.validate()  # such a start may be better than what training makes of it, or good enough
+            if self._has_stopped_runs:
+                self.save()
+                self._drop_stopped_runs()
         loss_sum, since = torch.zeros(self.adam.runs, device=self.adam.values.device), 0
         begun, compiling = time.perf_counter(), self.model.compiled
         while self.active and not schedule.is_over:
@@ -151,12 +159,11 @@ class Pack:
                 since = 0
             if evaluating:
                 self.validate()
-            stopping = [m for m in self.active if m.progress.stopped]
+            stopping = self._has_stopped_runs
             if evaluating or stopping or time.perf_counter() - self.saved > self.context.checkpoint_seconds:
                 self.save()
             if stopping:
-                self.active = [m for m in self.active if not m.progress.stopped]
-                self._narrow()
+                self._drop_stopped_runs()
                 loss_sum, since = torch.zeros(self.adam.runs, device=loss_sum.device), 0
 
     def train_step(self) -> Tensor:
@@ -328,6 +335,15 @@ class Pack:
             member.progress.seconds += now - self.counted
             member.progress.share += (now - self.counted) / len(members)
         self.counted = now
+
+    @property
+    def _has_stopped_runs(self) -> bool:
+        return any(m.progress.stopped for m in self.active)
+
+    def _drop_stopped_runs(self) -> None:
+        """Train on with those runs only that have not stopped."""
+        self.active = [m for m in self.active if not m.progress.stopped]
+        self._narrow()
 
     def _narrow(self) -> None:
         """Shrink model and optimizer to the active runs."""

@@ -59,6 +59,11 @@ class PackedRun:
     progress: RunProgress = field(default_factory=RunProgress)
 
     @property
+    def was_validated(self) -> bool:
+        """Whether it was validated before."""
+        return self.best is not None or self.progress.stale > 0
+
+    @property
     def has_program(self) -> bool:
         """Whether the run ends with a program: it has a validated state, and is not behind in a race."""
         return self.best is not None and self.progress.stopped != BEHIND
