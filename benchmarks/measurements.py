@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,32 @@ class Measurement:
 
     @property
     def examples(self) -> int:
-        """Training examples until the target was reached, or until the last validation."""
-        step = self.step or max((each.step for each in self.validations), default=0)
-        return step * self.settings["batch_size"]
+        """Training examples until the target was reached, or until the last validation.
+
+        Those of a start in closed form are among them, and count again when they are trained on.
+        """
+        last = max((each.step for each in self.validations), default=0)
+        step = last if self.step is None else self.step
+        return step * self.settings["batch_size"] + (self.settings.get("start_examples") or 0)
 
     @property
     def best(self) -> float | None:
         """The best validation accuracy, or None if there was no validation."""
         return max((each.metric for each in self.validations), default=None)
+
+    def until(self, target: float) -> "Measurement":
+        """The same measurement as if it had been made for a lower target: a side gets there on its way.
+
+        Without a validation that reached it, and for a higher target, nothing but the target changes.
+        """
+        settings = {**self.settings, "stop_at": target}
+        for number, each in enumerate(self.validations, 1):
+            if each.metric >= target:
+                seen = self.validations[:number]
+                return replace(
+                    self, settings=settings, seconds=each.seconds, step=each.step, ended=False, validations=seen
+                )
+        return replace(self, settings=settings)
 
     def to_json(self) -> str:
         """The measurement as one line."""
@@ -82,9 +100,14 @@ class Measurements:
     def find(self, side: str, settings: Mapping[str, Any], conditions: Conditions, limit: float) -> Measurement | None:
         """The latest measurement of `side` with these settings on this hardware with these versions, or None.
 
+        One for a higher target will do.
+
         limit  one in which the target was not reached counts only if it was watched for so many seconds
         """
+        target = settings["stop_at"]
         for each in reversed(self.known):
+            if each.settings["stop_at"] > target:
+                each = each.until(target)
             alike = each.side == side and _key(side, each.settings, each.conditions) == _key(side, settings, conditions)
             if alike and (each.reached or each.ended or each.seconds >= limit):
                 return each

@@ -182,7 +182,7 @@ def measurement(script: Script) -> Callable[..., Any]:
 
     def build(side: str, seconds: float, step: int | None = 5, ended: bool = False, **settings: Any) -> Any:
         conditions = module.Conditions({"cpu": "A"}, {"icecore": "1", "torch": "2"}, "2026-01-02", "python x.py")
-        given = {"batch_size": 16, "lr": 1e-3, **settings}
+        given = {"batch_size": 16, "lr": 1e-3, "stop_at": 0.5, **settings}
         validations = (validation(seconds / 2, 4, 0.25), validation(seconds, 5, 0.5))
         return module.Measurement("g", side, given, "command", seconds, step, ended, validations, conditions)
 
@@ -220,11 +220,30 @@ def test_a_measurement_in_vain_counts_for_as_long_as_it_was_watched(script: Scri
     assert stored.find("plain", vain.settings, vain.conditions, 21.0) == ended
 
 
+def test_a_measurement_for_a_higher_target_serves_a_lower_one(script: Script, measurement: Callable[..., Any]):
+    stored, high = script("measurements").Measurements(None), measurement("plain", 20.0)
+    stored.add(high)
+
+    def find(target: float, limit: float = 1.0) -> Any:
+        return stored.find("plain", high.settings | {"stop_at": target}, high.conditions, limit)
+
+    low = find(0.2)
+    assert (low.seconds, low.step, low.examples, low.settings["stop_at"]) == (10.0, 4, 64, 0.2)
+    assert [each.metric for each in low.validations] == [0.25]
+    assert find(0.6) is None
+    stored.known = [measurement("plain", 20.0, step=None, stop_at=0.9)]  # in vain
+    assert (find(0.2).seconds, find(0.2).reached) == (10.0, True)
+    assert (find(0.7, limit=20.0).seconds, find(0.7, limit=20.0).reached) == (20.0, False)
+    assert find(0.7, limit=21.0) is None
+
+
 def test_examples_and_best_accuracy_of_a_measurement(measurement: Callable[..., Any]):
     reached, vain = measurement("ours", 9.0, step=4), measurement("ours", 9.0, step=None)
     assert (reached.reached, reached.examples) == (True, 64)
     assert (vain.reached, vain.examples, vain.best) == (False, 80, 0.5)
     assert (replace(vain, validations=()).examples, replace(vain, validations=()).best) == (0, None)
+    start = measurement("ours", 9.0, step=0, start_examples=500)
+    assert (start.reached, start.examples) == (True, 500)
 
 
 # --- ratios ------------------------------------------------------------------------------------------
