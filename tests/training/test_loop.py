@@ -263,7 +263,8 @@ def test_a_start_that_is_good_enough_is_not_trained(
     configs = sweep(config, steps=8, stop_at=0.9, output_start=RIDGE)[:2]
     scripted(monkeypatch, [(0.1, 0.2, 0.3), (0.95,)])
     summaries = trained(configs, tmp_path, body())
-    assert [(s.status, s.steps_done, s.best_step) for s in summaries] == [("completed", 8, 8), ("reached stop_at", 0, 0)]
+    assert [s.status for s in summaries] == ["completed", "reached stop_at"]
+    assert [(s.steps_done, s.best_step) for s in summaries] == [(8, 8), (0, 0)]
     started = next(event for event in RunFolder(tmp_path, configs[1]).events() if event["event"] == "start")
     assert started["start_examples"] == BitXor(2).split_size("train")
     scripted(monkeypatch, [(0.95,)])
