@@ -56,7 +56,8 @@ class Measurement:
         """
         last = max((each.step for each in self.validations), default=0)
         step = last if self.step is None else self.step
-        return step * self.settings["batch_size"] + (self.settings.get("start_examples") or 0)
+        start = self.settings["start_examples"] if self.settings.get("output_start") else 0
+        return step * self.settings["batch_size"] + start
 
     @property
     def best(self) -> float | None:

@@ -109,19 +109,6 @@ def test_replaced_updates_reach_the_average_too(recipe: ModuleType, tmp_path: Pa
     assert torch.equal(trained, start)
 
 
-def test_the_output_layer_is_solved_for_the_score_only(
-    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits, solve = [], recipe.start_output_layers
-    monkeypatch.setattr(recipe, "start_output_layers", lambda *call: limits.append(call[-1]) or solve(*call))
-    name = "the output layer solved in closed form at each validation"
-    packs = [new_pack(recipe, tmp_path / str(n), lead) for n, lead in enumerate((recipe.DEFAULT, name))]
-    for pack in packs:
-        pack.run()
-    assert limits == [32, 64]  # as many examples as were seen
-    assert torch.equal(packs[0].adam.values, packs[1].adam.values)
-
-
 def test_measurements_are_kept_and_a_start_does_not_count(
     recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -242,7 +242,7 @@ def test_examples_and_best_accuracy_of_a_measurement(measurement: Callable[..., 
     assert (reached.reached, reached.examples) == (True, 64)
     assert (vain.reached, vain.examples, vain.best) == (False, 80, 0.5)
     assert (replace(vain, validations=()).examples, replace(vain, validations=()).best) == (0, None)
-    start = measurement("ours", 9.0, step=0, start_examples=500)
+    start = measurement("ours", 9.0, step=0, output_start="ridge", start_examples=500)
     assert (start.reached, start.examples) == (True, 500)
 
 

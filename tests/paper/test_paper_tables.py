@@ -8,7 +8,7 @@ TABLE_NUMBERS = (1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 21, 16, 17)
 
 
 def test_every_table_is_there() -> None:
-    ours = {"algorithms", "scales", "starts", "factors", "choices", "lengths"}
+    ours = {"algorithms", "scales", "refit", "starts", "factors", "choices", "lengths"}
     assert set(STUDIES) == {*(f"table{n}" for n in TABLE_NUMBERS), "attention", "rebuttal", *ours}
     assert all(study.name == name and study.question and study.title for name, study in STUDIES.items())
 

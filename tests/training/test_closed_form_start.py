@@ -1,8 +1,10 @@
 """The closed-form start: no worse than any training of the same features, kept by a run, and the same after a kill."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +16,17 @@ from icecore.backbones import BodyRequest, build_backbone
 from icecore.core.config import LOSS, RIDGE, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
+from icecore.model.loading import load_programs
 from icecore.model.model_settings import ModelSettings
+from icecore.model.program import Program
 from icecore.tasks.bits import BitXor
+from icecore.tasks.task import Task
 from icecore.training import closed_form_start
 from icecore.training.closed_form_start import (
     LOGIT_SCALES,
     _left_out_losses,
     read_features_of,
+    refit_output_layers,
     solve_output_layer,
     start_output_layers,
 )
@@ -144,7 +150,7 @@ def test_the_limits_are_documented() -> None:
 def test_an_mlp_has_no_closed_form(bodies: Mapping[str, str]) -> None:
     task = build_task()
     model = FPT(task.spec, build_backbone(BodyRequest(bodies["bert"])), [0], ModelSettings(output_hidden=(8,)))
-    with pytest.raises(ConfigError, match="is for a linear output layer"):
+    with pytest.raises(ConfigError, match="Only a linear output layer has a closed form"):
         solve_output_layer(model, task)
 
 
@@ -168,3 +174,75 @@ def test_a_run_keeps_its_start_unless_training_improves_it(tmp_path: Path, bodie
     pack.resume()
     pack.run()
     assert pack.finish()[0].val_metric >= summary.val_metric  # type: ignore[operator]
+
+
+# --- refits ------------------------------------------------------------------------------------------
+
+
+def trained_pack(task: Task, config: RunConfig, out: Path, **others: Any) -> Pack:
+    """A pack of `config` and of the same with `others`, trained but not finished."""
+    context = ExecutionContext(out, device="cpu")
+    configs = [config, replace(config, **others)] if others else [config]
+    pack = Pack(task, context.backbone(config), configs, context)
+    pack.resume()
+    pack.run()
+    return pack
+
+
+@pytest.fixture
+def refitted(bodies: Mapping[str, str]) -> RunConfig:
+    """A short run whose validated states have output layers in closed form."""
+    return RunConfig(
+        task=build_task().name, steps=6, batch_size=4, lr=1e-2, eval_every=3, backbone=bodies["bert"], protocol="fair",
+        averaging=0.5, output_refit=RIDGE,
+    )  # fmt: skip
+
+
+def test_a_refit_is_the_solution_for_the_state_that_is_validated_and_leaves_training_alone(
+    tmp_path: Path, refitted: RunConfig
+) -> None:
+    task = build_task()
+    plain = trained_pack(task, replace(refitted, output_refit=None), tmp_path / "plain")
+    pack = trained_pack(task, refitted, tmp_path / "refitted")
+    assert torch.equal(pack.adam.values, plain.adam.values)
+    assert torch.equal(pack.model.output.weights()[0].weight, plain.model.output.weights()[0].weight)
+    with plain.adam.averaged(), pack.adam.averaged():
+        solution = solve_output_layer(plain.model, task, 6 * 4)  # as many examples as were trained on
+        states = pack._refitted_states()
+    (weight,) = (
+        each for name, each in pack.adam.tensors(states[0]).items() if name.startswith("output") and each.dim() == 2
+    )
+    assert torch.allclose(weight, solution.weight.float(), atol=1e-5)
+    (summary,) = pack.finish()
+    program = Program.load(pack.members[0].folder.program_path)
+    model = load_programs([program], build_backbone(BodyRequest(refitted.backbone)))
+    assert summary.val_metric == pytest.approx(float(evaluate_with_loss(model, task, "val")[0]))
+
+
+def test_runs_of_one_seed_are_refitted_each_for_its_own_program(tmp_path: Path, refitted: RunConfig) -> None:
+    task = build_task()
+    config = replace(refitted, start_examples=60)
+    packed = trained_pack(task, config, tmp_path / "packed", lr=0.3)
+    losses = [member.progress.best_loss for member in packed.members]
+    assert losses[0] != pytest.approx(losses[1], rel=0.01)
+    for loss, lr in zip(losses, (1e-2, 0.3), strict=True):
+        alone = trained_pack(task, replace(config, lr=lr), tmp_path / f"{lr}").members[0]
+        assert alone.progress.best_loss == pytest.approx(loss, rel=1e-3)
+
+
+def test_a_run_that_diverged_does_not_stop_the_refits_of_others(tmp_path: Path, bodies: Mapping[str, str]) -> None:
+    task, model = build_task(), build_model(build_task(), bodies, seeds=(0, 1))
+    layer = model.output.weights()[0].weight
+    before = layer.detach().clone()
+    with torch.no_grad():
+        model.input.weights()[0].weight[0] = math.nan
+    refit_output_layers(model, task, 8)
+    assert torch.equal(layer[0], before[0])
+    assert not torch.equal(layer[1], before[1])
+
+
+@pytest.mark.parametrize("setting", ["output_start", "output_refit"])
+def test_an_output_layer_that_is_not_trained_is_not_replaced(tmp_path: Path, refitted: RunConfig, setting: str) -> None:
+    config = replace(refitted, **{"output_refit": None, "train_roles": ("input", "norm"), setting: RIDGE})
+    with pytest.raises(ConfigError, match=r"layer, which is not trained\. Add output to train_roles"):
+        trained_pack(build_task(), config, tmp_path)

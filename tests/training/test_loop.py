@@ -425,6 +425,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "stopping": {"patience": 1, "stop_at": 0.9, "dropout": 0.1, "steps": 20, "lr_scale": "relative", "averaging": 0.2},
     "closed form": {"patience": 1, "stop_at": 0.9, "steps": 20, "output_start": RIDGE},
+    "refit": {"output_refit": RIDGE, "averaging": 0.2},
 }
 #: validation metrics by case; the others are really validated
 CURVES = {

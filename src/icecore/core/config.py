@@ -33,7 +33,8 @@ BOS = "bos"
 DRAWN_WEIGHTS = ("random", "statistics")
 MAX_PREFIX = 1024
 INPUT_NORMS = ("rms",)
-#: the one `output_start` besides random numbers, and the one `tie_break` besides the earlier step
+#: the one `output_start` besides random numbers, and `output_refit` besides none; and the one `tie_break` besides the
+#: earlier step
 RIDGE, LOSS = "ridge", "loss"
 PRECISIONS = ("fp32", "bf16", "int8")
 #: Settings that were added after the first results. They are left out of the JSON while they are None, so that
@@ -46,6 +47,7 @@ OMITTED_IF_NONE = frozenset(
         "position_start",
         "input_scale",
         "output_start",
+        "output_refit",
         "start_examples",
         "tie_break",
         "minutes",
@@ -368,13 +370,22 @@ class RunConfig:
         group=BODY,
         default_note="random numbers",
     )
+    output_refit: str | None = setting(
+        None,
+        help="Output layer of the states that are validated and kept: ridge solves it anew in closed form on the "
+        "features of the trained program. Training goes on with its own.",
+        check=one_of("output_refit", (RIDGE,)),
+        group=VALIDATION,
+        default_note="the trained one",
+    )
     start_examples: int | None = setting(
         None,
-        help="Training examples on which a closed-form start is solved. It has at most 20,000 rows, or 2,048 if the "
-        "output layer reads more than 2,048 numbers, and each position that is read of an example is a row.",
+        help="Training examples on which an output layer is solved in closed form. There are at most 20,000 rows, or "
+        "2,048 if the output layer reads more than 2,048 numbers, and each position that is read of an example is a "
+        "row.",
         check=at_least(1),
         group=BODY,
-        default_note="as many as that allows",
+        default_note="as many as that allows; for a refit, as many as were trained on",
     )
     tie_break: str | None = setting(
         None,

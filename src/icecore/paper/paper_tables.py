@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from icecore.core.config import FPT_ROLES, INPUT, LR_SCALES, OUTPUT, ROLES, SINGLE_ROLES
+from icecore.core.config import FPT_ROLES, INPUT, LR_SCALES, OUTPUT, RIDGE, ROLES, SINGLE_ROLES
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,16 @@ def _scale_rows() -> dict[str, StudyRow]:
         for name, base in _KINDS
         for scale in LR_SCALES
     }
+
+
+def _refit_rows() -> dict[str, StudyRow]:
+    """Study `refit`: the output layer as it was trained, or in closed form on 1,000 training examples."""
+    rows: dict[str, StudyRow] = {}
+    for name, base in (*_KINDS, ("none", NO_BODY.settings)):
+        rows[f"{name}-trained"] = StudyRow(f"{name}, output layer trained", base)
+        refitted = {**base, "output_refit": RIDGE, "start_examples": 1000}
+        rows[f"{name}-refitted"] = StudyRow(f"{name}, output layer in closed form", refitted)
+    return rows
 
 
 def _start_rows() -> dict[str, StudyRow]:
@@ -383,6 +393,14 @@ _STUDIES = (
         _scale_rows(),
         settings={"steps": 100, "eval_every": 25},
         column_settings={"bit-xor": {"steps": 600}},
+    ),
+    Study(
+        "refit",
+        "Output layer in closed form",
+        "Does pretraining help only because an output layer is trained sooner on its features? Each validated state "
+        "gets the best linear output layer for 1,000 training examples.",
+        ("bit-xor", "mnist", "cifar10"),
+        _refit_rows(),
     ),
     Study(
         "starts",

@@ -1,7 +1,8 @@
-"""The closed-form start of an output layer: ridge regression on the features of a program that is not trained yet.
+"""Output layers in closed form: ridge regression on the features of a program.
 
-Training goes on from there, so a run is never worse than the linear model on the features of its fresh body. The start
-is a function of data, body and configuration only.
+As the start of a run, it is solved before any training, so a run is never worse than the linear model on the features
+of its fresh body. As a refit, it is solved for each state that is validated. Both are functions of data, body,
+configuration and the program's other tensors only.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from icecore.backbones.backbone import Backbone
+from icecore.core.config import OUTPUT
 from icecore.core.device import to_device
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
@@ -59,14 +61,18 @@ def solve_output_layer(
 ) -> ClosedFormStart:
     """The closed-form start of a model that holds one run, on at most `limit` examples of each of the splits.
 
-    All splits together have no more than `max_examples`. Raises ConfigError if the output layer is not linear.
+    All splits together have no more than `max_examples`. Raises ConfigError if the output layer is not linear or not
+    trained.
     """
-    if model.settings.output_hidden:
-        raise ConfigError("output_start ridge is for a linear output layer, but output_hidden makes it an MLP.")
+    _check_output_layer(model)
     most = max(1, max_examples(model.spec, model.backbone) // len(splits))
-    # on the CPU, because not every device has float64
     parts = [read_features_of(model, task, split, min(limit or most, most)) for split in splits]
-    features, targets = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+    return _solve(model, task, *(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _solve(model: FPT, task: Task, features: Tensor, targets: Tensor) -> ClosedFormStart:
+    """The output layer for features (N, n, F) and targets (N, ...)."""
+    features, targets = features.cpu(), targets.cpu()  # because not every device has float64
     N, n, F = features.shape
     values, weights = task.linear_targets(targets)
     values = values.reshape(N * n, -1)
@@ -76,6 +82,13 @@ def solve_output_layer(
     best = int(losses.mean(1).argmin())
     scale = float(LOGIT_SCALES[best])
     return ClosedFormStart(solution.weight * scale, solution.bias * scale, losses[best])
+
+
+def _check_output_layer(model: FPT) -> None:
+    if model.settings.output_hidden:
+        raise ConfigError("Only a linear output layer has a closed form, but output_hidden makes it an MLP.")
+    if OUTPUT not in model.settings.train_roles:
+        raise ConfigError("A closed form replaces the output layer, which is not trained. Add output to train_roles.")
 
 
 def _left_out_losses(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
@@ -113,12 +126,35 @@ def start_output_layers(
     """
     programs = model.programs()
     solved: dict[int, ClosedFormStart] = {}
-    (layer,) = model.output.weights()
     for run, seed in enumerate(seeds):
         if seed not in solved:
             with alone(model, programs[run]):
                 solved[seed] = solve_output_layer(model, task, limit, splits)
-        layer.weight[run].copy_(solved[seed].weight)
-        if layer.bias is not None:
-            layer.bias[run].copy_(solved[seed].bias)
+        _set_output_layer(model, run, solved[seed])
     return len(solved[seeds[0]].losses)
+
+
+@torch.no_grad()
+def refit_output_layers(model: FPT, task: Task, limit: int) -> None:
+    """Give each run of `model` the output layer in closed form for its program as it is now.
+
+    A run that diverged, so that its features are not finite, keeps its output layer. Raises ConfigError if the output
+    layer is not linear or not trained.
+    """
+    _check_output_layer(model)
+    examples = min(limit, max_examples(model.spec, model.backbone))
+    solved: list[ClosedFormStart | None] = []
+    for program in model.programs():
+        with alone(model, program):
+            features, targets = read_features_of(model, task, "train", examples)
+            solved.append(_solve(model, task, features, targets) if bool(features.isfinite().all()) else None)
+    for run, solution in enumerate(solved):
+        if solution is not None:
+            _set_output_layer(model, run, solution)
+
+
+def _set_output_layer(model: FPT, run: int, solution: ClosedFormStart) -> None:
+    (layer,) = model.output.weights()
+    layer.weight[run].copy_(solution.weight)
+    if layer.bias is not None:
+        layer.bias[run].copy_(solution.bias)

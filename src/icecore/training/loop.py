@@ -27,7 +27,7 @@ from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
 from icecore.tasks.task import Task
 from icecore.training.checkpoint import RunFolder, common_step
-from icecore.training.closed_form_start import start_output_layers
+from icecore.training.closed_form_start import refit_output_layers, start_output_layers
 from icecore.training.compilation import MIN_COMPILE_MINUTES, pays_to_compile
 from icecore.training.context import ExecutionContext
 from icecore.training.evaluation import evaluate_with_loss
@@ -209,7 +209,10 @@ class Pack:
     def validate(self) -> None:
         """Score the active runs, keep the best state of each, and decide which ones stop."""
         config = self.config
+        states = self.adam.best_guess
         with self.adam.averaged():
+            if config.output_refit == RIDGE:
+                states = self._refitted_states()
             metrics, losses = self._score(self._choice_split(), config.eval_examples)
         for row, (member, metric, loss) in enumerate(zip(self.active, metrics, losses, strict=True)):
             progress = member.progress
@@ -218,7 +221,7 @@ class Pack:
             if progress.improves(metric, loss, config.tie_break):
                 progress.best_metric, progress.best_step, progress.stale = metric, self.step, 0
                 progress.best_loss = loss
-                member.best = self.adam.best_guess[row].clone()
+                member.best = states[row].clone()
             else:
                 progress.stale += 1
             event = {"event": "validation", "step": self.step, "metric": _finite(metric), "loss": _finite(loss)}
@@ -231,6 +234,13 @@ class Pack:
             callback.validated(self.step, {m.config.run_id: x for m, x in zip(self.active, metrics, strict=True)})
         if self.context.race:
             self._race()
+
+    def _refitted_states(self) -> Tensor:
+        """The states (R, K) in the model, with output layers in closed form, which the model has afterwards."""
+        limit = self.config.start_examples or self.step * self.config.batch_size
+        if limit:  # before the first step, only a start in closed form is validated, and that is solved already
+            refit_output_layers(self.model, self.task, limit)
+        return self.adam.current(self.adam.runs)
 
     def _race(self) -> None:
         """Stop the runs of the learning rates that are behind, if a rung of the race is decided at this step."""

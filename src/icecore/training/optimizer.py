@@ -63,9 +63,7 @@ class PackedAdam:
             start, stop = stop, stop + parameter.numel() // (runs if self._run_axis[name] else 1)
             self.slots.append(Slot(name, start, stop, shape))
         device = next(iter(self.parameters.values())).device
-        self.values = torch.empty(runs, stop, device=device)
-        for slot in self.slots:
-            self.values[:, slot.start : slot.stop] = self.parameters[slot.name].detach().reshape(runs, -1)
+        self.values = self.current(runs)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.averaging = averaging
         self.average = None if averaging is None else self.values.clone()
@@ -140,14 +138,13 @@ class PackedAdam:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The parameters are the average over past values inside this context, if there is one."""
+        """The parameters are the average over past values inside this context, if there is one, and may be changed."""
         if self.average is not None:
             self.write(self.average)
         try:
             yield
         finally:
-            if self.average is not None:
-                self.write()
+            self.write()
 
     @torch.no_grad()
     def write(self, values: Tensor | None = None) -> None:
@@ -158,10 +155,14 @@ class PackedAdam:
             parameter.copy_(values[:, slot.start : slot.stop].reshape(parameter.shape))
 
     @torch.no_grad()
+    def current(self, runs: int) -> Tensor:
+        """The parameters of R `runs` as they are now: (R, K), as a new tensor."""
+        return torch.cat([self.parameters[slot.name].detach().reshape(runs, -1) for slot in self.slots], 1)
+
+    @torch.no_grad()
     def read(self) -> None:
         """Start from the parameters as they are now, before the first step."""
-        for slot in self.slots:
-            self.values[:, slot.start : slot.stop] = self.parameters[slot.name].detach().reshape(self.runs, -1)
+        self.values = self.current(self.runs)
         if self.average is not None:
             self.average.copy_(self.values)
 
