@@ -53,6 +53,24 @@ def test_the_arithmetic_by_hand() -> None:
     assert estimate.seconds(config, 3, SPEED) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("settings", "examples"),
+    [
+        ({}, 0),
+        ({"output_start": "ridge"}, 20_000),
+        ({"output_start": "ridge", "start_examples": 500}, 500),
+        ({"output_refit": "ridge"}, 2 * 5 + 2 * 10),  # as many as were trained on until then
+        ({"output_refit": "ridge", "start_examples": 500}, 2 * 500),
+        ({"output_start": "ridge", "output_refit": "ridge", "start_examples": 500}, 3 * 500),
+    ],
+)
+def test_output_layers_in_closed_form_take_passes(settings: dict[str, Any], examples: int) -> None:
+    few = {"steps": 10, "batch_size": 2, "eval_every": 5, "test_examples": 100}
+    passes = 10 * 2 * 2 + (2 + 2) * 1000 + 100
+    plain, solved = (seconds("mnist", **few, **each) - estimate.FIXED_SECONDS for each in ({}, settings))
+    assert solved / plain == pytest.approx((passes + examples) / passes)
+
+
 @pytest.mark.parametrize(("task", "is_stored"), [("mnist", True), ("bit-xor", False)])
 def test_only_stored_examples_go_through_a_body_once_for_an_output_layer(task: str, is_stored: bool) -> None:
     short, long = (

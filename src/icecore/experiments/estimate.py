@@ -15,6 +15,7 @@ from icecore.core.device import activation_dtype, select_runtime
 from icecore.core.errors import UserError
 from icecore.tasks.registry import find_task
 from icecore.tasks.stored_task import StoredTask
+from icecore.training.closed_form_start import MAX_ROWS
 
 #: seconds that a training takes besides its passes, for loading the body, compiling and writing files
 FIXED_SECONDS = 4.0
@@ -80,9 +81,19 @@ def seconds(config: RunConfig, runs: float, speed: Speed, hub: HubAccess = "off"
         if issubclass(task.task, StoredTask):  # the features of stored examples are cached, those of drawn ones are not
             trained = min(trained, TRAINING_EXAMPLES)
     validations = config.steps // config.eval_every + 2
-    scored = validations * config.eval_examples + (config.test_examples or TEST_EXAMPLES)
+    scored = validations * config.eval_examples + (config.test_examples or TEST_EXAMPLES) + _solved_examples(config)
     overhead = RECURRENT_OVERHEAD if recurrent else OVERHEAD
     return FIXED_SECONDS + runs * (trained + scored) * forward * overhead / speed.operations
+
+
+def _solved_examples(config: RunConfig) -> int:
+    """Examples that pass through the body for output layers in closed form."""
+    start = (config.start_examples or MAX_ROWS) if config.output_start else 0
+    if not config.output_refit:
+        return start
+    # without a number, as many as were trained on until then
+    seen = [config.batch_size * step for step in range(config.eval_every, config.steps + 1, config.eval_every)]
+    return start + sum(config.start_examples or min(each, MAX_ROWS) for each in seen)
 
 
 def _body_sizes(config: RunConfig, hub: HubAccess) -> tuple[int, int]:
