@@ -14,7 +14,7 @@ from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.predict import Predictions
 from icecore.autofit.predict import predict as predict_files
 from icecore.backbones import Backbone, BodyRequest, HubAccess, build_backbone
-from icecore.core.config import DEFAULT_PROTOCOL
+from icecore.core.protocols import DEFAULT_PROTOCOL
 from icecore.core.settings import from_values
 from icecore.experiments.sweep import expand_sweep, make_config, open_run, run_sweep
 from icecore.inspection.inspection_target import InspectionRequest, inspect_target

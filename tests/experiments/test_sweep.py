@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from icecore.core.config import PROTOCOLS, RunConfig
+from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, StorageError
+from icecore.core.protocols import PROTOCOLS
 from icecore.experiments import sweep
 from icecore.experiments.sweep import (
     expand_sweep,

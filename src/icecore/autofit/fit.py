@@ -24,10 +24,11 @@ from icecore.autofit.fit_result import FitResult, ModelResult
 from icecore.autofit.fit_settings import FitSettings
 from icecore.autofit.row_digests import sample_digests
 from icecore.autofit.time_budget import plan_file, plan_training
-from icecore.core.config import LOSS, PROTOCOLS, RunConfig
+from icecore.core.config import LOSS, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, StorageError, UserError
 from icecore.core.extras import require_packages
+from icecore.core.protocols import PROTOCOLS
 from icecore.core.storage import file_lock, sweep_temporaries
 from icecore.experiments import sweep
 from icecore.model.loading import load_programs

@@ -11,7 +11,8 @@ from rich.table import Table
 from icecore.cli.console import print_text, stdout
 from icecore.cli.option_values import read_list, read_pairs
 from icecore.cli.options import FILES, DataDir, Device
-from icecore.core.config import BODY, DEFAULT_PROTOCOL
+from icecore.core.config import BODY
+from icecore.core.protocols import DEFAULT_PROTOCOL
 from icecore.core.text import pluralize
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from icecore.cli.options import (
     ResultsFolder,
     Resume,
 )
-from icecore.core.config import DEFAULT_PROTOCOL
 from icecore.core.errors import ConfigError
+from icecore.core.protocols import DEFAULT_PROTOCOL
 from icecore.core.text import approximate_duration, list_in_words, pluralize
 
 #: seconds of work beyond which a plan says that the machine is too small for it

@@ -9,10 +9,11 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from icecore.core.errors import ConfigError
+from icecore.core.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from icecore.core.settings import at_least, check_settings, from_values, must, one_of, positive, setting
 from icecore.core.text import shortened
 
@@ -69,55 +70,6 @@ def prefix_length(prefix: str | None) -> int:
     """K, the number of vectors before the first token, that a value of --prefix asks for."""
     return 0 if prefix is None else 1 if prefix == BOS else int(prefix)
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """How runs are trained and scored.
-
-    lr_factors      learning rate of a role, relative to the learning rate of the run
-    faults          names of faults in the paper's code that runs of this protocol reproduce
-    lr_scale, averaging, position_start  as the settings of a run
-    """
-
-    summary: str
-    dropout: float
-    schedule: str
-    warmup: float
-    lr_factors: Mapping[str, float] = field(default_factory=dict)
-    faults: frozenset[str] = frozenset()
-    lr_scale: str | None = None
-    averaging: float | None = None
-    position_start: float | None = None
-
-
-PROTOCOLS: Mapping[str, Protocol] = {
-    # Dropout 0: a frozen body underfits (paper, Table 7), so dropout only slows it down.
-    # Factors: with one rate for all roles, the output layer is too fast for the positions (docs/method.md).
-    "fair": Protocol(
-        "validation split, test set once, faults fixed", 0.0, "cosine", 0.05, {"position": 3.0, "output": 0.3}
-    ),
-    "paper": Protocol(
-        "the paper's settings, with the faults of its code where they change numbers",
-        0.1,
-        "constant",
-        0.0,
-        {},
-        frozenset({"listops-tokens", "no-mask", "choose-on-test", "homology-valid"}),
-    ),
-    # As fair, with less training to the same accuracy, for every kind of body (docs/method.md has the evidence).
-    "fast": Protocol(
-        "as fair, but quicker to the same accuracy",
-        0.0,
-        "cosine",
-        0.01,
-        {"position": 3.0, "output": 0.3},
-        lr_scale="relative",
-        averaging=0.1,
-        position_start=1.0,
-    ),
-}
-
-DEFAULT_PROTOCOL = "fast"
 
 # Headings of the command line's help, and where defaults come from that RunConfig alone does not know.
 BODY, TRAINED, TRAINING, VALIDATION = "Body", "Trained parts", "Training", "Validation and stopping"

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from icecore.backbones import HubAccess, build_body_of
-from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, SINGLE_ROLES, RunConfig
+from icecore.core.config import SINGLE_ROLES, RunConfig
 from icecore.core.device import select_runtime
 from icecore.core.errors import BusyError, ConfigError, unknown_name
+from icecore.core.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from icecore.core.settings import check_names, check_types
 from icecore.core.storage import write_json
 from icecore.experiments.race_plan import can_race, done_for, start_over_after_race, why_not_raced

@@ -9,10 +9,10 @@ from typing import Any
 from icecore import user_data
 from icecore.autofit.predict import read_encoder
 from icecore.backbones import BodyRequest, build_backbone
-from icecore.core.config import DEFAULT_PROTOCOL
 from icecore.core.device import select_runtime
 from icecore.core.errors import ConfigError
 from icecore.core.limits import read_small
+from icecore.core.protocols import DEFAULT_PROTOCOL
 from icecore.experiments.sweep import load_task, make_config, open_program, open_run
 from icecore.inspection.measurement import Inspection, measure_model
 from icecore.model.fpt import FPT

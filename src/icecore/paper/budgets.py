@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from icecore.core.config import DEFAULT_PROTOCOL
+from icecore.core.protocols import DEFAULT_PROTOCOL
 from icecore.tasks import TASKS
 
 #: the budget whose numbers mean nothing, because it only shows that everything runs

@@ -398,7 +398,7 @@ _STUDIES = (
         "refit",
         "Output layer in closed form",
         "Does pretraining help only because an output layer is trained sooner on its features? Each validated state "
-        "gets the best linear output layer for 1,000 training examples.",
+        "gets one that is solved on 1,000 training examples.",
         ("bit-xor", "mnist", "cifar10"),
         _refit_rows(),
     ),

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icecore.core.config import DEFAULT_PROTOCOL, PROTOCOLS, RunConfig, is_drawn
+from icecore.core.config import RunConfig, is_drawn
 from icecore.core.errors import unknown_name
+from icecore.core.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from icecore.experiments import sweep
 from icecore.experiments.pretraining import PROCEDURAL, pretraining_config
 from icecore.experiments.results import CellKey

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from icecore.core.config import PROTOCOLS
+from icecore.core.protocols import PROTOCOLS
 from icecore.experiments.results import CellKey, RunRecord
 from icecore.paper.budgets import BUDGETS, budget_of_label, names_protocol
 from icecore.paper.paper_tables import STUDIES, Study

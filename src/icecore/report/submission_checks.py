@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icecore.core.config import PROTOCOLS, RunConfig
+from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError
+from icecore.core.protocols import PROTOCOLS
 from icecore.core.text import list_in_words, pluralize, reason, shortened
 from icecore.core.version import __version__
 from icecore.experiments.results import RunRecord

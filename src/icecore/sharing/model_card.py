@@ -17,7 +17,8 @@ from jinja2 import Environment, StrictUndefined
 
 from icecore.backbones.named_models import NAMED
 from icecore.backbones.weights import WEIGHTS
-from icecore.core.config import DRAWN_WEIGHTS, INPUT, OUTPUT, PROTOCOLS, SINGLE_ROLES, RunConfig
+from icecore.core.config import DRAWN_WEIGHTS, INPUT, OUTPUT, SINGLE_ROLES, RunConfig
+from icecore.core.protocols import PROTOCOLS
 from icecore.core.text import join_names, list_in_words, printable
 from icecore.model.program import Program
 from icecore.sharing.card_text import escape, file_name, format_value, format_values
