@@ -2,7 +2,7 @@
 
 Each change is measured on two tasks, on pretrained, random and statistics bodies, and with three seeds, because a
 recipe that was chosen on one kind of body would decide a comparison of bodies. All trainings of a task see equally many
-examples at the task's default learning rate. MNIST and CIFAR-10 need their data (--data-dir or ICECORE_DATA).
+examples at one learning rate. MNIST and CIFAR-10 need their data (--data-dir or ICECORE_DATA).
 
 Measurements are kept in a file as soon as they are finished, and the next call reads them from there. This is not part
 of `make bench`, because it measures what is learned and not how fast.
@@ -120,7 +120,7 @@ def replace_updates(pack: Pack, roles: Sequence[str], update: Callable[[Slot, Te
 
     def replaced(step: int, lr: Tensor, grads: Tensor) -> None:
         before = adam.values.clone()
-        average, adam.average = adam.average, None
+        average, adam.average = adam.average, None  # Adam's own values do not count in it
         update_all(step, lr, grads)
         for slot in slots:
             part = slice(slot.start, slot.stop)
@@ -128,8 +128,7 @@ def replace_updates(pack: Pack, roles: Sequence[str], update: Callable[[Slot, Te
             rate = lr * adam.factors[slot.start]
             adam.values[:, part] = before[:, part] + update(slot, change, rate).flatten(1)
         adam.average = average
-        if average is not None and adam.averaging is not None:
-            average.lerp_(adam.values, min(1.0, 1 / (adam.averaging * (step + 1))))
+        adam.update_average(step)
         adam.write()
 
     adam.step = replaced
@@ -222,14 +221,15 @@ def measured(
     name, task_name, body = cell
     lead, device = LEADS[name], str(bench.runtime.device)
     configs = configs_of(lead, task_name, body, bench.runtime.precision, device, bench.quick)
-    key = json.dumps([name, json.loads(configs[0].to_json())], sort_keys=True)
+    settings = json.loads(configs[0].to_json())
+    key = _key(name, settings)
     if key not in records:
         task = sweep.load_task(configs[0], arguments.data_dir)  # a new one, because a lead may change it
         with tempfile.TemporaryDirectory() as folder:
             context = ExecutionContext(Path(folder), arguments.data_dir, device)
             curves = measure(lead, configs, context, task)
         records[key] = {"lead": name, "task": task_name, "body": body, "seeds": SEEDS, "curves": curves} | {
-            "settings": json.loads(configs[0].to_json()), "versions": runtimes.package_versions(),
+            "settings": settings, "versions": runtimes.package_versions(),
         }  # fmt: skip
         if not bench.quick:
             add_record(arguments.measurements, records[key])
@@ -246,7 +246,11 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
     """The finished measurements in a file, by lead and settings."""
     lines = path.read_text().splitlines() if path.exists() else []
     records = [json.loads(line) for line in lines]
-    return {json.dumps([each["lead"], each["settings"]], sort_keys=True): each for each in records}
+    return {_key(each["lead"], each["settings"]): each for each in records}
+
+
+def _key(lead: str, settings: Mapping[str, Any]) -> str:
+    return json.dumps([lead, settings], sort_keys=True)
 
 
 def add_record(path: Path, record: Mapping[str, Any]) -> None:

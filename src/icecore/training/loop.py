@@ -237,8 +237,8 @@ class Pack:
 
     def _refitted_states(self) -> Tensor:
         """The states (R, K) in the model, with output layers in closed form, which the model has afterwards."""
-        limit = self.config.start_examples or self.step * self.config.batch_size
-        if limit:  # before the first step, only a start in closed form is validated, and that is solved already
+        if self.step:  # before the first step, only a start in closed form is validated, and that is solved already
+            limit = self.config.start_examples or self.step * self.config.batch_size
             refit_output_layers(self.model, self.task, limit)
         return self.adam.current(self.adam.runs)
 

@@ -116,9 +116,13 @@ class PackedAdam:
             self.values, self._spare = moved, self.values
         else:
             self.values = torch.where(self.alive[:, None], moved, self.values)
+        self.update_average(step)
+        self.write()
+
+    def update_average(self, step: int) -> None:
+        """Count the values after `step`, from 0, in the average, if there is one."""
         if self.average is not None and self.averaging is not None:
             self.average.lerp_(self.values, min(1.0, 1 / (self.averaging * (step + 1))))
-        self.write()
 
     def keep(self, runs: Sequence[int]) -> None:
         """Keep only the given runs; the model must do the same (`FPT.set_programs`)."""
