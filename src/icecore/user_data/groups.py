@@ -189,28 +189,35 @@ def _join(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _near_copies(records: Records) -> float:
-    """Share of rows that are much closer to another than is usual; 0 where they cannot be compared.
-
-    In a table, usual is what the same columns give when each of them is shuffled. The points of a series and the pixels
-    of an image depend on each other, so there it is the distance of two.
-    """
+    """Share of rows that are much closer to another than is usual; 0 where they cannot be compared."""
     if len(records) < 5 * MIN_GROUPS:
         return 0.0
     generator = np.random.default_rng(0)
     chosen = generator.permutation(len(records))[:NEAR_REFERENCES]
     if isinstance(records, TableRecords):
-        columns = [c for c in records.columns.values() if c.type == "number" and not counts_rows(c)]
-        grid = [c.values.astype(np.float64) for c in columns if len(np.unique(c.values)) > NEAR_ROWS / 10]
-        if len(grid) < 2:
-            return 0.0
-        points = np.nan_to_num(np.stack(grid, 1)[chosen], posinf=0, neginf=0)
-        points = (points - points.mean(0)) / np.maximum(points.std(0), 1e-12)
-        shuffled = np.stack([generator.permutation(values) for values in points.T], 1)
-        near, usual = (_nearest_distances(each[:NEAR_ROWS], each) for each in (points, shuffled))
-        return float((near < NEAR_SHARE * np.median(usual)).mean())
+        return _near_rows(records, chosen, generator)
     numbers = _numbers_of(records, chosen)
-    if numbers is None:
+    return 0.0 if numbers is None else _near_pairs(numbers)
+
+
+def _near_rows(records: TableRecords, chosen: np.ndarray, generator: np.random.Generator) -> float:
+    """Share of rows of a table that are much closer to another than if each column were shuffled."""
+    columns = [c for c in records.columns.values() if c.type == "number" and not counts_rows(c)]
+    grid = [c.values.astype(np.float64) for c in columns if len(np.unique(c.values)) > NEAR_ROWS / 10]
+    if len(grid) < 2:
         return 0.0
+    points = np.nan_to_num(np.stack(grid, 1)[chosen], posinf=0, neginf=0)
+    points = (points - points.mean(0)) / np.maximum(points.std(0), 1e-12)
+    shuffled = np.stack([generator.permutation(values) for values in points.T], 1)
+    near, usual = (_nearest_distances(each[:NEAR_ROWS], each) for each in (points, shuffled))
+    return float((near < NEAR_SHARE * np.median(usual)).mean())
+
+
+def _near_pairs(numbers: np.ndarray) -> float:
+    """Share of series or images, as numbers (n, F), that are much closer to another than two usually are.
+
+    The points of a series and the pixels of an image depend on each other, so they cannot be shuffled.
+    """
     points = np.nan_to_num(numbers.astype(np.float64), posinf=0, neginf=0)
     points = points - points.mean(0)
     near = _nearest_distances(points[:NEAR_ROWS], points)
