@@ -21,12 +21,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from icecore.core.spinning import limit_spinning
-
-if __name__ == "__main__":
-    # before torch is imported; on both sides, because a small disturbance would slow only the plain loop otherwise
-    limit_spinning()
-
 from goals import BACKBONE, GOALS, PLAIN_BATCH, PLAIN_RATES, Goal
 from icecore.backbones import build_body_of
 from icecore.core import device as runtimes

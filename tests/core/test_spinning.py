@@ -3,14 +3,27 @@
 import os
 import subprocess
 import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
-from icecore.core.spinning import SPIN_COUNT, limit_spinning
+from icecore.core import spinning
+from icecore.core.device import select_runtime
+from icecore.core.spinning import LOOKS_UNTIL_IDLE, SHORT_SPIN_COUNT, SPIN_COUNT, Load, limit_spinning
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
+needs_schedstat = pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="this system does not say how long threads wait for a core"
+)
+
+
+@needs_schedstat
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
@@ -32,6 +45,7 @@ def test_threads_spin_for_a_short_time_unless_the_user_set_another(
     assert {name: os.environ[name] for name in VARIABLES if name in os.environ} == expected
 
 
+@needs_schedstat
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
@@ -47,3 +61,97 @@ def test_python_sets_it_before_icecore_imports_torch(code: str, expected: str) -
     code += "; import os; print(os.environ.get('GOMP_SPINCOUNT'))"
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == expected
+
+
+def test_threads_always_spin_shortly_where_nobody_can_tell_whether_the_machine_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(spinning, "_can_watch", lambda: False)
+    monkeypatch.delitem(sys.modules, "torch")
+    limit_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == SHORT_SPIN_COUNT
+
+
+@needs_schedstat
+@pytest.mark.parametrize(("count", "watches"), [(SPIN_COUNT, 1), ("7", 0), (None, 0)])
+def test_a_runtime_watches_the_load_once_unless_the_user_set_how_long_threads_spin(
+    monkeypatch: pytest.MonkeyPatch, count: str | None, watches: int
+) -> None:
+    started = []
+    monkeypatch.setattr(spinning, "_watch", lambda: started.append(threading.current_thread().name))
+    monkeypatch.setattr(spinning, "_watching", None)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if count is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", count)
+    for _ in range(2):
+        select_runtime("cpu", "fp32")
+    for thread in threading.enumerate():
+        if thread.name == "icecore-load":
+            thread.join()
+    assert started == watches * ["icecore-load"]
+
+
+def test_a_machine_is_busy_until_threads_have_not_waited_for_some_looks() -> None:
+    load = Load()
+    assert not load.update(0.05)
+    assert load.update(0.4)
+    assert all(load.update(0.0) for _ in range(LOOKS_UNTIL_IDLE - 1))
+    assert load.update(0.05)  # a wait, if a short one: the count begins anew
+    assert all(load.update(0.0) for _ in range(LOOKS_UNTIL_IDLE - 1))
+    assert not load.update(0.0)
+
+
+@needs_schedstat
+def test_a_thread_that_shares_its_core_waits_for_it() -> None:
+    core, ending = min(os.sched_getaffinity(0)), threading.Event()
+    code = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    thread = threading.Thread(target=_compute_on, args=(core, ending), daemon=True)
+    with subprocess.Popen([sys.executable, "-c", code]) as other:
+        try:
+            thread.start()
+            waited, deadline = 0.0, time.monotonic() + 30
+            while waited < 0.2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+                waited = spinning.waits()[str(thread.native_id)]
+        finally:
+            other.kill()
+            ending.set()
+    thread.join()
+    assert waited >= 0.2
+
+
+def _compute_on(core: int, ending: threading.Event) -> None:
+    os.sched_setaffinity(0, [core])  # of this thread
+    while not ending.is_set():
+        sum(range(1000))
+
+
+@needs_schedstat
+@pytest.mark.skipif(torch.get_num_threads() < 2, reason="a single thread waits for nobody")
+def test_open_pools_make_waiting_threads_give_up_at_once() -> None:
+    code = """
+    import time, torch
+    from icecore.core.spinning import Pools
+
+    def idle_seconds():
+        torch.zeros(1 << 20).add_(1)  # on several threads, of which all but this one then wait for the next operation
+        start = time.process_time()
+        time.sleep(0.3)
+        return time.process_time() - start
+
+    pools = Pools()
+    alone = idle_seconds()
+    pools.open()
+    opened = idle_seconds()
+    pools.close()
+    print(alone, opened, idle_seconds())
+    """
+    environment = os.environ | {"GOMP_SPINCOUNT": "INFINITE"}
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=True
+    )
+    alone, opened, closed = map(float, ended.stdout.split())
+    assert opened < 0.1 < min(alone, closed)

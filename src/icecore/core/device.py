@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from icecore.core.errors import ConfigError, UserError, unknown_name
+from icecore.core.spinning import watch_load
 from icecore.core.text import pluralize
 from icecore.core.version import __version__
 
@@ -86,6 +87,8 @@ def select_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
         raise unknown_name("precision", precision, ("auto", "fast", "fp32", "bf16", "int8"))
     if precision == "int8":
         check_int8(selected)
+    if selected.type == "cpu":
+        watch_load()
     return Runtime(selected, precision)
 
 
