@@ -21,7 +21,7 @@ from icecore.experiments.results import CellKey, RunRecord, append_records, read
 from icecore.experiments.run_list import list_runs
 from icecore.training.checkpoint import RunFolder
 from icecore.training.context import ExecutionContext
-from icecore.training.run_summary import RunSummary
+from icecore.training.run_summary import BEHIND, COMPLETED, RunSummary
 
 KEY = CellKey("table2", "pretrained", "mnist", "cpu", "minilm")
 
@@ -96,6 +96,15 @@ def test_later_lines_replace_earlier_ones_and_missing_cells(tmp_path: Path) -> N
     found, faults = read_records(file)
     assert found == [elsewhere, record(test_metric=0.75)]
     assert not faults
+
+
+def test_a_run_that_fell_behind_in_a_race_does_not_replace_itself_trained_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "table2.jsonl"
+    behind, finished = record(status=BEHIND, test_metric=None), record(status=COMPLETED)
+    append_records(file, [behind, finished])
+    assert read_records(file)[0] == [finished]
+    append_records(file, [behind])
+    assert read_records(file)[0] == [finished]
 
 
 @pytest.mark.parametrize("cut", [1, 20, 200])

@@ -18,7 +18,7 @@ from icecore.report.effects import Decision
 from icecore.report.example_counts import examples_to_level
 from icecore.report.task_verdicts import TaskVerdict
 from icecore.report.verdicts import Verdict, evaluate_claims
-from icecore.training.run_summary import DIVERGED, RunSummary
+from icecore.training.run_summary import BEHIND, DIVERGED, RunSummary
 
 BY_NAME: Mapping[str, Claim] = {claim.name: claim for claim in CLAIMS}
 HOUR = 3600.0
@@ -250,6 +250,22 @@ def test_equal_rows_of_other_tables_count_and_each_run_once() -> None:
     assert task.decision is Decision.HOLDS
     assert task.contrast is not None
     assert {sample.seeds for _, sample in task.contrast.terms.values()} == {2}
+
+
+def test_a_race_in_another_table_does_not_replace_runs_that_were_trained_to_their_end() -> None:
+    pretrained, random = row("table9 pretrained mnist", [96.0, 96.1]), row("table9 random mnist", [91.0, 91.1])
+    raced = [
+        replace(
+            record,
+            key=replace(record.key, study="table6"),
+            summary=replace(record.summary, status=BEHIND, test_metric=None),
+            date="2026-11-28",
+        )
+        for record in pretrained
+    ]
+    task = task_of(judge("language-beats-random", pretrained, raced, random), "mnist")
+    assert task.decision is Decision.HOLDS
+    assert task.first == pytest.approx(96.05)
 
 
 def test_the_whole_claim() -> None:

@@ -17,7 +17,7 @@ from icecore.core.settings import check_types
 from icecore.core.storage import file_lock, storage_errors
 from icecore.core.text import printable, printable_values, reason, shortened
 from icecore.training.checkpoint import CONFIG, RunFolder, read_config, validation_curve
-from icecore.training.run_summary import LARGEST_NUMBER, RunSummary
+from icecore.training.run_summary import BEHIND, LARGEST_NUMBER, RunSummary
 
 Curve = Sequence[tuple[int, float]]
 #: characters of the name of a study, a row or a column
@@ -69,6 +69,14 @@ class RunRecord:
             return False
         ours, theirs = (replace(each, command="", date="").to_json() for each in (self, other))
         return ours == theirs
+
+    def replaces(self, earlier: "RunRecord | None") -> bool:
+        """Whether this record counts in place of an earlier one of the same run.
+
+        It does, unless the run was trained to its end there and fell behind in a race here: what a run learns in all of
+        its steps says more than where a race stopped it, which may be too soon for a task that is learned late.
+        """
+        return earlier is None or not (self.summary.status == BEHIND != earlier.summary.status)
 
     def to_json(self) -> str:
         """The record as one line of flat JSON: the keys of the cell, those of the summary, then the rest."""
@@ -164,7 +172,7 @@ def read_file(path: Path) -> tuple[list[RunRecord], list[str]]:
 
 
 def read_records(path: Path) -> tuple[list[RunRecord], list[str]]:
-    """The last record of each run of each cell, and a message for each line or folder that cannot be read.
+    """The record of each run of each cell that counts (`RunRecord.replaces`), and a message for each unreadable line.
 
     path  a results file, or a folder of them; the run folders in a folder count as a study of its name
     Raises DataError if there is no record at all.
@@ -179,8 +187,9 @@ def read_records(path: Path) -> tuple[list[RunRecord], list[str]]:
                 for record in _read_lines(lines, file.name, faults):
                     # a finished run replaces the note that its cell is missing; the order is that of the last versions
                     records.pop((record.key, ""), None)
-                    records.pop((record.key, record.run_id), None)
-                    records[record.key, record.run_id] = record
+                    if record.replaces(records.get((record.key, record.run_id))):
+                        records.pop((record.key, record.run_id), None)
+                        records[record.key, record.run_id] = record
         except OSError as error:
             faults.append(f"{file.name} cannot be read: {error.strerror}. Check its permissions.")
     if path.is_dir():

@@ -74,7 +74,11 @@ class RecordIndex:
     def records_of(self, place: Place, budget: str, body: str) -> list[RunRecord]:
         """The records of a cell, each run once, also if they were made for another table with the same row."""
         records = self._records.get((row_identity(*place), budget, body), [])
-        by_run = {record.run_id or record.missing: record for record in records}
+        by_run: dict[str, RunRecord] = {}
+        for record in records:
+            name = record.run_id or record.missing
+            if record.replaces(by_run.get(name)):
+                by_run[name] = record
         return list(by_run.values())
 
 
