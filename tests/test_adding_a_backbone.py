@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icecore.backbones.huggingface import FAMILIES
+from icecore.backbones.families import FAMILIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding_a_backbone.md"
 

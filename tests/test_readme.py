@@ -23,7 +23,7 @@ from torch.distributed.run import parse_args as parse_torchrun
 import icecore
 from icecore.autofit import estimator_base
 from icecore.autofit.fit_settings import FitSettings
-from icecore.backbones.huggingface import FAMILIES
+from icecore.backbones.families import FAMILIES
 from icecore.cli import main as cli
 from icecore.serving.client import Client
 

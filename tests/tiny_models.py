@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from icecore.backbones import huggingface
-from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
+from icecore.backbones import families, huggingface
+from icecore.backbones.families import FAMILIES
+from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.backbones.modules import attention
 
 #: width of all models, and rows of their position tables
@@ -64,7 +65,7 @@ def tiny_model(case: str, **changes: Any) -> Any:
     """A transformers model with eager attention in which no bias is zero and no gain is one."""
     config = tiny_config(case, **changes)
     config._attn_implementation = "eager"
-    model = huggingface.model_class(FAMILIES[config.model_type])(config).eval()
+    model = families.model_class(FAMILIES[config.model_type])(config).eval()
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape)
     return model
@@ -76,6 +77,6 @@ def tiny_body(case: str, reference: nn.Module | None = None) -> HuggingFaceBackb
     config = tiny_config(case)
     family = FAMILIES[config.model_type]
     config._attn_implementation = "eager" if family.own_attention else attention.NAME
-    model = huggingface.model_class(family)(config)
+    model = families.model_class(family)(config)
     model.load_state_dict((reference or tiny_model(case)).state_dict())
     return huggingface.build(config, case, "random", "test", model)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from icecore.backbones import huggingface
+from icecore.backbones import families
 from icecore.backbones.backbone import gather
-from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
+from icecore.backbones.families import FAMILIES
+from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.backbones.modules import attention, dropout
 from icecore.backbones.modules.activation import Activation
 from icecore.backbones.modules.body_pass import BodyPass, NormParameters
@@ -33,7 +34,7 @@ def reference_forward(case: str, model: Any, x: Tensor, mask: Tensor | None) -> 
     additive = None
     if mask is not None:
         additive = torch.zeros(N, 1, 1, x.shape[1]).masked_fill(~mask[:, None, None], torch.finfo().min)
-    for layer in huggingface._blocks(model, 2):
+    for layer in families.blocks_of(model, 2):
         out = layer(hidden, additive)
         hidden = out[0] if isinstance(out, tuple) else out
     return model.layernorm(hidden)

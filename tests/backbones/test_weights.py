@@ -19,7 +19,8 @@ from test_parity import with_positions
 from torch import Tensor, nn
 
 from icecore.backbones import Backbone, BodyRequest, Role, build_backbone, weights
-from icecore.backbones.huggingface import FAMILIES, HuggingFaceBackbone
+from icecore.backbones.families import FAMILIES
+from icecore.backbones.huggingface import HuggingFaceBackbone
 from icecore.backbones.named_models import NAMED
 from icecore.backbones.weights import installed
 from icecore.core.errors import ConfigError, StorageError, UserError, WeightsError

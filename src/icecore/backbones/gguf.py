@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from icecore.backbones import huggingface
+from icecore.backbones import families, huggingface
 from icecore.core.errors import StorageError
 from icecore.core.storage import cache_dir, create_folder, digest, storage_errors, write_atomic
 
@@ -29,7 +29,7 @@ def converted(path: Path) -> tuple[str, str | None]:
         except StorageError:
             return place, file
         config = transformers.AutoConfig.from_pretrained(place, gguf_file=file, trust_remote_code=False)
-        model, report = huggingface.model_class(huggingface.family_of(config)).from_pretrained(
+        model, report = families.model_class(families.family_of(config)).from_pretrained(
             place, config=config, gguf_file=file, dtype=torch.float32, output_loading_info=True
         )
         huggingface.check_complete(report, str(path), config.model_type)

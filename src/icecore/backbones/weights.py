@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from icecore.backbones import gguf, huggingface
+from icecore.backbones import families, gguf, huggingface
 from icecore.backbones.backbone import Backbone, BodyRequest, HubAccess
 from icecore.backbones.first_token import first_token_id
 from icecore.backbones.modules import attention
@@ -79,9 +79,9 @@ def _pretrained(request: BodyRequest) -> Backbone:
     location = _opened(request.name)
     place, file = location.place, location.file
     config = huggingface.prepare_config(_read_config(request.name, place, file, request.hub), request.layers)
-    family = huggingface.family_of(config)
+    family = families.family_of(config)
     try:
-        model, report = huggingface.model_class(family).from_pretrained(
+        model, report = families.model_class(family).from_pretrained(
             place,
             config=config,
             dtype=torch.float32,
@@ -102,7 +102,7 @@ def _pretrained(request: BodyRequest) -> Backbone:
 def _random(request: BodyRequest) -> Backbone:
     """The family's own initialisation, seeded by `request.seed`. Reads sizes only, never weights."""
     config = huggingface.prepare_config(_sizes(request.name, request.hub), request.layers)
-    family = huggingface.family_of(config)
+    family = families.family_of(config)
     # the token embedding is dropped at once, so it is made as small as its padding index allows
     padding = getattr(config, "pad_token_id", None)
     if padding is not None and not 0 <= padding < 16:
@@ -111,7 +111,7 @@ def _random(request: BodyRequest) -> Backbone:
     config._attn_implementation = family.attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        model = huggingface.model_class(family)(config)
+        model = families.model_class(family)(config)
     return huggingface.build(config, request.name, request.weights, f"random, seed {request.seed}", model)
 
 
