@@ -61,6 +61,7 @@ def test_the_arithmetic_by_hand() -> None:
         ({"output_start": "ridge", "start_examples": 500}, 500),
         ({"output_refit": "ridge"}, 2 * 5 + 2 * 10),  # as many as were trained on until then
         ({"output_refit": "ridge", "start_examples": 500}, 2 * 500),
+        ({"output_refit": "ridge-if-better", "start_examples": 500}, 2 * 500 + 4 * 1000),  # and validations
         ({"output_start": "ridge", "output_refit": "ridge", "start_examples": 500}, 3 * 500),
     ],
 )

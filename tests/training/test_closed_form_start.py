@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icecore import user_data
 from icecore.backbones import BodyRequest, build_backbone
-from icecore.core.config import LOSS, RIDGE, RunConfig
+from icecore.core.config import LOSS, RIDGE, RIDGE_IF_BETTER, RunConfig
 from icecore.core.errors import ConfigError
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs
@@ -217,6 +217,48 @@ def test_a_refit_is_the_solution_for_the_state_that_is_validated_and_leaves_trai
     program = Program.load(pack.members[0].folder.program_path)
     model = load_programs([program], build_backbone(BodyRequest(refitted.backbone)))
     assert summary.val_metric == pytest.approx(float(evaluate_with_loss(model, task, "val")[0]))
+
+
+@pytest.mark.parametrize(
+    ("trained", "solved", "tie_break", "is_solved"),
+    [
+        ((0.5, 2.0), (0.6, 3.0), None, True),
+        ((0.6, 2.0), (0.5, 1.0), LOSS, False),
+        ((0.5, 2.0), (0.5, 1.0), None, False),
+        ((0.5, 2.0), (0.5, 1.0), LOSS, True),
+        ((0.5, math.nan), (0.5, 1.0), LOSS, True),
+        ((0.5, 2.0), (0.5, math.nan), LOSS, False),
+        ((math.nan, math.nan), (0.5, 1.0), None, True),
+        ((0.5, 2.0), (math.nan, math.nan), None, False),
+    ],
+)
+def test_each_run_keeps_the_better_one_of_the_trained_and_the_solved_layer(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refitted: RunConfig,
+    trained: tuple[float, float],
+    solved: tuple[float, float],
+    tie_break: str | None,
+    is_solved: bool,
+) -> None:
+    # the second run always keeps the trained layer
+    rows = [zip(trained, (0.9, 1.0), strict=True), zip(solved, (0.1, 1.0), strict=True)]
+    scores = iter([tuple(list(each) for each in row) for row in rows])
+    monkeypatch.setattr(Pack, "_score", lambda *_: next(scores))
+    config = replace(refitted, output_refit=RIDGE_IF_BETTER, tie_break=tie_break, steps=3)
+    pack = trained_pack(build_task(), config, tmp_path, lr=0.3)
+    kept = [member.best for member in pack.members]
+    with pack.adam.averaged():
+        states = (pack.adam.best_guess.clone(), pack._refitted_states())
+    assert torch.equal(known(kept[0]), states[is_solved][0])
+    assert torch.equal(known(kept[1]), states[False][1])
+    better = solved if is_solved else trained
+    assert (pack.members[0].progress.best_metric, pack.members[0].progress.best_loss) == pytest.approx(better)
+
+
+def known(state: torch.Tensor | None) -> torch.Tensor:
+    assert state is not None
+    return state
 
 
 def test_runs_of_one_seed_are_refitted_each_for_its_own_program(tmp_path: Path, refitted: RunConfig) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from icecore.backbones import Backbone
 from icecore.backbones.modules.kernels import can_compile
 from icecore.core import storage
-from icecore.core.config import RIDGE, ROLES, RunConfig
+from icecore.core.config import LOSS, RIDGE, RIDGE_IF_BETTER, ROLES, RunConfig
 from icecore.core.errors import BusyError, ConfigError, StorageError, UserError
 from icecore.experiments.sweep import load_task, run_sweep
 from icecore.model.fpt import FPT
@@ -426,6 +426,7 @@ CASES: dict[str, dict[str, Any]] = {
     "stopping": {"patience": 1, "stop_at": 0.9, "dropout": 0.1, "steps": 20, "lr_scale": "relative", "averaging": 0.2},
     "closed form": {"patience": 1, "stop_at": 0.9, "steps": 20, "output_start": RIDGE},
     "refit": {"output_refit": RIDGE, "averaging": 0.2},
+    "refit if better": {"output_refit": RIDGE_IF_BETTER, "averaging": 0.2, "tie_break": LOSS},
 }
 #: validation metrics by case; the others are really validated
 CURVES = {

@@ -34,9 +34,10 @@ BOS = "bos"
 DRAWN_WEIGHTS = ("random", "statistics")
 MAX_PREFIX = 1024
 INPUT_NORMS = ("rms",)
-#: the one `output_start` besides random numbers, and `output_refit` besides none; and the one `tie_break` besides the
-#: earlier step
+#: the one `output_start` besides random numbers, and the one `tie_break` besides the earlier step
 RIDGE, LOSS = "ridge", "loss"
+#: the `output_refit` that keeps the trained output layer of a state for which it is better on validation data
+RIDGE_IF_BETTER = "ridge-if-better"
 PRECISIONS = ("fp32", "bf16", "int8")
 #: Settings that were added after the first results. They are left out of the JSON while they are None, so that
 #: older runs keep their ids.
@@ -325,8 +326,9 @@ class RunConfig:
     output_refit: str | None = setting(
         None,
         help="Output layer of the states that are validated and kept: ridge solves it anew in closed form on the "
-        "features of the trained program. Training goes on with its own.",
-        check=one_of("output_refit", (RIDGE,)),
+        "features of the trained program, and ridge-if-better keeps the trained one where that is better in the "
+        "validation. Training goes on with its own.",
+        check=one_of("output_refit", (RIDGE, RIDGE_IF_BETTER)),
         group=VALIDATION,
         default_note="the trained one",
     )

@@ -10,7 +10,7 @@ import torch
 
 from icecore.backbones import HubAccess
 from icecore.backbones.weights import sizes_of
-from icecore.core.config import SINGLE_ROLES, RunConfig
+from icecore.core.config import RIDGE_IF_BETTER, SINGLE_ROLES, RunConfig
 from icecore.core.device import activation_dtype, select_runtime
 from icecore.core.errors import UserError
 from icecore.tasks.registry import find_task
@@ -81,6 +81,8 @@ def seconds(config: RunConfig, runs: float, speed: Speed, hub: HubAccess = "off"
         if issubclass(task.task, StoredTask):  # the features of stored examples are cached, those of drawn ones are not
             trained = min(trained, TRAINING_EXAMPLES)
     validations = config.steps // config.eval_every + 2
+    if config.output_refit == RIDGE_IF_BETTER:  # trained states are scored too
+        validations *= 2
     scored = validations * config.eval_examples + (config.test_examples or TEST_EXAMPLES) + _solved_examples(config)
     overhead = RECURRENT_OVERHEAD if recurrent else OVERHEAD
     return FIXED_SECONDS + runs * (trained + scored) * forward * overhead / speed.operations

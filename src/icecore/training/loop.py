@@ -35,7 +35,7 @@ from icecore.training.feature_cache import FeatureCache, plan_feature_cache
 from icecore.training.micro_batches import split_by_length, tokens_per_pass
 from icecore.training.optimizer import PackedAdam
 from icecore.training.racing import decide_rung, rung_at
-from icecore.training.run_progress import PackedRun, RunProgress
+from icecore.training.run_progress import PackedRun, RunProgress, is_better
 from icecore.training.run_summary import BEHIND, COMPLETED, DIVERGED, NO_IMPROVEMENT, STOP_AT_REACHED, RunSummary
 from icecore.training.schedule import Schedule
 
@@ -209,11 +209,8 @@ class Pack:
     def validate(self) -> None:
         """Score the active runs, keep the best state of each, and decide which ones stop."""
         config = self.config
-        states = self.adam.best_guess
         with self.adam.averaged():
-            if config.output_refit == RIDGE:
-                states = self._refitted_states()
-            metrics, losses = self._score(self._choice_split(), config.eval_examples)
+            states, metrics, losses = self._validated_states()
         for row, (member, metric, loss) in enumerate(zip(self.active, metrics, losses, strict=True)):
             progress = member.progress
             if progress.stopped:
@@ -235,11 +232,29 @@ class Pack:
         if self.context.race:
             self._race()
 
+    def _validated_states(self) -> tuple[Tensor, list[float], list[float]]:
+        """The states (R, K) to choose from at this step, their metrics and their losses. May change the model."""
+        config, split = self.config, self._choice_split()
+        # before the first step, only a start in closed form is validated, and that is solved already
+        refit = config.output_refit if self.step else None
+        if refit == RIDGE:
+            return self._refitted_states(), *self._score(split, config.eval_examples)
+        states, scores = self.adam.best_guess, self._score(split, config.eval_examples)
+        if refit is None:
+            return states, *scores
+        refitted, others = self._refitted_states(), self._score(split, config.eval_examples)
+        pairs = zip(zip(*others, strict=True), zip(*scores, strict=True), strict=True)
+        better = [is_better(other, score, config.tie_break) for other, score in pairs]
+        states = torch.where(torch.tensor(better, device=states.device)[:, None], refitted, states)
+        metrics, losses = (
+            [other if take else score for take, other, score in zip(better, *each, strict=True)]
+            for each in zip(others, scores, strict=True)
+        )
+        return states, metrics, losses
+
     def _refitted_states(self) -> Tensor:
         """The states (R, K) in the model, with output layers in closed form, which the model has afterwards."""
-        if self.step:  # before the first step, only a start in closed form is validated, and that is solved already
-            limit = self.config.start_examples or self.step * self.config.batch_size
-            refit_output_layers(self.model, self.task, limit)
+        refit_output_layers(self.model, self.task, self.config.start_examples or self.step * self.config.batch_size)
         return self.adam.current(self.adam.runs)
 
     def _race(self) -> None:

@@ -34,18 +34,23 @@ class RunProgress:
     final: dict[str, Any] | None = None
 
     def improves(self, metric: float, loss: float, tie_break: str | None) -> bool:
-        """Whether a state with these scores on validation is better than the best one so far.
+        """Whether a state with these scores on validation is better than the best one so far."""
+        return is_better((metric, loss), (self.best_metric, self.best_loss), tie_break)
 
-        Scores that are not finite are never better: a NaN that was once the best would stay it for ever.
-        """
-        if not math.isfinite(metric):
-            return False
-        if self.best_metric is None or metric > self.best_metric:
-            return True
-        if tie_break != LOSS or metric < self.best_metric:
-            return False
-        best_loss = math.inf if self.best_loss is None or math.isnan(self.best_loss) else self.best_loss
-        return loss < best_loss
+
+def is_better(scores: tuple[float, float], other: tuple[float | None, float | None], tie_break: str | None) -> bool:
+    """Whether a state with these scores, a metric and a loss, is better than another one (None: there is none).
+
+    A metric that is not finite is never better: a NaN that was once the best would stay it for ever.
+    """
+    (metric, loss), (best_metric, best_loss) = scores, other
+    if not math.isfinite(metric):
+        return False
+    if best_metric is None or math.isnan(best_metric) or metric > best_metric:
+        return True
+    if tie_break != LOSS or metric < best_metric:
+        return False
+    return loss < (math.inf if best_loss is None or math.isnan(best_loss) else best_loss)
 
 
 @dataclass(eq=False)
