@@ -19,7 +19,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 needs_schedstat = pytest.mark.skipif(
-    not Path("/proc/self/schedstat").exists(), reason="this system does not say how long threads wait for a core"
+    not spinning._can_watch(), reason="this system does not say how long threads wait for a core"
 )
 
 
@@ -73,6 +73,15 @@ def test_threads_always_spin_shortly_where_nobody_can_tell_whether_the_machine_i
     monkeypatch.delitem(sys.modules, "torch")
     limit_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == SHORT_SPIN_COUNT
+
+
+@pytest.mark.parametrize(
+    ("content", "can_watch"), [("52107 8093 2\n", True), ("0 0 0\n", False), ("", False), (None, False)]
+)
+def test_the_load_is_watched_only_where_the_system_counts(tmp_path: Path, content: str | None, can_watch: bool) -> None:
+    if content is not None:
+        (tmp_path / "schedstat").write_text(content)
+    assert spinning._can_watch(tmp_path / "schedstat") == can_watch
 
 
 @needs_schedstat

@@ -55,8 +55,12 @@ def watch_load() -> None:
 _watching: int | None = None
 
 
-def _can_watch() -> bool:
-    return sys.platform == "linux" and Path("/proc/self/schedstat").exists()
+def _can_watch(statistics: Path = Path("/proc/self/schedstat")) -> bool:
+    """Whether the system says how long threads have run and waited. Some have the file and write zeros."""
+    try:
+        return int(statistics.read_text().split()[0]) > 0
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def waits() -> dict[str, float]:
