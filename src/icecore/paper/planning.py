@@ -15,7 +15,8 @@ from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
 from icecore.paper.attention_plot import measure_and_draw
 from icecore.paper.budgets import BUDGETS, Budget, budget_label
-from icecore.paper.paper_tables import STUDIES, Study, StudyRow
+from icecore.paper.paper_tables import STUDIES
+from icecore.paper.table_structure import Study, StudyRow
 from icecore.tasks import TASKS
 
 

@@ -13,7 +13,8 @@ from icecore.core.config import FPT_ROLES
 from icecore.core.text import pluralize
 from icecore.experiments.results import RunRecord
 from icecore.paper.claims import Claim, RowPart
-from icecore.paper.paper_tables import STUDIES, Study
+from icecore.paper.paper_tables import STUDIES
+from icecore.paper.table_structure import Study
 from icecore.report.cells import TableCell, build_cell
 from icecore.report.consistency import AspectReader, data_text, options_text, tested_text, version_reader
 from icecore.report.quantities import QUANTITIES, Quantity

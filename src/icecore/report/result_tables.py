@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from icecore.core.protocols import PROTOCOLS
 from icecore.experiments.results import CellKey, RunRecord
 from icecore.paper.budgets import BUDGETS, budget_of_label, names_protocol
-from icecore.paper.paper_tables import STUDIES, Study
+from icecore.paper.paper_tables import STUDIES
+from icecore.paper.table_structure import Study
 from icecore.paper.trivial_answers import TRIVIAL_ANSWERS, TrivialAnswer
 from icecore.report.cells import MeanWithError, TableCell, build_cell, rate_text
 from icecore.report.consistency import (
