@@ -14,7 +14,7 @@ from torch import Tensor
 from icecore import user_data
 from icecore.backbones import BodyRequest, build_backbone
 from icecore.core.config import LOSS, RIDGE, RIDGE_IF_BETTER, RunConfig
-from icecore.core.errors import ConfigError
+from icecore.core.errors import ConfigError, DataError
 from icecore.model.fpt import FPT
 from icecore.model.loading import load_programs
 from icecore.model.model_settings import ModelSettings
@@ -270,6 +270,14 @@ def test_runs_of_one_seed_are_refitted_each_for_its_own_program(tmp_path: Path, 
     for loss, lr in zip(losses, (1e-2, 0.3), strict=True):
         alone = trained_pack(task, replace(config, lr=lr), tmp_path / f"{lr}").members[0]
         assert alone.progress.best_loss == pytest.approx(loss, rel=1e-3)
+
+
+def test_a_start_on_features_that_are_not_finite_is_refused(bodies: Mapping[str, str]) -> None:
+    task, model = build_task(), build_model(build_task(), bodies)
+    with torch.no_grad():
+        model.input.weights()[0].weight[0] = math.inf
+    with pytest.raises(DataError, match=r"not finite for these examples.*Use --precision fp32"):
+        start_output_layers(model, task, [0], 8)
 
 
 def test_a_run_that_diverged_does_not_stop_the_refits_of_others(tmp_path: Path, bodies: Mapping[str, str]) -> None:

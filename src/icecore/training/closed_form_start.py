@@ -14,7 +14,7 @@ from torch import Tensor
 from icecore.backbones.backbone import Backbone
 from icecore.core.config import OUTPUT
 from icecore.core.device import to_device
-from icecore.core.errors import ConfigError
+from icecore.core.errors import ConfigError, DataError
 from icecore.model.fpt import FPT
 from icecore.tasks.task import Task, TaskSpec
 from icecore.training.evaluation import examples_per_pass
@@ -62,12 +62,18 @@ def solve_output_layer(
     """The closed-form start of a model that holds one run, on at most `limit` examples of each of the splits.
 
     All splits together have no more than `max_examples`. Raises ConfigError if the output layer is not linear or not
-    trained.
+    trained, and DataError if a feature is not a finite number.
     """
     _check_output_layer(model)
     most = max(1, max_examples(model.spec, model.backbone) // len(splits))
     parts = [read_features_of(model, task, split, min(limit or most, most)) for split in splits]
-    return _solve(model, task, *(torch.cat(each) for each in zip(*parts, strict=True)))
+    features, targets = (torch.cat(each) for each in zip(*parts, strict=True))
+    if not features.isfinite().all():
+        raise DataError(
+            "The body gives numbers that are not finite for these examples, so an output layer in closed form cannot "
+            "be found. Use --precision fp32, inputs of a smaller size (--input-scale), or another body."
+        )
+    return _solve(model, task, features, targets)
 
 
 def _solve(model: FPT, task: Task, features: Tensor, targets: Tensor) -> ClosedFormStart:
