@@ -46,7 +46,7 @@ def watch_load() -> None:
     That may have been done by the process that started this one. A second call changes nothing.
     """
     global _watching
-    if os.environ.get("GOMP_SPINCOUNT") == SPIN_COUNT and _can_watch() and _watching != os.getpid():
+    if _watching != os.getpid() and os.environ.get("GOMP_SPINCOUNT") == SPIN_COUNT and _can_watch():
         _watching = os.getpid()
         threading.Thread(target=_watch, name="icecore-load", daemon=True).start()
 

@@ -242,15 +242,12 @@ class Pack:
         states, scores = self.adam.best_guess, self._score(split, config.eval_examples)
         if refit is None:
             return states, *scores
-        refitted, others = self._refitted_states(), self._score(split, config.eval_examples)
-        pairs = zip(zip(*others, strict=True), zip(*scores, strict=True), strict=True)
-        better = [is_better(other, score, config.tie_break) for other, score in pairs]
-        states = torch.where(torch.tensor(better, device=states.device)[:, None], refitted, states)
-        metrics, losses = (
-            [other if take else score for take, other, score in zip(better, *each, strict=True)]
-            for each in zip(others, scores, strict=True)
-        )
-        return states, metrics, losses
+        refitted, refitted_scores = self._refitted_states(), self._score(split, config.eval_examples)
+        kept = states.clone()
+        for row, new in enumerate(zip(*refitted_scores, strict=True)):
+            if is_better(new, (scores[0][row], scores[1][row]), config.tie_break):
+                kept[row], scores[0][row], scores[1][row] = refitted[row], *new
+        return kept, *scores
 
     def _refitted_states(self) -> Tensor:
         """The states (R, K) in the model, with output layers in closed form, which the model has afterwards."""
