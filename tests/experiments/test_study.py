@@ -197,7 +197,7 @@ def test_pretraining_is_counted_once(config: Configure, tmp_path: Path) -> None:
     assert first > second
 
 
-def test_the_chosen_run_is_analyzed_once(config: Configure, tmp_path: Path) -> None:
+def test_each_seed_of_the_chosen_rate_is_analyzed_once(config: Configure, tmp_path: Path) -> None:
     file, calls = tmp_path / "t.jsonl", list[str]()
 
     def analysis(model: FPT, task: Task, folder: Path, run_id: str) -> Mapping[str, Any]:
@@ -207,12 +207,14 @@ def test_the_chosen_run_is_analyzed_once(config: Configure, tmp_path: Path) -> N
     cells = [cell(config(), analysis=analysis)]
     records = run_study(cells, file, context(tmp_path), print)
     chosen = sweep.summarize_runs([r.summary for r in records]).chosen_lr
-    (analyzed,) = (record for record in records if record.extra)
-    assert (analyzed.summary.lr, analyzed.summary.seed) == (chosen, 0)
-    assert analyzed.extra == {"runs": 1, "task": "bit-xor", "folder": tmp_path.name}
-    assert calls == [analyzed.run_id]
+    analyzed = [record for record in records if record.extra]
+    seeds = cells[0].sweep.seeds
+    assert len(seeds) > 1
+    assert [(r.summary.lr, r.summary.seed) for r in analyzed] == [(chosen, seed) for seed in seeds]
+    assert all(r.extra == {"runs": 1, "task": "bit-xor", "folder": tmp_path.name} for r in analyzed)
+    assert calls == [r.run_id for r in analyzed]
     assert run_study(cells, file, context(tmp_path), print) == records
-    assert calls == [analyzed.run_id]
+    assert calls == [r.run_id for r in analyzed]
     assert read_records(file)[0] == records
 
 

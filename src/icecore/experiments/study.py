@@ -34,7 +34,7 @@ class CellPlan:
     """How a cell of a table is produced: its key, its sweep, and the command that trains this cell alone.
 
     pretraining  the run that trains the body whose weights file the sweep's configuration names
-    analysis     measures the first run at the chosen learning rate; its record keeps the numbers in `extra`
+    analysis     measures each run at the chosen learning rate; its record keeps the numbers in `extra`
     """
 
     key: CellKey
@@ -185,18 +185,18 @@ class _StudyRun:
         return self._analyzed(cell, records) if cell.analysis is not None else records
 
     def _analyzed(self, cell: CellPlan, records: list[RunRecord]) -> list[RunRecord]:
-        """The records, the first one at the chosen learning rate with the results of the cell's analysis."""
+        """The records, those of the chosen learning rate with the results of the cell's analysis."""
         chosen_lr = sweep.summarize_runs([record.summary for record in records]).chosen_lr
-        index = next((i for i, record in enumerate(records) if record.summary.lr == chosen_lr), None)
-        if cell.analysis is None or index is None or records[index].extra:
-            return records
-        run_id = records[index].run_id
-        run_folder = self.context.out / run_id
-        if not run_folder.exists():  # the results were copied here without the program
-            return records
+        return [self._measured(cell, record) if record.summary.lr == chosen_lr else record for record in records]
+
+    def _measured(self, cell: CellPlan, record: RunRecord) -> RunRecord:
+        """A record with the results of the cell's analysis, unless its program is not here."""
+        run_folder = self.context.out / record.run_id
+        # results can be copied here without the programs
+        if cell.analysis is None or record.extra or not run_folder.exists():
+            return record
         model, task = sweep.open_run(run_folder, self.context.data_dir, self.context.device)
-        records[index] = replace(records[index], extra=cell.analysis(model, task, self.file.parent, run_id))
-        return records
+        return replace(record, extra=cell.analysis(model, task, self.file.parent, record.run_id))
 
     def _record_missing(self, number: int, error: UserError) -> None:
         """Record why a cell cannot be trained, and log it once for each body."""

@@ -59,19 +59,26 @@ def draw_plots(table: ResultTable, root: Path) -> list[Plot]:
 
 
 def _run_pictures(table: ResultTable, root: Path) -> list[Plot]:
-    """Attention maps that runs left as PNG files below `root`, without those that no longer exist."""
+    """Attention maps that runs left as PNG files below `root`, of each cell the first one that still exists."""
     plots = []
     for row in table.rows:
         for column, cell in row.cells.items():
-            for run in cell.chosen:
-                path = root / str(run.extra.get("picture", ""))
-                if path.suffix != ".png":
-                    continue
-                with contextlib.suppress(OSError):  # a name that no file can have, or a file that cannot be read
-                    if path.resolve().is_relative_to(root.resolve()) and path.is_file():
-                        name = f"{table.slug}-map-{len(plots) + 1}"
-                        plots.append(Plot(name, f"Attention: {row.label}, {column}.", path.read_bytes()))
+            picture = next(filter(None, (_picture_of(run, root) for run in cell.chosen)), None)
+            if picture is not None:
+                caption = f"Attention: {row.label}, {column}."
+                plots.append(Plot(f"{table.slug}-map-{len(plots) + 1}", caption, picture))
     return plots
+
+
+def _picture_of(run: RunRecord, root: Path) -> bytes | None:
+    """The PNG file below `root` that a run left, if it can be read."""
+    path = root / str(run.extra.get("picture", ""))
+    if path.suffix != ".png":
+        return None
+    with contextlib.suppress(OSError):  # a name that no file can have, or a file that cannot be read
+        if path.resolve().is_relative_to(root.resolve()) and path.is_file():
+            return path.read_bytes()
+    return None
 
 
 def _figure(count: int, height: float, handles: Sequence[Line2D]) -> tuple[Figure, list[Axes], list[Axes]]:
