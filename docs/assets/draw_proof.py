@@ -26,6 +26,7 @@ TASKS = {
 ROWS = {
     "pretrained": ("pretrained on language", "#0072B2", "o"),
     "antibodies": ("pretrained on antibodies", "#009E73", "D"),
+    "bit-memory": ("pretrained on bit memory", "#CC79A7", "v"),
     "random": ("the first body, random", "#D55E00", "s"),
     "statistics": ("random with pretrained scales", "#E69F00", "^"),
     "lstm-matched": ("LSTM of the same size, random", "#8C5A2B", "h"),
