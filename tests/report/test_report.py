@@ -530,6 +530,15 @@ def test_pictures_are_in_the_page_and_in_files(folder: Path) -> None:
     assert "all.jsonl, line" in markdown
 
 
+def test_a_cell_shows_the_picture_of_its_first_run_that_has_one(tmp_path: Path) -> None:
+    (tmp_path / "second.png").write_bytes(b"second")
+    (tmp_path / "third.png").write_bytes(b"third")
+    names = ("gone.png", "second.png", "third.png")
+    table = only_table([run(MNIST, seed=seed, extra={"picture": name}) for seed, name in enumerate(names)])
+    maps = [plot for plot in plots.draw_plots(table, tmp_path) if plot.caption.startswith("Attention: ")]
+    assert [plot.png for plot in maps] == [b"second"]
+
+
 def test_a_picture_outside_the_results_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"x")
     (tmp_path / "results").mkdir()

@@ -182,21 +182,20 @@ class _StudyRun:
             if record is None:
                 record = RunRecord.from_folder(RunFolder(self.context.out, config), cell.key, cell.command)
             records.append(record)
-        return self._analyzed(cell, records) if cell.analysis is not None else records
+        return records if cell.analysis is None else self._analyzed(cell.analysis, records)
 
-    def _analyzed(self, cell: CellPlan, records: list[RunRecord]) -> list[RunRecord]:
-        """The records, those of the chosen learning rate with the results of the cell's analysis."""
+    def _analyzed(self, analysis: Analysis, records: Sequence[RunRecord]) -> list[RunRecord]:
+        """The records, those of the chosen learning rate with the results of the analysis."""
         chosen_lr = sweep.summarize_runs([record.summary for record in records]).chosen_lr
-        return [self._measured(cell, record) if record.summary.lr == chosen_lr else record for record in records]
+        return [self._measured(analysis, record) if record.summary.lr == chosen_lr else record for record in records]
 
-    def _measured(self, cell: CellPlan, record: RunRecord) -> RunRecord:
-        """A record with the results of the cell's analysis, unless its program is not here."""
+    def _measured(self, analysis: Analysis, record: RunRecord) -> RunRecord:
+        """The record with the results of the analysis, unless it has them already or its program is not here."""
         run_folder = self.context.out / record.run_id
-        # results can be copied here without the programs
-        if cell.analysis is None or record.extra or not run_folder.exists():
+        if record.extra or not run_folder.exists():  # results can be copied here without the programs
             return record
         model, task = sweep.open_run(run_folder, self.context.data_dir, self.context.device)
-        return replace(record, extra=cell.analysis(model, task, self.file.parent, record.run_id))
+        return replace(record, extra=analysis(model, task, self.file.parent, record.run_id))
 
     def _record_missing(self, number: int, error: UserError) -> None:
         """Record why a cell cannot be trained, and log it once for each body."""
