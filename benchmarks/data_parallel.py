@@ -123,7 +123,7 @@ def worker(folder: Path, steps: int, device: str) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with join_processes() as world:
         runtime = runtimes.select_runtime(world.device(device), "fp32" if device == "cpu" else "auto")
-        task, body, out = BitXor(BITS), str(folder / "gpt2"), folder / f"runs_{world.size}"
+        task, body, out = BitXor(BITS), str(folder / "gpt2"), folder / f"runs_{world.size}_{torch.get_num_threads()}"
         context = {"world": world, "compile": False}
         packs = [build_pack(task, body, runtime, BATCH, out, RUNS, context) for _ in range(2)]
         plain, numbers = packs[0], packs[0].adam.values.numel() + RUNS
