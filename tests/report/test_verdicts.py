@@ -37,6 +37,7 @@ def run(
     settings = STUDIES[study].rows[row].settings
     curve, extra = changes.pop("curve", ()), changes.pop("extra", {})
     body_seed, date = changes.pop("body_seed", seed), changes.pop("date", "2026-11-27")
+    other_settings = changes.pop("config", {})
     score = None if test is None else test / 100
     summary = {
         "task": column.split()[0],
@@ -58,9 +59,10 @@ def run(
         **changes,
     }
     key = CellKey(study, row, column, budget, body)
-    summary["run_id"] = hashlib.sha256(f"{key} {json.dumps(summary)} {body_seed}".encode()).hexdigest()[:12]
     config = {"lr": summary["lr"], "seed": seed, "body_seed": body_seed, "eval_examples": 1000}
-    config |= {name: summary[name] for name in ("protocol", "steps", "precision")}
+    config |= {name: summary[name] for name in ("protocol", "steps", "precision", "backbone", "weights")}
+    config |= other_settings
+    summary["run_id"] = hashlib.sha256(f"{key} {json.dumps([summary, config])}".encode()).hexdigest()[:12]
     return RunRecord(key, "", date, RunSummary(**summary), config, tuple(curve), (), extra)
 
 
@@ -197,17 +199,45 @@ def test_runs_of_another_version_are_left_out() -> None:
         ({"data": {"format": "idx", "sha256": "0000"}}, "data idx; sha256 0000, not idx; sha256 29abe478d272"),
         ({"test_examples": 100}, "scored on 100 test examples, not 2,000 test examples"),
         ({"steps": 100}, "training examples 800, not 1,600"),
+        ({"config": {"averaging": 0.2}}, "averaging 0.2, not 0.1"),
     ],
 )
 def test_rows_that_differ_have_no_verdict(changes: dict[str, Any], words: str) -> None:
     # the rest of the claim says which of the two is the odd one
-    rest = [record for name in ("pretrained", "random") for record in row(f"table2 {name} cifar10", [50.0, 50.5])]
-    rows = row("table2 pretrained mnist", [96.0, 96.1]), row("table2 random mnist", [91.0, 91.1], **changes)
+    usual = {"config": {"averaging": 0.1}}
+    rest = [r for name in ("pretrained", "random") for r in row(f"table2 {name} cifar10", [50.0, 50.5], **usual)]
+    pretrained = row("table2 pretrained mnist", [96.0, 96.1], **usual)
+    rows = pretrained, row("table2 random mnist", [91.0, 91.1], **usual | changes)
     verdict = judge("language-beats-random", rest, *rows)
     task = task_of(verdict, "mnist")
     assert (task.decision, task.counts) == (Decision.LEFT_OUT, False)
     assert verdict.notes == [f"random, mnist: Left out: 2 runs that cannot be compared with the rest ({words})."]
     assert verdict.text == "too small to see: less than 3.2 points, on cifar10 alone"
+
+
+@pytest.mark.parametrize(("body", "has_effect"), [("minilm", False), ("smollm2-135m", True)])
+def test_only_settings_that_have_an_effect_must_agree(body: str, has_effect: bool) -> None:
+    # MiniLM has positions of its own, from which every run starts
+    starts = [
+        {"config": {"position_start": start}, "body": body, "date": f"2026-11-2{start:.0f}"} for start in (1.0, 4.0)
+    ]
+    records = [
+        *row("table2 pretrained mnist", [96.0, 96.1], **starts[1]),
+        *row("table2 random mnist", [91.0, 91.1], **starts[0]),
+    ]
+    verdict, *_ = evaluate_claims(records, [BY_NAME["language-beats-random"]], hours)
+    words = "random, mnist: Left out: 2 runs that cannot be compared with the rest (position_start 1.0, not 4.0)."
+    assert verdict.notes == ([words] if has_effect else [])
+    assert task_of(verdict, "mnist").decision is (Decision.LEFT_OUT if has_effect else Decision.HOLDS)
+
+
+def test_settings_that_a_row_is_about_may_differ() -> None:
+    frozen = row(
+        "rebuttal frozen-pretrained mnist", [91.0, 91.1], config={"lr_scale": "relative", "train_roles": ["norm"]}
+    )
+    trained = row("rebuttal unfrozen-pretrained mnist", [96.0, 96.1], config={"lr_scale": "absolute"})
+    verdict = judge("rebuttal-trained-beats-frozen", frozen, trained)
+    assert (verdict.notes, task_of(verdict, "mnist (pretrained)").decision) == ([], Decision.HOLDS)
 
 
 def test_a_task_that_differs_from_the_rest_is_marked_and_does_not_count() -> None:

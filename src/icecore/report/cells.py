@@ -155,7 +155,7 @@ def _same_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], lis
         return same, []
     last = settings(same[-1])
     differences = {
-        f"{name} {_value_text(settings(run).get(name))}, not {_value_text(last.get(name))}"
+        f"{name} {value_text(settings(run).get(name))}, not {value_text(last.get(name))}"
         for run in others
         for name in {**last, **settings(run)}
         if settings(run).get(name) != last.get(name)
@@ -215,7 +215,8 @@ def _percentages(values: Iterable[float | None]) -> list[float]:
     return [100 * value for value in values if value is not None]
 
 
-def _value_text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """The value of a setting as a note names it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,21 +1,23 @@
 """The records that a claim is decided from: rows of several tables that are the same, and runs that can be compared.
 
-Runs of other versions, data or precisions than the rest are left out, with a note.
+Runs of other versions, data, precisions or settings than the rest are left out, with a note.
 """
 
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from icecore.backbones.families import FAMILIES
+from icecore.backbones.named_models import NAMED
 from icecore.core.config import FPT_ROLES
 from icecore.core.text import pluralize
 from icecore.experiments.results import RunRecord
 from icecore.paper.claims import Claim, RowPart
 from icecore.paper.paper_tables import STUDIES
 from icecore.paper.table_structure import Study
-from icecore.report.cells import TableCell, build_cell
+from icecore.report.cells import TableCell, build_cell, value_text
 from icecore.report.consistency import AspectReader, data_text, options_text, tested_text, version_reader
 from icecore.report.quantities import QUANTITIES, Quantity
 
@@ -33,7 +35,12 @@ TASK_ASPECTS: Mapping[str, AspectReader] = {
     "training examples": lambda summary: f"{summary.steps * summary.batch_size:,}",
 }
 
-ALL_ASPECTS: Mapping[str, AspectReader] = {**CLAIM_ASPECTS, **TASK_ASPECTS}
+#: settings that these aspects cover, or that tell the runs of one sweep apart
+_COVERED_SETTINGS = frozenset(
+    {"task", "task_options", "precision", "protocol", "steps", "test_examples", "lr", "seed", "body_seed"}
+)
+#: reads from a run what must agree in all that are compared; empty if the run does not say it, or if it has no effect
+_Reader = Callable[[RunRecord], str]
 
 #: study, row and column
 Place = tuple[str, str, str]
@@ -110,32 +117,69 @@ def comparable_cells(claim: Claim, index: RecordIndex, budget: str, body: str) -
         place: build_cell(index.records_of(place, budget, body), quantity_of(STUDIES[place[0]]), {})
         for place in places_of(claim)
     }
-    usual = {aspect: _usual(read, cells.values()) for aspect, read in CLAIM_ASPECTS.items()}
+    usual = {aspect: _usual(_of_summary(read), cells.values()) for aspect, read in CLAIM_ASPECTS.items()}
     compared: dict[Place, ClaimCell] = {}
-    for place, cell in cells.items():
-        of_task = [other for other_place, other in cells.items() if other_place[2] == place[2]]
-        expected = {aspect: _usual(read, of_task, usual.get(aspect, "")) for aspect, read in ALL_ASPECTS.items()}
-        compared[place] = _without_others(cell, expected, usual, STUDIES[place[0]])
+    for column in dict.fromkeys(column for _, _, column in cells):
+        of_task = {place: cell for place, cell in cells.items() if place[2] == column}
+        readers = {name: _of_summary(read) for name, read in {**CLAIM_ASPECTS, **TASK_ASPECTS}.items()}
+        readers |= _setting_readers(of_task)
+        for place, cell in of_task.items():
+            compared[place] = _without_others(cell, readers, of_task.values(), usual, STUDIES[place[0]])
     return compared
 
 
-def _usual(read: AspectReader, cells: Iterable[TableCell], preferred: str = "") -> str:
+def _of_summary(read: AspectReader) -> _Reader:
+    return lambda run: read(run.summary)
+
+
+def _setting_readers(cells: Mapping[Place, TableCell]) -> dict[str, _Reader]:
+    """A reader for each setting that none of these rows is about, so that all of their runs must agree in it."""
+    own = set(_COVERED_SETTINGS)
+    for study, row, column in cells:
+        table = STUDIES[study]
+        own |= {*table.settings, *table.column_settings.get(column, {}), *table.rows[row].settings}
+        # the protocol has another one for bodies that are trained
+        own |= {"lr_scale"} if table.rows[row].trains_body else set()
+    names = {name for cell in cells.values() for run in cell.runs for name in run.config}
+    return {name: functools.partial(_setting_text, name) for name in sorted(names - own)}
+
+
+def _setting_text(name: str, run: RunRecord) -> str:
+    """The value of a setting of a run; empty if the record does not have it, or if it has no effect on the run."""
+    if name not in run.config or (name == "position_start" and _has_position_table(str(run.config.get("backbone")))):
+        return ""
+    return value_text(run.config[name])
+
+
+def _has_position_table(backbone: str) -> bool:
+    """Whether a named body has learned absolute positions of its own, from which those of a run start."""
+    return backbone in NAMED and FAMILIES[NAMED[backbone].family].positions is not None
+
+
+def _usual(read: _Reader, cells: Iterable[TableCell], preferred: str = "") -> str:
     """The value that most cells have; of several, the preferred one, or else that of the newest run."""
-    values = [
-        (text, run.date) for cell in cells for text, run in {read(r.summary): r for r in cell.runs}.items() if text
-    ]
+    values = [(text, run.date) for cell in cells for text, run in {read(r): r for r in cell.runs}.items() if text]
     counts, newest = Counter(text for text, _ in values), dict(sorted(values))
     return max(counts, key=lambda text: (counts[text], text == preferred, newest[text]), default="")
 
 
-def _without_others(cell: TableCell, expected: Mapping[str, str], usual: Mapping[str, str], study: Study) -> ClaimCell:
-    """A cell without the runs that have other values than expected on its task, and notes on these.
+def _without_others(
+    cell: TableCell,
+    readers: Mapping[str, _Reader],
+    of_task: Iterable[TableCell],
+    usual: Mapping[str, str],
+    study: Study,
+) -> ClaimCell:
+    """A cell without the runs that have other values than most on its task, and notes on these.
 
-    usual  what most of the claim has; a cell that agrees with its task, but not with that, is only marked
+    readers  read what must agree
+    of_task  all cells on the task
+    usual    what most of the claim has; a cell that agrees with its task, but not with that, is only marked
     """
+    expected = {aspect: _usual(read, of_task, usual.get(aspect, "")) for aspect, read in readers.items()}
 
     def differences(run: RunRecord) -> list[str]:
-        found = ((aspect, read(run.summary), expected[aspect]) for aspect, read in ALL_ASPECTS.items())
+        found = ((aspect, read(run), expected[aspect]) for aspect, read in readers.items())
         return [f"{aspect} {text}, not {value}" for aspect, text, value in found if text and text != value]
 
     others = [run for run in cell.runs if differences(run)]
