@@ -240,6 +240,13 @@ def test_settings_that_a_row_is_about_may_differ() -> None:
     assert (verdict.notes, task_of(verdict, "mnist (pretrained)").decision) == ([], Decision.HOLDS)
 
 
+def test_a_race_is_left_to_the_tables() -> None:
+    pretrained, other = row("table2 pretrained mnist", [96.0, 96.1]), row("table2 random mnist", [91.0, 91.1])
+    behind = [run("table2 random mnist", 0, 10.0, lr=lr, status=BEHIND) for lr in (3e-4, 1e-2)]
+    verdict = judge("language-beats-random", pretrained, [*other, *behind])
+    assert (verdict.notes, task_of(verdict, "mnist").second) == ([], pytest.approx(91.05))
+
+
 def test_a_task_that_differs_from_the_rest_is_marked_and_does_not_count() -> None:
     records = [
         record

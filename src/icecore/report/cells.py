@@ -71,6 +71,7 @@ class TableCell:
     state   empty if the cell has a number, else "not run", "missing" (weights or data), "diverged", or "not finished"
             if there are only runs that fell behind in a race
     notes   what a reader must know
+    race    which learning rates stopped in a race, and at which steps; empty if none did
     """
 
     numbers: tuple[CellNumber, ...]
@@ -79,6 +80,12 @@ class TableCell:
     lr: float | None = None
     state: str = ""
     notes: tuple[str, ...] = ()
+    race: str = ""
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """All that is said of the cell below its table."""
+        return (*self.notes, self.race) if self.race else self.notes
 
     @property
     def commands(self) -> list[str]:
@@ -132,9 +139,9 @@ def build_cell(
         ours = MeanWithError.of([value for value, _ in readings])
         is_bound = any(bound for _, bound in readings)
         numbers.append(CellNumber(name, ours, published.get(name), is_bound, is_comparable))
-    notes += [*_divergence_notes(runs, chosen), *_race_notes(runs), *_edge_notes(lr, runs)]
+    notes += [*_divergence_notes(runs, chosen), *_edge_notes(lr, runs)]
     state = "" if chosen else "not finished" if any(is_behind(run) for run in runs) else DIVERGED
-    return TableCell(tuple(numbers), tuple(runs), tuple(chosen), lr, state, tuple(notes))
+    return TableCell(tuple(numbers), tuple(runs), tuple(chosen), lr, state, tuple(notes), _race_text(runs))
 
 
 def _is_complete(summary: RunSummary) -> bool:
@@ -184,11 +191,11 @@ def is_behind(run: RunRecord) -> bool:
     return run.summary.status == BEHIND
 
 
-def _race_notes(runs: Sequence[RunRecord]) -> list[str]:
-    """A note on the learning rates that fell behind in a race and the steps at which they stopped, if there are any."""
+def _race_text(runs: Sequence[RunRecord]) -> str:
+    """The learning rates that fell behind in a race and the steps at which they stopped; empty if there are none."""
     steps = {run.summary.lr: run.summary.steps_done for run in runs if is_behind(run)}
     rates = [f"{rate_text(lr)} at step {steps[lr]:,}" for lr in sorted(steps)]
-    return [f"Learning rates that stopped in a race, before their last step: {list_in_words(rates)}."] if rates else []
+    return f"Learning rates that stopped in a race, before their last step: {list_in_words(rates)}." if rates else ""
 
 
 def _edge_notes(lr: float | None, runs: Sequence[RunRecord]) -> list[str]:

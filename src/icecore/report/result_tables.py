@@ -102,12 +102,12 @@ class ResultTable:
     @property
     def notes(self) -> list[str]:
         """The footnotes in the order of their cells; equal notes of several cells are one footnote."""
-        return list(dict.fromkeys(note for row in self.rows for cell in row.cells.values() for note in cell.notes))
+        return list(dict.fromkeys(note for row in self.rows for cell in row.cells.values() for note in cell.footnotes))
 
     def marks(self, cell: TableCell) -> list[int]:
         """Numbers of a cell's footnotes, from 1."""
         notes = self.notes
-        return sorted(notes.index(note) + 1 for note in cell.notes)
+        return sorted(notes.index(note) + 1 for note in cell.footnotes)
 
     @property
     def cells(self) -> list[TableCell]:
