@@ -65,9 +65,10 @@ class Measurement:
         return max((each.metric for each in self.validations), default=None)
 
     def until(self, target: float) -> "Measurement":
-        """The same measurement as if it had been made for a lower target: a side gets there on its way.
+        """The same measurement as if it had been made for another target.
 
-        Without a validation that reached it, and for a higher target, nothing but the target changes.
+        On its way a side gets to a lower one, and a higher one it has not reached either if it reached neither. Then
+        nothing but the target changes.
         """
         settings = {**self.settings, "stop_at": target}
         for number, each in enumerate(self.validations, 1):
@@ -101,13 +102,14 @@ class Measurements:
     def find(self, side: str, settings: Mapping[str, Any], conditions: Conditions, limit: float) -> Measurement | None:
         """The latest measurement of `side` with these settings on this hardware with these versions, or None.
 
-        One for a higher target will do.
+        One for a higher target will do, and so will one in which a lower target was not reached.
 
         limit  one in which the target was not reached counts only if it was watched for so many seconds
         """
         target = settings["stop_at"]
         for each in reversed(self.known):
-            if each.settings["stop_at"] > target:
+            other = each.settings["stop_at"]
+            if other > target or (other < target and not each.reached):
                 each = each.until(target)
             alike = each.side == side and _key(side, each.settings, each.conditions) == _key(side, settings, conditions)
             if alike and (each.reached or each.ended or each.seconds >= limit):

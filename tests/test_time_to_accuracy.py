@@ -237,6 +237,15 @@ def test_a_measurement_for_a_higher_target_serves_a_lower_one(script: Script, me
     assert find(0.7, limit=21.0) is None
 
 
+def test_a_target_that_was_not_reached_stands_for_higher_ones(script: Script, measurement: Callable[..., Any]):
+    stored, vain = script("measurements").Measurements(None), measurement("plain", 20.0, step=None, stop_at=0.6)
+    stored.add(vain)
+    higher = vain.settings | {"stop_at": 0.9}
+    found = stored.find("plain", higher, vain.conditions, 20.0)
+    assert (found.seconds, found.reached, found.settings) == (20.0, False, higher)
+    assert stored.find("plain", higher, vain.conditions, 21.0) is None
+
+
 def test_examples_and_best_accuracy_of_a_measurement(measurement: Callable[..., Any]):
     reached, vain = measurement("ours", 9.0, step=4), measurement("ours", 9.0, step=None)
     assert (reached.reached, reached.examples) == (True, 64)
