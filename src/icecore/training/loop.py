@@ -6,7 +6,6 @@ Adam's moments and a few counters only.
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from icecore.backbones import Backbone
 from icecore.core.config import RIDGE, RunConfig
-from icecore.core.device import package_versions, to_device
+from icecore.core.device import to_device
 from icecore.core.errors import StorageError
 from icecore.core.random_streams import DROPOUT, random_stream
 from icecore.core.storage import write_json
@@ -35,8 +34,9 @@ from icecore.training.feature_cache import FeatureCache, plan_feature_cache
 from icecore.training.micro_batches import split_by_length, tokens_per_pass
 from icecore.training.optimizer import PackedAdam
 from icecore.training.racing import decide_rung, rung_at
+from icecore.training.run_outputs import PackOutcome, program_of, summarize_run
 from icecore.training.run_progress import PackedRun, RunProgress, is_better
-from icecore.training.run_summary import BEHIND, COMPLETED, DIVERGED, NO_IMPROVEMENT, STOP_AT_REACHED, RunSummary
+from icecore.training.run_summary import BEHIND, DIVERGED, NO_IMPROVEMENT, STOP_AT_REACHED, RunSummary
 from icecore.training.schedule import Schedule
 
 
@@ -298,16 +298,22 @@ class Pack:
 
     def _write(self) -> list[RunSummary]:
         """Write the programs and, after all of them, the summaries. Returns these."""
-        summaries = []
+        summaries, pack = [], self._outcome()
         for member in self.members:
             if member.has_program:
-                self._program(member).save(member.folder.program_path)
-            summaries.append(self._summary(member))
+                tensors = member.initial | self.adam.tensors(_known(member.best))
+                program_of(member, tensors, pack).save(member.folder.program_path)
+            summaries.append(summarize_run(member, pack))
         for member, summary in zip(self.members, summaries, strict=True):
             member.folder.log([{"event": "end", "step": summary.steps_done}])
             write_json(member.folder.summary_path, summary.to_json())
             member.folder.drop_states()
         return summaries
+
+    def _outcome(self) -> PackOutcome:
+        trained, frozen = self.model.counts()
+        device, body = self.runtime.describe(), self.model.body_fingerprint
+        return PackOutcome(self.task, body, self.step, len(self.members), trained, frozen, device)
 
     def _choice_split(self) -> str:
         return self.task.test_splits[0] if "choose-on-test" in self.config.faults else "val"
@@ -434,59 +440,6 @@ class Pack:
                 member.folder.log([{"event": "diverged", "step": self.step}])
         for callback in self.context.callbacks:
             callback.progress(self.step, shown)
-
-    def _program(self, member: PackedRun) -> Program:
-        final = member.progress.final or {}
-        return Program(
-            config=member.config,
-            spec=self.task.spec,
-            fingerprint=self.model.body_fingerprint,
-            tensors=member.initial | self.adam.tensors(_known(member.best)),
-            metrics=final,
-            versions=package_versions(),
-            extra={"data": dict(self.task.data), "metric_name": self.task.metric_name},
-        )
-
-    def _summary(self, run: PackedRun) -> RunSummary:
-        """The content of summary.json."""
-        config, progress, task = run.config, run.progress, self.task
-        final = progress.final or {}
-        steps = self.step if not progress.stopped else max(run.folder.saved_steps(), default=0)
-        trained, frozen = self.model.counts()
-        limit = 0 if progress.stopped == BEHIND else config.test_examples or sys.maxsize
-        return RunSummary(
-            task=config.task,
-            task_options=dict(config.task_options),
-            backbone=config.backbone,
-            weights=config.weights,
-            train_roles=config.train_roles,
-            protocol=config.protocol,
-            lr=config.lr,
-            seed=config.seed,
-            steps=config.steps,
-            steps_done=steps,
-            status=progress.stopped or COMPLETED,
-            best_step=progress.best_step,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            train_metric=final.get("train"),
-            val_metric=final.get("val"),
-            test_metric=final.get(task.test_splits[0]),
-            test_metrics={split: final.get(split) for split in task.test_splits},
-            test_examples=min(task.split_size(task.test_splits[0]), limit),
-            metric_name=task.metric_name,
-            trainable_parameters=trained,
-            frozen_parameters=frozen,
-            seconds=round(progress.seconds, 3),
-            steps_per_second=round(steps / progress.seconds, 3) if progress.seconds else None,
-            seconds_share=round(progress.share, 3),
-            packed_runs=max(len(self.members), run.folder.largest_pack()),
-            device=self.runtime.describe(),
-            versions=package_versions(),
-            data=dict(task.data),
-            run_id=config.run_id,
-            race=tuple(progress.race),
-        )
 
 
 def _end(folder: RunFolder) -> int | None:
