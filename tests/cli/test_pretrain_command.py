@@ -7,6 +7,8 @@ import torch
 
 from commandline import Run
 from icecore.backbones import BodyRequest, build_backbone
+from icecore.experiments.pretraining import pretraining_config
+from icecore.training.checkpoint import read_config
 
 
 def test_a_pretrained_body_can_be_used(run: Run, bodies: Mapping[str, str], tmp_path: Path) -> None:
@@ -18,6 +20,11 @@ def test_a_pretrained_body_can_be_used(run: Run, bodies: Mapping[str, str], tmp_
     shown = " ".join(ended.out.split())
     assert "on dyck after 4 steps" in shown
     assert f"--weights {file}" in shown.replace(" ", "") or "--weights" in shown
+    (config,) = (read_config(path.parent) for path in (tmp_path / "runs").glob("*/config.json"))
+    assert (config.protocol, config.lr_scale, config.lr) == ("fair", None, 1e-3)  # the rates of matrices are absolute
+    few_steps = {"steps": 4, "batch_size": 2, "eval_every": 2, "eval_examples": 4, "test_examples": 4}
+    settings = {"backbone": body, "task_options": {"length": 8}, **few_steps}
+    assert config == pretraining_config("dyck", "auto", "auto", **settings)
     trained, drawn = (build_backbone(BodyRequest(body, weights)) for weights in (str(file), "random"))
     for name, tensor in trained.tensors().items():
         # every tensor was trained, positions beyond the task's length excepted

@@ -27,19 +27,20 @@ class Example:
     widths: tuple[int, ...] = setting((8, 4), help="Widths.")
     factors: Mapping[str, float] = setting(default_factory=dict, help="Factors.")
     task_options: Mapping[str, Any] = setting(default_factory=dict, help="An option.")
+    lr: float | None = setting(None, help="A rate.", default_note="from the task")
     strict: bool = setting(False, help="A flag.")
     race: bool = setting(True, help="A flag that is on.")
     hidden: int = setting(0, help="Not shown.")
     seed: int | None = setting(None, help="A seed.")
 
 
-def call(*words: str) -> tuple[dict[str, Any], str]:
+def call(*words: str, defaults: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], str]:
     """The settings that a command receives, and what it prints."""
     received: dict[str, Any] = {}
     app = typer.Typer()
 
     @app.command()
-    @with_settings(Example, "settings", omit=("hidden",), names={"seed": "--split-seed"})
+    @with_settings(Example, "settings", omit=("hidden",), names={"seed": "--split-seed"}, defaults=defaults)
     def command(settings: dict[str, Any], device: str = "auto") -> None:
         received.update(settings, device=device)
 
@@ -77,6 +78,16 @@ def test_a_flag_that_is_on_can_be_switched_off() -> None:
 
 def test_an_option_can_have_a_name_of_its_own() -> None:
     assert call("--split-seed", "4")[0]["seed"] == 4
+
+
+def test_a_command_can_have_defaults_of_its_own() -> None:
+    own = {"lr": 0.5, "kind": "far"}
+    assert call(defaults=own)[0].items() >= own.items()
+    assert call("--lr", "2", defaults=own)[0]["lr"] == 2.0
+    shown = call("--help", defaults=own)[1]
+    assert "[default: 0.5]" in shown
+    assert "from the task" not in shown
+    assert "from the task" in call("--help")[1]
 
 
 def test_help_shows_text_default_and_heading_of_every_field() -> None:

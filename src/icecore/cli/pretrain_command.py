@@ -10,13 +10,14 @@ from icecore.cli.options import FILES, DataDir, Device, Precision, Quiet, Resume
 from icecore.cli.run_commands import Compile, MicroBatch
 from icecore.cli.setting_options import with_settings
 from icecore.core.config import RunConfig
+from icecore.core.protocols import PRETRAINING_DEFAULTS
 from icecore.core.text import metric_text
 
 #: settings of a run that a pretraining decides itself
 DECIDED = ("task", "precision", "weights", "train_roles", "start")
 
 
-@with_settings(RunConfig, "settings", omit=DECIDED)
+@with_settings(RunConfig, "settings", omit=DECIDED, defaults=PRETRAINING_DEFAULTS)
 def pretrain(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="What to train on: dyck, nca, bit-memory, copy, or another task.")

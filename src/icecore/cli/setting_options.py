@@ -3,6 +3,7 @@
 A field's name, type, default, help and group become an option, so a new setting needs no line here.
 """
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -94,12 +95,17 @@ def _typed(value: Any) -> str:
 
 
 def with_settings(
-    cls: type, parameter: str, omit: Collection[str] = (), names: Mapping[str, str] | None = None
+    cls: type,
+    parameter: str,
+    omit: Collection[str] = (),
+    names: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., None]], Any]:
     """A decorator that gives a command an option for each field of `cls` in place of one `parameter`.
 
     The command receives a dict of the settings that were given or have a plain default. Fields in `omit` get no
-    option; `names` are those of options whose name in this command is not that of the field.
+    option; `names` are those of options whose name in this command is not that of the field, and `defaults` are values
+    that this command has in place of the fields' own defaults.
     """
     named = {**OPTION_NAMES, **(names or {})}
     hints = type_hints(cls)
@@ -107,7 +113,7 @@ def with_settings(
         SettingOption(
             field, _without_none(hints[field.name]), named.get(field.name, "--" + field.name.replace("_", "-"))
         )
-        for field in dataclasses.fields(cls)
+        for field in _fields_with_defaults(cls, defaults or {})
         if field.name not in omit
     ]
 
@@ -129,6 +135,18 @@ def with_settings(
         return call
 
     return decorate
+
+
+def _fields_with_defaults(cls: type, defaults: Mapping[str, Any]) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass, some with other defaults than their own."""
+    fields = []
+    for field in dataclasses.fields(cls):
+        if field.name in defaults:
+            field = copy.copy(field)
+            field.default = defaults[field.name]
+            field.metadata = {**field.metadata, "default_note": ""}  # type: ignore[assignment]
+        fields.append(field)
+    return fields
 
 
 def _without_none(hint: Any) -> Any:

@@ -52,3 +52,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 DEFAULT_PROTOCOL = "fast"
+
+#: settings of a pretraining where none are given. Its rates are absolute, as "fair" has them, because all of the body
+#: is trained: steps relative to a random matrix are too small for it to leave its start.
+PRETRAINING_DEFAULTS: Mapping[str, object] = {"protocol": "fair", "lr": 1e-3}

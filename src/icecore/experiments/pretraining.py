@@ -5,6 +5,7 @@ from pathlib import Path
 from icecore.backbones import build_body_of
 from icecore.core.config import ROLES, RunConfig
 from icecore.core.errors import ConfigError, UserError
+from icecore.core.protocols import PRETRAINING_DEFAULTS
 from icecore.experiments import sweep
 from icecore.model.loading import write_body
 from icecore.model.program import Program
@@ -21,8 +22,9 @@ def pretraining_config(task: str, precision: str = "auto", device: str = "auto",
 
     Raises ConfigError for unknown names and values, and for bodies that have no random weights.
     """
-    given = {"protocol": "fair", "weights": "random", "lr": 1e-3} | {k: v for k, v in settings.items() if v is not None}
-    return sweep.make_config(task, precision, device, train_roles=ROLES, **given)
+    given = {name: value for name, value in settings.items() if value is not None}
+    settings = {**PRETRAINING_DEFAULTS, "weights": "random", **given}
+    return sweep.make_config(task, precision, device, train_roles=ROLES, **settings)
 
 
 def pretrain(config: RunConfig, context: ExecutionContext, file: Path) -> RunSummary:
