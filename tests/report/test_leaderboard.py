@@ -7,6 +7,7 @@ import pytest
 from icecore.core.config import FPT_ROLES, ROLES
 from icecore.report.leaderboard import PROJECT, Board, build_leaderboard
 from icecore.report.markdown import render_markdown
+from icecore.training.run_summary import BEHIND
 from result_samples import MNIST_DATA, cell
 
 RANDOM = {"weights": "random"}
@@ -55,6 +56,13 @@ def test_a_sweep_needs_three_seeds_and_a_run_counts_once() -> None:
     assert len(only_board(build_leaderboard({PROJECT: twice})).entries) == 1
     without_configuration = [replace(run, config={}) for run in cell()]
     assert not build_leaderboard({PROJECT: without_configuration})
+
+
+def test_a_run_that_was_trained_to_its_end_counts_before_where_a_race_stopped_it() -> None:
+    first, *others = cell()
+    stopped = replace(first, summary=replace(first.summary, status=BEHIND, test_metric=None))
+    (entry,) = only_board(build_leaderboard({PROJECT: [stopped, first, *others]})).entries
+    assert entry.metric.mean == pytest.approx(90)
 
 
 def test_other_options_and_other_data_have_boards_of_their_own() -> None:

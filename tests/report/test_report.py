@@ -171,6 +171,9 @@ def test_a_table_tells_where_its_first_row_is_ahead_and_what_needs_no_training()
         ("random", "bit-xor"): (0.66, 0.67, 0.68),
         ("pretrained", "cifar10"): (0.10, 0.09, 0.11),
         ("random", "cifar10"): (0.10, 0.11, 0.12),
+        # three seeds far apart: two standard errors, but the 95 % interval includes 0
+        ("pretrained", "listops"): (0.56, 0.76, 0.96),
+        ("random", "listops"): (0.49, 0.50, 0.51),
     }
     table = only_table(
         [
@@ -182,7 +185,8 @@ def test_a_table_tells_where_its_first_row_is_ahead_and_what_needs_no_training()
     none = next(row.label for row in table.rows if row.key == "none")
     assert table.story == (
         "Pretrained on language is clearly the best on bit-xor (99.0 against 67.0 of random). It is clearly behind on "
-        f"mnist (91.0 against 96.0 of {none}). No clear difference on cifar10 (10.0 against 11.0 of random). "
+        f"mnist (91.0 against 96.0 of {none}). No clear difference on listops (76.0 against 50.0 of random) and "
+        "cifar10 (10.0 against 11.0 of random). "
         "No better than an answer without training on cifar10 (10.0)."
     )
     assert {name: share for name, share in table.trivial.items() if name in ("bit-xor", "mnist")} == {
@@ -357,6 +361,34 @@ def test_runs_that_differ_are_noted(changed: dict[str, Any], note: str) -> None:
 def test_runs_may_differ_in_threads() -> None:
     random_ = CellKey("table2", "random", "mnist", "cpu", "minilm")
     assert not only_table([run(MNIST), run(random_, device="CPU, 4 threads, AVX512")]).warnings
+
+
+def test_equal_rows_of_two_tables_have_the_same_number() -> None:
+    """A rate that a race stopped for one table may have been trained to its end for another."""
+    key, other = (
+        CellKey(s, r, "mnist", "cpu", "minilm") for s, r in (("table2", "random"), ("rebuttal", "frozen-random"))
+    )
+    best = [run(key, 3e-3, seed, 0.8, 0.7) for seed in (0, 1)]
+    summary = replace(best[0].summary, status=BEHIND, steps_done=50, test_metric=None, test_metrics={"test": None})
+    behind = replace(best[0], key=other, summary=summary)
+    assert behind.run_id == best[0].run_id
+    tables = build_tables([*best, behind, *(run(other, 3e-4, seed, 0.5, 0.4) for seed in (0, 1))])
+    cells = [cell_of(table, row, "mnist") for table, row in zip(tables, ("random", "frozen-random"), strict=True)]
+    assert [(cell.lr, cell_text(cell, "%")) for cell in cells] == [(3e-3, "70.0 ± 0.0")] * 2
+
+
+def test_settings_without_effect_make_no_other_configuration() -> None:
+    """Positions of MiniLM start from its own table, whatever `position_start` says."""
+
+    def at(start: float, seed: int, test: float, backbone: str = "minilm") -> RunRecord:
+        made = run(MNIST, seed=seed, test=test, seconds_share=start)
+        return replace(made, config={**made.config, "position_start": start, "backbone": backbone})
+
+    table = only_table([at(4.0, 0, 0.8), at(4.0, 1, 0.8), at(1.0, 1, 0.8)])
+    cell = cell_of(table, "pretrained", "mnist")
+    assert (table.notes, [each.summary.seed for each in cell.chosen]) == ([], [0, 1])
+    other = only_table([at(start, 0, 0.8, "smollm2-135m") for start in (4.0, 1.0)])
+    assert other.notes == ["Left out: 1 run of another configuration (position_start 4.0, not 1.0)."]
 
 
 def test_runs_of_another_configuration_are_not_averaged_in() -> None:

@@ -13,9 +13,9 @@ from icecore.experiments.results import CellKey, RunRecord
 from icecore.paper.claims import CLAIMS, Claim
 from icecore.paper.paper_tables import STUDIES
 from icecore.report.claim_costs import cells_seconds
-from icecore.report.claim_records import row_identity
 from icecore.report.effects import Decision
 from icecore.report.example_counts import examples_to_level
+from icecore.report.record_index import row_identity
 from icecore.report.task_verdicts import TaskVerdict
 from icecore.report.verdicts import Verdict, evaluate_claims
 from icecore.training.run_summary import BEHIND, DIVERGED, RunSummary

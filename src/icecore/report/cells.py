@@ -4,7 +4,6 @@ Validation chooses the learning rate (`sweep.summarize_runs`). A number is the m
 with its standard error. Notes say in words what a reader must know about a cell.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,9 @@ from typing import Any
 from icecore.core.text import list_in_words, pluralize
 from icecore.experiments import sweep
 from icecore.experiments.results import RunRecord
+from icecore.report.effects import Sample
 from icecore.report.quantities import Quantity
+from icecore.report.run_settings import SWEPT, settings_with_effect, value_text
 from icecore.training.run_summary import BEHIND, DIVERGED, RunSummary
 
 #: published percentages are rounded to tenths; a difference of less than half a tenth does not count
@@ -88,6 +89,15 @@ class TableCell:
         return (*self.notes, self.race) if self.race else self.notes
 
     @property
+    def sample(self) -> Sample | None:
+        """The test metric in % with its errors, those of seeds and of test examples; None without a number."""
+        values = _percentages(run.summary.test_metric for run in self.chosen)
+        if self.state or not values:
+            return None
+        is_share = 0 <= sum(values) <= 100 * len(values)  # as an accuracy is, but not every metric
+        return Sample.of(values, self.chosen[0].summary.test_examples if is_share else None)
+
+    @property
     def commands(self) -> list[str]:
         """The commands that trained the runs."""
         return list(dict.fromkeys(run.command for run in self.runs if run.command))
@@ -151,16 +161,24 @@ def _is_complete(summary: RunSummary) -> bool:
 
 
 def _same_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """The runs that differ from the last one only in learning rate and seeds, and a note on the others."""
+    """The runs that differ from the last one only in learning rate and seeds, each once, and a note on the others."""
 
     def settings(run: RunRecord) -> dict[str, Any]:
-        return {name: value for name, value in run.config.items() if name not in ("lr", "seed", "body_seed")}
+        return {name: value for name, value in settings_with_effect(run.config).items() if name not in SWEPT}
 
-    same = [run for run in runs if settings(run) == settings(runs[-1])]
-    others = [run for run in runs if settings(run) != settings(runs[-1])]
+    last = settings(runs[-1]) if runs else {}
+    same: dict[tuple[Any, ...], RunRecord] = {}
+    others: list[RunRecord] = []
+    for run in runs:
+        if settings(run) != last:
+            others.append(run)
+            continue
+        # two runs may differ in a setting without effect
+        place = (run.summary.lr, run.summary.seed, run.config.get("body_seed"))
+        if run.replaces(same.get(place)):
+            same[place] = run
     if not others:
-        return same, []
-    last = settings(same[-1])
+        return list(same.values()), []
     differences = {
         f"{name} {value_text(settings(run).get(name))}, not {value_text(last.get(name))}"
         for run in others
@@ -168,7 +186,8 @@ def _same_configuration(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], lis
         if settings(run).get(name) != last.get(name)
     }
     count = pluralize(len(others), "run")
-    return same, [f"Left out: {count} of another configuration ({'; '.join(sorted(differences))})."]
+    note = f"Left out: {count} of another configuration ({'; '.join(sorted(differences))})."
+    return list(same.values()), [note]
 
 
 def _divergence_notes(runs: Sequence[RunRecord], chosen: Sequence[RunRecord]) -> list[str]:
@@ -220,11 +239,6 @@ def _edge_notes(lr: float | None, runs: Sequence[RunRecord]) -> list[str]:
 
 def _percentages(values: Iterable[float | None]) -> list[float]:
     return [100 * value for value in values if value is not None]
-
-
-def value_text(value: Any) -> str:
-    """The value of a setting as a note names it."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def rate_text(lr: float) -> str:

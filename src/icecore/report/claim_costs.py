@@ -8,7 +8,7 @@ from icecore.core.errors import UserError
 from icecore.experiments import estimate
 from icecore.paper.budgets import budget_of_label
 from icecore.paper.planning import TableRequest, plan_table
-from icecore.report.claim_records import Place
+from icecore.report.record_index import Place
 
 #: two processor cores of 2026, in fp32
 REFERENCE_SPEED = estimate.Speed(1e11)

@@ -1,25 +1,23 @@
-"""The records that a claim is decided from: rows of several tables that are the same, and runs that can be compared.
+"""The cells that a claim is decided from, with those of their runs that can be compared.
 
 Runs of other versions, data, precisions or settings than the rest are left out, with a note.
 """
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from icecore.backbones.families import FAMILIES
-from icecore.backbones.named_models import NAMED
-from icecore.core.config import FPT_ROLES
 from icecore.core.text import pluralize
 from icecore.experiments.results import RunRecord
 from icecore.paper.claims import Claim, RowPart
 from icecore.paper.paper_tables import STUDIES
 from icecore.paper.table_structure import Study
-from icecore.report.cells import TableCell, build_cell, value_text
+from icecore.report.cells import TableCell, build_cell
 from icecore.report.consistency import AspectReader, data_text, options_text, tested_text, version_reader
 from icecore.report.quantities import QUANTITIES, Quantity
+from icecore.report.record_index import Place, RecordIndex
+from icecore.report.run_settings import settings_with_effect, value_text
 
 #: what must agree in all runs of a claim on one task, and should agree in the whole claim
 CLAIM_ASPECTS: Mapping[str, AspectReader] = {
@@ -42,9 +40,6 @@ _COVERED_SETTINGS = frozenset(
 #: reads from a run what must agree in all that are compared; empty if the run does not say it, or if it has no effect
 _Reader = Callable[[RunRecord], str]
 
-#: study, row and column
-Place = tuple[str, str, str]
-
 
 @dataclass(frozen=True)
 class ClaimCell:
@@ -62,42 +57,6 @@ class ClaimCell:
     def is_left_out(self) -> bool:
         """Whether there were runs, but none of them can be compared."""
         return bool(self.notes) and not self.cell.runs
-
-
-class RecordIndex:
-    """Records by the cell that they are of; equal rows of several studies share theirs."""
-
-    def __init__(self, records: Sequence[RunRecord]) -> None:
-        self._records: dict[tuple[str, str, str], list[RunRecord]] = {}
-        #: (budget, body) of all records, in their order
-        self.groups: dict[tuple[str, str], None] = {}
-        # the newest ones last: they say which configuration counts
-        for record in sorted(records, key=lambda record: record.date):
-            key = record.key
-            if key.study in STUDIES and key.row in STUDIES[key.study].rows:
-                identity = row_identity(key.study, key.row, key.column)
-                self._records.setdefault((identity, key.budget, key.body), []).append(record)
-                self.groups.setdefault((key.budget, key.body))
-
-    def records_of(self, place: Place, budget: str, body: str) -> list[RunRecord]:
-        """The records of a cell, each run once, also if they were made for another table with the same row."""
-        records = self._records.get((row_identity(*place), budget, body), [])
-        by_run: dict[str, RunRecord] = {}
-        for record in records:
-            name = record.run_id or record.missing
-            if record.replaces(by_run.get(name)):
-                by_run[name] = record
-        return list(by_run.values())
-
-
-@functools.cache
-def row_identity(study: str, row: str, column: str) -> str:
-    """A text that is equal for cells of different tables if, and only if, they have the same runs at every budget."""
-    table = STUDIES[study]
-    settings = {**table.settings, **table.column_settings.get(column, {}), **table.rows[row].settings}
-    roles = sorted(settings.pop("train_roles", FPT_ROLES))
-    own = (study, row) if not settings else ()
-    return json.dumps([column, settings, roles, table.lrs, table.seeds, own], sort_keys=True)
 
 
 def places_of(claim: Claim) -> list[Place]:
@@ -146,14 +105,8 @@ def _setting_readers(cells: Mapping[Place, TableCell]) -> dict[str, _Reader]:
 
 def _setting_text(name: str, run: RunRecord) -> str:
     """The value of a setting of a run; empty if the record does not have it, or if it has no effect on the run."""
-    if name not in run.config or (name == "position_start" and _has_position_table(str(run.config.get("backbone")))):
-        return ""
-    return value_text(run.config[name])
-
-
-def _has_position_table(backbone: str) -> bool:
-    """Whether a named body has learned absolute positions of its own, from which those of a run start."""
-    return backbone in NAMED and FAMILIES[NAMED[backbone].family].positions is not None
+    settings = settings_with_effect(run.config)
+    return value_text(settings[name]) if name in settings else ""
 
 
 def _usual(read: _Reader, cells: Iterable[TableCell], preferred: str = "") -> str:

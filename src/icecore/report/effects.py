@@ -18,6 +18,8 @@ CONFIDENCE = 0.95
 POWER = 0.8
 #: seeds of a row, and draws of a random body, without which there is no error
 MIN_SEEDS = 2
+#: standard errors by which a row must be above an answer without training to count as better
+CLEAR_ERRORS = 2.0
 
 
 class Decision(enum.StrEnum):
@@ -66,6 +68,10 @@ class Sample:
             share = (test_examples * mean / 100 + 2) / count
             errors.append((1e4 * share * (1 - share) / count, math.inf))
         return cls(mean, seeds, tuple(errors))
+
+    def is_better_than(self, answer: float) -> bool:
+        """Whether the mean is clearly above the number of an answer that needs no training."""
+        return self.mean - CLEAR_ERRORS * self.error > answer
 
     @property
     def error(self) -> float:
@@ -125,6 +131,14 @@ class Contrast:
         error, width = math.sqrt(total), student_t_quantile((1 + CONFIDENCE) / 2, degrees)
         found = width + student_t_quantile(POWER, degrees)
         return Effect(value, value - width * error, value + width * error, found * error)
+
+
+def is_clear_difference(first: Sample, second: Sample) -> bool:
+    """Whether the 95 % interval of the difference excludes 0. Without several seeds of both there is none."""
+    if min(first.seeds, second.seeds) < MIN_SEEDS:
+        return False
+    effect = Contrast.difference(("first", first), ("second", second)).effect
+    return effect.low > 0 or effect.high < 0
 
 
 def decide(effect: Effect, direction: Direction, margin: float) -> tuple[Decision, float]:

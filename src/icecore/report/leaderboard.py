@@ -5,7 +5,6 @@ task with the same options on the same data.
 """
 
 import json
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,16 +19,15 @@ from icecore.paper.budgets import budget_of_label
 from icecore.paper.paper_tables import ALL_TASKS
 from icecore.report.cells import MeanWithError, TableCell, build_cell
 from icecore.report.consistency import options_text, tested_text
+from icecore.report.effects import Sample, is_clear_difference
 from icecore.report.quantities import QUANTITIES
-from icecore.report.story import CLEAR_ERRORS
+from icecore.report.run_settings import SWEPT, settings_with_effect
 from icecore.training.run_summary import RunSummary
 
 #: seeds that an entry needs, so that its error is known
 ENTRY_SEEDS = 3
 #: who made the runs of the project itself
 PROJECT = "icecore"
-#: settings in which the runs of a sweep differ
-SWEPT = frozenset({"lr", "seed", "body_seed"})
 NAMED_WEIGHTS = ("pretrained", "random", "statistics")
 
 
@@ -41,6 +39,7 @@ class Entry:
     body        name and weights of the body
     trained     what was trained, if it is not what the paper trains
     metric      test metric in %
+    sample      the same with the errors of seeds and of test examples
     examples    training examples that a run saw, with repetitions, on average over the seeds
     tested      how many test examples were scored
     parameters  how many were trained
@@ -51,6 +50,7 @@ class Entry:
     body: str
     trained: str
     metric: MeanWithError
+    sample: Sample
     examples: int
     tested: str
     budget: str
@@ -102,8 +102,10 @@ def group_sweeps(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
             continue
         summary = record.summary
         body = summary.task, summary.backbone, summary.weights, summary.train_roles, summary.protocol
-        settings = {name: value for name, value in record.config.items() if name not in SWEPT}
-        groups.setdefault(json.dumps([body, settings], sort_keys=True), {}).setdefault(record.run_id, record)
+        settings = {name: value for name, value in settings_with_effect(record.config).items() if name not in SWEPT}
+        group = groups.setdefault(json.dumps([body, settings], sort_keys=True), {})
+        if record.replaces(group.get(record.run_id)):
+            group[record.run_id] = record
     return [list(runs.values()) for runs in groups.values()]
 
 
@@ -129,8 +131,8 @@ def _identity_text(identity: Mapping[str, Any]) -> str:
 
 def _build_entry(cell: TableCell, maker: str) -> Entry | None:
     """The entry of a sweep, without a rank; None if it has no number or too few seeds."""
-    number = cell.numbers[0].ours
-    if cell.state or number is None or len({run.summary.seed for run in cell.chosen}) < ENTRY_SEEDS:
+    number, sample = cell.numbers[0].ours, cell.sample
+    if number is None or sample is None or len({run.summary.seed for run in cell.chosen}) < ENTRY_SEEDS:
         return None
     first = cell.chosen[0]
     summary = first.summary
@@ -139,6 +141,7 @@ def _build_entry(cell: TableCell, maker: str) -> Entry | None:
         body=body_text(first),
         trained=_trained_text(summary.train_roles),
         metric=number,
+        sample=sample,
         examples=round(statistics.fmean(_examples(run.summary) for run in cell.chosen)),
         tested=tested_text(summary),
         budget=budget_of_label(first.key.budget) or "own settings",
@@ -178,15 +181,11 @@ def _trained_text(roles: Sequence[str]) -> str:
 
 
 def _ranked(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, best first, with ranks. One within two combined standard errors of a rank's first one shares it."""
+    """The entries, best first, with ranks. One that is not clearly worse than a rank's first one shares it."""
     ranked: list[Entry] = []
     leader: Entry | None = None
     for position, entry in enumerate(sorted(entries, key=lambda each: -each.metric.mean), start=1):
-        if leader is None or leader.metric.mean - entry.metric.mean > CLEAR_ERRORS * _combined(leader, entry):
+        if leader is None or is_clear_difference(leader.sample, entry.sample):
             leader = entry = replace(entry, rank=position)
         ranked.append(replace(entry, rank=leader.rank))
     return ranked
-
-
-def _combined(first: Entry, second: Entry) -> float:
-    return math.hypot(*(entry.metric.sem or 0.0 for entry in (first, second)))

@@ -4,6 +4,7 @@ A study of the paper has all its rows and columns, even if nothing was trained. 
 columns that their records name.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from icecore.report.consistency import (
     version_reader,
 )
 from icecore.report.quantities import QUANTITIES, Quantity
+from icecore.report.record_index import RecordIndex
 from icecore.report.story import tell_story
 from icecore.training.run_summary import RunSummary
 
@@ -125,6 +127,7 @@ def build_tables(records: Sequence[RunRecord], studies: Mapping[str, Study] = ST
         groups.setdefault((record.key.study, record.key.budget, record.key.body), []).append(record)
     order = {name: position for position, name in enumerate(studies)}
     tables: list[ResultTable] = []
+    index = RecordIndex(records)
 
     def place(group: tuple[str, str, str]) -> tuple[int, bool]:
         study, budget, _ = group
@@ -132,7 +135,7 @@ def build_tables(records: Sequence[RunRecord], studies: Mapping[str, Study] = ST
 
     for study, budget, body in sorted(groups, key=place):
         slug = _unique_slug("-".join(filter(None, (study or "runs", budget, body))), {table.slug for table in tables})
-        tables.append(_build_table(slug, groups[study, budget, body], studies.get(study)))
+        tables.append(_build_table(slug, groups[study, budget, body], studies.get(study), index))
     return tables
 
 
@@ -145,10 +148,15 @@ def _unique_slug(text: str, taken: Iterable[str]) -> str:
     return slug
 
 
-def _build_table(slug: str, records: Sequence[RunRecord], study: Study | None) -> ResultTable:
+def _build_table(slug: str, records: Sequence[RunRecord], study: Study | None, index: RecordIndex) -> ResultTable:
     key = records[0].key
     quantity = QUANTITIES[study.quantity if study else "test"]
     by_position = _by_position(records)
+    if study is not None:
+        # a row that other tables have too has the same number in all of them
+        for row, column in itertools.product(study.rows, study.columns):
+            if shared := index.records_of((study.name, row, column), key.budget, key.body):
+                by_position[row, column] = shared
     labels = _row_labels(study, by_position)
     columns = list(dict.fromkeys([*(study.columns if study else ()), *(column for _, column in by_position)]))
     is_comparable = _is_comparable(key)

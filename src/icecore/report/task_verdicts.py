@@ -10,10 +10,10 @@ from icecore.core.text import approximate_duration, pluralize
 from icecore.paper.claims import Claim, ComparedRows, Measure, RowPart
 from icecore.paper.paper_tables import STUDIES
 from icecore.paper.trivial_answers import TRIVIAL_ANSWERS, TrivialAnswer
-from icecore.report.claim_records import ClaimCell, Place, published_value, quantity_of
+from icecore.report.claim_records import ClaimCell, published_value, quantity_of
 from icecore.report.effects import MIN_SEEDS, Contrast, Decision, Effect, Sample, decide
 from icecore.report.example_counts import SHARE_OF_FINAL, ExampleCount, examples_to_level, final_accuracy, speed_sample
-from icecore.report.story import CLEAR_ERRORS
+from icecore.report.record_index import Place
 from icecore.training.run_summary import DIVERGED
 
 #: of what a row is above an answer without training, the share by which another row that is as good may be behind
@@ -140,7 +140,7 @@ def _compare_scores(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: 
     base = replace(base, effect=contrast.effect, contrast=contrast)
     if claim.measure == "accuracy":
         trivial = TRIVIAL_ANSWERS.get(base.column.split()[0])
-        if trivial is not None and all(_is_trivial(sample, 100 * trivial.accuracy) for sample in (first, second)):
+        if trivial is not None and not any(sample.is_better_than(100 * trivial.accuracy) for sample in (first, second)):
             text = f"nothing was learned: {_trivial_text(trivial)}"
             return replace(base, decision=Decision.NOTHING_LEARNED, text=text)
         if claim.direction == "better" and min(first.mean, second.mean) >= 100 - claim.margin:
@@ -215,11 +215,6 @@ def _mean(measure: Measure, part: RowPart, side: ClaimCell) -> float | None:
 
 def _trivial_text(trivial: TrivialAnswer) -> str:
     return f"an answer without training ({trivial.how}) has {100 * trivial.accuracy:.1f} %"
-
-
-def _is_trivial(sample: Sample, answer: float) -> bool:
-    """Whether a row is not clearly better than an answer without training."""
-    return sample.mean - CLEAR_ERRORS * sample.error <= answer
 
 
 def _compare_examples(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: Sequence[ClaimCell]) -> TaskVerdict:

@@ -13,8 +13,9 @@ from icecore.experiments.results import RunRecord
 from icecore.paper.budgets import BUDGETS, SMOKE, Budget, budget_of_label, names_protocol
 from icecore.paper.claims import CLAIMS, Claim
 from icecore.report.claim_costs import cells_seconds
-from icecore.report.claim_records import ClaimCell, Place, RecordIndex, comparable_cells, places_of
+from icecore.report.claim_records import ClaimCell, comparable_cells, places_of
 from icecore.report.effects import Contrast, Decision, Effect, decide
+from icecore.report.record_index import Place, RecordIndex
 from icecore.report.task_verdicts import TaskVerdict, bound_text, compare_task, in_units, not_run_text
 from icecore.training.run_summary import DIVERGED
 
