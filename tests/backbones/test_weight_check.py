@@ -49,6 +49,23 @@ def test_norms_without_gains_are_refused(case: str, tmp_path: Path) -> None:
     assert build_backbone(BodyRequest(str(tmp_path / "body"), "random")).info.weights == "random"
 
 
+@pytest.mark.parametrize(("value", "case"), [(torch.nan, "llama"), (torch.inf, "bert"), (torch.nan, "dinov2")])
+def test_embeddings_that_are_not_finite_are_refused(value: float, case: str, tmp_path: Path) -> None:
+    """They are not part of a body, but positions and prefixes start from them."""
+    model = tiny_model(case, **({} if case == "dinov2" else {"vocab_size": 64}))
+    names = [
+        name
+        for name, _ in model.named_parameters()
+        if name.endswith(("cls_token", "embed_tokens.weight", "word_embeddings.weight"))
+    ]
+    model.get_parameter(names[0]).data.flatten()[3] = value
+    model.save_pretrained(tmp_path / "body")
+    words = "embedding of the first token" if case == "dinov2" else "token embeddings"
+    with pytest.raises(WeightsError, match=f"body: the {words}, from which .* not finite .* Get the weights again"):
+        build_backbone(BodyRequest(str(tmp_path / "body")))
+    assert build_backbone(BodyRequest(str(tmp_path / "body"), "random")).info.weights == "random"
+
+
 def test_gains_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     """They are no norm by any formula, and still they are found."""
     model = tiny_model("llama")

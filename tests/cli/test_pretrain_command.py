@@ -39,6 +39,23 @@ def test_what_cannot_be_written_is_said_before_training(run: Run, bodies: Mappin
     assert not list(tmp_path.iterdir())
 
 
+def test_without_a_body_there_is_nothing_to_pretrain(run: Run, tmp_path: Path) -> None:
+    ended = run("pretrain", "copy", "--backbone", "none", "--out", tmp_path / "b.safetensors", "--runs", tmp_path)
+    assert ended.code == 2
+    assert "nothing to pretrain" in ended.err
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_training(
+    run: Run, bodies: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "b.safetensors"
+    ended = run("pretrain", "copy", "--backbone", bodies["bert"], "--out", out, "--runs", tmp_path / "runs")
+    assert ended.code != 0
+    assert "cannot be written" in " ".join(ended.err.split())
+    assert not (tmp_path / "runs").exists()
+
+
 def test_bodies_without_random_weights_are_refused(run: Run, tmp_path: Path) -> None:
     ended = run("pretrain", "copy", "--backbone", "nonesuch", "--out", tmp_path / "b.safetensors", "--runs", tmp_path)
     assert ended.code == 2

@@ -231,6 +231,8 @@ def test_the_first_token_is_found_in_configuration_or_vocabulary(tmp_path: Path)
 def test_a_prefix_that_a_body_cannot_have_is_refused(any_body: Body) -> None:
     with pytest.raises(ConfigError, match="--prefix 2: none computes each position by itself"):
         FPT(BitXor(3).spec, any_body("none"), [0], ModelSettings(prefix="2"))
+    with pytest.raises(ConfigError, match="--prefix bos: icecore finds no token with which sequences of lstm start"):
+        FPT(BitXor(3).spec, any_body("lstm"), [0], ModelSettings(prefix="bos"))
     bert = any_body("bert")
     bert.first_token = None
     with pytest.raises(ConfigError, match=r"--prefix bos: icecore finds no token .* for example --prefix 1\."):
@@ -279,6 +281,28 @@ def test_the_input_norm_gives_tokens_the_size_of_the_bodys_embeddings(body: Body
     torch.testing.assert_close(size[0], torch.full_like(size[0], bert.embedding_spread), rtol=0.01, atol=0.0)
     assert float(size[1].max()) == 0
     assert all(bool(p.grad.isfinite().all()) for p in model.trained().values() if p.grad is not None)
+
+
+def test_a_program_keeps_the_size_that_its_input_norm_had(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Token embeddings are not part of a body, so its fingerprint does not tell bodies apart that differ in them."""
+    chosen = config(input_norm="rms")
+    sweep.run_sweep([chosen], ExecutionContext(tmp_path))
+    program, body = Program.load(RunFolder(tmp_path, chosen).program_path), build_body_of(chosen)
+    batch = BitXor(2).train_batch([0], 0, 2)
+    expected = load_programs([program], body)(batch)
+    body.embedding_spread *= 30
+    close(load_programs([program], body)(batch), expected)
+    engine = Engine(body)
+    engine.add(program, "kept")
+    close(torch.stack(engine.predict(batch, "kept")), expected)
+    older = replace(program, extra={name: value for name, value in program.extra.items() if name != "input_rms"})
+    assert not torch.allclose(load_programs([older], body)(batch), expected)
+    with pytest.raises(ConfigError, match="cannot share a model"):
+        load_programs([program, older], body)
+    for value in (0.0, -1.0, float("nan"), "large", None):
+        damaged = replace(program, extra={**program.extra, "input_rms": value})
+        with pytest.raises(DataError, match=r"input_rms of the program is .* but must be a positive number"):
+            load_programs([damaged], body)
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])

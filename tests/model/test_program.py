@@ -226,6 +226,23 @@ def test_an_input_layer_is_taken_whole_or_not_at_all(
     assert len([name for name in start_from_program(same, program, first) if name.startswith("input.")]) == 6
 
 
+@pytest.mark.parametrize(("before", "after"), [("2", None), (None, "2"), ("1", "3"), ("2", "2")])
+def test_tokens_keep_their_positions_whatever_the_prefix(
+    config: Callable[..., RunConfig], tmp_path: Path, before: str | None, after: str | None
+) -> None:
+    first = config(prefix=before)
+    sweep.train_runs([first], ExecutionContext(tmp_path, device="cpu"))
+    program = Program.load(RunFolder(tmp_path, first).program_path)
+    later = config(prefix=after, start="a program")
+    model = FPT(sweep.load_task(later, None).spec, build_body_of(later), [0, 1], model_settings(later))
+    fresh = model.programs()[0]["positions"].clone()
+    assert "positions" in start_from_program(model, program, later)
+    source, K = program.tensors["positions"], later.prefix_length
+    for run in model.programs():
+        assert torch.equal(run["positions"][K:], source[first.prefix_length :])
+        assert torch.equal(run["positions"][:K], source[:K] if before == after else fresh[:K])
+
+
 def test_what_fits_is_taken_and_the_output_layer_is_not(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     program, model = started(config, tmp_path, "bit-xor", {"n": 4})
     fresh = FPT(model.spec, build_body_of(config()), [0, 1], model.settings).programs()

@@ -29,6 +29,8 @@ def _matched(request: BodyRequest) -> Backbone:
             f"lstm-matched:{name}: {name} is not a transformer. Name one, for example lstm-matched:minilm."
         )
     norms = list(like.norms().values())
+    if not norms:
+        raise ConfigError(f"lstm-matched:{name}: {name} has no norms to match. Match another body.")
     counts = like.counts()
     return lstm.build_matched(
         width=like.info.width,

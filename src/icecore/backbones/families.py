@@ -54,6 +54,10 @@ class Family:
     max_length: Callable[[Any], int | None] = lambda config: config.max_position_embeddings
     unsupported: Callable[[Any], str | None] = lambda config: None
 
+    def is_causal(self, config: Any) -> bool:
+        """Whether positions see only earlier ones. Some models of causal families are configured to see all."""
+        return self.causal and not getattr(config, "use_bidirectional_attention", False)
+
     @property
     def attention(self) -> str:
         """Name of the attention implementation, as transformers takes it."""
@@ -195,8 +199,9 @@ def _opt_unsupported(config: Any) -> str | None:
 
 
 def _esm_unsupported(config: Any) -> str | None:
-    rotary = getattr(config, "position_embedding_type", "absolute") == "rotary"
-    return None if rotary else "its positions are not rotary (ESM-1)"
+    if getattr(config, "position_embedding_type", "absolute") != "rotary":
+        return "its positions are not rotary (ESM-1)"
+    return "its embeddings have a norm (emb_layer_norm_before is true)" if config.emb_layer_norm_before else None
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -310,15 +315,28 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+#: types that users may expect to find, and why they are not among the families
+UNSUPPORTED: Mapping[str, str] = {
+    "albert": "all of their layers share the weights and norms of one, and icecore trains the norms of each layer"
+}
+
+
 def family_of(config: Any) -> Family:
     """The family of a transformers configuration.
 
     Raises ConfigError that names the supported families, or the reason why this model of a family is not supported.
     """
+    if config.model_type in UNSUPPORTED:
+        raise ConfigError(
+            f"{config.model_type} models cannot be bodies, because {UNSUPPORTED[config.model_type]}. "
+            "Choose another model."
+        )
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise unknown_name("model type", config.model_type, FAMILIES)
     reason = family.unsupported(config)
+    if reason is None and not family.causal and getattr(config, "is_decoder", False):
+        reason = "it is configured as a decoder (is_decoder is true)"
     if reason is not None:
         raise ConfigError(f"This {config.model_type} model cannot be a body, because {reason}. Choose another model.")
     return family

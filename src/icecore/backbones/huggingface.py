@@ -23,6 +23,7 @@ from icecore.backbones.modules.patching import (
     replace_norms,
 )
 from icecore.core.errors import WeightsError
+from icecore.core.text import pluralize
 
 
 class HuggingFaceBackbone(Backbone):
@@ -107,8 +108,10 @@ def check_complete(report: Mapping[str, Any], place: str, kind: str) -> None:
     # poolers are not part of a body, and some checkpoints lack them
     lost = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if lost:
+        more = f" and {pluralize(len(lost) - 1, 'more tensor')}" if len(lost) > 1 else ""
         raise WeightsError(
-            f"{place} has no weights for {lost[0]} and {len(lost) - 1} more tensors, so it is not a {kind} model."
+            f"{place} has no weights for {lost[0]}{more}, so it is not a complete {kind} model. Get the model again; "
+            "--weights random needs only its configuration."
         )
 
 
@@ -122,7 +125,7 @@ def describe(config: Any, name: str, weights: str, source: str) -> BackboneInfo:
         layers=getattr(config, family.layers),
         heads=config.num_attention_heads,
         max_length=family.max_length(config),
-        causal=family.causal,
+        causal=family.is_causal(config),
         weights=weights,
         source=source,
     )
@@ -164,8 +167,13 @@ def _embedding_spread(model: nn.Module) -> float:
     """Standard deviation of the token embeddings: of their rows, or of fresh ones where there are next to none."""
     table, scale = _token_table(model)
     spread = 0.0 if table is None or len(table) < 16 else scale * float(table.float().std())
-    fresh = getattr(model.config, "initializer_range", None)
-    return spread or (fresh if isinstance(fresh, float) else 0.02)
+    return spread or scale * _fresh_spread(model.config)
+
+
+def _fresh_spread(config: Any) -> float:
+    """Standard deviation with which the library draws token embeddings. T5 has a factor of 1 instead."""
+    spreads = (getattr(config, name, None) for name in ("initializer_range", "init_std", "initializer_factor"))
+    return next((float(spread) for spread in spreads if isinstance(spread, float | int)), 0.02)
 
 
 def _first_token(model: nn.Module, token: int | None) -> Tensor | None:

@@ -190,7 +190,8 @@ class MatchedLSTM(_RecurrentBody):
         D, L = info.width, info.layers
         if norms - 2 * L not in (0, 1, 2):
             raise ConfigError(
-                f"{info.name} of {L} layers can have {2 * L} to {2 * L + 2} norms, but {norms} were requested."
+                f"{info.name}: an LSTM of {L} layers can have {2 * L} to {2 * L + 2} norms, but the body has {norms}. "
+                "Match a body with two norms in each layer, such as minilm."
             )
 
         def norm() -> RunNorm:

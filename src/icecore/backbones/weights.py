@@ -6,12 +6,16 @@ the pretrained weights of a hub model.
 
 import contextlib
 import functools
+import json
+import pickle  # nosec B403 (for the type of an error)
 import threading
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from icecore.backbones import families, gguf, huggingface
 from icecore.backbones.backbone import Backbone, BodyRequest, HubAccess
@@ -248,7 +252,7 @@ def _load_error(name: str, place: str, error: Exception) -> WeightsError:
     """The error for weights that did not load, with the remedy."""
     cause = " ".join(reason(error).split())
     if Path(place).is_dir():
-        return WeightsError(f"{place} cannot be loaded as a body ({type(error).__name__}: {cause}).")
+        return _damaged_folder(place, error, cause)
     if isinstance(error, _NotPermittedError):
         return WeightsError(
             f"The body {name} is not on this machine, and icecore does not fetch what a file names by itself. If you "
@@ -260,6 +264,26 @@ def _load_error(name: str, place: str, error: Exception) -> WeightsError:
         f"There are no pretrained weights for {name}: the hub model {place} is neither cached nor reachable ({cause}). "
         f"Run {install}`hf download {place}` on a machine with network access, and give the folder as --backbone DIR "
         "(for a table of the paper: --body DIR). --weights random needs no download."
+    )
+
+
+def _damaged_folder(place: str, error: Exception, cause: str) -> WeightsError:
+    """The error for a folder with a body that did not load, with the remedy."""
+    if isinstance(error, pickle.UnpicklingError):
+        # the library's text explains how to run what the file contains
+        return WeightsError(
+            f"The checkpoint in {place} is damaged, or holds something other than tensors, which icecore does not run. "
+            "Use a model with .safetensors files, or get this one again; if it came with git, run `git lfs pull`."
+        )
+    if isinstance(error, FileNotFoundError | EOFError | SafetensorError | json.JSONDecodeError | zipfile.BadZipFile):
+        detail = cause if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {cause}"
+        return WeightsError(
+            f"The model in {place} is incomplete or damaged ({detail}). Get all of its files again; if they came with "
+            "git, fetch the large ones with `git lfs pull`."
+        )
+    return WeightsError(
+        f"{place} cannot be loaded as a body ({type(error).__name__}: {cause}). If it was written by save_pretrained, "
+        "get its files again, and check the values in its config.json."
     )
 
 
@@ -297,7 +321,6 @@ def load(body: Backbone, path: Path) -> None:
 
     Raises WeightsError naming the first tensor that does not fit or cannot be used.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:

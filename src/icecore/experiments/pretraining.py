@@ -1,11 +1,13 @@
 """Pretraining a body: all of a random body is trained on one task, and its weights are kept for `--weights FILE`."""
 
+import tempfile
 from pathlib import Path
 
 from icecore.backbones import build_body_of
 from icecore.core.config import ROLES, RunConfig
 from icecore.core.errors import ConfigError, UserError
 from icecore.core.protocols import PRETRAINING_DEFAULTS
+from icecore.core.storage import storage_errors
 from icecore.experiments import sweep
 from icecore.model.loading import write_body
 from icecore.model.program import Program
@@ -22,6 +24,8 @@ def pretraining_config(task: str, precision: str = "auto", device: str = "auto",
 
     Raises ConfigError for unknown names and values, and for bodies that have no random weights.
     """
+    if settings.get("backbone") == "none":
+        raise ConfigError("--backbone none: without a body there is nothing to pretrain. Name a body.")
     given = {name: value for name, value in settings.items() if value is not None}
     settings = {**PRETRAINING_DEFAULTS, "weights": "random", **given}
     return sweep.make_config(task, precision, device, train_roles=ROLES, **settings)
@@ -34,10 +38,12 @@ def pretrain(config: RunConfig, context: ExecutionContext, file: Path) -> RunSum
     """
     if file.suffix != ".safetensors":
         raise ConfigError(f"--out {file}: weights are written as .safetensors. Choose such a name.")
+    with storage_errors(file):  # noticed before hours of training
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.NamedTemporaryFile(dir=file.parent).close()
     (summary,) = sweep.run_sweep([config], context).runs
     if summary.val_metric is None:
         raise UserError(f"The pretraining of {config.backbone} diverged, so no weights were written. Lower --lr.")
     program = Program.load(RunFolder(context.out, config).program_path)
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_body(program, build_body_of(config), file)
     return summary

@@ -123,7 +123,7 @@ class Engine:
             _layers(tensors, "output", len(config.output_hidden) + 1),
             tensors.get("positions"),
             tensors.get("prefix"),
-            self.backbone.embedding_spread if config.input_norm else None,
+            program.input_rms(self.backbone),
             torch.cat(norms) if norms else torch.empty(0, device=self.device),
         )
 

@@ -52,6 +52,8 @@ class FPT(nn.Module):
         super().__init__()
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
+        #: what the norm after the input layer scales tokens to, None without one
+        self.input_rms = backbone.embedding_spread if settings.input_norm else None
         _check_read_out(spec, backbone)
         _check_prefix(settings, backbone)
         self.precision = precision
@@ -165,8 +167,7 @@ class FPT(nn.Module):
 
     def _stack(self) -> ProgramStack:
         layers = self.input.weights(), self.output.weights()
-        input_rms = self.backbone.embedding_spread if self.settings.input_norm else None
-        return ProgramStack(self.spec, *layers, self.positions, self.prefix, input_rms)
+        return ProgramStack(self.spec, *layers, self.positions, self.prefix, self.input_rms)
 
     def _norm_tensors(self) -> dict[str, nn.Parameter]:
         """The gains and biases (R, D) of all norms, by their name in a program."""
@@ -346,7 +347,11 @@ def _check_prefix(settings: ModelSettings, backbone: Backbone) -> None:
             f"--prefix {settings.prefix}: {backbone.info.name} computes each position by itself, so no token would see "
             "the prefix. Leave it out."
         )
-    if settings.prefix == BOS and backbone.first_token is None and backbone.info.weights == "pretrained":
+    if (
+        settings.prefix == BOS
+        and backbone.first_token is None
+        and (backbone.info.weights == "pretrained" or backbone.info.heads is None)
+    ):
         raise ConfigError(
             f"--prefix {BOS}: icecore finds no token with which sequences of {backbone.info.name} start. Use a number, "
             "for example --prefix 1."

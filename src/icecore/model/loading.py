@@ -23,7 +23,8 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
     """
     first = programs[0]
     for program in programs[1:]:
-        if (program.spec, model_settings(program.config)) != (first.spec, model_settings(first.config)):
+        sizes = [(p.spec, model_settings(p.config), p.input_rms(backbone)) for p in (first, program)]
+        if sizes[0] != sizes[1]:
             tasks = f"{first.config.task} and {program.config.task}"
             raise ConfigError(f"Programs of {tasks} cannot share a model: their sizes or roles differ.")
     for program in programs:  # before a model of the sizes in its header is made
@@ -39,6 +40,7 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
     for program in programs:
         check_shapes(program, shapes)
     model.set_programs([program.tensors for program in programs])
+    model.input_rms = first.input_rms(backbone)
     return model.requires_grad_(False)
 
 
@@ -46,8 +48,9 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
 def start_from_program(model: FPT, program: Program, config: RunConfig) -> list[str]:
     """Give every run of `model`, built by `config`, the tensors of `program` that fit it. Returns their names.
 
-    Norms fit the same body, positions fit as far as both have them, and the input layer fits if tokens have the same
-    kind and size. The output layer belongs to its classes and stays as it is. Raises ConfigError for another body.
+    Norms fit the same body, and the input layer fits if tokens have the same kind and size. Positions fit as far as both
+    have them: those of a prefix of the same length, and those of the tokens behind it, whatever its length. The output
+    layer belongs to its classes and stays as it is. Raises ConfigError for another body.
     """
     if program.config.body != config.body:
         names = [
@@ -56,6 +59,7 @@ def start_from_program(model: FPT, program: Program, config: RunConfig) -> list[
         ]
         raise ConfigError(f"{config.start} is a program of {names[0]}, but the run has {names[1]}. Use the same body.")
     runs, used = model.programs(), []
+    prefixes = program.config.prefix_length, config.prefix_length
     same_tokens = (program.spec.kind, program.spec.size) == (model.spec.kind, model.spec.size)
     # all of its layers or none
     layers = (
@@ -67,11 +71,15 @@ def start_from_program(model: FPT, program: Program, config: RunConfig) -> list[
         part = name.partition(".")[0]
         if source is None or part == "output" or (part == "input" and not same_tokens):
             continue
-        rows = min(len(current), len(source)) if name == "positions" else len(current)
+        if name == "positions" and prefixes[0] != prefixes[1]:
+            source, offset = source[prefixes[0] :], prefixes[1]
+        else:
+            offset = 0
+        rows = min(len(current) - offset, len(source)) if name == "positions" else len(current)
         if source.shape[1:] != current.shape[1:] or (name != "positions" and len(source) != rows):
             continue
         for run in runs:
-            run[name][:rows] = source[:rows]
+            run[name][offset : offset + rows] = source[:rows]
         used.append(name)
     model.set_programs(runs)
     return used

@@ -7,6 +7,7 @@ only on the body that it was trained on, which the fingerprint of the frozen ten
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from icecore.backbones.backbone import Backbone
 from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError
 from icecore.core.limits import check_fits_memory
@@ -27,6 +29,8 @@ from icecore.model.program_checks import check_parts, check_sizes, checked_tenso
 from icecore.tasks.task import TaskSpec
 
 FORMAT = 1
+#: the name under which `extra` has what a norm after the input layer scales tokens to
+INPUT_RMS = "input_rms"
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Program:
 
     fingerprint  sha256 of the frozen tensors of the body
     metrics      validation and test metrics at the end of the run
-    extra        what a task or a fit adds (classes, preprocessing, results of controls)
+    extra        what a task or a fit adds (classes, preprocessing, results of controls), and INPUT_RMS if there is one
     """
 
     config: RunConfig
@@ -45,6 +49,18 @@ class Program:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def input_rms(self, backbone: Backbone) -> float | None:
+        """What its norm after the input layer scales tokens to; None without one. Older files leave it to the body.
+
+        Raises DataError if the file has no usable number.
+        """
+        if not self.config.input_norm:
+            return None
+        value = self.extra.get(INPUT_RMS, backbone.embedding_spread)
+        if not isinstance(value, float | int) or not 0 < value < math.inf:
+            raise DataError(f"{INPUT_RMS} of the program is {shortened(value)}, but must be a positive number.")
+        return float(value)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the program, atomically. Raises StorageError."""

@@ -21,8 +21,9 @@ def settings_with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_position_table(backbone: str) -> bool:
-    """Whether a body is known by name and has absolute positions of its own."""
-    return backbone in NAMED and FAMILIES[NAMED[backbone].family].positions is not None
+    """Whether a body is known by name and has absolute positions of its own. A matched LSTM has as many as its body."""
+    name = backbone.removeprefix("lstm-matched:")
+    return backbone == "lstm-star" or (name in NAMED and FAMILIES[NAMED[name].family].positions is not None)
 
 
 def value_text(value: Any) -> str:

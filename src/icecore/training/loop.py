@@ -313,7 +313,7 @@ class Pack:
     def _outcome(self) -> PackOutcome:
         trained, frozen = self.model.counts()
         device, body = self.runtime.describe(), self.model.body_fingerprint
-        return PackOutcome(self.task, body, self.step, len(self.members), trained, frozen, device)
+        return PackOutcome(self.task, body, self.model.input_rms, self.step, len(self.members), trained, frozen, device)
 
     def _choice_split(self) -> str:
         return self.task.test_splits[0] if "choose-on-test" in self.config.faults else "val"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from icecore.core.device import package_versions
-from icecore.model.program import Program
+from icecore.model.program import INPUT_RMS, Program
 from icecore.tasks.task import Task
 from icecore.training.run_progress import PackedRun
 from icecore.training.run_summary import BEHIND, COMPLETED, RunSummary
@@ -18,6 +18,7 @@ class PackOutcome:
     """What the runs of a finished pack have in common.
 
     body     fingerprint of the frozen body
+    input_rms  what the norm after the input layer scales tokens to, None without one
     step     the last step
     runs     number of runs
     trained  number of parameters that were trained; `frozen` likewise
@@ -26,6 +27,7 @@ class PackOutcome:
 
     task: Task
     body: str
+    input_rms: float | None
     step: int
     runs: int
     trained: int
@@ -35,6 +37,9 @@ class PackOutcome:
 
 def program_of(run: PackedRun, tensors: Mapping[str, Tensor], pack: PackOutcome) -> Program:
     """The program of a run whose best state is `tensors`."""
+    extra = {"data": dict(pack.task.data), "metric_name": pack.task.metric_name}
+    if pack.input_rms is not None:
+        extra[INPUT_RMS] = pack.input_rms
     return Program(
         config=run.config,
         spec=pack.task.spec,
@@ -42,7 +47,7 @@ def program_of(run: PackedRun, tensors: Mapping[str, Tensor], pack: PackOutcome)
         tensors=dict(tensors),
         metrics=run.progress.final or {},
         versions=package_versions(),
-        extra={"data": dict(pack.task.data), "metric_name": pack.task.metric_name},
+        extra=extra,
     )
 
 
