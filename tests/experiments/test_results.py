@@ -131,6 +131,17 @@ def test_a_line_that_is_not_text_is_skipped(tmp_path: Path) -> None:
     assert "line 1 was skipped" in faults[0]
 
 
+@pytest.mark.parametrize("place", ["train_metric", "val_metric", "test_metric", "test_metrics", "validation"])
+@pytest.mark.parametrize("value", [1.7, -0.1])
+def test_an_accuracy_that_is_no_share_is_refused(place: str, value: float) -> None:
+    values = json.loads(record().to_json()) | {"metric_name": "bit accuracy"}
+    assert RunRecord.from_json(json.dumps(values)).run_id
+    values[place] = {"test": value} if place == "test_metrics" else [[1, value]] if place == "validation" else value
+    with pytest.raises(DataError, match=f"an accuracy of {value:g}, but accuracies are shares from 0 to 1"):
+        RunRecord.from_json(json.dumps(values))
+    assert RunRecord.from_json(json.dumps(values | {"metric_name": "r2"})).run_id
+
+
 def test_a_folder_of_runs_counts_as_a_study_of_its_name(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     out = tmp_path / "mine"
     summaries = sweep.train_runs(sweep.expand_sweep(config(), [1e-2, 3e-2]), ExecutionContext(out, device="cpu"))

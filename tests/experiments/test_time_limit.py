@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 
-import pytest
-
 from icecore.core.config import RunConfig
-from icecore.core.errors import ConfigError
 from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
 from icecore.experiments.sweep import Sweep
-from icecore.experiments.time_limit import cells_within
+from icecore.experiments.time_limit import cells_within, shortest_group
 
 ROWS, COLUMNS = ("pretrained", "random", "none"), ("slow", "quick")
 SECONDS = {"slow": 100.0, "quick": 10.0}
@@ -37,11 +34,27 @@ def test_pairs_come_first_and_quick_columns_before_slow_ones(config: Config) -> 
 def test_what_does_not_fit_is_passed_over_and_half_a_pair_is_not_taken(config: Config) -> None:
     first = [("pretrained", "quick"), ("random", "quick"), ("none", "quick")]
     assert chosen(config, 30) == first
-    assert chosen(config, 130) == [*first, ("none", "slow")]
+    # a third row says nothing without the pair
+    assert chosen(config, 130) == first
+    assert chosen(config, 15) == chosen(config, 5) == []
 
 
-def test_too_little_time_says_what_would_fit(config: Config) -> None:
-    with pytest.raises(ConfigError, match="No cell fits into 5 s"):
-        chosen(config, 5)
-    # nothing to train fits into any time
-    assert cells_within([cell for cell, _ in plan(config)], [], 1) == []
+def test_a_finished_pair_makes_further_rows_worth_training(config: Config) -> None:
+    planned = plan(config)
+    cells = [cell for cell, _ in planned]
+    rest = [(cell, seconds) for cell, seconds in planned if cell.key.row == "none"]
+    assert cells_within(cells, rest, 100) == rest[1:]
+    assert cells_within(cells, [], 1) == []  # nothing to train fits into any time
+
+
+def test_the_least_that_can_be_trained(config: Config) -> None:
+    planned = plan(config)
+    cells = [cell for cell, _ in planned]
+    least = shortest_group(cells, planned)
+    assert ([cell.key.row for cell, _ in least.cells], least.column, least.seconds) == (
+        ["pretrained", "random"],
+        "quick",
+        20,
+    )
+    without_pair = [entry for entry in planned if entry[0].key != cells[3].key]
+    assert shortest_group(cells, without_pair).seconds == 10

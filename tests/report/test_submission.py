@@ -129,8 +129,11 @@ def test_runs_that_stopped_early_need_no_test(results: Path, tmp_path: Path) -> 
         ),
         (edited(task_options={"size": 8}), "there are no results of mnist with size=8 here whose data"),
         (edited(test_examples=100), "scored on 100 test examples. Score all 10,000 or the 500 of the budget cpu"),
-        (edited(test_metric=1.5, test_metrics={"test": 1.5}), "test_metric is 1.5, but metrics are shares from 0 to 1"),
-        (edited(val_metric=-0.5), "val_metric is -0.5, but metrics are shares from 0 to 1"),
+        (
+            edited(test_metric=1.5, test_metrics={"test": 1.5}),
+            "an accuracy of 1.5, but accuracies are shares from 0 to 1",
+        ),
+        (edited(val_metric=-0.5), "an accuracy of -0.5, but accuracies are shares from 0 to 1"),
         (edited(val_metric=None), "there is no val_metric. Submit the file"),
         (edited(test_metrics={"test": 0.1}), "the test_metric is not the first of the test_metrics"),
         (

@@ -231,6 +231,55 @@ def test_only_settings_that_have_an_effect_must_agree(body: str, has_effect: boo
     assert task_of(verdict, "mnist").decision is (Decision.LEFT_OUT if has_effect else Decision.HOLDS)
 
 
+def test_a_setting_that_a_configuration_leaves_out_is_none() -> None:
+    pretrained = row("table2 pretrained mnist", [96.0, 96.1], config={"averaging": 0.1})
+    for other in ({}, {"averaging": 0.1, "output_refit": "ridge"}):
+        verdict = judge("language-beats-random", pretrained, row("table2 random mnist", [91.0, 91.1], config=other))
+        assert task_of(verdict, "mnist").decision is Decision.LEFT_OUT
+        assert "null" in " ".join(verdict.notes)
+
+
+def test_a_row_whose_finished_runs_are_left_out_is_not_compared_whatever_a_race_stopped() -> None:
+    pretrained = row("table2 pretrained mnist", [96.0, 96.1])
+    scored_less = row("table2 random mnist", [91.0, 91.1], test_examples=100)
+    behind = [run("table2 random mnist", 0, None, lr=lr, status=BEHIND, test_examples=0) for lr in (3e-4, 1e-2)]
+    verdict = judge("language-beats-random", pretrained, [*scored_less, *behind])
+    assert task_of(verdict, "mnist").decision is Decision.LEFT_OUT
+    assert "scored on 100 test examples, not 2,000 test examples" in verdict.notes[0]
+
+
+def test_one_newer_run_of_another_configuration_does_not_replace_the_rest() -> None:
+    usual = {"config": {"clip": 1.0}}
+    pretrained = row("table2 pretrained mnist", [96.0, 96.1], **usual)
+    other = [*row("table2 random mnist", [91.0, 91.1], **usual)]
+    newer = run("table2 random mnist", 0, 50.0, config={"clip": 2.0}, date="2026-11-29")
+    verdict = judge("language-beats-random", pretrained, [*other, newer])
+    task = task_of(verdict, "mnist")
+    assert (task.decision, task.second) == (Decision.HOLDS, pytest.approx(91.05))
+    assert verdict.notes == [
+        "random, mnist: Left out: 1 run that cannot be compared with the rest (clip 2.0, not 1.0)."
+    ]
+
+
+def test_of_two_complete_configurations_the_newer_one_counts() -> None:
+    def both(name: str, old: float, new: float) -> list[RunRecord]:
+        ages = ((old, 1.0, "2026-11-26"), (new, 2.0, "2026-11-27"))
+        return [r for test, clip, day in ages for r in row(name, [test] * 2, config={"clip": clip}, date=day)]
+
+    verdict = judge(
+        "language-beats-random", both("table2 pretrained mnist", 50.0, 96.0), both("table2 random mnist", 60.0, 91.0)
+    )
+    assert (task_of(verdict, "mnist").first, task_of(verdict, "mnist").second) == (96.0, 91.0)
+
+
+def test_runs_that_all_have_one_seed_are_no_seeds() -> None:
+    same = [
+        run("table2 pretrained mnist", 0, test, lr=1e-3, config={"body_seed": n}) for n, test in enumerate((96.0, 96.1))
+    ]
+    verdict = judge("language-beats-random", same, row("table2 random mnist", [91.0, 91.1]))
+    assert verdict.text == "not enough seeds (1; at least 2 are needed)"
+
+
 def test_settings_that_a_row_is_about_may_differ() -> None:
     frozen = row(
         "rebuttal frozen-pretrained mnist", [91.0, 91.1], config={"lr_scale": "relative", "train_roles": ["norm"]}

@@ -130,6 +130,10 @@ def paper(
     if claims:
         if tables:
             raise ConfigError(f"--claims reads all results and trains nothing. Leave out {' '.join(tables)}.")
+        if only or rows or body or minutes is not None or dry_run:
+            raise ConfigError(
+                "--claims decides every claim. Leave out --only, --rows, --body, --minutes and --dry-run."
+            )
         show_claims(out, write)
         return
     if show_list or not tables:
@@ -255,9 +259,11 @@ def _run_plans(
     minutes  train only as many cells of all plans as fit into this time
     """
     from icecore.experiments import study
-    from icecore.experiments.time_limit import cells_within
+    from icecore.experiments.time_limit import CellGroup, cells_within, shortest_group
 
     left = None if minutes is None else 60 * minutes
+    shortest: list[CellGroup] = []
+    has_fitting = False
     with contextlib.ExitStack() as stack:
         executor: Any = None
         for name, cells in plans.items():
@@ -267,15 +273,14 @@ def _run_plans(
             unfinished = study.unfinished_cells(cells, out, context.device, context.resume, context.race)
             print_text(_describe_plan(name, cells, unfinished))
             if left is not None and unfinished:
-                unfinished = cells_within(cells, unfinished, left)
-                cells = [cell for cell, _ in unfinished]
-                titles = [f"{cell.key.row} on {cell.key.column}" for cell in cells]
-                planned = sum(seconds for _, seconds in unfinished)
-                left -= planned
-                print_text(
-                    f"{pluralize(len(cells), 'cell')} of them fit into the time, "
-                    f"{approximate_duration(planned)}: {list_in_words(titles)}."
-                )
+                fitting = cells_within(cells, unfinished, left)
+                passed_over = {cell.key for cell, _ in unfinished} - {cell.key for cell, _ in fitting}
+                if not fitting:
+                    shortest.append(shortest_group(cells, unfinished))
+                print_text(_describe_choice(name, fitting, left))
+                left -= sum(seconds for _, seconds in fitting)
+                has_fitting |= bool(fitting)
+                cells, unfinished = [cell for cell in cells if cell.key not in passed_over], fitting
             if dry_run:
                 if unfinished:
                     durations = {cell.key: approximate_duration(seconds) for cell, seconds in unfinished}
@@ -286,6 +291,13 @@ def _run_plans(
             if unfinished and executor is None:
                 executor = stack.enter_context(_executor(context, ray, quiet))
             _print_tables(study.run_study(cells, out / f"{name}.jsonl", context, echo, executor))
+    if shortest and not has_fitting:
+        least = min(shortest, key=lambda group: group.seconds)
+        titles = list_in_words([f"{cell.key.row} on {cell.key.column}" for cell, _ in least.cells])
+        raise ConfigError(
+            f"No cell fits into the time. The least that says something, {titles}, takes "
+            f"{approximate_duration(least.seconds)}. Raise --minutes."
+        )
     if not dry_run:
         print_text(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
 
@@ -318,6 +330,16 @@ def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -
     seconds = sum(seconds for _, seconds in unfinished)
     advice = ", far more than this machine can do: see docs/scaling.md, or a smaller --budget" * (seconds > TOO_LONG)
     return f"{size}{finished}; {runs} to train, {approximate_duration(seconds)}{advice}"
+
+
+def _describe_choice(name: str, fitting: Sequence[Any], seconds: float) -> str:
+    """Which unfinished cells of a table fit into the time that is left."""
+    if not fitting:
+        return f"No cell of {name} fits into the time that is left, {approximate_duration(seconds)}."
+    titles = [f"{cell.key.row} on {cell.key.column}" for cell, _ in fitting]
+    planned = approximate_duration(sum(seconds for _, seconds in fitting))
+    verb = "fits" if len(fitting) == 1 else "fit"
+    return f"{pluralize(len(fitting), 'cell')} of them {verb} into the time, {planned}: {list_in_words(titles)}."
 
 
 @contextlib.contextmanager

@@ -110,7 +110,9 @@ class RunRecord:
             _check_attention(fields.get("extra", {}))
             if not values.get("run_id") and not fields.get("missing"):
                 raise DataError("the record has no run_id")
-            return cls(key, summary=RunSummary.from_json(values), **fields)
+            record = cls(key, summary=RunSummary.from_json(values), **fields)
+            _check_accuracies(record)
+            return record
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
             raise DataError(f"not the record of a run ({reason(error)})") from error
 
@@ -128,6 +130,17 @@ class RunRecord:
         changed = datetime.datetime.fromtimestamp(folder.summary_path.stat().st_mtime, datetime.UTC)
         config = printable_values(json.loads(folder.config.to_json()))
         return cls(key, command, f"{changed:%Y-%m-%d}", summary, config, validation, training, extra or {})
+
+
+def _check_accuracies(record: RunRecord) -> None:
+    """Raise DataError if an accuracy of a run is not a share. Other metrics may have any value."""
+    summary = record.summary
+    if not summary.metric_name.endswith("accuracy"):
+        return
+    metrics = (summary.train_metric, summary.val_metric, summary.test_metric, *summary.test_metrics.values())
+    for value in (*metrics, *(value for _, value in record.validation)):
+        if value is not None and not 0 <= value <= 1:
+            raise DataError(f"it has an accuracy of {value:g}, but accuracies are shares from 0 to 1")
 
 
 def _check_attention(extra: Mapping[str, Any]) -> None:

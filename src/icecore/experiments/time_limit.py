@@ -1,24 +1,61 @@
 """Which cells of a table to train if there is less time than all of them take."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from icecore.core.errors import ConfigError
-from icecore.core.text import approximate_duration
 from icecore.experiments.study import CellPlan
 
+#: cells with the seconds that each takes
+PlannedCells = Sequence[tuple[CellPlan, float]]
 
-def cells_within(
-    cells: Sequence[CellPlan], unfinished: Sequence[tuple[CellPlan, float]], seconds: float
-) -> list[tuple[CellPlan, float]]:
+
+@dataclass(frozen=True)
+class CellGroup:
+    """Unfinished cells of a column that are trained together or not at all: those of the pair, or of one more row."""
+
+    column: str
+    is_pair: bool
+    cells: PlannedCells
+
+    @property
+    def seconds(self) -> float:
+        """What all of its cells take."""
+        return sum(seconds for _, seconds in self.cells)
+
+
+def cells_within(cells: Sequence[CellPlan], unfinished: PlannedCells, seconds: float) -> list[tuple[CellPlan, float]]:
     """The unfinished cells that fit into `seconds`, the most informative ones first.
 
     cells       all cells of the table, which decide the order of its rows
     unfinished  cells with the seconds that each takes (`study.unfinished_cells`)
 
     A column says something when its first two rows are there, because they are what the table compares. So these come
-    first, both or none, column by column, and then one row after another. Quick columns come before slow ones, and
-    what does not fit is passed over. Raises ConfigError if no cell fits.
+    first, both or none, column by column, and then one row after another. Quick columns come before slow ones. What
+    does not fit is passed over, and so are further rows of a column without its pair. The list is empty if nothing
+    fits.
     """
+    chosen: list[tuple[CellPlan, float]] = []
+    without_pair: set[str] = set()
+    left = seconds
+    for group in _groups(cells, unfinished):
+        if group.seconds <= left and group.column not in without_pair:
+            chosen += group.cells
+            left -= group.seconds
+        elif group.is_pair:
+            without_pair.add(group.column)
+    return chosen
+
+
+def shortest_group(cells: Sequence[CellPlan], unfinished: PlannedCells) -> CellGroup:
+    """The least that can be trained; `unfinished` must not be empty."""
+    groups = _groups(cells, unfinished)
+    with_open_pair = {group.column for group in groups if group.is_pair}
+    possible = [group for group in groups if group.is_pair or group.column not in with_open_pair]
+    return min(possible, key=lambda group: group.seconds)
+
+
+def _groups(cells: Sequence[CellPlan], unfinished: PlannedCells) -> list[CellGroup]:
+    """The groups of unfinished cells in the order in which they are worth training."""
     rows = list(dict.fromkeys(cell.key.row for cell in cells))
     of_column: dict[str, float] = {}
     parts: dict[tuple[int, str], list[tuple[CellPlan, float]]] = {}
@@ -26,17 +63,5 @@ def cells_within(
         column = cell.key.column
         of_column[column] = of_column.get(column, 0.0) + cost
         parts.setdefault((max(rows.index(cell.key.row), 1), column), []).append((cell, cost))
-    chosen: list[tuple[CellPlan, float]] = []
-    left = seconds
-    for _, part in sorted(parts.items(), key=lambda item: (item[0][0], of_column[item[0][1]])):
-        cost = sum(seconds for _, seconds in part)
-        if cost <= left:
-            chosen += part
-            left -= cost
-    if unfinished and not chosen:
-        cell, cost = min(unfinished, key=lambda entry: entry[1])
-        raise ConfigError(
-            f"No cell fits into {approximate_duration(seconds).removeprefix('about ')}. The shortest one, "
-            f"{cell.key.row} on {cell.key.column}, takes {approximate_duration(cost)}. Raise --minutes."
-        )
-    return chosen
+    ordered = sorted(parts.items(), key=lambda item: (item[0][0], of_column[item[0][1]]))
+    return [CellGroup(column, row == 1, part) for (row, column), part in ordered]

@@ -48,9 +48,9 @@ def load_programs(programs: Sequence[Program], backbone: Backbone, precision: st
 def start_from_program(model: FPT, program: Program, config: RunConfig) -> list[str]:
     """Give every run of `model`, built by `config`, the tensors of `program` that fit it. Returns their names.
 
-    Norms fit the same body, and the input layer fits if tokens have the same kind and size. Positions fit as far as both
-    have them: those of a prefix of the same length, and those of the tokens behind it, whatever its length. The output
-    layer belongs to its classes and stays as it is. Raises ConfigError for another body.
+    Norms fit the same body, and the input layer fits if tokens have the same kind and size. Positions fit as far as
+    both have them: those of a prefix of the same length, and those of the tokens behind it, whatever its length. The
+    output layer belongs to its classes and stays as it is. Raises ConfigError for another body.
     """
     if program.config.body != config.body:
         names = [

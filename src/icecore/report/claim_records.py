@@ -13,7 +13,7 @@ from icecore.experiments.results import RunRecord
 from icecore.paper.claims import Claim, RowPart
 from icecore.paper.paper_tables import STUDIES
 from icecore.paper.table_structure import Study
-from icecore.report.cells import TableCell, build_cell
+from icecore.report.cells import TableCell, build_cell, is_behind
 from icecore.report.consistency import AspectReader, data_text, options_text, tested_text, version_reader
 from icecore.report.quantities import QUANTITIES, Quantity
 from icecore.report.record_index import Place, RecordIndex
@@ -72,18 +72,24 @@ def quantity_of(study: Study) -> Quantity:
 
 def comparable_cells(claim: Claim, index: RecordIndex, budget: str, body: str) -> dict[Place, ClaimCell]:
     """The cells of a claim at one budget and body, without runs that differ from most others on the same task."""
-    cells = {
-        place: build_cell(index.records_of(place, budget, body), quantity_of(STUDIES[place[0]]), {})
-        for place in places_of(claim)
-    }
-    usual = {aspect: _usual(_of_summary(read), cells.values()) for aspect, read in CLAIM_ASPECTS.items()}
+    records = {place: index.records_of(place, budget, body) for place in places_of(claim)}
+    runs = {place: [record for record in found if not record.missing] for place, found in records.items()}
+    usual = {aspect: _usual(_of_summary(read), runs.values()) for aspect, read in CLAIM_ASPECTS.items()}
     compared: dict[Place, ClaimCell] = {}
-    for column in dict.fromkeys(column for _, _, column in cells):
-        of_task = {place: cell for place, cell in cells.items() if place[2] == column}
+    for column in dict.fromkeys(column for _, _, column in runs):
+        of_task = {place: found for place, found in runs.items() if place[2] == column}
         readers = {name: _of_summary(read) for name, read in {**CLAIM_ASPECTS, **TASK_ASPECTS}.items()}
         readers |= _setting_readers(of_task)
-        for place, cell in of_task.items():
-            compared[place] = _without_others(cell, readers, of_task.values(), usual, STUDIES[place[0]])
+        expected = {name: _usual(read, of_task.values(), usual.get(name, "")) for name, read in readers.items()}
+        marks = tuple(
+            f"{name} {expected[name]}, most of this claim {value}"
+            for name, value in usual.items()
+            if expected[name] and expected[name] != value
+        )
+        for place in of_task:
+            kept, note = _without_others(records[place], readers, expected)
+            cell = build_cell(kept, quantity_of(STUDIES[place[0]]), {})
+            compared[place] = ClaimCell(cell, (note,) if note else (), marks)
     return compared
 
 
@@ -91,15 +97,15 @@ def _of_summary(read: AspectReader) -> _Reader:
     return lambda run: read(run.summary)
 
 
-def _setting_readers(cells: Mapping[Place, TableCell]) -> dict[str, _Reader]:
+def _setting_readers(runs: Mapping[Place, Sequence[RunRecord]]) -> dict[str, _Reader]:
     """A reader for each setting that none of these rows is about, so that all of their runs must agree in it."""
     own = set(_COVERED_SETTINGS)
-    for study, row, column in cells:
+    for study, row, column in runs:
         table = STUDIES[study]
         own |= {*table.settings, *table.column_settings.get(column, {}), *table.rows[row].settings}
         # the protocol has another one for bodies that are trained
         own |= {"lr_scale"} if table.rows[row].trains_body else set()
-    names = {name for cell in cells.values() for run in cell.runs for name in run.config}
+    names = {name for found in runs.values() for run in found for name in settings_with_effect(run.config)}
     return {name: functools.partial(_setting_text, name) for name in sorted(names - own)}
 
 
@@ -109,44 +115,33 @@ def _setting_text(name: str, run: RunRecord) -> str:
     return value_text(settings[name]) if name in settings else ""
 
 
-def _usual(read: _Reader, cells: Iterable[TableCell], preferred: str = "") -> str:
+def _usual(read: _Reader, cells: Iterable[Sequence[RunRecord]], preferred: str = "") -> str:
     """The value that most cells have; of several, the preferred one, or else that of the newest run."""
-    values = [(text, run.date) for cell in cells for text, run in {read(r): r for r in cell.runs}.items() if text]
+    values = [(text, run.date) for runs in cells for text, run in {read(r): r for r in runs}.items() if text]
     counts, newest = Counter(text for text, _ in values), dict(sorted(values))
     return max(counts, key=lambda text: (counts[text], text == preferred, newest[text]), default="")
 
 
 def _without_others(
-    cell: TableCell,
-    readers: Mapping[str, _Reader],
-    of_task: Iterable[TableCell],
-    usual: Mapping[str, str],
-    study: Study,
-) -> ClaimCell:
-    """A cell without the runs that have other values than most on its task, and notes on these.
+    records: Sequence[RunRecord], readers: Mapping[str, _Reader], expected: Mapping[str, str]
+) -> tuple[list[RunRecord], str]:
+    """The records of a cell without runs that have other values than expected, and a note on these, empty if none.
 
-    readers  read what must agree
-    of_task  all cells on the task
-    usual    what most of the claim has; a cell that agrees with its task, but not with that, is only marked
+    Runs that a race stopped were not scored and say less. They go as well if no other run is kept.
     """
-    expected = {aspect: _usual(read, of_task, usual.get(aspect, "")) for aspect, read in readers.items()}
 
     def differences(run: RunRecord) -> list[str]:
-        found = ((aspect, read(run), expected[aspect]) for aspect, read in readers.items())
-        return [f"{aspect} {text}, not {value}" for aspect, text, value in found if text and text != value]
+        found = ((name, read(run), expected[name]) for name, read in readers.items())
+        return [f"{name} {text}, not {value}" for name, text, value in found if text and text != value]
 
-    others = [run for run in cell.runs if differences(run)]
-    marks = tuple(
-        f"{name} {expected[name]}, most of this claim {value}"
-        for name, value in usual.items()
-        if expected[name] and expected[name] != value
-    )
+    others = [record for record in records if not record.missing and differences(record)]
     if not others:
-        return ClaimCell(cell, (), marks)
+        return list(records), ""
+    kept = [record for record in records if record.missing or not differences(record)]
+    if all(record.missing or is_behind(record) for record in kept):
+        kept = [record for record in kept if record.missing]
     reasons = "; ".join(sorted({text for run in others for text in differences(run)}))
-    kept = [run for run in cell.runs if not differences(run)]
-    note = f"Left out: {pluralize(len(others), 'run')} that cannot be compared with the rest ({reasons})."
-    return ClaimCell(build_cell(kept, quantity_of(study), {}), (note,), marks)
+    return kept, f"Left out: {pluralize(len(others), 'run')} that cannot be compared with the rest ({reasons})."
 
 
 def published_value(part: RowPart, column: str) -> float | None:

@@ -65,7 +65,7 @@ class Sample:
         if test_examples:
             # two right and two wrong answers more (Agresti and Coull 1998): all right is no proof of no error
             count = test_examples + 4
-            share = (test_examples * mean / 100 + 2) / count
+            share = (test_examples * min(max(mean, 0.0), 100.0) / 100 + 2) / count
             errors.append((1e4 * share * (1 - share) / count, math.inf))
         return cls(mean, seeds, tuple(errors))
 

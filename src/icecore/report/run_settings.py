@@ -6,24 +6,32 @@ from typing import Any
 
 from icecore.backbones.families import FAMILIES
 from icecore.backbones.named_models import NAMED
+from icecore.core.config import OMITTED_IF_NONE
 
+#: what a configuration without these settings means
+_OMITTED: Mapping[str, None] = dict.fromkeys(sorted(OMITTED_IF_NONE))
 #: settings in which the runs of a sweep differ
 SWEPT = frozenset({"lr", "seed", "body_seed"})
 
 
 def settings_with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run without those that change nothing with its body.
+    """The settings of a run without those that change nothing with its body; none of a record without settings.
 
-    Every run of a body with absolute positions starts from these, whatever `position_start` says.
+    A configuration leaves some settings out while they are None, and they count as None here. `position_start` has no
+    effect if the body has absolute positions, from which every run starts then, or takes none at all.
     """
-    has_positions = _has_position_table(str(config.get("backbone")))
-    return {name: value for name, value in config.items() if not (has_positions and name == "position_start")}
+    if not config:
+        return {}
+    no_effect = {"position_start"} if _ignores_position_start(str(config.get("backbone"))) else set[str]()
+    return {name: value for name, value in {**_OMITTED, **config}.items() if name not in no_effect}
 
 
-def _has_position_table(backbone: str) -> bool:
-    """Whether a body is known by name and has absolute positions of its own. A matched LSTM has as many as its body."""
+def _ignores_position_start(backbone: str) -> bool:
+    """Whether a body is known by name and brings its own positions. A matched LSTM has as many as its transformer."""
     name = backbone.removeprefix("lstm-matched:")
-    return backbone == "lstm-star" or (name in NAMED and FAMILIES[NAMED[name].family].positions is not None)
+    if name in NAMED:
+        return FAMILIES[NAMED[name].family].positions is not None
+    return name.partition(":")[0] in ("none", "lstm", "lstm-star")
 
 
 def value_text(value: Any) -> str:

@@ -85,7 +85,7 @@ def _why_not(sides: Sequence[ClaimCell], cost: float | None) -> tuple[Decision, 
     """The decision and its text if two rows cannot be compared; None if they can."""
     first, second = (side.cell for side in sides)
     if any(side.is_left_out for side in sides):
-        return Decision.LEFT_OUT, "not comparable: the rows are of different versions, data or precisions"
+        return Decision.LEFT_OUT, "not comparable: the rows have different versions, data, precisions or settings"
     if first.state == DIVERGED and second.chosen:
         return Decision.FAILS, "does not hold: it diverges at every rate"
     if second.state == DIVERGED:
@@ -93,8 +93,9 @@ def _why_not(sides: Sequence[ClaimCell], cost: float | None) -> tuple[Decision, 
     if not first.chosen or not second.chosen:
         return Decision.NOT_RUN, not_run_text(cost, is_missing=any(cell.state == "missing" for cell in (first, second)))
     for runs in (first.chosen, second.chosen):
-        if len(runs) < MIN_SEEDS:
-            return Decision.TOO_FEW, f"not enough seeds ({len(runs)}; at least {MIN_SEEDS} are needed)"
+        seeds = len({run.summary.seed for run in runs})
+        if seeds < MIN_SEEDS:
+            return Decision.TOO_FEW, f"not enough seeds ({seeds}; at least {MIN_SEEDS} are needed)"
     for runs in (first.chosen, second.chosen):
         draws = len({run.config.get("body_seed", 0) for run in runs})
         if is_drawn(runs[0].summary.weights, runs[0].summary.backbone) and draws < MIN_SEEDS:
@@ -133,7 +134,7 @@ def _compare_scores(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides: 
     parts = (rows.first, rows.second)
     samples = [_score_sample(claim.measure, part, side) for part, side in zip(parts, sides, strict=True)]
     if samples[0] is None or samples[1] is None:
-        return replace(base, text="not run: the runs were not measured")
+        return replace(base, decision=Decision.LEFT_OUT, text="not comparable: the runs were not measured")
     first, second = samples[0], samples[1]
     base = replace(base, first=first.mean, second=second.mean)
     contrast = _contrast(parts, base.column, (first, second))
@@ -221,7 +222,7 @@ def _compare_examples(base: TaskVerdict, claim: Claim, rows: ComparedRows, sides
     """Compare how many training examples two rows need to the level that both reach."""
     finals = [final_accuracy(side.cell.chosen) for side in sides]
     if finals[0] is None or finals[1] is None:
-        return replace(base, text="not run: the records have no curves")
+        return replace(base, decision=Decision.LEFT_OUT, text="not comparable: the records have no curves")
     level = SHARE_OF_FINAL * min(finals[0], finals[1])
     trivial = TRIVIAL_ANSWERS.get(base.column.split()[0])
     if trivial is not None and level <= trivial.accuracy:
