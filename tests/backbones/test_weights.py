@@ -322,6 +322,11 @@ def test_weights_that_are_no_weights_file(bert: Path, tmp_path: Path) -> None:
         weights.save(body_of(bert), tmp_path / "body.bin" / "body.safetensors")
 
 
+def test_a_file_is_no_body(bert: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.safetensors is a file\. Name the folder that it is in"):
+        body_of(bert / "model.safetensors")
+
+
 def test_folders_that_are_no_body(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"empty has no config\.json. A body is a folder written by save_pretrained"):

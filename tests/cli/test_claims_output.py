@@ -34,7 +34,7 @@ def test_claims_are_printed(run: Run, results: Path) -> None:
     ended = run("paper", "--claims", "--out", str(results))
     assert ended.code == 0
     for words in (
-        "language-beats-random: holds, on mnist alone\n",
+        "language-beats-random: holds (decided on mnist alone)\n",
         "A frozen body that was pretrained on language is better than a random one. (Lu et al. 2021, Table 2; budget "
         "cpu, body minilm)",
         "96.0 / 61.0",

@@ -62,7 +62,9 @@ def test_values_are_those_of_the_library(case: str) -> None:
         check_hidden(stages[name].hidden, expected)
     if case in OWN_ATTENTION:
         assert stages["layer 1"].attention is None
+        assert inspection.findings[-1].startswith("icecore records no attention of")
         return
+    assert not any("records no attention" in sentence for sentence in inspection.findings)
     for layer, weights in enumerate(out.attentions, 1):
         found = stages[f"layer {layer}"].attention
         assert found is not None

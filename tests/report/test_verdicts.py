@@ -99,7 +99,7 @@ def test_a_claim_that_holds() -> None:
     assert task.effect.value == pytest.approx(4.6667, abs=1e-3)
     assert 0 < task.effect.low < task.effect.value < task.effect.high
     assert task.published == pytest.approx(6.3)
-    assert (verdict.decision, verdict.text) == (Decision.HOLDS, "holds, on mnist alone")
+    assert (verdict.decision, verdict.text) == (Decision.HOLDS, "holds (decided on mnist alone)")
     assert verdict.effect == task.effect
     assert (verdict.budget, verdict.body, verdict.is_main) == ("cpu", "minilm", True)
     assert verdict.details.startswith("holds on mnist; not run on bit-memory, bit-xor")
@@ -109,7 +109,7 @@ def test_a_claim_that_holds() -> None:
 @pytest.mark.parametrize(
     ("pretrained", "other", "decision", "text"),
     [
-        ([91.0, 91.1, 91.0], [91.0, 91.1, 91.2], Decision.UNSEEN, "too small to see: less than 1.8 points"),
+        ([91.0, 91.1, 91.0], [91.0, 91.1, 91.2], Decision.UNSEEN, "too small to see: less than 1.7 points"),
         ([81.0, 81.1, 81.0], [91.0, 91.1, 91.2], Decision.FAILS, "does not hold: the opposite does"),
         ([90.0, 93.0, 96.0], [88.0, 91.0, 94.0], Decision.UNSEEN, "too small to see: less than 8."),
         (
@@ -143,7 +143,7 @@ def test_many_test_examples_and_equal_rows_show_that_there_is_no_difference() ->
 def test_two_rows_at_the_ceiling_are_as_good_as_each_other() -> None:
     rows = [row(f"table2 {name} bit-xor", [100.0, 100.0, 100.0]) for name in ("pretrained", "bit-memory")]
     verdict = judge("bit-memory-nearly-as-good", *rows)
-    assert (verdict.decision, verdict.text) == (Decision.HOLDS, "holds, on bit-xor alone")
+    assert (verdict.decision, verdict.text) == (Decision.HOLDS, "holds (decided on bit-xor alone)")
 
 
 def test_as_good_needs_an_interval_within_the_margin() -> None:
@@ -212,7 +212,7 @@ def test_rows_that_differ_have_no_verdict(changes: dict[str, Any], words: str) -
     task = task_of(verdict, "mnist")
     assert (task.decision, task.counts) == (Decision.LEFT_OUT, False)
     assert verdict.notes == [f"random, mnist: Left out: 2 runs that cannot be compared with the rest ({words})."]
-    assert verdict.text == "too small to see: less than 3.2 points, on cifar10 alone"
+    assert verdict.text == "too small to see: less than 3.2 points (decided on cifar10 alone)"
 
 
 @pytest.mark.parametrize(("body", "has_effect"), [("minilm", False), ("smollm2-135m", True)])

@@ -69,6 +69,8 @@ def build_backbone(request: BodyRequest) -> Backbone:
         request = replace(request, name=name, options={**request.options, "like": like})
     elif builder is None or like:
         is_place = Path(request.name).expanduser().exists() or request.name.count("/") == 1
+        if Path(request.name).expanduser().is_file() and not request.name.endswith(".gguf"):
+            raise ConfigError(f"{request.name} is a file. Name the folder that it is in, or a GGUF file.")
         if not is_place:
             raise unknown_name("backbone", request.name, [*BACKBONES, "a folder", "org/model"])
         builder = weights.build_transformer

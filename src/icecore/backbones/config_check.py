@@ -28,7 +28,9 @@ def check_config(config: Any, layers: int, place: str) -> None:
     for name in SIZE_NAMES:
         value = getattr(config, name, None)
         if value is not None and (type(value) is not int or not 0 < value <= MAX_BODY_SIZE):
-            raise WeightsError(f"{place}: {name} in its configuration is {shortened(value)}, which no body has.")
+            raise WeightsError(
+                f"{place}: {name} in its configuration is {shortened(value)}, which icecore cannot use as a size."
+            )
     width, positions = config.hidden_size, getattr(config, "max_position_embeddings", None) or 0
     inner = next((n for name in ("intermediate_size", "n_inner", "d_ff") if (n := getattr(config, name, None))), 0)
     needed = 4 * (layers * (4 * width**2 + 2 * width * (inner or 4 * width)) + positions * width)

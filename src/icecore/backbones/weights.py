@@ -7,7 +7,7 @@ the pretrained weights of a hub model.
 import contextlib
 import functools
 import json
-import pickle  # nosec B403 (for the type of an error)
+import pickle  # nosec B403
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator

@@ -39,7 +39,7 @@ RAY_ADDRESS = re.compile(r"local|auto|\w+://\S+|\S+:\d+")
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 # Headings of the list of commands.
-USER_DATA, PAPER_TASKS = "Your own data", "Tasks of the paper"
+USER_DATA, PAPER_TASKS = "Your own data", "Train and inspect runs"
 MANY_RUNS, LISTS = "Many runs and the paper", "Lists and downloads"
 
 app = typer.Typer(

@@ -79,7 +79,7 @@ RayAddress = Annotated[
         rich_help_panel=RAY,
     ),
 ]
-RayCpus = Annotated[int, typer.Option("--cpus", min=1, help="Processors for each pack of runs.", rich_help_panel=RAY)]
+RayCpus = Annotated[int, typer.Option("--cpus", min=1, help="CPUs for each pack of runs.", rich_help_panel=RAY)]
 RayGpus = Annotated[
     float | None,
     typer.Option(
@@ -116,7 +116,7 @@ ServeOnRay = Annotated[
     ),
 ]
 Replicas = Annotated[
-    str, typer.Option(help="With --ray: number of replicas, or LEAST-MOST to let Ray choose.", rich_help_panel=RAY)
+    str, typer.Option(help="With --ray: number of replicas, or MIN-MAX to let Ray choose.", rich_help_panel=RAY)
 ]
 ReplicaCpus = Annotated[
     float, typer.Option("--cpus", min=0, help="With --ray: processors of a replica.", rich_help_panel=RAY)

@@ -32,7 +32,7 @@ MicroBatch = Annotated[
     int | None,
     typer.Option(
         help="Rows of a run per pass. Smaller ones save memory; results are the same.",
-        show_default="the whole batch",
+        show_default="as many as memory allows",
         rich_help_panel=COMPUTATION,
     ),
 ]

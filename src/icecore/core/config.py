@@ -225,14 +225,14 @@ class RunConfig:
     lr_scale: str | None = setting(
         None,
         help="Whether a step of the body's tensors (norms, and weights if they are trained) is relative to the size of "
-        "their numbers: absolute or relative.",
+        "their values: absolute or relative.",
         check=one_of("lr_scale", LR_SCALES),
         group=TRAINING,
         default_note=FROM_PROTOCOL,
     )
     averaging: float | None = setting(
         None,
-        help="Score and keep the average of the trained numbers over about this share of the steps so far, for "
+        help="Score and keep the average of the trained parameters over about this share of the steps so far, for "
         "example 0.15.",
         check=must(lambda share: 0 < share <= 1, "a share of the steps in (0, 1]"),
         group=TRAINING,
@@ -325,9 +325,9 @@ class RunConfig:
     )
     output_refit: str | None = setting(
         None,
-        help="Output layer of the states that are validated and kept: ridge solves it anew in closed form on the "
-        "features of the trained program, and ridge-if-better keeps the trained one where that is better in the "
-        "validation. Training goes on with its own.",
+        help="Which output layer is scored and saved at each validation: the trained one, or one that ridge regression "
+        "solves on the features of the trained program. ridge-if-better saves whichever validates better. Training "
+        "itself continues with the trained one.",
         check=one_of("output_refit", (RIDGE, RIDGE_IF_BETTER)),
         group=VALIDATION,
         default_note="the trained one",

@@ -326,7 +326,7 @@ def _not_finite(logits: Mapping[int, Tensor], programs: Sequence[LoadedProgram])
     """An error that names the first row whose logits are not finite, so that no label is made of them."""
     number = min(number for number, row in logits.items() if not row.isfinite().all())
     return DataError(
-        f"Program {programs[number].name!r} gives no finite numbers for row {number}. Its weights or the row's "
+        f"Program {programs[number].name!r} gives NaN or infinite logits for row {number}. Its weights or the row's "
         "numbers are too large."
     )
 

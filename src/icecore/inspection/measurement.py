@@ -53,8 +53,11 @@ class Inspection:
 
     @property
     def findings(self) -> list[str]:
-        """What stands out, one or several plain sentences each."""
-        return describe_findings(self.stages)
+        """What stands out, one or several plain sentences each, and whether attention could not be looked at."""
+        found = describe_findings(self.stages)
+        if any(stage.attention for stage in self.stages):
+            return found
+        return [*found, f"icecore records no attention of {self.body.name}, so nothing is known of attention sinks."]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values, with null where there was nothing to measure. Positions count from 0."""

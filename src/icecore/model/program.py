@@ -94,7 +94,9 @@ class Program:
         except FileNotFoundError as error:
             raise DataError(f"There is no program file {path}.") from error
         except KeyError as error:
-            raise DataError(f"{path} is a safetensors file, but not an icecore program.") from error
+            raise DataError(
+                f"{path} is a safetensors file, but not an icecore program. Weights of a body go with --weights."
+            ) from error
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"{path} is not a readable program and may be incomplete ({error}). Copy it again."

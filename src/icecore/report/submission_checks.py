@@ -1,4 +1,4 @@
-"""What must be true of results that somebody else submits: one check for each requirement, with the way to mend it.
+"""What must be true of results that somebody else submits: one check for each requirement, with the way to fix it.
 
 A forged number cannot be seen in a file. But an honest mistake can, and anybody can repeat a run by its command.
 """
@@ -64,7 +64,7 @@ def build_reference(own: Iterable[RunRecord], others: Mapping[str, Iterable[RunR
 
 
 def find_faults(runs: Sequence[RunRecord], there: Sequence[RunRecord], reference: Reference) -> list[str]:
-    """Every fault of submitted runs in a sentence that says what is wrong and how to mend it.
+    """Every fault of submitted runs in a sentence that says what is wrong and how to fix it.
 
     there  runs that the same person submitted before
     """

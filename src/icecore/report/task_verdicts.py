@@ -183,10 +183,10 @@ def in_units(effect: Effect, measure: Measure) -> Effect:
 
 
 def bound_text(bound: float, measure: Measure) -> str:
-    """How large a difference can be at most, rounded up."""
+    """How large a difference can be at most, rounded as the ends of intervals are."""
     if measure == "examples":
-        return f"less than {math.ceil(100 * math.exp(bound)) / 100:.2f} times"
-    return f"less than {math.ceil(10 * bound) / 10:.1f} points"
+        return f"less than {math.exp(bound):.3g} times"
+    return f"less than {bound:.1f} points"
 
 
 def _score_sample(measure: Measure, part: RowPart, side: ClaimCell) -> Sample | None:

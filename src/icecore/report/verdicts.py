@@ -181,7 +181,7 @@ def _text(decision: Decision, tasks: Sequence[TaskVerdict], claim: Claim, mean: 
         texts = list(dict.fromkeys(task.text for task in tasks if task.decision is decision))
         return texts[0] if len(texts) == 1 else str(decision)
     if len(counted) == 1:
-        return counted[0].text + (f", on {counted[0].name} alone" if len(tasks) > 1 else "")
+        return counted[0].text + (f" (decided on {counted[0].name} alone)" if len(tasks) > 1 else "")
     of_all = f"of {pluralize(len(counted), 'task' if len(claim.rows) == 1 else 'comparison')}"
     count = sum(task.decision is decision for task in counted)
     if decision is Decision.DIFFERS:

@@ -36,7 +36,7 @@ MAX_WORKERS = 4
 #: share of the newest pass in the estimate of the speed
 SPEED_WEIGHT = 0.2
 #: what is wrong with a row for which a program gives no finite numbers
-NO_FINITE_LOGITS = "the program gives no finite numbers for it. Its weights or the row's numbers are too large."
+NO_FINITE_LOGITS = "the program gives NaN or infinite logits for it. Its weights or the row's numbers are too large."
 #: longest time after which a caller is told to come back, in seconds
 MAX_RETRY_SECONDS = 60
 

@@ -34,7 +34,7 @@ class ServeSettings:
         group=GATHERING,
         default_note="one for each of up to 4 cores, and 1 on a GPU",
     )
-    max_rows: int = setting(128, help="Most rows of a pass.", check=at_least(1), group=GATHERING)
+    max_rows: int = setting(128, help="Maximum rows per pass.", check=at_least(1), group=GATHERING)
     compile: bool = setting(
         False,
         help="Compile kernels for each body when it is loaded, which takes up to half a minute and makes large passes "
@@ -43,11 +43,11 @@ class ServeSettings:
     )
     max_queue: int = setting(
         512,
-        help="Most rows that wait for a body. Further requests get the status 429 and the time to come back.",
+        help="Maximum rows that wait for a body. Further requests get the status 429 and the time to come back.",
         check=at_least(1),
         group=LIMITS,
     )
-    max_request_rows: int = setting(10_000, help="Most rows of a request.", check=at_least(1), group=LIMITS)
+    max_request_rows: int = setting(10_000, help="Maximum rows per request.", check=at_least(1), group=LIMITS)
     max_request_mib: float = setting(
         16.0, help="Largest request, and largest program to be put, in MiB.", check=_is_positive, group=LIMITS
     )
