@@ -33,7 +33,7 @@ PathName = str | PathLike[str]
 
 
 def load_task(name: str, *, data_dir: PathName | None = None, **options: Any) -> Task:
-    """Build a task of the paper by name, with its data read onto the CPU.
+    """Build a task by name, one of the paper or of the others that icecore has, with its data read onto the CPU.
 
     Parameters:
         name: one of the names that `icecore tasks` lists, for example "bit-xor" or "mnist"
@@ -113,7 +113,17 @@ def sweep(
     race: bool = False,
     **settings: Any,
 ) -> SweepSummary:
-    """Train every learning rate with every seed in one pack; validation chooses the rate. See `train`."""
+    """Train every learning rate with every seed in one pack; validation chooses the rate.
+
+    Parameters:
+        task: name of the task, see `load_task`
+        lrs: peak learning rates
+        seeds: seeds of the initial values and of the order of the data
+        race: learning rates that fall behind on validation stop early
+        settings: what `train` takes as well
+
+    Returns the summary of all runs, with the chosen rate. Raises what `train` raises.
+    """
     return train(task, lr=lrs, seeds=seeds, race=race, **settings)
 
 
@@ -166,7 +176,8 @@ def inspect_body(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps"
         protocol: for a body: whose start it gets, see `train`
 
-    Raises ConfigError for a setting that does not fit the target, DataError, and WeightsError.
+    Returns the numbers of each stage from the input on, and what stands out in words (`findings`). Raises ConfigError
+    for a setting that does not fit the target, DataError, and WeightsError.
     """
     request = InspectionRequest(
         str(target),
@@ -186,8 +197,12 @@ def inspect_body(
 def plan(data: Any, y: Any = None, *, data_settings: DataSettings | None = None) -> Plan:
     """Find out what your own data are, without training: the same plan that `fit` follows.
 
-    `plan(data).describe()` gives it in words. The parameters are those of `fit`. Raises UserError for what can be
-    corrected.
+    Parameters:
+        data: the path of a folder or file, or arrays, as for `fit`
+        y: targets (N,) or (N, targets) of arrays
+        data_settings: what to say about the data, for example `DataSettings(target=("label",))`
+
+    Returns the plan, which `plan(data).describe()` gives in words. Raises UserError for what can be corrected.
     """
     if isinstance(data, str | PathLike):
         return plan_files(data, data_settings)
@@ -248,7 +263,8 @@ def predict(
         download: fetch a body from the hub if it is not on this machine; program files may be somebody else's, so this
             is never done by itself, and without your token
 
-    Returns the predictions, by path if a list was given. Raises DataError for data that a program cannot read.
+    Returns the predictions, by path if a list was given: classes, or numbers in the unit of the training targets. Raises
+    DataError for data that a program cannot read, and WeightsError if a body is missing or not the one of a program.
     """
     hub: HubAccess = "anonymous" if download else "off"
     if isinstance(programs, str | PathLike):
