@@ -263,8 +263,8 @@ def predict(
         download: fetch a body from the hub if it is not on this machine; program files may be somebody else's, so this
             is never done by itself, and without your token
 
-    Returns the predictions, by path if a list was given: classes, or numbers in the unit of the training targets. Raises
-    DataError for data that a program cannot read, and WeightsError if a body is missing or not the one of a program.
+    Returns the predictions, by path if a list was given: classes, or numbers in the unit of the training targets.
+    Raises DataError for data that a program cannot read, and WeightsError if a body is missing or is another one.
     """
     hub: HubAccess = "anonymous" if download else "off"
     if isinstance(programs, str | PathLike):
