@@ -140,8 +140,7 @@ def paper(
         _list_tables()
         return
     names = planning.select_studies(tables)
-    if race is None:
-        race = budget in BUDGETS and BUDGETS[budget].race
+    race = race if race is not None else budget in BUDGETS and BUDGETS[budget].race
     request = planning.TableRequest(
         budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device, race
     )

@@ -37,8 +37,11 @@ class FPT(nn.Module):
         precision: of the frozen weights' products: "fp32", "bf16" or "int8" (the residual
             stream is bf16 too, with int8 only on CPUs that have fast bf16); trained parameters stay fp32
 
-    Attributes: compiled, whether elementwise work runs as compiled kernels. Raises ConfigError if nothing would be
-    trained, or if the settings do not fit each other.
+    Attributes:
+        compiled: whether elementwise work runs as compiled kernels
+        input_rms: what the norm after the input layer scales tokens to, None without one
+
+    Raises ConfigError if nothing would be trained, or if the settings do not fit each other.
     """
 
     def __init__(
@@ -52,7 +55,6 @@ class FPT(nn.Module):
         super().__init__()
         self.spec = spec
         self.settings = settings = settings or ModelSettings()
-        #: what the norm after the input layer scales tokens to, None without one
         self.input_rms = backbone.embedding_spread if settings.input_norm else None
         _check_read_out(spec, backbone)
         _check_prefix(settings, backbone)
@@ -61,17 +63,7 @@ class FPT(nn.Module):
         self.compiled = False
         self._counters = CounterCache()
         trained = set(settings.train_roles)
-        single = sorted(SINGLE_ROLES & trained)
-        if single and len(seeds) > 1:
-            raise ConfigError(
-                f"Training {', '.join(single)} changes the shared body, so it allows one run at a time, but there are "
-                f"{len(seeds)} runs. Train them one after another."
-            )
-        self.body_trained = bool(single)
-        if self.body_trained and precision == "int8":
-            raise ConfigError(
-                "int8 is for frozen weights only. Train the body's weights with --precision fp32 or bf16."
-            )
+        self.body_trained = _check_trained_body(trained, len(seeds), precision)
         self.body_roles = backbone.roles()
         self.body_fingerprint = backbone.fingerprint(trained)
         self.backbone = backbone.eval().requires_grad_(False)
@@ -329,6 +321,19 @@ class FPT(nn.Module):
 def _size(tensor: Tensor) -> float:
     """Root mean square of a tensor's numbers, or 1 if they are all zero."""
     return float(tensor.detach().float().square().mean().sqrt()) or 1.0
+
+
+def _check_trained_body(trained: set[str], runs: int, precision: str) -> bool:
+    """Whether weights of the body are trained. Raises ConfigError for several runs or 8 bits then."""
+    single = sorted(SINGLE_ROLES & trained)
+    if single and runs > 1:
+        raise ConfigError(
+            f"Training {', '.join(single)} changes the shared body, so it allows one run at a time, but there are "
+            f"{runs} runs. Train them one after another."
+        )
+    if single and precision == "int8":
+        raise ConfigError("int8 is for frozen weights only. Train the body's weights with --precision fp32 or bf16.")
+    return bool(single)
 
 
 def _check_read_out(spec: TaskSpec, backbone: Backbone) -> None:
