@@ -159,13 +159,13 @@ def test_open_pools_make_waiting_threads_give_up_at_once() -> None:
     print(alone, opened, idle_seconds())
     """
     environment = os.environ | {"GOMP_SPINCOUNT": "INFINITE"}
+    spins: list[tuple[float, float]] = []
     # on a busy machine, a thread may not get the core on which it would spin
-    for _ in range(5):
+    while not spins or (min(spins[-1]) < 0.1 and len(spins) < 5):
         ended = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=True
         )
         alone, opened, closed = map(float, ended.stdout.split())
         assert opened < 0.1
-        if min(alone, closed) > 0.1:
-            return
-    pytest.fail(f"the threads did not spin: {alone} and {closed} s")
+        spins.append((alone, closed))
+    assert min(spins[-1]) > 0.1, spins

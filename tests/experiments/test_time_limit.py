@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from icecore.core.config import RunConfig
+from icecore.core.errors import ConfigError
 from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
 from icecore.experiments.sweep import Sweep
-from icecore.experiments.time_limit import cells_within, shortest_group
+from icecore.experiments.time_limit import TimeLimit, cells_within, shortest_group
 
 ROWS, COLUMNS = ("pretrained", "random", "none"), ("slow", "quick")
 SECONDS = {"slow": 100.0, "quick": 10.0}
@@ -58,3 +61,17 @@ def test_the_least_that_can_be_trained(config: Config) -> None:
     )
     without_pair = [entry for entry in planned if entry[0].key != cells[3].key]
     assert shortest_group(cells, without_pair).seconds == 10
+
+
+def test_a_table_for_which_no_time_is_left_does_not_end_the_others(config: Config) -> None:
+    planned = plan(config)
+    cells = [cell for cell, _ in planned]
+    limit = TimeLimit(35.0)
+    assert len(limit.take(cells, planned)) == 3
+    assert (limit.take(cells, planned), limit.left) == ([], 5)
+    limit.check()
+    nothing = TimeLimit(5.0)
+    assert nothing.take(cells, planned) == []
+    with pytest.raises(ConfigError, match=r"says something, pretrained on quick and random on quick, takes about 20 s"):
+        nothing.check()
+    TimeLimit(5.0).check()  # there was nothing to train

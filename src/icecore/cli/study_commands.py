@@ -258,11 +258,9 @@ def _run_plans(
     minutes  train only as many cells of all plans as fit into this time
     """
     from icecore.experiments import study
-    from icecore.experiments.time_limit import CellGroup, cells_within, shortest_group
+    from icecore.experiments.time_limit import TimeLimit
 
-    left = None if minutes is None else 60 * minutes
-    shortest: list[CellGroup] = []
-    has_fitting = False
+    limit = None if minutes is None else TimeLimit(60 * minutes)
     with contextlib.ExitStack() as stack:
         executor: Any = None
         for name, cells in plans.items():
@@ -271,15 +269,12 @@ def _run_plans(
                 continue
             unfinished = study.unfinished_cells(cells, out, context.device, context.resume, context.race)
             print_text(_describe_plan(name, cells, unfinished))
-            if left is not None and unfinished:
-                fitting = cells_within(cells, unfinished, left)
-                passed_over = {cell.key for cell, _ in unfinished} - {cell.key for cell, _ in fitting}
-                if not fitting:
-                    shortest.append(shortest_group(cells, unfinished))
-                print_text(_describe_choice(name, fitting, left))
-                left -= sum(seconds for _, seconds in fitting)
-                has_fitting |= bool(fitting)
-                cells, unfinished = [cell for cell in cells if cell.key not in passed_over], fitting
+            if limit is not None and unfinished:
+                passed_over = {cell.key for cell, _ in unfinished}
+                unfinished = limit.take(cells, unfinished)
+                print_text(_describe_choice(name, unfinished))
+                passed_over -= {cell.key for cell, _ in unfinished}
+                cells = [cell for cell in cells if cell.key not in passed_over]
             if dry_run:
                 if unfinished:
                     durations = {cell.key: approximate_duration(seconds) for cell, seconds in unfinished}
@@ -290,13 +285,8 @@ def _run_plans(
             if unfinished and executor is None:
                 executor = stack.enter_context(_executor(context, ray, quiet))
             _print_tables(study.run_study(cells, out / f"{name}.jsonl", context, echo, executor))
-    if shortest and not has_fitting:
-        least = min(shortest, key=lambda group: group.seconds)
-        titles = list_in_words([f"{cell.key.row} on {cell.key.column}" for cell, _ in least.cells])
-        raise ConfigError(
-            f"No cell fits into the time. The least that says something, {titles}, takes "
-            f"{approximate_duration(least.seconds)}. Raise --minutes."
-        )
+    if limit is not None:
+        limit.check()
     if not dry_run:
         print_text(f"The results are in {out}. `icecore report {out}` makes tables, plots and a page of them.")
 
@@ -331,10 +321,10 @@ def _describe_plan(name: str, cells: Sequence[Any], unfinished: Sequence[Any]) -
     return f"{size}{finished}; {runs} to train, {approximate_duration(seconds)}{advice}"
 
 
-def _describe_choice(name: str, fitting: Sequence[Any], seconds: float) -> str:
+def _describe_choice(name: str, fitting: Sequence[Any]) -> str:
     """Which unfinished cells of a table fit into the time that is left."""
     if not fitting:
-        return f"No cell of {name} fits into the time that is left, {approximate_duration(seconds)}."
+        return f"No unfinished cell of {name} fits into the time that is left."
     titles = [f"{cell.key.row} on {cell.key.column}" for cell, _ in fitting]
     planned = approximate_duration(sum(seconds for _, seconds in fitting))
     verb = "fits" if len(fitting) == 1 else "fit"

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from icecore.core.errors import ConfigError
+from icecore.core.text import approximate_duration, list_in_words
 from icecore.experiments.study import CellPlan
 
 #: cells with the seconds that each takes
@@ -52,6 +54,35 @@ def shortest_group(cells: Sequence[CellPlan], unfinished: PlannedCells) -> CellG
     with_open_pair = {group.column for group in groups if group.is_pair}
     possible = [group for group in groups if group.is_pair or group.column not in with_open_pair]
     return min(possible, key=lambda group: group.seconds)
+
+
+class TimeLimit:
+    """The seconds that are left for the cells of several tables, one after another."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+        self._took_any = False
+        self._too_long: list[CellGroup] = []
+
+    def take(self, cells: Sequence[CellPlan], unfinished: PlannedCells) -> list[tuple[CellPlan, float]]:
+        """The unfinished cells of a table that fit, whose time is then no longer left. Arguments as `cells_within`."""
+        fitting = cells_within(cells, unfinished, self.left)
+        self.left -= sum(seconds for _, seconds in fitting)
+        self._took_any |= bool(fitting)
+        if not fitting:
+            self._too_long.append(shortest_group(cells, unfinished))
+        return fitting
+
+    def check(self) -> None:
+        """Raise ConfigError if there were unfinished cells, but none of any table fitted."""
+        if self._took_any or not self._too_long:
+            return
+        least = min(self._too_long, key=lambda group: group.seconds)
+        titles = list_in_words([f"{cell.key.row} on {cell.key.column}" for cell, _ in least.cells])
+        raise ConfigError(
+            f"No cell fits into the time. The least that says something, {titles}, takes "
+            f"{approximate_duration(least.seconds)}. Raise --minutes."
+        )
 
 
 def _groups(cells: Sequence[CellPlan], unfinished: PlannedCells) -> list[CellGroup]:
