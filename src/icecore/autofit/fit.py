@@ -133,7 +133,6 @@ def _is_cut_off(config: RunConfig, best: RunSummary) -> bool:
 
 def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunConfig:
     """The configuration that all runs of a fit share, except for how long they train."""
-    protocol = PROTOCOLS[PROTOCOL]
     return RunConfig(
         task=task.name,
         task_options={"data": task.data.get("sha256", "")},
@@ -144,17 +143,11 @@ def base_config(task: UserTask, settings: FitSettings, precision: str) -> RunCon
         weights=settings.weights,
         layers=settings.layers,
         precision=precision,
-        schedule=protocol.schedule,
-        warmup=protocol.warmup,
-        dropout=protocol.dropout,
-        lr_factors=protocol.lr_factors,
-        lr_scale=protocol.lr_scale,
-        averaging=protocol.averaging,
-        position_start=protocol.position_start,
         protocol=PROTOCOL,
         patience=EARLY_STOPPING_PATIENCE,
         tie_break=LOSS,
         start=settings.start,
+        **PROTOCOLS[PROTOCOL].settings(),
     )
 
 

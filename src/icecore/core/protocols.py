@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Protocol:
     lr_scale: str | None = None
     averaging: float | None = None
     position_start: float | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that a run has from its protocol where it does not say otherwise."""
+        names = ("dropout", "schedule", "warmup", "lr_factors", "lr_scale", "averaging", "position_start")
+        return {name: getattr(self, name) for name in names}
 
 
 PROTOCOLS: Mapping[str, Protocol] = {

@@ -62,13 +62,7 @@ def make_config(task: str, precision: str = "auto", device: str = "auto", **sett
         "batch_size": defaults.batch_size,
         "lr": defaults.lr,
         "eval_every": min(defaults.eval_every, given.get("steps", defaults.steps)),
-        "dropout": protocol.dropout,
-        "lr_factors": protocol.lr_factors,
-        "schedule": protocol.schedule,
-        "warmup": protocol.warmup,
-        "lr_scale": protocol.lr_scale,
-        "averaging": protocol.averaging,
-        "position_start": protocol.position_start,
+        **protocol.settings(),
         "precision": select_runtime(device, precision).precision,
     }
     if name == "paper" and str(given.get("backbone", "")).startswith("lstm"):
