@@ -119,9 +119,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "language-is-special",
-        "Pretraining on language is better than pretraining on something else.",
-        f"{_LU}, Section 3.2; brackets and automata, which are not learned to the end at the budget cpu, and "
-        "antibodies are our rivals; bit memory has a claim of its own",
+        "Pretraining on language is better than pretraining on brackets, automata or antibodies.",
+        f"{_LU}, Section 3.2, with rivals of ours; brackets and automata are not learned to the end at the budget "
+        "cpu, and bit memory has a claim of its own",
         (
             _compare("table2", "pretrained", "dyck", label="Dyck"),
             _compare("table2", "pretrained", "nca", label="automata"),
