@@ -162,3 +162,17 @@ def test_the_bit_memory_row_is_trained_on_a_pretrained_body(bodies: Mapping[str,
     weights = {record.summary.weights for record in records if record.key.row == "bit-memory"}
     assert all(Path(path).is_file() for path in weights)
     assert weights == {cell.sweep.config.weights for cell in cells if cell.key.row == "bit-memory"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "race", "words"),
+    [("cpu", False, ""), ("cpu", True, " --race"), ("overnight", True, ""), ("overnight", False, " --no-race")],
+)
+def test_a_command_says_what_differs_from_the_races_of_its_budget(budget: str, race: bool, words: str) -> None:
+    assert TableRequest(budget, race=race).command("table2") == f"icecore paper table2 --budget {budget}{words}"
+
+
+def test_a_body_that_cannot_exist_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Unknown backbone 'minilmm'"):
+        plan_table("table2", TableRequest("cpu", body="minilmm"), tmp_path)
+    assert plan_table("table2", TableRequest("cpu", body="org/model"), tmp_path)

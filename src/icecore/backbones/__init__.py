@@ -53,6 +53,19 @@ BACKBONES: Mapping[str, Builder] = {
 }
 
 
+def find_builder(name: str) -> Builder:
+    """What builds the bodies of this name. Raises ConfigError if no body, folder, file or hub model can have it."""
+    known, _, like = name.partition(":")
+    if known in BACKBONES and (not like or known == "lstm-matched"):
+        return BACKBONES[known]
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix != ".gguf":
+        raise ConfigError(f"{name} is a file. Name the folder that it is in, or a GGUF file.")
+    if not path.exists() and name.count("/") != 1:
+        raise unknown_name("backbone", name, [*BACKBONES, "a folder", "org/model"])
+    return weights.build_transformer
+
+
 def build_backbone(request: BodyRequest) -> Backbone:
     """The body that `request` describes, frozen, in fp32 on the CPU.
 
@@ -63,18 +76,10 @@ def build_backbone(request: BodyRequest) -> Backbone:
     for text in (request.name, request.weights):  # a program or a run of somebody else may say anything
         if len(text) > MAX_NAME or any(len(part) > MAX_PART for part in text.split("/")):
             raise ConfigError(f"{shortened(text)} is too long for the name of a body, a folder or a file.")
+    builder = find_builder(request.name)
     name, _, like = request.name.partition(":")
-    builder = BACKBONES.get(name)
-    if like and name == "lstm-matched":
+    if builder is _matched and like:
         request = replace(request, name=name, options={**request.options, "like": like})
-    elif builder is None or like:
-        is_place = Path(request.name).expanduser().exists() or request.name.count("/") == 1
-        if Path(request.name).expanduser().is_file() and not request.name.endswith(".gguf"):
-            raise ConfigError(f"{request.name} is a file. Name the folder that it is in, or a GGUF file.")
-        if not is_place:
-            raise unknown_name("backbone", request.name, [*BACKBONES, "a folder", "org/model"])
-        builder = weights.build_transformer
-    assert builder is not None
     if request.weights in weights.WEIGHTS:
         return builder(request)
     path = Path(request.weights).expanduser()

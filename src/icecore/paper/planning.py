@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from icecore.backbones import find_builder
 from icecore.core.config import RunConfig, is_drawn
 from icecore.core.errors import unknown_name
 from icecore.core.protocols import DEFAULT_PROTOCOL, PROTOCOLS
@@ -47,7 +48,8 @@ class TableRequest:
         words += ["--rows", ",".join(self.rows)] * bool(self.rows)
         words += ["--body", self.body or ""] * bool(self.body)
         words += ["--precision", self.precision] * (self.precision != "auto")
-        words += ["--race"] * self.race
+        usual = self.budget in BUDGETS and BUDGETS[self.budget].race
+        words += ["--race" if self.race else "--no-race"] * (self.race != usual)
         return shlex.join(words)
 
 
@@ -71,6 +73,7 @@ def plan_table(name: str, request: TableRequest, out: Path) -> list[CellPlan]:
     if request.protocol not in PROTOCOLS:
         raise unknown_name("protocol", request.protocol, PROTOCOLS)
     if request.body is not None:
+        find_builder(request.body)  # so that a wrong name is no surprise after hours
         budget = replace(budget, bodies={**budget.bodies, "body": request.body})
     columns = [c for c in study.columns if not request.only or {c, study.task_of(c)} & set(request.only)]
     for column in request.only:
