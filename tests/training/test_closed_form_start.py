@@ -24,7 +24,7 @@ from icecore.tasks.task import Task
 from icecore.training import closed_form_start
 from icecore.training.closed_form_start import (
     LOGIT_SCALES,
-    _left_out_losses,
+    _leave_one_out_losses,
     read_features_of,
     refit_output_layers,
     solve_output_layer,
@@ -67,7 +67,7 @@ def test_logits_grow_with_the_number_of_rows_that_are_right() -> None:
     right = 2 * task.linear_targets(targets)[0] - 1
 
     def best_scale(rows: int) -> float:
-        losses = [float(_left_out_losses(task, s * right[:rows], targets[:rows]).mean()) for s in LOGIT_SCALES]
+        losses = [float(_leave_one_out_losses(task, s * right[:rows], targets[:rows]).mean()) for s in LOGIT_SCALES]
         return float(LOGIT_SCALES[int(np.argmin(losses))])
 
     # one row more, wrong: two logits that differ by 2 s have their lowest loss at 2 s = log(rows + 1)
@@ -249,7 +249,7 @@ def test_each_run_keeps_the_better_one_of_the_trained_and_the_solved_layer(
     pack = trained_pack(build_task(), config, tmp_path, lr=0.3)
     kept = [member.best for member in pack.members]
     with pack.adam.averaged():
-        states = (pack.adam.best_guess.clone(), pack._refitted_states())
+        states = (pack.adam.evaluated_values.clone(), pack._refitted_states())
     assert torch.equal(known(kept[0]), states[is_solved][0])
     assert torch.equal(known(kept[1]), states[False][1])
     better = solved if is_solved else trained

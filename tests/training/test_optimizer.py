@@ -142,10 +142,10 @@ def test_the_average_follows_the_values_over_a_share_of_the_steps() -> None:
     for step in range(6):
         apply(parameters, adam, step)
         expected += (adam.values - expected) * min(1.0, 2 / (step + 1))
-    torch.testing.assert_close(adam.best_guess, expected)
+    torch.testing.assert_close(adam.evaluated_values, expected)
     values = parameters["a"].detach().clone()
     with adam.averaged():
-        assert torch.equal(parameters["a"].reshape(R, -1), adam.best_guess[:, :10])
+        assert torch.equal(parameters["a"].reshape(R, -1), adam.evaluated_values[:, :10])
     assert torch.equal(parameters["a"], values)
 
 
@@ -154,4 +154,4 @@ def test_without_averaging_the_values_are_scored() -> None:
     apply(parameters, adam, 0)
     with adam.averaged():
         assert torch.equal(parameters["a"].reshape(R, -1), adam.values[:, :10])
-    assert adam.best_guess is adam.values
+    assert adam.evaluated_values is adam.values

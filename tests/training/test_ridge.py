@@ -1,4 +1,4 @@
-"""Ridge regression in closed form: against scikit-learn, and left-out predictions against leaving rows out."""
+"""Ridge regression in closed form: against scikit-learn, and leave-one-out predictions against leaving rows out."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_left_out_predictions_are_those_without_the_row(
     for row in range(rows):
         rest = [other for other in range(rows) if other != row]
         model = linear_model.Ridge(alpha=absolute).fit(x[rest].numpy(), y[rest].numpy(), shares[rest].numpy())
-        np.testing.assert_allclose(found.left_out[row].numpy(), model.predict(x[[row]].numpy())[0], rtol=1e-6)
+        np.testing.assert_allclose(found.leave_one_out[row].numpy(), model.predict(x[[row]].numpy())[0], rtol=1e-6)
 
 
 def test_the_penalty_with_the_lowest_left_out_error_is_chosen() -> None:

@@ -77,8 +77,8 @@ def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, s
 def _choose_scale(starts: Mapping[float | None, ClosedFormStart]) -> float | None:
     """The smallest scale whose start is not clearly worse than the best one.
 
-    That is by less than a standard error of the differences between rows (Breiman et al. 1984): with few rows, left-out
-    losses are noisy, and the more linear start is the safer one.
+    That is by less than a standard error of the differences between rows (Breiman et al. 1984): with few rows,
+    leave-one-out losses are noisy, and the more linear start is the safer one.
     """
     lowest = min(starts.values(), key=lambda start: start.loss)
     return next(scale for scale, start in starts.items() if not _is_clear(start.losses - lowest.losses))

@@ -26,7 +26,7 @@ from icecore.training.ridge import solve_ridge
 MAX_ROWS = 20_000
 #: rows or columns of the eigendecomposition, at most; a solution with more columns is for this number of rows only
 MAX_EIGENVALUES = 2048
-#: factors from which the one with the lowest left-out loss is chosen: squared errors do not say how sure classes are
+#: factors from which the one with the lowest leave-one-out loss is chosen: squared errors do not say how sure classes are
 LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
 
 
@@ -34,7 +34,7 @@ LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
 class ClosedFormStart:
     """An output layer: weight (F, C) and bias (C,).
 
-    losses  (N,) loss of each row, predicted by the solution on all other rows; see `_left_out_losses`
+    losses  (N,) loss of each row, predicted by the solution on all other rows; see `_leave_one_out_losses`
     """
 
     weight: Tensor
@@ -83,8 +83,10 @@ def _solve(model: FPT, task: Task, features: Tensor, targets: Tensor) -> ClosedF
     values, weights = task.linear_targets(targets)
     values = values.reshape(N * n, -1)
     solution = solve_ridge(features.reshape(N * n, F).double(), values, weights.repeat_interleave(n))
-    left_out = solution.left_out.view(N, model.spec.read_positions, -1)
-    losses = torch.stack([_left_out_losses(task, scale * left_out, targets) for scale in LOGIT_SCALES])  # (L, N)
+    leave_one_out = solution.leave_one_out.view(N, model.spec.read_positions, -1)
+    losses = torch.stack(
+        [_leave_one_out_losses(task, scale * leave_one_out, targets) for scale in LOGIT_SCALES]
+    )  # (L, N)
     best = int(losses.mean(1).argmin())
     scale = float(LOGIT_SCALES[best])
     return ClosedFormStart(solution.weight * scale, solution.bias * scale, losses[best])
@@ -97,7 +99,7 @@ def _check_output_layer(model: FPT) -> None:
         raise ConfigError("A closed form replaces the output layer, which is not trained. Add output to train_roles.")
 
 
-def _left_out_losses(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
+def _leave_one_out_losses(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
     """The loss (N,) to expect of logits (N, n, C) if one row more than those left out were wrong, of N + 2.
 
     Where all rows are right, the loss alone would take ever larger logits for better ones (Platt 1999 smooths targets

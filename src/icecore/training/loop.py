@@ -239,7 +239,7 @@ class Pack:
         refit = config.output_refit if self.step else None
         if refit == RIDGE:
             return self._refitted_states(), *self._score(split, config.eval_examples)
-        states, scores = self.adam.best_guess, self._score(split, config.eval_examples)
+        states, scores = self.adam.evaluated_values, self._score(split, config.eval_examples)
         if refit is None:
             return states, *scores
         refitted, refitted_scores = self._refitted_states(), self._score(split, config.eval_examples)

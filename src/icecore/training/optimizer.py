@@ -136,7 +136,7 @@ class PackedAdam:
         return ("values", "first", "second", "alive", *(() if self.average is None else ("average",)))
 
     @property
-    def best_guess(self) -> Tensor:
+    def evaluated_values(self) -> Tensor:
         """The numbers (R, K) to score and to keep: the average over past values, or the values."""
         return self.values if self.average is None else self.average
 

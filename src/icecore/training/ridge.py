@@ -18,14 +18,14 @@ class RidgeSolution:
     """The solution with the lowest leave-one-out error.
 
     weight, bias  (F, K), (K,)
-    left_out      (N, K) prediction of each row by the solution on all other rows
-    error         weighted mean over rows of the squared errors of `left_out`
+    leave_one_out (N, K) prediction of each row by the solution on all other rows
+    error         weighted mean over rows of the squared errors of `leave_one_out`
     penalty       the penalty chosen, relative to the mean eigenvalue
     """
 
     weight: Tensor
     bias: Tensor
-    left_out: Tensor
+    leave_one_out: Tensor
     error: float
     penalty: float
 
