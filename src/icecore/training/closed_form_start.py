@@ -26,7 +26,7 @@ from icecore.training.ridge import solve_ridge
 MAX_ROWS = 20_000
 #: rows or columns of the eigendecomposition, at most; a solution with more columns is for this number of rows only
 MAX_EIGENVALUES = 2048
-#: factors from which the one with the lowest leave-one-out loss is chosen: squared errors do not say how sure classes are
+#: factors, of which that with the lowest leave-one-out loss is chosen: squared errors do not say how sure classes are
 LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
 
 
