@@ -122,7 +122,7 @@ def paper(
 ) -> None:
     """Reproduce tables of the paper, beside the published numbers. Finished runs are not trained again."""
     from icecore.paper import planning
-    from icecore.paper.budgets import BUDGETS
+    from icecore.paper.budgets import races_by_default
     from icecore.training.context import ExecutionContext
 
     if write is not None and not claims:
@@ -140,7 +140,7 @@ def paper(
         _list_tables()
         return
     names = planning.select_studies(tables)
-    race = race if race is not None else budget in BUDGETS and BUDGETS[budget].race
+    race = races_by_default(budget) if race is None else race
     request = planning.TableRequest(
         budget, protocol, read_list(only or ""), read_list(rows or ""), body, precision, device, race
     )

@@ -60,6 +60,11 @@ def budget_of_label(label: str) -> str:
     return label.partition(",")[0]
 
 
+def races_by_default(name: str) -> bool:
+    """Whether learning rates race at the budget of this name unless a request says otherwise."""
+    return name in BUDGETS and BUDGETS[name].race
+
+
 def names_protocol(label: str) -> bool:
     """Whether the label of a budget names a protocol, because it is not the default one."""
     return "," in label

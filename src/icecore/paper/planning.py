@@ -15,7 +15,7 @@ from icecore.experiments.pretraining import PROCEDURAL, pretraining_config
 from icecore.experiments.results import CellKey
 from icecore.experiments.study import CellPlan
 from icecore.paper.attention_plot import measure_and_draw
-from icecore.paper.budgets import BUDGETS, Budget, budget_label
+from icecore.paper.budgets import BUDGETS, Budget, budget_label, races_by_default
 from icecore.paper.paper_tables import STUDIES
 from icecore.paper.table_structure import Study, StudyRow
 from icecore.tasks import TASKS
@@ -48,8 +48,7 @@ class TableRequest:
         words += ["--rows", ",".join(self.rows)] * bool(self.rows)
         words += ["--body", self.body or ""] * bool(self.body)
         words += ["--precision", self.precision] * (self.precision != "auto")
-        usual = self.budget in BUDGETS and BUDGETS[self.budget].race
-        words += ["--race" if self.race else "--no-race"] * (self.race != usual)
+        words += ["--race" if self.race else "--no-race"] * (self.race != races_by_default(self.budget))
         return shlex.join(words)
 
 

@@ -105,14 +105,14 @@ def _setting_readers(runs: Mapping[Place, Sequence[RunRecord]]) -> dict[str, _Re
         own |= {*table.settings, *table.column_settings.get(column, {}), *table.rows[row].settings}
         # the protocol has another one for bodies that are trained
         own |= {"lr_scale"} if table.rows[row].trains_body else set()
-    names = {name for found in runs.values() for run in found for name in settings_with_effect(run.config)}
-    return {name: functools.partial(_setting_text, name) for name in sorted(names - own)}
+    settings = {id(run): settings_with_effect(run.config) for found in runs.values() for run in found}
 
+    def read(name: str, run: RunRecord) -> str:
+        values = settings[id(run)]
+        return value_text(values[name]) if name in values else ""
 
-def _setting_text(name: str, run: RunRecord) -> str:
-    """The value of a setting of a run; empty if the record does not have it, or if it has no effect on the run."""
-    settings = settings_with_effect(run.config)
-    return value_text(settings[name]) if name in settings else ""
+    names = {name for values in settings.values() for name in values}
+    return {name: functools.partial(read, name) for name in sorted(names - own)}
 
 
 def _usual(read: _Reader, cells: Iterable[Sequence[RunRecord]], preferred: str = "") -> str:
@@ -134,14 +134,15 @@ def _without_others(
         found = ((name, read(run), expected[name]) for name, read in readers.items())
         return [f"{name} {text}, not {value}" for name, text, value in found if text and text != value]
 
-    others = [record for record in records if not record.missing and differences(record)]
-    if not others:
-        return list(records), ""
-    kept = [record for record in records if record.missing or not differences(record)]
+    found = [(record, [] if record.missing else differences(record)) for record in records]
+    kept = [record for record, texts in found if not texts]
+    if len(kept) == len(records):
+        return kept, ""
+    others = len(records) - len(kept)
     if all(record.missing or is_behind(record) for record in kept):
         kept = [record for record in kept if record.missing]
-    reasons = "; ".join(sorted({text for run in others for text in differences(run)}))
-    return kept, f"Left out: {pluralize(len(others), 'run')} that cannot be compared with the rest ({reasons})."
+    reasons = "; ".join(sorted({text for _, texts in found for text in texts}))
+    return kept, f"Left out: {pluralize(others, 'run')} that cannot be compared with the rest ({reasons})."
 
 
 def published_value(part: RowPart, column: str) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from icecore.core.text import list_in_words
 from icecore.report.cells import TableCell
-from icecore.report.effects import Sample, is_clear_difference
+from icecore.report.effects import is_clear_difference
 from icecore.report.quantities import QUANTITIES
 
 
@@ -24,7 +24,7 @@ def tell_story(
     """
     if caption != QUANTITIES["test"].caption:
         return ""
-    samples = {label: {name: _sample(cells[name]) for name in columns} for label, cells in rows}
+    samples = {label: {name: cells[name].sample for name in columns} for label, cells in rows}
     first = next((label for label, of_row in samples.items() if any(of_row.values())), "")
     ahead, behind, open_, useless = ([] for _ in range(4))
     for name in columns:
@@ -48,10 +48,6 @@ def tell_story(
         f"No better than an answer without training on {list_in_words(useless)}." if useless else "",
     ]
     return " ".join(filter(None, sentences))
-
-
-def _sample(cell: TableCell) -> Sample | None:
-    return cell.sample if cell.numbers else None
 
 
 def _capital(text: str) -> str:
