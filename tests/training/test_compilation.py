@@ -14,7 +14,16 @@ from icecore.training.compilation import COMPILE_FROM, pays_to_compile
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FPT:
     monkeypatch.setattr(compilation, "can_compile", lambda device: True)
-    return FPT(BitXor(3).spec, build_backbone(BodyRequest("minilm", "random", layers=1)), [0])
+    model = FPT(BitXor(3).spec, build_backbone(BodyRequest("minilm", "random", layers=1)), [0])
+    model.precision = "int8"
+    return model
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_cpu_only_eight_bits_pay(model: FPT, precision: str) -> None:
+    assert pays_to_compile(model, 10**15)
+    model.precision = precision
+    assert not pays_to_compile(model, 10**15)
 
 
 def test_long_work_pays_and_training_is_twice_the_work(model: FPT) -> None:

@@ -14,9 +14,12 @@ MIN_COMPILE_MINUTES = 3.0
 def pays_to_compile(model: FPT, passes: int, training: bool = True) -> bool:
     """Whether kernels can be compiled here, and `passes` rows through the body (of all runs together) pay for it.
 
-    It depends on the configuration only, never on measured time, so a resumed run computes as an unbroken one.
+    On CPUs only 8 bits gain, for which compiled kernels round in the same pass (docs/performance.md). It depends on
+    the configuration only, never on measured time, so a resumed run computes as an unbroken one.
     """
     device = next(model.parameters()).device
+    if device.type == "cpu" and model.precision != "int8":
+        return False
     # two operations per weight and token forward, and as many for the gradient of the input
     work = (4 if training else 2) * model.counts()[1] * model.spec.length * passes
     return work >= COMPILE_FROM.get(device.type, math.inf) and can_compile(device)
