@@ -163,6 +163,10 @@ LEADS: Mapping[str, Lead] = {
     "Muon for the input and output layers": Lead(change=orthogonal_updates),
     "the mean of all positions as read-out": Lead({"read_out": "mean"}, tasks=IMAGES),
     "last position and mean as read-out": Lead({"read_out": "last+mean"}, tasks=IMAGES),
+    "the means of eight parts as read-out": Lead({"read_out": "pool-8"}, tasks=IMAGES),
+    "the means of eight parts as read-out, solved in closed form at each validation": Lead(
+        {"read_out": "pool-8", "output_refit": RIDGE}, tasks=IMAGES
+    ),
     "the input layer's updates whitened": Lead(change=whiten_updates, tasks=IMAGES),
 }
 

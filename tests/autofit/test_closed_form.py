@@ -14,7 +14,6 @@ from icecore.autofit.closed_form import Gain, choose_start, start_program
 from icecore.autofit.fit import base_config, fit
 from icecore.autofit.fit_settings import FitSettings
 from icecore.core.config import RunConfig
-from icecore.training import closed_form_start
 from icecore.training.closed_form_start import ClosedFormStart
 from icecore.training.context import ExecutionContext
 from icecore.user_data import DataSettings, UserTask
@@ -87,7 +86,7 @@ def test_little_time_solves_fewer_rows(
 def test_a_wide_output_layer_plans_no_more_rows_than_are_solved(
     bodies: Mapping[str, str], context: ExecutionContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closed_form_start, "MAX_EIGENVALUES", 15)  # the body is 16 wide
+    monkeypatch.setattr(closed_form, "MAX_EIGENVALUES_OF_MANY", 15)  # the body is 16 wide
     task = build_task()
     assert choose_start(configure(task, bodies), task, context, seconds=None)["start_examples"] == 15
 

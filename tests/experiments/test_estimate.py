@@ -57,7 +57,7 @@ def test_the_arithmetic_by_hand() -> None:
     ("settings", "examples"),
     [
         ({}, 0),
-        ({"output_start": "ridge"}, 20_000),
+        ({"output_start": "ridge"}, 30_000),
         ({"output_start": "ridge", "start_examples": 500}, 500),
         ({"output_refit": "ridge"}, 2 * 5 + 2 * 10),  # as many as were trained on until then
         ({"output_refit": "ridge", "start_examples": 500}, 2 * 500),

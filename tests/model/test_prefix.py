@@ -130,7 +130,9 @@ def test_joined_read_outs_are_read_side_by_side(body: Body, ragged: StoredTask) 
     close(features["mean+first+last"], torch.cat([features[name] for name in ("mean", "first", "last")], -1))
 
 
-@pytest.mark.parametrize("choice", [*CHOICES, {"read_out": "last+mean"}, {"prefix": "2", "read_out": "first"}], ids=str)
+@pytest.mark.parametrize(
+    "choice", [*CHOICES, {"read_out": "last+pool-2"}, {"prefix": "2", "read_out": "first"}], ids=str
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_storing_and_serving_agree(
     choice: dict[str, Any], precision: str, config: Callable[..., RunConfig], tmp_path: Path
@@ -154,6 +156,7 @@ def test_programs_with_and_without_a_prefix_share_a_pass(config: Callable[..., R
         {"prefix": "1", "read_out": "mean"},
         {"input_norm": "rms"},
         {"read_out": "last+mean"},
+        {"prefix": "2", "read_out": "pool-2"},
     ]
     configs = [config(**NEEDLE, **choice) for choice in choices]
     for each in configs:
@@ -246,7 +249,7 @@ def test_other_prefixes_are_refused(value: str, config: Callable[..., RunConfig]
 
 
 def test_a_read_out_that_names_a_position_twice_is_refused(config: Callable[..., RunConfig]) -> None:
-    with pytest.raises(ConfigError, match="last\\+last names one position twice"):
+    with pytest.raises(ConfigError, match="last\\+last names one read-out twice"):
         config(**NEEDLE, read_out="last+last")
 
 

@@ -19,6 +19,7 @@ from icecore.tasks.task import TaskSpec
         ("mean", 1, [0, 1, 2, 3]),
         ("first+last", 1, [0, 3]),
         ("last+mean", 1, [0, 1, 2, 3]),
+        ("first+pool-2", 1, [0, 1, 2, 3]),
     ],
 )
 def test_attention_is_that_of_the_positions_that_are_read(read_out: str, positions: int, read: list[int]) -> None:

@@ -20,6 +20,7 @@ from icecore.model.loading import load_programs, start_from_program
 from icecore.model.model_settings import model_settings
 from icecore.model.program import Program
 from icecore.training.closed_form_start import (
+    MAX_EIGENVALUES_OF_MANY,
     ClosedFormStart,
     max_examples,
     read_features_of,
@@ -53,7 +54,8 @@ def choose_start(config: RunConfig, task: UserTask, context: ExecutionContext, s
     long. There are no settings, and so no such start, if that is too short even for the features of a few rows.
     """
     scales: tuple[float | None, ...] = INPUT_SCALES if config.start is None else (None,)
-    rows = min(max_examples(task.spec, context.backbone(config)), task.split_size("train"))
+    most = max_examples(task.spec, context.backbone(config), MAX_EIGENVALUES_OF_MANY)
+    rows = min(most, task.split_size("train"))
     if seconds is not None:
         passes = seconds / _seconds_per_row(config, task, context)  # each scale, and the training's own start
         if passes / (len(scales) + 1) < min(rows, MIN_ROWS_TO_CHOOSE):

@@ -19,6 +19,7 @@ from icecore.backbones.modules import int8
 from icecore.backbones.modules.body_pass import PLAIN_PASS, BodyPass, run_pass
 from icecore.backbones.modules.norm import RunNorm
 from icecore.core.device import activation_dtype, check_int8
+from icecore.core.read_outs import POOL, parts_of
 
 #: roles that programs may train on a shared body, so that fingerprints of its frozen part depend on them
 SHARED_ROLES = ("norm", "position")
@@ -58,10 +59,10 @@ class ReadOut:
 
     rows       the rows, which lie beside each other
     kinds      what is read side by side: "last", the last `positions` real positions; "first", the first one; "mean",
-               the mean over all real positions
+               the mean over all real positions; "pool-N", the means over N equal parts of them
     positions  n, the number of positions read
     length     the longest sequence of the rows' task
-    prefix     K, the number of positions before the first token, which do not count for the mean
+    prefix     K, the number of positions before the first token, which do not count for means
     """
 
     rows: slice
@@ -135,8 +136,8 @@ class Backbone(nn.Module):
     ) -> list[Tensor]:
         """What output layers read of inputs x (N, T, D): for each of `read_outs` its rows' features (rows, n, k D).
 
-        k is the number of kinds that are read side by side. The mean of a row is (1, D), summed in fp32. `lengths` (N,)
-        are the real positions of each row, None if all are. Raises what `forward` raises.
+        k is the number of hidden states that are read side by side. Means are summed in fp32. `lengths` (N,) are the
+        real positions of each row, None if all are. Raises what `forward` raises.
         """
         N, T, _ = x.shape
         # padding is at the end, where no real position of a causal body looks
@@ -159,11 +160,10 @@ class Backbone(nn.Module):
             rows = hidden[each.rows]
             parts: list[Tensor] = []
             for kind in each.kinds:
-                if kind == "mean":
-                    real = torch.ones(len(rows), T, device=x.device) if mask is None else mask[each.rows].float()
-                    if each.prefix:
-                        real[:, : each.prefix] = 0
-                    parts.append((real[:, None] @ rows.float()) / real.sum(1)[:, None, None])
+                if kind == "mean" or kind.startswith(POOL):
+                    members = _members(parts_of(kind), ends[each.rows], each.prefix, T)
+                    means = (members @ rows.float()) / members.sum(-1, keepdim=True)
+                    parts.append(means.flatten(1)[:, None])
                 elif kind == "first":
                     parts.append(rows[:, :1])
                 elif each.positions == n:
@@ -174,12 +174,12 @@ class Backbone(nn.Module):
             features.append(parts[0] if len(parts) == 1 else torch.cat([part.float() for part in parts], -1))
         return features
 
-    def output_sizes(self, length: int, read_positions: int, outputs: int, read_outs: int = 1) -> tuple[int, int]:
+    def output_sizes(self, length: int, read_positions: int, outputs: int, hidden_states: int = 1) -> tuple[int, int]:
         """(inputs, outputs) of an output layer for a task of this length, which reads n positions of C outputs.
 
-        read_outs  how many hidden states are read side by side
+        hidden_states  k, how many of them are read side by side at each position
         """
-        return read_outs * self.info.width, outputs
+        return hidden_states * self.info.width, outputs
 
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:
         """Role of the parameters of leaf `module`, given its ancestors from the root down; None if it is unknown."""
@@ -319,6 +319,19 @@ class BodyRequest:
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     hub: HubAccess = "login"
+
+
+def _members(parts: int, ends: Tensor, prefix: int, length: int) -> Tensor:
+    """Which of `length` positions belong to each of the equal parts of a row's tokens (N, parts, length), as 0 or 1.
+
+    The tokens of a row lie from `prefix` to its end, `ends` (N,). Part k of n has those from floor(k L / n) to
+    ceil((k + 1) L / n), as in torch's AdaptiveAvgPool1d, so no part is empty; neighbours may share a token.
+    """
+    counts = (ends - prefix)[:, None]
+    part = torch.arange(parts, device=ends.device)
+    first, end = part * counts // parts, -(-(part + 1) * counts // parts)
+    token = torch.arange(length, device=ends.device) - prefix
+    return ((token >= first[..., None]) & (token < end[..., None])).float()
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -33,7 +33,7 @@ class NoBody(Backbone):
         parts = [F.pad(real[each.rows], (0, 0, 0, each.length - x.shape[1])) for each in read_outs]
         return [part.reshape(len(part), 1, -1) for part in parts]
 
-    def output_sizes(self, length: int, read_positions: int, outputs: int, read_outs: int = 1) -> tuple[int, int]:
+    def output_sizes(self, length: int, read_positions: int, outputs: int, hidden_states: int = 1) -> tuple[int, int]:
         return length * self.info.width, read_positions * outputs
 
     def role_of(self, name: str, module: nn.Module, path: Iterable[nn.Module]) -> Role | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from icecore.core.errors import ConfigError
 from icecore.core.protocols import DEFAULT_PROTOCOL, PROTOCOLS
+from icecore.core.read_outs import check_read_out
 from icecore.core.settings import at_least, check_settings, from_values, must, one_of, positive, setting
 from icecore.core.text import shortened
 
@@ -26,8 +27,6 @@ SINGLE_ROLES = frozenset({"attention", "feedforward", "embedding", "other"})
 FPT_ROLES = (INPUT, "norm", OUTPUT, "position")
 SCHEDULES = ("constant", "cosine")
 LR_SCALES = ("absolute", "relative")
-#: what an output layer may read; several of them are joined with +
-READ_OUTS = ("last", "first", "mean")
 #: the prefix that is the body's own token for the start of a sequence
 BOS = "bos"
 #: weights that depend on the body's seed
@@ -82,15 +81,6 @@ def _check_roles(name: str, roles: Collection[str]) -> None:
     """Check the roles of a list, or of the keys of a table."""
     for role in roles:
         one_of("role", ROLES)(name, role)
-
-
-def check_read_out(name: str, read_out: str) -> None:
-    """Raise ConfigError unless `read_out` names positions that can be read, joined with +."""
-    parts = read_out.split("+")
-    for part in parts:
-        one_of("read-out", READ_OUTS)(name, part)
-    if len(set(parts)) < len(parts):
-        raise ConfigError(f"{name}: {read_out} names one position twice. Name each once.")
 
 
 def _check_prefix(name: str, prefix: str) -> None:
@@ -171,8 +161,9 @@ class RunConfig:
     )
     read_out: str | None = setting(
         None,
-        help="Which position the output layer reads: last, first, or mean for the average of all. Several are "
-        "joined by + and read side by side, as in last+mean. Only for tasks with one answer.",
+        help="Which hidden states the output layer reads: that of the last or first position, the mean of all, or "
+        "with pool-N the means of N equal parts of the sequence. Several are joined by + and read side by side, as in "
+        "last+pool-4. Only for tasks with one answer.",
         check=check_read_out,
         group=TRAINED,
         default_note=FROM_TASK,
@@ -334,8 +325,8 @@ class RunConfig:
     )
     start_examples: int | None = setting(
         None,
-        help="Training examples on which an output layer is solved in closed form. There are at most 20,000 rows, or "
-        "2,048 if the output layer reads more than 2,048 numbers, and each position that is read of an example is a "
+        help="Training examples on which an output layer is solved in closed form. There are at most 30,000 rows, or "
+        "6,144 if the output layer reads more than 6,144 numbers, and each position that is read of an example is a "
         "row.",
         check=at_least(1),
         group=BODY,

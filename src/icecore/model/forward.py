@@ -82,7 +82,7 @@ class Segment:
 def read_features(
     backbone: Backbone, segments: Sequence[Segment], lengths: Tensor | None, body_pass: BodyPass, dtype: torch.dtype
 ) -> list[Tensor]:
-    """What the output layers read, for each segment: (N, n, k D) of k kinds of read-out, (N, 1, T D) without a body.
+    """What the output layers read, for each segment: (N, n, k D) of k hidden states, (N, 1, T D) without a body.
 
     lengths    (N,) real tokens of all rows, on the body's device; None if all rows are full
     body_pass  the programs of all rows, and how the pass is computed

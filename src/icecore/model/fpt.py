@@ -102,7 +102,7 @@ class FPT(nn.Module):
         row_keys: Tensor | None = None,
         record: Callable[[Tensor], object] | None = None,
     ) -> Tensor:
-        """The body's features at the read-out: (N, n, k D) of k kinds of read-out, (N, 1, T D) without a body.
+        """The body's features at the read-out: (N, n, k D) of k hidden states, (N, 1, T D) without a body.
 
         run_of_row  (N,) program of each row, or None if rows are run-major (N = R * B)
         row_keys    (N,) int64 keys of the dropout draws, or None for no dropout
@@ -266,9 +266,7 @@ class FPT(nn.Module):
 
     def _output_layers(self, generators: Sequence[torch.Generator]) -> RunMLP:
         spec = self.spec
-        inputs, outputs = self.backbone.output_sizes(
-            spec.length, spec.read_positions, spec.outputs, len(spec.read_outs)
-        )
+        inputs, outputs = self.backbone.output_sizes(spec.length, spec.read_positions, spec.outputs, spec.hidden_states)
         sizes = [inputs, *self.settings.output_hidden, outputs]
         layers: list[RunLinear | RunEmbedding] = []
         for D, C in itertools.pairwise(sizes):

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icecore.core.config import RunConfig, check_read_out
+from icecore.core.config import RunConfig
 from icecore.core.errors import ConfigError, DataError
+from icecore.core.read_outs import check_read_out
 from icecore.core.settings import check_types, from_values, must
 from icecore.core.text import shortened
 from icecore.tasks.task import TaskSpec

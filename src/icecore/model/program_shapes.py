@@ -10,7 +10,7 @@ from icecore.model.program import Program
 def program_shapes(program: Program, backbone: Backbone) -> dict[str, tuple[int, ...]]:
     """The shape that each tensor of `program` must have on `backbone`, but for those of the body that are no norms."""
     spec, config, info = program.spec, program.config, backbone.info
-    read, outputs = backbone.output_sizes(spec.length, spec.read_positions, spec.outputs, len(spec.read_outs))
+    read, outputs = backbone.output_sizes(spec.length, spec.read_positions, spec.outputs, spec.hidden_states)
     sizes = {
         "input": [spec.size, *config.input_hidden, info.width],
         "output": [read, *config.output_hidden, outputs],

@@ -1,6 +1,5 @@
 """What a program attends to, small enough for an answer: the mean over heads, layers and queries, and a map."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,12 +14,6 @@ MAX_EXPLAINED_ROWS = 16
 #: largest side of a map; longer rows are pooled
 MAX_MAP = 64
 SHARE_DIGITS = 5
-#: the positions that each read-out reads, for n read positions
-_READ: Mapping[str, Callable[[int], slice]] = {
-    "first": lambda _: slice(1),
-    "last": lambda n: slice(-n, None),
-    "mean": lambda _: slice(None),
-}
 
 
 def explain_row(program: ServedProgram, attention: Tensor) -> dict[str, Any]:
@@ -47,7 +40,12 @@ def read_queries(spec: TaskSpec, T: int) -> Tensor:
     """Which of T positions the answer is read from (T,), each once, though several read-outs may share one."""
     is_read = torch.zeros(T, dtype=torch.bool)
     for read_out in spec.read_outs:
-        is_read[_READ[read_out](spec.read_positions)] = True
+        if read_out == "first":
+            is_read[0] = True
+        elif read_out == "last":
+            is_read[-spec.read_positions :] = True
+        else:  # means over all positions
+            is_read[:] = True
     return is_read
 
 

@@ -19,6 +19,7 @@ from icecore.backbones.named_models import NAMED
 from icecore.backbones.weights import WEIGHTS
 from icecore.core.config import DRAWN_WEIGHTS, INPUT, OUTPUT, SINGLE_ROLES, RunConfig
 from icecore.core.protocols import PROTOCOLS
+from icecore.core.read_outs import READ_OUTS, parts_of
 from icecore.core.text import join_names, list_in_words, printable
 from icecore.model.program import Program
 from icecore.sharing.card_text import escape, file_name, format_value, format_values
@@ -147,15 +148,22 @@ def _body_source(config: RunConfig) -> BodySource:
 
 def _describe_sizes(spec: TaskSpec) -> dict[str, str]:
     tokens = f"of P = {spec.size} numbers" if spec.kind == "continuous" else f"from a vocabulary of {spec.size}"
-    names = {"mean": "the mean of all positions", "first": "the first position", "last": "the last position"}
     if spec.read_positions > 1:
         positions = f"each of the last {spec.read_positions} positions"
     else:
-        positions = list_in_words([names[kind] for kind in spec.read_outs])
+        positions = list_in_words([_name_read_out(kind) for kind in spec.read_outs])
     return {
         "input": f"at most T = {spec.length} tokens {tokens}",
         "output": f"C = {spec.outputs} numbers, read from {positions}",
     }
+
+
+def _name_read_out(kind: str) -> str:
+    if kind == "mean":
+        return "the mean of all positions"
+    if kind in READ_OUTS:
+        return f"the {kind} position"
+    return f"the means of {parts_of(kind)} equal parts of the sequence"
 
 
 def _describe_body(config: RunConfig) -> dict[str, Any]:

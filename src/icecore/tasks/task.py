@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from icecore.core import read_outs
 from icecore.core.device import to_device
 
 TokenKind = Literal["continuous", "discrete"]
@@ -30,7 +31,8 @@ class TaskSpec:
     size            P for continuous tokens, the size of the vocabulary for discrete ones
     outputs         C, the number of outputs at a read-out position
     read_out        "last" reads the last `read_positions` real positions, "first" the first one, "mean" the average of
-                    all real positions; several of them, joined with +, are read side by side
+                    all real positions, "pool-N" the averages of N equal parts of them; several of them, joined with +,
+                    are read side by side
     read_positions  n; 1 unless `read_out` is "last"
     """
 
@@ -43,8 +45,13 @@ class TaskSpec:
 
     @property
     def read_outs(self) -> tuple[str, ...]:
-        """What is read side by side: "last", "first" or "mean", one or several of them."""
-        return tuple(self.read_out.split("+"))
+        """What is read side by side: "last", "first", "mean" or "pool-N", one or several of them."""
+        return read_outs.kinds_of(self.read_out)
+
+    @property
+    def hidden_states(self) -> int:
+        """How many hidden states are read side by side at a read-out position."""
+        return read_outs.hidden_states_of(self.read_out)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,13 @@ from icecore.training.feature_cache import alone
 from icecore.training.micro_batches import split_by_length
 from icecore.training.ridge import solve_ridge
 
-#: rows that a start is solved on, at most; more change little. Each position that is read of an example is a row
-MAX_ROWS = 20_000
-#: rows or columns of the eigendecomposition, at most; a solution with more columns is for this number of rows only
-MAX_EIGENVALUES = 2048
+#: rows that an output layer is solved on, at most, which bounds memory. Each position that is read of an example is a row
+MAX_ROWS = 30_000
+#: rows or columns of the eigendecomposition, at most (half a minute on two cores); a solution with more columns is for
+#: this number of rows only
+MAX_EIGENVALUES = 6144
+#: the same where several solutions are needed: for refits, and to choose a start
+MAX_EIGENVALUES_OF_MANY = 2048
 #: factors, of which that with the lowest leave-one-out loss is chosen: squared errors do not say how sure classes are
 LOGIT_SCALES = torch.logspace(0, 2.5, 51, dtype=torch.float64)
 
@@ -47,11 +50,11 @@ class ClosedFormStart:
         return float(self.losses.mean())
 
 
-def max_examples(spec: TaskSpec, backbone: Backbone) -> int:
-    """How many examples a start is solved on at most: as many as have `MAX_ROWS` rows, or `MAX_EIGENVALUES`."""
-    columns, outputs = backbone.output_sizes(spec.length, spec.read_positions, spec.outputs, len(spec.read_outs))
+def max_examples(spec: TaskSpec, backbone: Backbone, eigenvalues: int) -> int:
+    """How many examples an output layer is solved on at most: as many as have `MAX_ROWS` rows, or `eigenvalues`."""
+    columns, outputs = backbone.output_sizes(spec.length, spec.read_positions, spec.outputs, spec.hidden_states)
     rows_per_example = spec.read_positions * spec.outputs // outputs  # without a body, one row has all answers
-    rows = MAX_ROWS if columns <= MAX_EIGENVALUES else MAX_EIGENVALUES
+    rows = MAX_ROWS if columns <= eigenvalues else eigenvalues
     return max(1, rows // rows_per_example)
 
 
@@ -65,7 +68,7 @@ def solve_output_layer(
     trained, and DataError if a feature is not a finite number.
     """
     _check_output_layer(model)
-    most = max(1, max_examples(model.spec, model.backbone) // len(splits))
+    most = max(1, max_examples(model.spec, model.backbone, MAX_EIGENVALUES) // len(splits))
     parts = [read_features_of(model, task, split, min(limit or most, most)) for split in splits]
     features, targets = (torch.cat(each) for each in zip(*parts, strict=True))
     if not features.isfinite().all():
@@ -150,7 +153,7 @@ def refit_output_layers(model: FPT, task: Task, limit: int) -> None:
     layer is not linear or not trained.
     """
     _check_output_layer(model)
-    examples = min(limit, max_examples(model.spec, model.backbone))
+    examples = min(limit, max_examples(model.spec, model.backbone, MAX_EIGENVALUES_OF_MANY))
     solved: list[ClosedFormStart | None] = []
     for program in model.programs():
         with alone(model, program):

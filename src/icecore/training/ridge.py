@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: penalties to choose from, relative to the mean eigenvalue of the features' covariance
 PENALTIES = torch.logspace(-8, 3, 34, dtype=torch.float64)
+#: rows whose numbers are squared at once, to save memory
+ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ def solve_ridge(features: Tensor, values: Tensor, weights: Tensor) -> RidgeSolut
     mean, centre = shares @ features, shares @ values
     root = (weights / weights.mean()).sqrt()[:, None]
     # in these coordinates the problem has no weights and no intercept, except for what the intercept adds to the hat
-    X, Y = (features - mean) * root, (values - centre) * root
+    X, Y = (features - mean).mul_(root), (values - centre) * root
     if width < N:
         eigenvalues, vectors = torch.linalg.eigh(X.T @ X)
         rotated = X @ vectors  # (N, k)
         basis = vectors
+        del X  # which may be gigabytes
     else:
         eigenvalues, left = torch.linalg.eigh(X @ X.T)
         kept = eigenvalues > eigenvalues[-1] * 1e-13
@@ -56,7 +59,8 @@ def solve_ridge(features: Tensor, values: Tensor, weights: Tensor) -> RidgeSolut
     penalties = PENALTIES.to(features.device) * eigenvalues.sum() / max(1, min(N, width)) + 1e-30  # (L,)
     inverse = 1 / (eigenvalues[:, None] + penalties)  # (k, L)
     # the intercept has its share of each row's influence
-    hat = (rotated.square() @ inverse + shares[:, None]).clamp(max=1 - 1e-9)  # (N, L)
+    squares = torch.cat([rows.square() @ inverse for rows in rotated.split(ROWS_AT_ONCE)])
+    hat = (squares + shares[:, None]).clamp(max=1 - 1e-9)  # (N, L)
     projected = rotated.T @ Y  # (k, K)
     best: tuple[float, int, Tensor] | None = None
     for number in range(len(penalties)):
