@@ -41,6 +41,15 @@ TASKS: Mapping[str, Mapping[str, Any]] = {
     "cifar10": {"steps": 160, "batch_size": 8, "lr": 2e-3, "eval_every": 160, "eval_examples": 1000},
 }
 EVERYWHERE, IMAGES = ("bit-xor", "mnist"), ("mnist", "cifar10")
+#: a start in closed form, scored after a step that changes nothing
+UNTRAINED: Mapping[str, Any] = {
+    "output_start": RIDGE,
+    "start_examples": 5000,
+    "input_scale": 0.15,
+    "lr": 1e-12,
+    "steps": 1,
+    "eval_every": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,11 @@ LEADS: Mapping[str, Lead] = {
         {"read_out": "pool-8", "output_refit": RIDGE}, tasks=IMAGES
     ),
     "the input layer's updates whitened": Lead(change=whiten_updates, tasks=IMAGES),
+    "no training, but the output layer in closed form on 5,000 images": Lead(UNTRAINED, tasks=IMAGES),
+    "the same, with the means of eight parts as read-out": Lead(UNTRAINED | {"read_out": "pool-8"}, tasks=IMAGES),
+    "the same, with last and first position and the means of four parts": Lead(
+        UNTRAINED | {"read_out": "last+first+pool-4"}, tasks=IMAGES
+    ),
 }
 
 

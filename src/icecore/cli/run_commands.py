@@ -41,7 +41,7 @@ Compile = Annotated[
     typer.Option(
         "--compile/--no-compile",
         help="Compile the body's kernels.",
-        show_default="if training is long",
+        show_default="in long trainings at int8 or on a GPU",
         rich_help_panel=COMPUTATION,
     ),
 ]

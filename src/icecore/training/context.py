@@ -48,7 +48,7 @@ class ExecutionContext:
     resume              continue from the last state; otherwise start over
     wait                wait for runs that another process is training; otherwise raise BusyError
     race                stop learning rates that fall behind (`training/racing.py`); the others train as without it
-    compile             compile the elementwise kernels (None: if training is long enough to pay for it)
+    compile             compile the elementwise kernels (None: if that saves time, see `training/compilation.py`)
     callbacks           are called as training proceeds
     world               the processes that train together, this one among them
     checkpoint_seconds  longest time between states; every validation writes one as well
