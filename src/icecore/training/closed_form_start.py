@@ -22,7 +22,7 @@ from icecore.training.feature_cache import alone
 from icecore.training.micro_batches import split_by_length
 from icecore.training.ridge import solve_ridge
 
-#: rows that an output layer is solved on, at most, which bounds memory. Each position that is read of an example is a row
+#: rows that an output layer is solved on, at most, to bound memory. Each position that is read of an example is a row
 MAX_ROWS = 30_000
 #: rows or columns of the eigendecomposition, at most (half a minute on two cores); a solution with more columns is for
 #: this number of rows only
