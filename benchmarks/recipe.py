@@ -292,7 +292,7 @@ def report(bench: Bench, records: Mapping[str, Mapping[str, Any]]) -> None:
         rows,
         f"Frozen MiniLM, validation accuracy in % with its standard error over seeds {', '.join(map(str, SEEDS))}. On "
         f"bit XOR (n = 5) it is the mean of 20 validations within 3,200 examples, on MNIST and CIFAR-10 one "
-        f"after 1,280 examples.",
+        f"after 1,280 examples, or before any if there is no training.",
     )
 
 

@@ -131,7 +131,9 @@ def test_joined_read_outs_are_read_side_by_side(body: Body, ragged: StoredTask) 
 
 
 @pytest.mark.parametrize(
-    "choice", [*CHOICES, {"read_out": "last+pool-2"}, {"prefix": "2", "read_out": "first"}], ids=str
+    "choice",
+    [*CHOICES, {"read_out": "last+mean"}, {"read_out": "last+pool-2"}, {"prefix": "2", "read_out": "first"}],
+    ids=str,
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_storing_and_serving_agree(
@@ -242,7 +244,7 @@ def test_a_prefix_that_a_body_cannot_have_is_refused(any_body: Body) -> None:
         FPT(BitXor(3).spec, bert, [0], ModelSettings(prefix="bos"))
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "", "²", "1025", "BOS"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "", "²", "1025", "BOS", "9" * 5000])
 def test_other_prefixes_are_refused(value: str, config: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="prefix: expected bos or a number from 1 to 1,024"):
         config(prefix=value)

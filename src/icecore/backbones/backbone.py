@@ -19,7 +19,7 @@ from icecore.backbones.modules import int8
 from icecore.backbones.modules.body_pass import PLAIN_PASS, BodyPass, run_pass
 from icecore.backbones.modules.norm import RunNorm
 from icecore.core.device import activation_dtype, check_int8
-from icecore.core.read_outs import POOL, parts_of
+from icecore.core.read_outs import parts_of
 
 #: roles that programs may train on a shared body, so that fingerprints of its frozen part depend on them
 SHARED_ROLES = ("norm", "position")
@@ -160,12 +160,12 @@ class Backbone(nn.Module):
             rows = hidden[each.rows]
             parts: list[Tensor] = []
             for kind in each.kinds:
-                if kind == "mean" or kind.startswith(POOL):
+                if kind == "first":
+                    parts.append(rows[:, :1])
+                elif kind != "last":  # means over one part or several
                     members = _members(parts_of(kind), ends[each.rows], each.prefix, T)
                     means = (members @ rows.float()) / members.sum(-1, keepdim=True)
                     parts.append(means.flatten(1)[:, None])
-                elif kind == "first":
-                    parts.append(rows[:, :1])
                 elif each.positions == n:
                     parts.append(rows)
                 else:

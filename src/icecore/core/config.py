@@ -15,7 +15,16 @@ from typing import Any
 from icecore.core.errors import ConfigError
 from icecore.core.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from icecore.core.read_outs import check_read_out
-from icecore.core.settings import at_least, check_settings, from_values, must, one_of, positive, setting
+from icecore.core.settings import (
+    at_least,
+    check_settings,
+    from_values,
+    is_whole_number,
+    must,
+    one_of,
+    positive,
+    setting,
+)
 from icecore.core.text import shortened
 
 INPUT, OUTPUT = "input", "output"
@@ -84,7 +93,7 @@ def _check_roles(name: str, roles: Collection[str]) -> None:
 
 
 def _check_prefix(name: str, prefix: str) -> None:
-    if prefix != BOS and not (prefix.isdecimal() and prefix.isascii() and 1 <= int(prefix) <= MAX_PREFIX):
+    if prefix != BOS and not is_whole_number(prefix, 1, MAX_PREFIX):
         raise ConfigError(f"{name}: expected {BOS} or a number from 1 to {MAX_PREFIX:,}, found {shortened(prefix)}")
 
 
@@ -326,8 +335,8 @@ class RunConfig:
     start_examples: int | None = setting(
         None,
         help="Training examples on which an output layer is solved in closed form. There are at most 30,000 rows, or "
-        "6,144 if the output layer reads more than 6,144 numbers, and each position that is read of an example is a "
-        "row.",
+        "6,144 if the output layer reads more than 6,144 numbers (in a refit 2,048), and each position that is read of "
+        "an example is a row.",
         check=at_least(1),
         group=BODY,
         default_note="as many as that allows; for a refit, as many as were trained on",

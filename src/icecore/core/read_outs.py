@@ -6,7 +6,8 @@ and what they read lies side by side.
 """
 
 from icecore.core.errors import ConfigError
-from icecore.core.settings import one_of
+from icecore.core.settings import is_whole_number, one_of
+from icecore.core.text import shortened
 
 READ_OUTS = ("last", "first", "mean")
 POOL = "pool-"
@@ -19,7 +20,7 @@ def kinds_of(read_out: str) -> tuple[str, ...]:
 
 
 def parts_of(kind: str) -> int:
-    """How many means "mean" and "pool-N" are: 1 and N."""
+    """How many hidden states a word reads: N for "pool-N", otherwise 1."""
     return int(kind.removeprefix(POOL)) if kind.startswith(POOL) else 1
 
 
@@ -42,5 +43,7 @@ def check_read_out(name: str, read_out: str) -> None:
 
 def _check_pool(name: str, kind: str) -> None:
     number = kind.removeprefix(POOL)
-    if not (number.isdecimal() and number.isascii() and 2 <= int(number) <= MAX_POOL) or number.startswith("0"):
-        raise ConfigError(f"{name}: {POOL}N takes a whole number of parts from 2 to {MAX_POOL:,}, found {kind!r}.")
+    # a leading zero would be another name of the same read-out
+    if number.startswith("0") or not is_whole_number(number, 2, MAX_POOL):
+        found = shortened(kind)
+        raise ConfigError(f"{name}: {POOL}N takes a whole number of parts from 2 to {MAX_POOL:,}, found {found}.")

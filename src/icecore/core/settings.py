@@ -117,6 +117,12 @@ def one_of(kind: str, names: Collection[str]) -> Check:
     return check
 
 
+def is_whole_number(text: str, least: int, most: int) -> bool:
+    """Whether a text is a number from `least` to `most`, in plain digits."""
+    # int() refuses thousands of digits
+    return text.isascii() and text.isdecimal() and len(text) <= 18 and least <= int(text) <= most
+
+
 def positive(value: float) -> bool:
     """Whether a number is finite and above zero."""
     return math.isfinite(value) and value > 0
